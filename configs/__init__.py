@@ -1,0 +1,1 @@
+"""Recipes: one file an experiment. See common.py for what every setting means."""

@@ -1,0 +1,103 @@
+"""The settings of every experiment, with defaults; each recipe changes what is its own.
+
+Settings outside `run` say what is trained: a work directory belongs to one choice of them. Those in `run` say how it
+is carried out and may change when a run is resumed.
+"""
+
+from ml_collections import ConfigDict
+
+
+PREPARE_FFHQ = (
+  "FFHQ is not in TFDS: download it from https://github.com/NVlabs/ffhq-dataset, resize it, and prepare it as an "
+  "ArrayRecord data set of this name (https://www.tensorflow.org/datasets/add_dataset)"
+)
+
+
+def prepare_tfds(name: str) -> str:
+  """What to run to prepare a TFDS data set."""
+  code = f"import tensorflow_datasets as t; t.builder('{name}', file_format='array_record').download_and_prepare()"
+  return f"run: pip install -e '.[tfds]' && python -c \"{code}\""
+
+
+def get_config() -> ConfigDict:
+  """All settings, of no experiment in particular."""
+  config = ConfigDict()
+  config.name = ""  # also names the default work directory, runs/<name>
+  config.seed = 0  # of initialisation, noise, augmentation and data order
+
+  config.algorithm = "r3gan"
+  config.loss = "relativistic"  # or "non_saturating", for the ablation
+  config.penalties = ("r1", "r2")
+
+  config.data = ConfigDict()
+  config.data.source = "tfds"  # tfds, stacked_mnist, stacked_digits, generated
+  config.data.name = ""  # the name in TFDS
+  config.data.split = "train"
+  config.data.directory = ""  # where TFDS data are prepared; "": TFDS's default
+  config.data.prepare = ""  # what to run where they are not prepared; printed by the error
+  config.data.resolution = 32
+  config.data.channels = 3
+  config.data.num_classes = 0  # 0: unconditional
+  config.data.x_flip = False  # double the data by mirror images
+
+  # Widths, cardinalities and blocks: one entry a stage, from 4x4 upward; D uses them reversed.
+  config.network = ConfigDict()
+  config.network.widths = (768, 768, 768, 768)
+  config.network.cardinalities = (96, 96, 96, 96)
+  config.network.blocks = (2, 2, 2, 2)
+  config.network.expansion = 2
+  config.network.noise_dim = 64
+  config.network.bfloat16_stages = 4  # the highest-resolution ones
+  config.network.bfloat16 = "auto"  # "auto": on except on CPUs; "on"; "off"
+
+  config.batch_size = 256  # over all devices
+  # Schedules, (from, to): half a cosine over the burn-in, then constant.
+  config.burn_in_images = 20_000_000
+  config.learning_rate = (2e-4, 5e-5)
+  config.beta2 = (0.9, 0.99)
+  config.gamma = (1.0, 0.1)  # weight of R1 and R2
+  config.ema_half_life = (0.0, 500_000.0)  # images
+  config.augment_p = (0.0, 0.0)
+
+  config.run = ConfigDict()
+  config.run.total_images = 100_000_000
+  config.run.log_every_images = 20_000
+  config.run.snapshot_every_images = 1_000_000  # grid, metrics, checkpoint
+  config.run.keep_checkpoints = 3  # newest
+  config.run.keep_every_images = 0  # also keep checkpoints at multiples of this; 0: none
+  config.run.micro_batch = ConfigDict()  # images a device handles at a time; 0: all of its part of the batch
+  config.run.micro_batch.discriminator = 0
+  config.run.micro_batch.generator = 0
+  config.run.grid = (16, 16)  # columns, rows
+  config.run.grid_scale = 1  # pixels a pixel
+  config.run.metrics = ()  # at every snapshot: "modes"
+  config.run.metric_samples = 26_000
+  return config
+
+
+def select(config: ConfigDict, variant: str, **variants: object) -> ConfigDict:
+  """`config`, changed by the function named `variant` ("" for none); every recipe also has `smoke`."""
+  choices = {"": lambda config: None, "smoke": make_smoke} | variants
+  if variant not in choices:
+    raise ValueError(f"config {config.name!r} has no variant {variant!r}: choose from {sorted(filter(None, choices))}")
+  choices[variant](config)  # type: ignore[operator]
+  if variant:
+    config.name += f"_{variant}"
+  return config.lock()
+
+
+def make_smoke(config: ConfigDict) -> None:
+  """Shrinks a recipe to a tiny network and a few iterations on generated images: a minute on a CPU."""
+  stages = len(config.network.widths)
+  config.data.source = "generated"
+  config.network.widths = (16,) * stages
+  config.network.cardinalities = (2,) * stages
+  config.network.blocks = (1,) * stages
+  config.batch_size = 8
+  config.burn_in_images = 64
+  config.augment_p = (0.0, 0.0)
+  config.run.total_images = 64
+  config.run.log_every_images = 16
+  config.run.snapshot_every_images = 32
+  config.run.grid = (4, 2)
+  config.run.metrics = ()

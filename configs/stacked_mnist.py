@@ -1,0 +1,36 @@
+"""StackedMNIST at 32x32: three MNIST digits, drawn independently, as R, G and B: 1000 modes.
+
+    python main.py --config=configs/stacked_mnist.py
+
+Published ([P]): 1000 modes, KL 0.029, on 8 GPUs, 7 hours.
+`:smoke` runs a tiny network on generated images.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  config = common.get_config()
+  config.name = "stacked_mnist"
+
+  config.data.source = "stacked_mnist"
+  config.data.name = "mnist"
+  config.data.prepare = common.prepare_tfds("mnist")
+  config.data.resolution = 32
+
+  # 20.73M / 20.68M parameters in G / D
+  config.network.widths = (768, 768, 768, 768)
+  config.network.cardinalities = (96, 96, 96, 96)
+  config.network.blocks = (2, 2, 2, 2)
+  config.network.bfloat16_stages = 3
+
+  config.batch_size = 512
+  config.burn_in_images = 2_000_000
+  config.learning_rate = (2e-4, 2e-4)
+  config.gamma = (1.0, 0.1)
+  config.ema_half_life = (0.0, 500_000.0)
+
+  config.run.total_images = 10_000_000
+  return common.select(config, variant)

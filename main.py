@@ -1,0 +1,40 @@
+"""Trains a GAN: `python main.py --config=configs/stacked_digits.py`.
+
+The same command again resumes the run. Settings are changed with e.g. `--config.batch_size=64`.
+"""
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from r3gan_jax import factory
+from r3gan_jax.cli.runner import run
+from r3gan_jax.training.logging import make_writer
+from r3gan_jax.training.loop import train
+from r3gan_jax.training.plan import describe
+from r3gan_jax.training.workdir import claim_workdir
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. configs/cifar10.py:unconditional.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default: runs/<name of the configuration>.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLOPs of the run, and stop.")
+
+
+def main(argv: list[str]) -> None:
+  if argv[1:]:
+    raise app.UsageError(f"unexpected arguments {argv[1:]}: settings are changed with --config.NAME=VALUE")
+  config = _CONFIG.value
+  experiment = factory.build_experiment(config, jax.device_count())
+  if _DRY_RUN.value:
+    print(describe(experiment))
+    return
+  loader = factory.build_loader(config)
+  workdir = claim_workdir(_WORKDIR.value or f"runs/{config.name}", config.to_dict())
+  logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
+  writer = make_writer(workdir)
+  snapshots = factory.build_snapshots(config, experiment.algorithm, loader, workdir)
+  train(experiment, loader, workdir, writer, snapshots)
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("config")
+  run(main)

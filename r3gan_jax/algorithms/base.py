@@ -1,0 +1,95 @@
+"""What a GAN is to the training loop, and no more.
+
+An `Algorithm` names its networks, initialises them, and lists the *phases* of one iteration. The loop runs the
+phases in order, each on a fresh batch, averages its gradients over micro-batches and devices, and hands them to
+the optimisers of the networks that the phase updates; a later phase sees the parameters already updated. How to:
+
+- several networks updated at once: one phase whose `updates` names them all;
+- n critic steps for one of G: list the D phase n times; each draws its own batch and counts its images;
+- state that gradients do not train (batch-norm moments, a running mean): in `carry`, returned by the phases;
+- a constraint on parameters after an update (weight clipping): the last link of that network's optax chain;
+- terms that couple samples: average them over `DATA_AXIS` with `jax.lax.pmean`, or 1 and 8 devices train
+  different models. A carry computed from samples must be averaged so in any case; JAX refuses it otherwise.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+
+DATA_AXIS = "data"
+"""The mesh axis over which a batch is split; phases run under `jax.shard_map` over it."""
+
+Params = Mapping[str, Any]
+"""Network name -> its tree of parameters."""
+
+Carry = Any
+"""The algorithm's own small state, a tree of arrays, the same on every device."""
+
+Batch = Mapping[str, jax.Array]
+"""'image' [N, H, W, C], uint8 or float32 in [-1, 1], and, if conditional, 'label' [N] int32."""
+
+Knobs = Mapping[str, jax.Array]
+"""Scheduled values of this iteration, float32 scalars by name (learning_rate, gamma, ...)."""
+
+GradientFunction = Callable[
+  [Params, Carry, Batch, jax.Array, Knobs], tuple[Params, Carry, dict[str, jax.Array]]
+]
+"""(params, carry, batch, rngs, knobs) -> (gradients, carry, metrics), pure.
+
+`rngs` is [N]: one PRNG key a sample, so that a sample's draws do not depend on how the batch is split. Gradients
+are of a *mean* over the batch and metrics are scalar means over it, so that averages over equal parts are those
+of the whole.
+"""
+
+
+@dataclass(frozen=True)
+class Phase:
+  """One update of one iteration.
+
+  Attributes:
+    name: names the phase's metrics; phases of one name share their micro-batch size.
+    updates: the networks that `gradients` returns gradients for.
+    gradients: see `GradientFunction`. Gradients rather than a loss, so that there may be a faster exact way to them.
+    counts_images: whether the phase's batch advances 'images seen'.
+  """
+
+  name: str
+  updates: tuple[str, ...]
+  gradients: GradientFunction
+  counts_images: bool = False
+
+
+@dataclass(frozen=True)
+class Average:
+  """An exponential moving average of a network's parameters, whose half-life in images is a knob."""
+
+  network: str
+  half_life_knob: str
+
+
+class Algorithm(Protocol):
+  """The interface between a GAN and training/, sampling.py and the metrics."""
+
+  @property
+  def phases(self) -> Sequence[Phase]:
+    """The phases of one iteration, in order."""
+
+  @property
+  def averages(self) -> Mapping[str, Average]:
+    """The moving averages to keep, by name; `sample` takes the parameters with any of them put in place."""
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C) of the images it trains on and samples."""
+
+  @property
+  def num_classes(self) -> int:
+    """How many classes condition it; 0 if none."""
+
+  def init(self, rng: jax.Array) -> tuple[dict[str, Any], Carry]:
+    """The initial (params, carry); pure and traceable, so `jax.eval_shape` gives the shapes for nothing."""
+
+  def sample(self, params: Params, carry: Carry, rngs: jax.Array, labels: jax.Array | None) -> jax.Array:
+    """One image a key: rngs [N], labels [N] int32 or None -> float32 [N, H, W, C] in about [-1, 1]."""

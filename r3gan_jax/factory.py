@@ -1,0 +1,191 @@
+"""The one translator from a configuration to objects.
+
+Names in a configuration are looked up in the plain dicts below; adding a GAN, a loss or a data source is one line.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from r3gan_jax import schedules
+from r3gan_jax.algorithms.base import Algorithm
+from r3gan_jax.algorithms.r3gan import R3GAN
+from r3gan_jax.data.generated import GeneratedSource
+from r3gan_jax.data.loader import Loader
+from r3gan_jax.data.source import Source
+from r3gan_jax.data.stacked import StackedSource, load_small_digits
+from r3gan_jax.data.tfds import TfdsSource
+from r3gan_jax.errors import UserError
+from r3gan_jax.losses.adversarial import NON_SATURATING, RELATIVISTIC
+from r3gan_jax.metrics.digit_classifier import DigitClassifier
+from r3gan_jax.metrics.modes import ModeCoverage
+from r3gan_jax.networks.r3gan import Discriminator, Generator
+from r3gan_jax.sampling import Sampler, image_grid, save_png
+from r3gan_jax.training.loop import Experiment, Snapshot
+from r3gan_jax.training.mesh import make_mesh
+from r3gan_jax.training.optimizer import adam_without_momentum
+
+LOSSES = {"relativistic": RELATIVISTIC, "non_saturating": NON_SATURATING}
+SCHEDULED = ("learning_rate", "beta2", "gamma", "ema_half_life", "augment_p")
+MAX_IMAGES = 2**31 - 1
+
+
+def _r3gan(config: ConfigDict, platform: str) -> Algorithm:
+  network, data = config.network, config.data
+  on = {"auto": platform != "cpu", "on": True, "off": False}
+  shared = {
+    "widths": tuple(network.widths),
+    "cardinalities": tuple(network.cardinalities),
+    "blocks": tuple(network.blocks),
+    "expansion": network.expansion,
+    "num_classes": data.num_classes,
+    "bfloat16_stages": network.bfloat16_stages if _look_up(on, "network.bfloat16", network.bfloat16) else 0,
+  }
+  stages = {len(network.widths), len(network.cardinalities), len(network.blocks)}
+  if stages != {(data.resolution // 4).bit_length()} or data.resolution != 2 ** (max(stages) + 1):
+    raise UserError(
+      f"config.network.widths, .cardinalities and .blocks need one entry for each stage from 4x4 to "
+      f"config.data.resolution = {data.resolution}, a power of 2; they have {sorted(stages)}"
+    )
+  for width, cardinality in zip(network.widths, network.cardinalities, strict=True):
+    if width * network.expansion % cardinality:
+      raise UserError(
+        f"config.network.cardinalities: {cardinality} groups do not divide width {width} x expansion {network.expansion}"
+      )
+  if unknown := set(config.penalties) - {"r1", "r2"}:
+    raise UserError(f"config.penalties: unknown {sorted(unknown)}: choose from ['r1', 'r2']")
+  return R3GAN(
+    generator=Generator(
+      **shared, noise_dim=network.noise_dim, embed_dim=network.noise_dim, image_channels=data.channels
+    ),
+    discriminator=Discriminator(**shared, embed_dim=network.widths[0]),
+    noise_dim=network.noise_dim,
+    image_shape=(data.resolution, data.resolution, data.channels),
+    num_classes=data.num_classes,
+    loss=_look_up(LOSSES, "loss", config.loss),
+    penalties=tuple(config.penalties),
+  )
+
+
+ALGORITHMS: Mapping[str, Callable[[ConfigDict, str], Algorithm]] = {"r3gan": _r3gan}
+
+
+def _tfds(data: ConfigDict) -> Source:
+  shape = (data.resolution, data.resolution, data.channels)
+  return TfdsSource(data.name, data.split, data.directory, shape, "label" if data.num_classes else None, data.prepare)
+
+
+def _stacked_mnist(data: ConfigDict) -> Source:
+  mnist = TfdsSource(data.name, data.split, data.directory, (28, 28, 1), None, data.prepare)
+  return StackedSource(mnist[np.arange(len(mnist))]["image"][..., 0], data.resolution)
+
+
+SOURCES: Mapping[str, Callable[[ConfigDict], Source]] = {
+  "tfds": _tfds,
+  "stacked_digits": lambda data: StackedSource(load_small_digits()[0], data.resolution),
+  "stacked_mnist": _stacked_mnist,
+  "generated": lambda data: GeneratedSource(data.resolution, data.channels, data.num_classes),
+}
+
+
+def _modes(config: ConfigDict) -> ModeCoverage:
+  if config.data.source != "stacked_digits":
+    raise UserError("config.run.metrics: 'modes' needs config.data.source = 'stacked_digits'")
+  classifier = DigitClassifier(*load_small_digits())
+  if classifier.accuracy < 0.97:
+    raise UserError(f"the digit classifier reached only {classifier.accuracy:.1%} on held-out digits")
+  return ModeCoverage(classifier, config.run.metric_samples)
+
+
+METRICS: Mapping[str, Callable[[ConfigDict], Callable[..., dict[str, float]]]] = {"modes": _modes}
+
+
+def _look_up(choices: Mapping[str, Any], setting: str, value: str) -> Any:
+  if value not in choices:
+    raise UserError(f"config.{setting} = {value!r} is unknown: choose from {sorted(choices)}")
+  return choices[value]
+
+
+def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorithm:
+  """The algorithm; `platform` ("cpu", "gpu", "tpu"; default: jax's) decides what is 'auto'."""
+  return _look_up(ALGORITHMS, "algorithm", config.algorithm)(config, platform or jax.default_backend())
+
+
+def build_experiment(config: ConfigDict, device_count: int) -> Experiment:
+  """What to train, checked for `device_count` devices. Allocates nothing and reads no data."""
+  run = config.run
+  algorithm = build_algorithm(config)
+  if config.batch_size <= 0 or config.batch_size % device_count:
+    raise UserError(
+      f"config.batch_size = {config.batch_size} is not a multiple of the {device_count} devices: change one of them"
+    )
+  per_device = config.batch_size // device_count
+  micro_batches = {name: size for name, size in run.micro_batch.items() if size}
+  for name, size in micro_batches.items():
+    if size < 0 or per_device % min(size, per_device):
+      raise UserError(
+        f"config.run.micro_batch.{name} = {size} does not divide the {per_device} images that each of {device_count} "
+        f"devices gets of config.batch_size = {config.batch_size}"
+      )
+  for name in ("total_images", "log_every_images", "snapshot_every_images", "keep_checkpoints"):
+    if not 0 < run[name] <= MAX_IMAGES:
+      raise UserError(f"config.run.{name} = {run[name]} must be from 1 to {MAX_IMAGES:,}")
+  if config.burn_in_images <= 0:
+    raise UserError(f"config.burn_in_images = {config.burn_in_images} must be positive")
+  return Experiment(
+    algorithm=algorithm,
+    optimizers={"generator": adam_without_momentum(), "discriminator": adam_without_momentum()},
+    schedules={name: schedules.cosine(*config[name], config.burn_in_images) for name in SCHEDULED},
+    batch_size=config.batch_size,
+    seed=config.seed,
+    total_images=run.total_images,
+    log_every_images=run.log_every_images,
+    snapshot_every_images=run.snapshot_every_images,
+    keep_checkpoints=run.keep_checkpoints,
+    keep_every_images=run.keep_every_images,
+    micro_batches=micro_batches,
+  )
+
+
+def build_loader(config: ConfigDict) -> Loader:
+  """The data, ready to read; a UserError where they are not prepared."""
+  if config.augment_p != (0.0, 0.0):
+    raise UserError("the augmentation pipeline is not there yet: train with --config.augment_p='(0.0, 0.0)'")
+  source = _look_up(SOURCES, "data.source", config.data.source)(config.data)
+  return Loader(source, config.seed, config.data.x_flip)
+
+
+def build_snapshots(config: ConfigDict, algorithm: Algorithm, loader: Loader, workdir: epath.Path) -> list[Snapshot]:
+  """What is drawn and measured at every snapshot: a grid of samples, and the metrics of config.run.metrics."""
+  sampler = Sampler(algorithm, make_mesh())
+  columns, rows = config.run.grid
+  seeds = np.arange(columns * rows)
+  directory = workdir / "samples"
+  directory.mkdir(exist_ok=True)
+  save_png(directory / "reals.png", image_grid(loader.examples(0, len(seeds))["image"], columns), config.run.grid_scale)
+
+  # Where classes condition it, each row of the grid is one class.
+  labels = np.arange(len(seeds), dtype=np.int32) // columns % algorithm.num_classes if algorithm.num_classes else None
+
+  def grid(params: Any, carry: Any, images_seen: int, writer: Any) -> None:
+    image = image_grid(sampler(params, carry, seeds, labels), columns)
+    save_png(directory / f"fakes_{images_seen:010}.png", image, config.run.grid_scale)
+    writer.write_images(images_seen, {"samples": image[None]})
+
+  metrics = [_look_up(METRICS, "run.metrics", name)(config) for name in config.run.metrics]
+
+  def measure(params: Any, carry: Any, images_seen: int, writer: Any) -> None:
+    def sample(seeds: np.ndarray) -> np.ndarray:
+      return sampler(params, carry, seeds)
+
+    scores: dict[str, float] = {}
+    for metric in metrics:
+      scores |= metric(sample)
+    writer.write_scalars(images_seen, {f"metrics/{name}": value for name, value in scores.items()})
+
+  snapshots: Sequence[Snapshot] = [grid, measure] if metrics else [grid]
+  return list(snapshots)

@@ -1,0 +1,33 @@
+"""A classifier of single digits, for the mode coverage of stacked ones."""
+
+import numpy as np
+from sklearn import svm
+from sklearn.model_selection import train_test_split
+
+
+class DigitClassifier:
+  """A support vector machine with a radial kernel, trained on 4/5 of the digits and tested on the rest.
+
+  Args:
+    digits: uint8 [n, h, w].
+    labels: int [n].
+
+  Attributes:
+    accuracy: on the held-out fifth.
+  """
+
+  def __init__(self, digits: np.ndarray, labels: np.ndarray):
+    features = self._features(digits)
+    train, test, train_labels, test_labels = train_test_split(
+      features, labels, test_size=0.2, random_state=0, stratify=labels
+    )
+    self._machine = svm.SVC(C=10.0, gamma="scale").fit(train, train_labels)
+    self.accuracy = float(self._machine.score(test, test_labels))
+
+  def __call__(self, digits: np.ndarray) -> np.ndarray:
+    """uint8 [n, h, w] -> int [n]."""
+    return self._machine.predict(self._features(digits))
+
+  @staticmethod
+  def _features(digits: np.ndarray) -> np.ndarray:
+    return digits.reshape(len(digits), -1) / 255.0

@@ -1,0 +1,236 @@
+"""The networks of R3GAN, configuration E of the paper ([P] section 4): a ResNeXt-like G and its mirror image D.
+
+A network is a list of stages; stage `s` works at resolution 4 * 2^s. `widths`, `cardinalities` and `blocks` list
+the stages from 4x4 upward in both networks. There is no normalisation layer; the only biases are the two of each
+block, in front of its activations.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from r3gan_jax.ops.grouped_conv import grouped_conv
+from r3gan_jax.ops.resample import downsample2x, upsample2x
+
+LEAKY_SLOPE = 0.2
+_ACTIVATION_GAIN = math.sqrt(2 / (1 + LEAKY_SLOPE**2))
+
+
+class Generator(nn.Module):
+  """Maps noise, and a class, to an image of side 4 * 2^(stages - 1).
+
+  Attributes:
+    widths: channels of each stage, 4x4 first.
+    cardinalities: groups of each stage's 3x3 convolutions.
+    blocks: residual blocks of each stage.
+    noise_dim: length of z.
+    num_classes: 0 for an unconditional generator.
+    embed_dim: length of the class embedding, concatenated after z.
+    image_channels: 1 to 4.
+    expansion: width of a block's inner layers over its outer ones.
+    bfloat16_stages: how many of the highest-resolution stages compute in bfloat16; parameters stay float32.
+  """
+
+  widths: Sequence[int]
+  cardinalities: Sequence[int]
+  blocks: Sequence[int]
+  noise_dim: int = 64
+  num_classes: int = 0
+  embed_dim: int = 64
+  image_channels: int = 3
+  expansion: int = 2
+  bfloat16_stages: int = 0
+
+  @nn.compact
+  def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+    """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32, about [-1, 1]."""
+    if self.num_classes:
+      embedding = ClassEmbedding(self.num_classes, self.embed_dim, gain=1.0, name="class_embedding")(labels)
+      z = jnp.concatenate([z, embedding], axis=-1)
+    x = z
+    for stage, (width, cardinality, blocks) in enumerate(_stages(self)):
+      x = x.astype(_stage_dtype(self, stage))
+      if stage == 0:
+        x = GenerativeBasis(width, name="basis")(x)
+      else:
+        x = Upsample(width, name=f"up_{stage}")(x)
+      for block in range(blocks):
+        x = ResidualBlock(
+          cardinality, self.expansion, block_count=sum(self.blocks), name=f"stage_{stage}_block_{block}"
+        )(x)
+    return PointwiseConv(self.image_channels, name="to_image")(x).astype(_full_precision())
+
+
+class Discriminator(nn.Module):
+  """Maps an image, and a class, to one logit. Attributes as the Generator's; `embed_dim` is widths[0] in [P].
+
+  Between linear layers stands LeakyReLU and nothing else: D is piecewise linear in its image.
+  """
+
+  widths: Sequence[int]
+  cardinalities: Sequence[int]
+  blocks: Sequence[int]
+  num_classes: int = 0
+  embed_dim: int = 768
+  expansion: int = 2
+  bfloat16_stages: int = 0
+
+  @nn.compact
+  def __call__(self, images: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+    """images [N, H, W, C] float32, labels [N] int32 (None if unconditional) -> logits [N] float32."""
+    top = len(self.widths) - 1
+    x = images.astype(_stage_dtype(self, top))
+    x = PointwiseConv(self.widths[top], name="from_image")(x)
+    for stage, (width, cardinality, blocks) in reversed(list(enumerate(_stages(self)))):
+      x = x.astype(_stage_dtype(self, stage))
+      if stage != top:
+        x = Downsample(width, name=f"down_{stage}")(x)
+      for block in range(blocks):
+        x = ResidualBlock(
+          cardinality, self.expansion, block_count=sum(self.blocks), name=f"stage_{stage}_block_{block}"
+        )(x)
+    features = DiscriminativeBasis(self.embed_dim if self.num_classes else 1, name="basis")(x).astype(_full_precision())
+    if not self.num_classes:
+      return features[:, 0]
+    gain = 1 / math.sqrt(self.embed_dim)
+    embedding = ClassEmbedding(self.num_classes, self.embed_dim, gain=gain, name="class_embedding")(labels)
+    return jnp.sum(features * embedding, axis=-1)  # projection discriminator
+
+
+class ResidualBlock(nn.Module):
+  """x + conv1x1(act(conv3x3_grouped(act(conv1x1(x) + b1)) + b2)), the inner layers `expansion` times wider ([P] 4.2)."""
+
+  cardinality: int
+  expansion: int
+  block_count: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    outer = x.shape[-1]
+    inner = self.expansion * outer
+    # Fix-up initialisation: with m = 3 linear layers a branch, L^(-1 / (2m - 2)) and a last layer of zeros.
+    gain = _ACTIVATION_GAIN * self.block_count ** (-1 / 4)
+    group = inner // self.cardinality
+    conv1 = self.param("conv1", _normal(gain, fan_in=outer), (outer, inner))
+    bias1 = self.param("bias1", nn.initializers.zeros, (inner,))
+    conv2 = self.param("conv2", _normal(gain, fan_in=group * 9), (3, 3, group, inner))
+    bias2 = self.param("bias2", nn.initializers.zeros, (inner,))
+    conv3 = self.param("conv3", nn.initializers.zeros, (inner, outer))
+    y = _bias_activate(_pointwise(x, conv1), bias1)
+    y = _bias_activate(grouped_conv(y, conv2.astype(y.dtype), self.cardinality), bias2)
+    return x + _pointwise(y, conv3)
+
+
+class Upsample(nn.Module):
+  """To the next stage of G: a 1x1 convolution where the width changes, *then* resampling."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    if x.shape[-1] != self.width:
+      x = PointwiseConv(self.width, name="conv")(x)
+    return upsample2x(x)
+
+
+class Downsample(nn.Module):
+  """To the next stage of D: resampling, *then* a 1x1 convolution where the width changes."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = downsample2x(x)
+    if x.shape[-1] != self.width:
+      x = PointwiseConv(self.width, name="conv")(x)
+    return x
+
+
+class PointwiseConv(nn.Module):
+  """A bias-free 1x1 convolution, or linear layer, to `width` channels."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    fan_in = x.shape[-1]
+    return _pointwise(x, self.param("kernel", _normal(1.0, fan_in), (fan_in, self.width)))
+
+
+class GenerativeBasis(nn.Module):
+  """[N, K] -> [N, 4, 4, width]: a learned constant whose channels are scaled by a linear map of the input."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    constant = self.param("constant", nn.initializers.normal(1.0), (4, 4, self.width)).astype(x.dtype)
+    scale = PointwiseConv(self.width, name="linear")(x)
+    return constant[None] * scale[:, None, None, :]
+
+
+class DiscriminativeBasis(nn.Module):
+  """[N, 4, 4, C] -> [N, features]: one 4x4 filter a channel (a depthwise convolution, unpadded), then a linear map."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    constant = self.param("constant", _normal(1.0, fan_in=16), x.shape[1:]).astype(x.dtype)
+    x = jnp.einsum("nhwc,hwc->nc", x, constant)
+    return PointwiseConv(self.features, name="linear")(x)
+
+
+class ClassEmbedding(nn.Module):
+  """A bias-free linear map of the one-hot label: [N] int32 -> [N, embed_dim] float32."""
+
+  num_classes: int
+  embed_dim: int
+  gain: float
+
+  @nn.compact
+  def __call__(self, labels: jax.Array | None) -> jax.Array:
+    if labels is None:
+      raise ValueError(f"a network of {self.num_classes} classes needs labels")
+    kernel = self.param("kernel", _normal(self.gain, fan_in=self.num_classes), (self.num_classes, self.embed_dim))
+    return jax.nn.one_hot(labels, self.num_classes, dtype=kernel.dtype) @ kernel
+
+
+def _normal(gain: float, fan_in: int) -> nn.initializers.Initializer:
+  return nn.initializers.normal(gain / math.sqrt(fan_in))
+
+
+def _pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """A 1x1 convolution as the matrix product that it is, in x's dtype: faster on CPUs than as a convolution."""
+  return jnp.einsum("...i,io->...o", x, kernel.astype(x.dtype))
+
+
+def _bias_activate(x: jax.Array, bias: jax.Array) -> jax.Array:
+  return nn.leaky_relu(x + bias.astype(x.dtype)[None, None, None], LEAKY_SLOPE)
+
+
+def _stages(network: Generator | Discriminator) -> list[tuple[int, int, int]]:
+  """(width, cardinality, blocks) of each stage, 4x4 first; a ValueError where the lists do not fit together."""
+  lengths = {len(network.widths), len(network.cardinalities), len(network.blocks)}
+  if len(lengths) != 1:
+    raise ValueError(
+      f"widths, cardinalities and blocks need one entry a stage each: {network.widths}, "
+      f"{network.cardinalities}, {network.blocks}"
+    )
+  for width, cardinality in zip(network.widths, network.cardinalities, strict=True):
+    if width * network.expansion % cardinality:
+      raise ValueError(f"cardinality {cardinality} does not divide width {width} times expansion {network.expansion}")
+  return list(zip(network.widths, network.cardinalities, network.blocks, strict=True))
+
+
+def _stage_dtype(network: Generator | Discriminator, stage: int) -> jnp.dtype:
+  bfloat16 = stage >= len(network.widths) - network.bfloat16_stages
+  return jnp.dtype(jnp.bfloat16) if bfloat16 else _full_precision()
+
+
+def _full_precision() -> jnp.dtype:
+  """float32, or float64 under jax_enable_x64 (for reference computations)."""
+  return jnp.result_type(float)

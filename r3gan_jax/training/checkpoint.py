@@ -1,0 +1,79 @@
+"""Orbax checkpoints of the training state, named by images seen."""
+
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from r3gan_jax.errors import UserError
+from r3gan_jax.training.state import TrainState
+
+
+class Checkpoints:
+  """Checkpoints under `directory`, each complete or absent.
+
+  Saving is asynchronous: the state is copied, and written while training goes on. A save that is cut off leaves a
+  temporary directory that is never taken for a checkpoint.
+
+  Args:
+    directory: e.g. <workdir>/checkpoints.
+    keep_last: how many of the newest to keep.
+    keep_every_images: also keep those at multiples of this many images; 0: none.
+  """
+
+  def __init__(self, directory: epath.PathLike, keep_last: int = 1, keep_every_images: int = 0):
+    self.directory = epath.Path(directory)
+    self._manager = ocp.CheckpointManager(
+      self.directory,
+      options=ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every_images or None),
+    )
+
+  def save(self, state: TrainState) -> None:
+    """Starts saving `state`; waits for an earlier save to end first."""
+    images_seen = int(state.images_seen)
+    if images_seen in self._manager.all_steps():
+      return
+    if not self._manager.save(images_seen, args=ocp.args.StandardSave(state)):
+      raise RuntimeError(f"checkpoint {images_seen} was not saved: {self.directory} holds newer ones")
+
+  def restore_latest(self, abstract_state: Any) -> TrainState | None:
+    """The newest checkpoint that can be read, or None where there is none at all.
+
+    Args:
+      abstract_state: the state as `jax.ShapeDtypeStruct`s with the shardings to restore to.
+
+    Raises:
+      UserError: where checkpoints exist but none can be read.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    for step in steps:
+      try:
+        state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
+        jax.block_until_ready(state)
+      except Exception as error:  # whatever the many layers below raise for a damaged file
+        reason = str(error).strip().split("\n")[0]
+        logging.warning("checkpoint %s cannot be read, trying the one before it (%s)", self.directory / str(step), reason)
+        continue
+      for newer in steps[: steps.index(step)]:
+        # Out of the way of the save that will take its name, but not deleted.
+        source = self.directory / str(newer)
+        source.rename(self.directory / f"damaged-{newer}")
+        logging.warning("moved the damaged checkpoint %s to damaged-%s", source, newer)
+      self._manager.reload()
+      return state
+    if steps:
+      raise UserError(
+        f"none of the checkpoints in {self.directory} can be read; they were left as they are: restore a backup, "
+        "or start again in another --workdir"
+      )
+    return None
+
+  def wait(self) -> None:
+    """Returns when the save in progress, if any, is complete."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits, and frees the manager's threads."""
+    self._manager.close()

@@ -1,0 +1,118 @@
+"""Metrics to the log, to metrics.jsonl and to TensorBoard files, through clu's writers and without TensorFlow."""
+
+import importlib.util
+import json
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorboardX
+from etils import epath
+
+if importlib.util.find_spec("tensorflow") is None:
+  # clu imports this module for its TensorFlow writer, which is not used here.
+  _stub = types.ModuleType("clu.metric_writers.summary_writer")
+  _stub.SummaryWriter = None  # type: ignore[attr-defined]
+  sys.modules.setdefault("clu.metric_writers.summary_writer", _stub)
+
+from clu import metric_writers
+
+MetricWriter = metric_writers.MetricWriter
+METRICS_FILE = "metrics.jsonl"
+
+
+class _ScalarsAndImagesWriter(MetricWriter):
+  """The parts of clu's interface that this project does not use."""
+
+  def write_summaries(self, step: int, values: Any, metadata: Any = None) -> None:
+    pass
+
+  def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+    pass
+
+  def write_videos(self, step: int, videos: Any) -> None:
+    pass
+
+  def write_audios(self, step: int, audios: Any, *, sample_rate: int) -> None:
+    pass
+
+  def write_texts(self, step: int, texts: Any) -> None:
+    pass
+
+  def write_histograms(self, step: int, arrays: Any, num_buckets: Any = None) -> None:
+    pass
+
+  def write_hparams(self, hparams: Any) -> None:
+    pass
+
+  def flush(self) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
+
+
+class JsonLinesWriter(_ScalarsAndImagesWriter):
+  """Appends one object a call, {"images_seen": ..., name: value, ...}, to a file.
+
+  A resumed run repeats the images between the last checkpoint and the interruption: the last line of a count holds.
+  """
+
+  def __init__(self, path: epath.Path):
+    self._path = path
+
+  def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+    line = json.dumps({"images_seen": step} | {name: float(value) for name, value in scalars.items()})
+    with self._path.open("a") as file:
+      file.write(line + "\n")
+
+
+class TensorBoardWriter(_ScalarsAndImagesWriter):
+  """TensorBoard event files by tensorboardX; the step axis is images seen."""
+
+  def __init__(self, directory: epath.Path):
+    self._writer = tensorboardX.SummaryWriter(str(directory))
+
+  def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+    for name, value in scalars.items():
+      self._writer.add_scalar(name, float(value), step)
+
+  def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+    for name, batch in images.items():
+      self._writer.add_images(name, np.asarray(batch), step, dataformats="NHWC")
+
+  def flush(self) -> None:
+    self._writer.flush()
+
+  def close(self) -> None:
+    self._writer.close()
+
+
+def make_writer(workdir: epath.Path) -> MetricWriter:
+  """The writer of a run: log, metrics.jsonl, tensorboard/."""
+  return metric_writers.MultiWriter(
+    [
+      metric_writers.LoggingWriter(),
+      JsonLinesWriter(workdir / METRICS_FILE),
+      TensorBoardWriter(workdir / "tensorboard"),
+    ]
+  )
+
+
+def read_metrics(workdir: epath.PathLike) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """From metrics.jsonl: name -> (images seen int64 [n], values float64 [n]), in order, without repetitions."""
+  series: dict[str, dict[int, float]] = {}
+  for line in (epath.Path(workdir) / METRICS_FILE).read_text().splitlines():
+    try:
+      scalars = json.loads(line)
+    except json.JSONDecodeError:  # cut off in mid-write
+      continue
+    images_seen = scalars.pop("images_seen")
+    for name, value in scalars.items():
+      series.setdefault(name, {})[images_seen] = value
+  return {
+    name: (np.array(sorted(values), np.int64), np.array([values[n] for n in sorted(values)]))
+    for name, values in series.items()
+  }

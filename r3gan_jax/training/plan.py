@@ -1,0 +1,48 @@
+"""What a run will take, found by tracing and compiling its step, without allocating a network."""
+
+import jax
+import jax.numpy as jnp
+from clu import parameter_overview
+
+from r3gan_jax.training.loop import Experiment, abstract_state
+from r3gan_jax.training.mesh import batch_sharding, make_mesh
+from r3gan_jax.training.step import make_train_step
+
+
+def describe(experiment: Experiment) -> str:
+  """Parameter tables, and per-device memory and FLOPs of one iteration on the devices at hand."""
+  mesh = make_mesh()
+  state = abstract_state(experiment, mesh)
+  lines = []
+  for name, params in state.params.items():
+    lines += [parameter_overview.get_parameter_overview(params, include_stats=False)]
+  for name, params in state.params.items():
+    lines += [f"{name} parameters: {sum(leaf.size for leaf in jax.tree.leaves(params))}"]
+
+  step = make_train_step(
+    experiment.algorithm, experiment.optimizers, experiment.schedules, mesh, experiment.micro_batches
+  )
+  compiled = step.lower(state, abstract_batches(experiment, mesh)).compile()
+  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  gibibytes = {
+    "state and batches": memory.argument_size_in_bytes,
+    "temporaries": memory.temp_size_in_bytes,
+  }
+  lines += [f"one iteration of {experiment.batch_size} images on {mesh.size} x {mesh.devices[0].device_kind}, per device:"]
+  lines += [f"  {name}: {size / 2**30:.2f} GiB" for name, size in gibibytes.items()]
+  lines += [f"  FLOPs: {cost['flops']:.4g}"]
+  return "\n".join(lines)
+
+
+def abstract_batches(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
+  """One iteration's batches as `jax.ShapeDtypeStruct`s."""
+  sharding = batch_sharding(mesh)
+
+  def batch(size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    shape = (size, *experiment.algorithm.image_shape)
+    image = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)}
+    if not experiment.algorithm.num_classes:
+      return image
+    return image | {"label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=sharding)}
+
+  return tuple(batch(size) for size in experiment.batch_sizes)

@@ -1,0 +1,97 @@
+"""What the loop knows of how a run is going: rates for the status line, and means of its metrics."""
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from absl import logging
+
+from r3gan_jax.errors import UserError
+from r3gan_jax.training.step import Metrics
+
+
+class Progress:
+  """Times a run from `images_seen` on and logs the status line."""
+
+  def __init__(self, images_seen: int, total_images: int):
+    self._total_images = total_images
+    self._last_images, self._last_time = images_seen, time.perf_counter()
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """What is done inside does not count as training time."""
+    began = time.perf_counter()
+    yield
+    self._last_time += time.perf_counter() - began
+
+  def report(self, images_seen: int) -> dict[str, float]:
+    """Logs the status line; returns its numbers: rates since the last report, and memory in bytes."""
+    now = time.perf_counter()
+    rate = (images_seen - self._last_images) / (now - self._last_time)
+    self._last_images, self._last_time = images_seen, now
+    memory = _peak_memory_bytes()
+    logging.info(
+      "%s of %s images | %.2f s/kimg | %.0f images/s | ETA %s | %.1f GiB",
+      f"{images_seen:,}",
+      f"{self._total_images:,}",
+      1000 / rate,
+      rate,
+      _duration((self._total_images - images_seen) / rate),
+      memory / 2**30,
+    )
+    return {"progress/images_per_second": rate, "progress/peak_memory_bytes": memory}
+
+
+class MetricWindow:
+  """Collects every step's metrics, one step late so that nothing waits, and checks that they are finite."""
+
+  def __init__(self, cure: str):
+    self._cure = cure
+    self._pending: tuple[int, Metrics] | None = None
+    self._collected: list[dict[str, np.ndarray]] = []
+
+  def add(self, images_seen: int, metrics: Metrics) -> None:
+    """Takes the metrics, still being computed, of the step that ended at `images_seen`; checks those before them."""
+    self.catch_up()
+    self._pending = images_seen, metrics
+
+  def catch_up(self) -> None:
+    """Waits for the metrics taken last and checks them.
+
+    Raises:
+      UserError: where one is not finite.
+    """
+    if self._pending is None:
+      return
+    images_seen, metrics = self._pending
+    self._pending = None
+    values = jax.device_get(metrics)
+    if not values["finite"]:
+      names = ", ".join(sorted(name for name, value in values.items() if not np.isfinite(value)))
+      raise UserError(f"training diverged at {images_seen:,} images: not finite: {names}. {self._cure}")
+    self._collected.append(values)
+
+  def means(self) -> dict[str, float]:
+    """The mean of every metric over the steps since the last call."""
+    collected, self._collected = self._collected, []
+    return {name: float(np.mean([values[name] for values in collected])) for name in collected[0] if name != "finite"}
+
+
+def _peak_memory_bytes() -> int:
+  """The most that a device of this process has used; on CPUs, the most that the process has."""
+  statistics = [device.memory_stats() for device in jax.local_devices()]
+  if all(statistics):
+    return max(s["peak_bytes_in_use"] for s in statistics if s)
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _duration(seconds: float) -> str:
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  days, hours = divmod(hours, 24)
+  return (f"{days}d " if days else "") + f"{hours}:{minutes:02}:{seconds:02}"

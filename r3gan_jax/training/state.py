@@ -1,0 +1,49 @@
+"""Everything that a run is, apart from its data: one tree of arrays, replicated over the devices."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from r3gan_jax.algorithms.base import Algorithm
+
+
+@struct.dataclass
+class TrainState:
+  """What a resumed run needs; the position in the data follows from `images_seen`.
+
+  Attributes:
+    params: network -> parameters, float32.
+    optimizer: network -> state of its optax optimiser.
+    ema: name of an average -> averaged parameters.
+    carry: the algorithm's own state.
+    rng: the run's base key; an iteration's draws are a function of it and of `images_seen`, so it never changes.
+    images_seen: int32 scalar.
+  """
+
+  params: dict[str, Any]
+  optimizer: dict[str, Any]
+  ema: dict[str, Any]
+  carry: Any
+  rng: jax.Array
+  images_seen: jax.Array
+
+
+def init_state(
+  algorithm: Algorithm, optimizers: Mapping[str, optax.GradientTransformationExtraArgs], seed: int
+) -> TrainState:
+  """The state at the start of a run; traceable, so `jax.eval_shape` and a jit with `out_shardings` both work."""
+  init_rng, rng = jax.random.split(jax.random.key(seed))
+  params, carry = algorithm.init(init_rng)
+  return TrainState(
+    params=params,
+    optimizer={name: optimizer.init(params[name]) for name, optimizer in optimizers.items()},
+    # A copy: a donated buffer cannot back two leaves.
+    ema={name: jax.tree.map(jnp.copy, params[average.network]) for name, average in algorithm.averages.items()},
+    carry=carry,
+    rng=rng,
+    images_seen=jnp.zeros((), jnp.int32),
+  )

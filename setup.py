@@ -1,0 +1,40 @@
+"""Packaging of r3gan_jax; tool settings live in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+  name="r3gan_jax",
+  version="0.1.0",
+  description="R3GAN, the modern GAN baseline, in JAX and Flax: TPU-first, exact, fast",
+  long_description=Path(__file__).with_name("README.md").read_text(),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=find_packages(include=["r3gan_jax", "r3gan_jax.*"]),
+  install_requires=[
+    "absl-py>=2.1,<3",
+    "clu>=0.0.12,<0.1",
+    "etils[epath]>=1.10,<2",
+    "flax>=0.12.8,<0.13",
+    "grain>=0.2.18,<0.3",
+    "importlib_resources>=6,<8",  # tensorflow-datasets imports it without declaring it
+    "jax>=0.10.2,<0.11",
+    "matplotlib>=3.9,<4",
+    "ml-collections>=1.1,<2",
+    "numpy>=2,<3",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<1",
+    "pillow>=11,<13",
+    "scikit-learn>=1.6,<2",  # the quickstart's digits and their classifier
+    "tensorboardX>=2.6.4,<3",
+    "tensorflow-datasets>=4.9.10,<5",
+  ],
+  extras_require={
+    "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
+    "tfds": ["tensorflow-cpu>=2.21,<2.22"],  # only to *prepare* stock TFDS data sets; reading needs no TensorFlow
+    "dev": ["mypy>=1.18,<3", "pytest>=8.4,<10", "pytest-xdist>=3.8,<4", "ruff>=0.14,<1"],
+  },
+)
