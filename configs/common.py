@@ -6,7 +6,6 @@ is carried out and may change when a run is resumed.
 
 from ml_collections import ConfigDict
 
-
 PREPARE_FFHQ = (
   "FFHQ is not in TFDS: download it from https://github.com/NVlabs/ffhq-dataset, resize it, and prepare it as an "
   "ArrayRecord data set of this name (https://www.tensorflow.org/datasets/add_dataset)"

@@ -4,15 +4,17 @@ Names in a configuration are looked up in the plain dicts below; adding a GAN, a
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from etils import epath
 from ml_collections import ConfigDict
 
 from r3gan_jax import schedules
-from r3gan_jax.algorithms.base import Algorithm
+from r3gan_jax.algorithms.base import Algorithm, Params
 from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.data.generated import GeneratedSource
 from r3gan_jax.data.loader import Loader
@@ -25,9 +27,12 @@ from r3gan_jax.metrics.digit_classifier import DigitClassifier
 from r3gan_jax.metrics.modes import ModeCoverage
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 from r3gan_jax.sampling import Sampler, image_grid, save_png
+from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.loop import Experiment, Snapshot
 from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.optimizer import adam_without_momentum
+from r3gan_jax.training.state import abstract_state, averaged_params
+from r3gan_jax.training.workdir import read_config
 
 LOSSES = {"relativistic": RELATIVISTIC, "non_saturating": NON_SATURATING}
 SCHEDULED = ("learning_rate", "beta2", "gamma", "ema_half_life", "augment_p")
@@ -54,7 +59,8 @@ def _r3gan(config: ConfigDict, platform: str) -> Algorithm:
   for width, cardinality in zip(network.widths, network.cardinalities, strict=True):
     if width * network.expansion % cardinality:
       raise UserError(
-        f"config.network.cardinalities: {cardinality} groups do not divide width {width} x expansion {network.expansion}"
+        f"config.network.cardinalities: {cardinality} groups do not divide width {width} x expansion "
+        f"{network.expansion}"
       )
   if unknown := set(config.penalties) - {"r1", "r2"}:
     raise UserError(f"config.penalties: unknown {sorted(unknown)}: choose from ['r1', 'r2']")
@@ -115,6 +121,11 @@ def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorith
   return _look_up(ALGORITHMS, "algorithm", config.algorithm)(config, platform or jax.default_backend())
 
 
+def build_optimizers(algorithm: Algorithm) -> dict[str, optax.GradientTransformationExtraArgs]:
+  """An optimiser for each network that a phase updates."""
+  return {name: adam_without_momentum() for phase in algorithm.phases for name in phase.updates}
+
+
 def build_experiment(config: ConfigDict, device_count: int) -> Experiment:
   """What to train, checked for `device_count` devices. Allocates nothing and reads no data."""
   run = config.run
@@ -138,8 +149,8 @@ def build_experiment(config: ConfigDict, device_count: int) -> Experiment:
     raise UserError(f"config.burn_in_images = {config.burn_in_images} must be positive")
   return Experiment(
     algorithm=algorithm,
-    optimizers={"generator": adam_without_momentum(), "discriminator": adam_without_momentum()},
-    schedules={name: schedules.cosine(*config[name], config.burn_in_images) for name in SCHEDULED},
+    optimizers=build_optimizers(algorithm),
+    schedules={name: _schedule(config, name) for name in SCHEDULED},
     batch_size=config.batch_size,
     seed=config.seed,
     total_images=run.total_images,
@@ -149,6 +160,11 @@ def build_experiment(config: ConfigDict, device_count: int) -> Experiment:
     keep_every_images=run.keep_every_images,
     micro_batches=micro_batches,
   )
+
+
+def _schedule(config: ConfigDict, name: str) -> schedules.Schedule:
+  start, end = config[name]
+  return schedules.cosine(start, end, config.burn_in_images)
 
 
 def build_loader(config: ConfigDict) -> Loader:
@@ -189,3 +205,28 @@ def build_snapshots(config: ConfigDict, algorithm: Algorithm, loader: Loader, wo
 
   snapshots: Sequence[Snapshot] = [grid, measure] if metrics else [grid]
   return list(snapshots)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+  """What a work directory holds: the newest checkpoint, with averaged parameters, ready to sample from."""
+
+  algorithm: Algorithm
+  params: Params
+  carry: Any
+  images_seen: int
+
+
+def open_run(workdir: epath.PathLike) -> TrainedRun:
+  """Reads a work directory; changes nothing in it. A UserError where it holds no readable checkpoint."""
+  config = ConfigDict(read_config(workdir))
+  directory = epath.Path(workdir) / "checkpoints"
+  algorithm = build_algorithm(config)
+  if not directory.exists():
+    raise UserError(f"{workdir} holds no checkpoint yet: train first")
+  checkpoints = Checkpoints(directory)
+  state = checkpoints.restore_latest(abstract_state(algorithm, build_optimizers(algorithm), make_mesh()))
+  checkpoints.close()
+  if state is None:
+    raise UserError(f"{workdir} holds no checkpoint yet: train first")
+  return TrainedRun(algorithm, averaged_params(algorithm, state), state.carry, int(state.images_seen))

@@ -34,12 +34,10 @@ class Sampler:
       return to_uint8(algorithm.sample(params, carry, jax.vmap(jax.random.key)(seeds), labels))
 
     sharded = P(DATA_AXIS)
-    self._sample = jax.jit(
-      jax.shard_map(sample, mesh=mesh, in_specs=(P(), P(), sharded, sharded), out_specs=sharded)
-    )
+    self._sample = jax.jit(jax.shard_map(sample, mesh=mesh, in_specs=(P(), P(), sharded, sharded), out_specs=sharded))
 
   def __call__(self, params: Any, carry: Any, seeds: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-    """seeds int [n], labels int [n] -> uint8 [n, H, W, C]; without labels a conditional model draws one from each seed."""
+    """seeds int [n], labels int [n] -> uint8 [n, H, W, C]; where labels are needed but None, seeds decide them."""
     if self._num_classes and labels is None:
       labels = labels_of_seeds(seeds, self._num_classes)
     images = np.empty((len(seeds), *self._image_shape), np.uint8)

@@ -75,7 +75,11 @@ class GoldenCase:
       return ["basis", "linear", "kernel"]
     resolution = stage if network == "generator" else self.stages - 1 - stage
     if rest == "LinearLayer.Layer.weight":  # a transition; D's stands at the end of the finer stage
-      return [f"up_{resolution}", "conv", "kernel"] if network == "generator" else [f"down_{resolution - 1}", "conv", "kernel"]
+      return (
+        [f"up_{resolution}", "conv", "kernel"]
+        if network == "generator"
+        else [f"down_{resolution - 1}", "conv", "kernel"]
+      )
     block = layer - 1 if network == "generator" else layer
     leaf = re.sub(r"(LinearLayer|NonLinearity)(\d).*", lambda m: {"L": "conv", "N": "bias"}[m[1][0]] + m[2], rest)
     return [f"stage_{resolution}_block_{block}", leaf]

@@ -33,9 +33,7 @@ Batch = Mapping[str, jax.Array]
 Knobs = Mapping[str, jax.Array]
 """Scheduled values of this iteration, float32 scalars by name (learning_rate, gamma, ...)."""
 
-GradientFunction = Callable[
-  [Params, Carry, Batch, jax.Array, Knobs], tuple[Params, Carry, dict[str, jax.Array]]
-]
+GradientFunction = Callable[[Params, Carry, Batch, jax.Array, Knobs], tuple[Params, Carry, dict[str, jax.Array]]]
 """(params, carry, batch, rngs, knobs) -> (gradients, carry, metrics), pure.
 
 `rngs` is [N]: one PRNG key a sample, so that a sample's draws do not depend on how the batch is split. Gradients

@@ -12,7 +12,7 @@ The fake takes the real sample's label.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -136,10 +136,10 @@ class R3GAN:
     return jax.vmap(lambda rng: jax.random.normal(rng, (self.noise_dim,)))(rngs)
 
   def _generate(self, generator: Any, z: jax.Array, labels: jax.Array | None) -> jax.Array:
-    return self.generator.apply({"params": generator}, z, labels)
+    return cast(jax.Array, self.generator.apply({"params": generator}, z, labels))
 
   def _judge(self, discriminator: Any, images: jax.Array, labels: jax.Array | None) -> jax.Array:
-    return self.discriminator.apply({"params": discriminator}, images, labels)
+    return cast(jax.Array, self.discriminator.apply({"params": discriminator}, images, labels))
 
   def _augment(self, images: jax.Array, rngs: jax.Array, knobs: Knobs) -> jax.Array:
     return images if self.augment is None else self.augment(images, rngs, knobs["augment_p"])

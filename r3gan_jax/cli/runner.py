@@ -3,6 +3,7 @@
 import logging as standard_logging
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -31,7 +32,7 @@ def _parse(argv: list[str]) -> list[str]:
     _fail(error)
 
 
-def _fail(error: Exception) -> None:
+def _fail(error: Exception) -> NoReturn:
   message = " ".join(str(error).split())
   print(f"error: {message}", file=sys.stderr)
   sys.exit(2)

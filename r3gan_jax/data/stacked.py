@@ -1,6 +1,7 @@
 """Stacked digits: three greyscale digits, drawn independently, as the R, G and B of one image: 1000 modes.
 
-StackedMNIST (SPEC section 7; Metz et al. 2017) stacks MNIST; the quickstart stacks the 1,797 8x8 digits of scikit-learn.
+StackedMNIST (SPEC section 7; Metz et al. 2017) stacks MNIST; the quickstart stacks the 1,797 digits, 8x8, of
+scikit-learn.
 """
 
 import numpy as np

@@ -46,7 +46,7 @@ class Generator(nn.Module):
 
   @nn.compact
   def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
-    """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32, about [-1, 1]."""
+    """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32."""
     if self.num_classes:
       embedding = ClassEmbedding(self.num_classes, self.embed_dim, gain=1.0, name="class_embedding")(labels)
       z = jnp.concatenate([z, embedding], axis=-1)
@@ -101,7 +101,7 @@ class Discriminator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-  """x + conv1x1(act(conv3x3_grouped(act(conv1x1(x) + b1)) + b2)), the inner layers `expansion` times wider ([P] 4.2)."""
+  """x + conv1x1(act(conv3x3(act(conv1x1(x) + b1)) + b2)): the 3x3 grouped, inside an inverted bottleneck."""
 
   cardinality: int
   expansion: int

@@ -87,9 +87,7 @@ def _transposed_padding(padding: Padding, kernel_size: tuple[int, int]) -> Paddi
 
 
 def _conv_native(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
-  return lax.conv_general_dilated(
-    x, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS, feature_group_count=groups
-  )
+  return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS, feature_group_count=groups)
 
 
 def _conv_mapped(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
@@ -179,9 +177,7 @@ def _conv_transpose_kernel(dy, x, kernel, *, groups, padding):
 
 def _weight_gradient_transpose_x(dw, x, dy, *, groups, padding, kernel_size):
   del x
-  return _conv_p.bind(
-    dy, _flip_exchange(dw, groups), groups=groups, padding=_transposed_padding(padding, kernel_size)
-  )
+  return _conv_p.bind(dy, _flip_exchange(dw, groups), groups=groups, padding=_transposed_padding(padding, kernel_size))
 
 
 def _weight_gradient_transpose_dy(dw, x, dy, *, groups, padding, kernel_size):
@@ -201,9 +197,7 @@ def _batch(primitive, operands, dimensions, *, groups, **params):
     out = primitive.bind(x.reshape(-1, *x.shape[2:]), y, groups=groups, **params)
     return out.reshape(size, -1, *out.shape[1:]), 0
   x, y = (
-    _join_groups(
-      jnp.broadcast_to(a, (size, *a.shape)) if d is None else jnp.moveaxis(a, d, 0)
-    )
+    _join_groups(jnp.broadcast_to(a, (size, *a.shape)) if d is None else jnp.moveaxis(a, d, 0))
     for a, d in zip((x, y), (x_dim, y_dim), strict=True)
   )
   return _split_groups(primitive.bind(x, y, groups=size * groups, **params), size), 0

@@ -54,14 +54,10 @@ class Checkpoints:
         jax.block_until_ready(state)
       except Exception as error:  # whatever the many layers below raise for a damaged file
         reason = str(error).strip().split("\n")[0]
-        logging.warning("checkpoint %s cannot be read, trying the one before it (%s)", self.directory / str(step), reason)
+        logging.warning(
+          "checkpoint %s cannot be read, trying the one before it (%s)", self.directory / str(step), reason
+        )
         continue
-      for newer in steps[: steps.index(step)]:
-        # Out of the way of the save that will take its name, but not deleted.
-        source = self.directory / str(newer)
-        source.rename(self.directory / f"damaged-{newer}")
-        logging.warning("moved the damaged checkpoint %s to damaged-%s", source, newer)
-      self._manager.reload()
       return state
     if steps:
       raise UserError(
@@ -69,6 +65,15 @@ class Checkpoints:
         "or start again in another --workdir"
       )
     return None
+
+  def set_aside_after(self, images_seen: int) -> None:
+    """Renames checkpoints newer than `images_seen`, which could not be read, so that they can be saved anew."""
+    for newer in self._manager.all_steps():
+      if newer > images_seen:
+        damaged = self.directory / f"damaged-{newer}"
+        (self.directory / str(newer)).rename(damaged)
+        logging.warning("the damaged checkpoint of %s images is now %s", f"{newer:,}", damaged)
+    self._manager.reload()
 
   def wait(self) -> None:
     """Returns when the save in progress, if any, is complete."""

@@ -18,8 +18,8 @@ if importlib.util.find_spec("tensorflow") is None:
   sys.modules.setdefault("clu.metric_writers.summary_writer", _stub)
 
 from clu import metric_writers
+from clu.metric_writers import MetricWriter as MetricWriter
 
-MetricWriter = metric_writers.MetricWriter
 METRICS_FILE = "metrics.jsonl"
 
 

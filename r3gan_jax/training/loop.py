@@ -24,7 +24,7 @@ from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.logging import MetricWriter
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.progress import MetricWindow, Progress
-from r3gan_jax.training.state import TrainState, init_state
+from r3gan_jax.training.state import TrainState, abstract_state, averaged_params, init_state
 from r3gan_jax.training.step import make_train_step
 
 Snapshot = Callable[[Params, Any, int, MetricWriter], None]
@@ -57,13 +57,6 @@ class Experiment:
     return (self.batch_size,) * len(self.algorithm.phases)
 
 
-def abstract_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> Any:
-  """The training state as `jax.ShapeDtypeStruct`s with their shardings; allocates nothing."""
-  shapes = jax.eval_shape(lambda: init_state(experiment.algorithm, experiment.optimizers, experiment.seed))
-  sharding = replicated(mesh)
-  return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
-
-
 def train(
   experiment: Experiment,
   loader: Loader,
@@ -79,7 +72,7 @@ def train(
   mesh = make_mesh()
   checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_checkpoints, experiment.keep_every_images)
   try:
-    state = checkpoints.restore_latest(abstract_state(experiment, mesh))
+    state = checkpoints.restore_latest(abstract_state(experiment.algorithm, experiment.optimizers, mesh))
     if state is None:
       init = jax.jit(
         lambda: init_state(experiment.algorithm, experiment.optimizers, experiment.seed),
@@ -87,6 +80,7 @@ def train(
       )
       state = init()
     else:
+      checkpoints.set_aside_after(int(state.images_seen))
       logging.info("resumed from %s at %s images", checkpoints.directory, f"{int(state.images_seen):,}")
     return _train(experiment, loader, writer, snapshots, checkpoints, mesh, state)
   finally:
@@ -115,7 +109,7 @@ def _train(
   )
 
   def snapshot() -> None:
-    params = _with_averages(experiment.algorithm, state)
+    params = averaged_params(experiment.algorithm, state)
     for take in snapshots:
       take(params, state.carry, images_seen, writer)
     checkpoints.save(state)
@@ -145,8 +139,3 @@ def _train(
 
 def _crosses(interval: int, before: int, after: int) -> bool:
   return before // interval < after // interval
-
-
-def _with_averages(algorithm: Algorithm, state: TrainState) -> Params:
-  """The parameters with every averaged network replaced by its average."""
-  return state.params | {average.network: state.ema[name] for name, average in algorithm.averages.items()}

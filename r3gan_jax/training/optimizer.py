@@ -8,9 +8,9 @@ import optax
 
 
 class AdamState(NamedTuple):
-  """`count`: updates made, int32; `second_moment`: the running mean of squared gradients, as the parameters."""
+  """`updates`: how many were made, int32; `second_moment`: the running mean of squared gradients, as the parameters."""
 
-  count: jax.Array
+  updates: jax.Array
   second_moment: Any
 
 
@@ -29,17 +29,17 @@ def adam_without_momentum(epsilon: float = 1e-8) -> optax.GradientTransformation
   def init(params: Any) -> AdamState:
     return AdamState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
-  def update(gradients: Any, state: AdamState, params: Any = None, *, knobs: Any, **extra: Any) -> tuple[Any, AdamState]:
+  def update(
+    gradients: Any, state: AdamState, params: Any = None, *, knobs: Any, **extra: Any
+  ) -> tuple[Any, AdamState]:
     del params, extra
     learning_rate, beta2 = knobs["learning_rate"], knobs["beta2"]
-    count = state.count + 1
-    second_moment = jax.tree.map(
-      lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.second_moment, gradients
-    )
-    correction = 1 - beta2 ** count.astype(jnp.float32)
+    made = state.updates + 1
+    second_moment = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.second_moment, gradients)
+    correction = 1 - beta2 ** made.astype(jnp.float32)
     updates = jax.tree.map(
       lambda g, v: -learning_rate * g / (jnp.sqrt(v / correction) + epsilon), gradients, second_moment
     )
-    return updates, AdamState(count, second_moment)
+    return updates, AdamState(made, second_moment)
 
   return optax.GradientTransformationExtraArgs(init, update)

@@ -4,33 +4,32 @@ import jax
 import jax.numpy as jnp
 from clu import parameter_overview
 
-from r3gan_jax.training.loop import Experiment, abstract_state
+from r3gan_jax.training.loop import Experiment
 from r3gan_jax.training.mesh import batch_sharding, make_mesh
+from r3gan_jax.training.state import abstract_state
 from r3gan_jax.training.step import make_train_step
 
 
 def describe(experiment: Experiment) -> str:
   """Parameter tables, and per-device memory and FLOPs of one iteration on the devices at hand."""
   mesh = make_mesh()
-  state = abstract_state(experiment, mesh)
-  lines = []
-  for name, params in state.params.items():
-    lines += [parameter_overview.get_parameter_overview(params, include_stats=False)]
+  state = abstract_state(experiment.algorithm, experiment.optimizers, mesh)
+  lines = [parameter_overview.get_parameter_overview(params, include_stats=False) for params in state.params.values()]
   for name, params in state.params.items():
     lines += [f"{name} parameters: {sum(leaf.size for leaf in jax.tree.leaves(params))}"]
 
-  step = make_train_step(
-    experiment.algorithm, experiment.optimizers, experiment.schedules, mesh, experiment.micro_batches
-  )
-  compiled = step.lower(state, abstract_batches(experiment, mesh)).compile()
-  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-  gibibytes = {
-    "state and batches": memory.argument_size_in_bytes,
-    "temporaries": memory.temp_size_in_bytes,
-  }
-  lines += [f"one iteration of {experiment.batch_size} images on {mesh.size} x {mesh.devices[0].device_kind}, per device:"]
-  lines += [f"  {name}: {size / 2**30:.2f} GiB" for name, size in gibibytes.items()]
-  lines += [f"  FLOPs: {cost['flops']:.4g}"]
+  batches = abstract_batches(experiment, mesh)
+  parts = (experiment.algorithm, experiment.optimizers, experiment.schedules, mesh)
+  compiled = make_train_step(*parts, experiment.micro_batches).lower(state, batches).compile()
+  devices = f"{mesh.size} x {mesh.devices[0].device_kind}"
+  lines += [f"one iteration of {experiment.batch_size} images on {devices}, per device, as XLA states it:"]
+  if memory := compiled.memory_analysis():
+    lines += [f"  state and batches: {memory.argument_size_in_bytes / 2**30:.2f} GiB"]
+    lines += [f"  temporaries: {memory.temp_size_in_bytes / 2**30:.2f} GiB"]
+  # XLA counts the body of a loop once. Neither micro-batches nor (on CPUs) groups are loops in this lowering.
+  whole = make_train_step(*parts).trace(state, batches).lower(lowering_platforms=("tpu",))
+  if cost := whole.cost_analysis():
+    lines += [f"  FLOPs: {cost['flops']:.4g}"]
   return "\n".join(lines)
 
 

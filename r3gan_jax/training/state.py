@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import Mesh
 
-from r3gan_jax.algorithms.base import Algorithm
+from r3gan_jax.algorithms.base import Algorithm, Params
+from r3gan_jax.training.mesh import replicated
 
 
 @struct.dataclass
@@ -47,3 +49,17 @@ def init_state(
     rng=rng,
     images_seen=jnp.zeros((), jnp.int32),
   )
+
+
+def abstract_state(
+  algorithm: Algorithm, optimizers: Mapping[str, optax.GradientTransformationExtraArgs], mesh: Mesh
+) -> Any:
+  """The state as `jax.ShapeDtypeStruct`s with their shardings; allocates nothing."""
+  shapes = jax.eval_shape(lambda: init_state(algorithm, optimizers, seed=0))
+  sharding = replicated(mesh)
+  return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
+
+
+def averaged_params(algorithm: Algorithm, state: TrainState) -> Params:
+  """The parameters with every averaged network replaced by its average: what samples and metrics use."""
+  return state.params | {average.network: state.ema[name] for name, average in algorithm.averages.items()}

@@ -8,7 +8,7 @@ so 1 device and 8 devices, whole batches and micro-batches, train the same model
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +30,23 @@ Metrics = dict[str, jax.Array]
 """float32 scalars by name: 'generator/loss', 'knobs/gamma', ...; 'finite' is 0 where a gradient or loss is not."""
 
 
+class TrainStep(Protocol):
+  """A jitted step; the state passed in is donated."""
+
+  def __call__(self, state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]: ...
+
+  def lower(self, state: Any, batches: Any) -> jax.stages.Lowered: ...
+
+  def trace(self, state: Any, batches: Any) -> jax.stages.Traced: ...
+
+
 def make_train_step(
   algorithm: Algorithm,
   optimizers: Mapping[str, optax.GradientTransformationExtraArgs],
   schedules: Mapping[str, Schedule],
   mesh: Mesh,
   micro_batches: Mapping[str, int] | None = None,
-) -> Callable[[TrainState, Batches], tuple[TrainState, Metrics]]:
+) -> TrainStep:
   """The jitted step of `algorithm` on `mesh`; the state passed in is donated.
 
   Args:
@@ -64,9 +74,7 @@ def make_train_step(
         params, carry, batch, rngs, knobs
       )
       for name in phase.updates:
-        updates, optimizer[name] = optimizers[name].update(
-          gradients[name], optimizer[name], params[name], knobs=knobs
-        )
+        updates, optimizer[name] = optimizers[name].update(gradients[name], optimizer[name], params[name], knobs=knobs)
         params[name] = optax.apply_updates(params[name], updates)
         norm = optax.tree.norm(gradients[name])
         finite &= jnp.isfinite(norm)
@@ -126,8 +134,8 @@ def _accumulate(
     gradients, carry, metrics = phase.gradients(params, carry, batch, rngs, knobs)
     return (jax.tree.map(jnp.add, sums, (gradients, metrics)), carry), None
 
-  first = jax.tree.map(lambda x: x[0], split)
-  shapes = jax.eval_shape(lambda *args: phase.gradients(*args, knobs)[::2], params, carry, *first)
+  batch, rngs = jax.tree.map(lambda x: x[0], split)
+  shapes = jax.eval_shape(lambda: phase.gradients(params, carry, batch, rngs, knobs)[::2])
   zeros = jax.tree.map(lambda s: lax.pcast(jnp.zeros(s.shape, s.dtype), DATA_AXIS, to="varying"), shapes)
   (sums, carry), _ = lax.scan(body, (zeros, carry), split)
   gradients, metrics = jax.tree.map(lambda x: x / parts, sums)

@@ -29,7 +29,9 @@ def claim_workdir(workdir: epath.PathLike, config: dict[str, Any]) -> epath.Path
       raise UserError(f"{path} is not empty and was not made by r3gan_jax: name another --workdir")
     _write_whole(path / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
   except OSError as error:
-    raise UserError(f"cannot write to the work directory {path}: {error.strerror or error}: name another --workdir") from None
+    raise UserError(
+      f"cannot write to the work directory {path}: {error.strerror or error}: name another --workdir"
+    ) from None
   return path
 
 

@@ -66,7 +66,9 @@ def test_forward_passes_and_penalties(case):
   np.testing.assert_allclose(ema_fake, arrays["ema_fake"], rtol=1e-5, atol=1e-5 * np.abs(arrays["ema_fake"]).max())
 
   discriminator = case.params("D", "discriminator")
-  judge = jax.jit(lambda x: gradient_penalty(lambda x: algorithm.discriminator.apply({"params": discriminator}, x, labels), x))
+  judge = jax.jit(
+    lambda x: gradient_penalty(lambda x: algorithm.discriminator.apply({"params": discriminator}, x, labels), x)
+  )
   for images, logits, penalty in (("real", "real_logits", "r1"), ("fake", "fake_logits", "r2")):
     ours_logits, ours_penalty = judge(arrays[images])
     np.testing.assert_allclose(ours_logits, arrays[logits], rtol=1e-5, atol=1e-5 * np.abs(arrays[logits]).max())
@@ -133,7 +135,12 @@ def test_three_iterations(case, devices, micro_batches):
   step = make_train_step(algorithm, optimizers, knobs, mesh, micro_batches)
   for i in range(3):
     batches = tuple(
-      batch(case, arrays["steps/z"][i, j], arrays["steps/real"][i, j], None if case.labels is None else arrays["steps/labels"][i, j])
+      batch(
+        case,
+        arrays["steps/z"][i, j],
+        arrays["steps/real"][i, j],
+        None if case.labels is None else arrays["steps/labels"][i, j],
+      )
       for j in range(2)
     )
     state, metrics = step(state, batches)

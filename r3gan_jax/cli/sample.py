@@ -1,0 +1,84 @@
+"""Draws images from a trained run: `python -m r3gan_jax.cli.sample --workdir=runs/NAME --seeds=0-63 --out=grid.png`.
+
+One seed gives the same image whatever else is drawn with it. `--out` names a .png (one grid), a .npz (array `images`,
+uint8 [n, H, W, C], and `seeds` and, if conditional, `labels`), or a directory (one PNG a seed).
+"""
+
+import math
+from io import BytesIO
+
+import numpy as np
+from absl import app, flags
+from etils import epath
+
+from r3gan_jax import factory
+from r3gan_jax.cli.runner import run
+from r3gan_jax.errors import UserError
+from r3gan_jax.sampling import Sampler, image_grid, labels_of_seeds, save_png
+from r3gan_jax.training.mesh import make_mesh
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
+_SEEDS = flags.DEFINE_string("seeds", "0-63", "Seeds, e.g. 0-63 or 1,5,10-19.")
+_CLASS = flags.DEFINE_integer("class", None, "The class to draw; default: one drawn from each seed.")
+_OUT = flags.DEFINE_string("out", None, "A .png, a .npz, or a directory.", required=True)
+
+
+def main(argv: list[str]) -> None:
+  if argv[1:]:
+    raise app.UsageError(f"unexpected arguments {argv[1:]}")
+  seeds = parse_seeds(_SEEDS.value)
+  trained = factory.open_run(_WORKDIR.value)
+  labels = _labels(trained.algorithm.num_classes, seeds)
+  images = Sampler(trained.algorithm, make_mesh())(trained.params, trained.carry, seeds, labels)
+  out = epath.Path(_OUT.value)
+  try:
+    _write(out, images, seeds, labels)
+  except OSError as error:
+    raise UserError(f"cannot write --out={out}: {error.strerror or error}") from None
+  print(f"{len(seeds)} images of the checkpoint at {trained.images_seen:,} images seen: {out}")
+
+
+def parse_seeds(text: str) -> np.ndarray:
+  """ "0-2,7" -> [0, 1, 2, 7]."""
+  seeds: list[int] = []
+  for part in text.split(","):
+    first, dash, last = part.partition("-")
+    try:
+      part_seeds = range(int(first), int(last if dash else first) + 1)
+    except ValueError:
+      part_seeds = range(0)
+    if not part_seeds or part_seeds[-1] >= 2**32:
+      raise UserError(f"--seeds={text}: {part!r} is neither a number nor a range such as 0-63")
+    seeds += part_seeds
+  return np.array(seeds, np.int64)
+
+
+def _labels(num_classes: int, seeds: np.ndarray) -> np.ndarray | None:
+  wanted = _CLASS.value
+  if wanted is None:
+    return labels_of_seeds(seeds, num_classes) if num_classes else None
+  if not num_classes:
+    raise UserError(f"--class={wanted}: the run in {_WORKDIR.value} has no classes; leave --class out")
+  if not 0 <= wanted < num_classes:
+    raise UserError(f"--class={wanted}: choose from 0 to {num_classes - 1}")
+  return np.full(len(seeds), wanted, np.int32)
+
+
+def _write(out: epath.Path, images: np.ndarray, seeds: np.ndarray, labels: np.ndarray | None) -> None:
+  if out.suffix == ".png":
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_png(out, image_grid(images, math.ceil(math.sqrt(len(images)))))
+  elif out.suffix == ".npz":
+    out.parent.mkdir(parents=True, exist_ok=True)
+    buffer = BytesIO()
+    arrays = {"images": images, "seeds": seeds} | ({} if labels is None else {"labels": labels})
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    out.write_bytes(buffer.getvalue())
+  else:
+    out.mkdir(parents=True, exist_ok=True)
+    for seed, image in zip(seeds.tolist(), images, strict=True):
+      save_png(out / f"seed{seed:08}.png", image)
+
+
+if __name__ == "__main__":
+  run(main)
