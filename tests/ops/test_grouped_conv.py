@@ -1,0 +1,105 @@
+"""The grouped convolution against XLA's own, in every derivative."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from r3gan_jax.ops.grouped_conv import grouped_conv
+from r3gan_jax.training.mesh import make_mesh
+
+# (groups, inputs a group, outputs a group, kernel, padding)
+CASES = [
+  (4, 3, 3, (3, 3), None),
+  (1, 4, 6, (3, 3), None),
+  (6, 1, 1, (3, 3), None),  # depthwise
+  (2, 3, 5, (1, 1), None),
+  (2, 2, 3, (4, 2), None),
+  (3, 2, 2, (5, 3), ((0, 4), (2, 1))),
+]
+cases = pytest.mark.parametrize("groups, inputs, outputs, kernel_size, padding", CASES)
+
+
+def operands(groups, inputs, outputs, kernel_size, dtype=jnp.float32):
+  x_rng, kernel_rng = jax.random.split(jax.random.key(0))
+  x = jax.random.normal(x_rng, (2, 7, 6, groups * inputs), dtype)
+  return x, jax.random.normal(kernel_rng, (*kernel_size, inputs, groups * outputs), dtype)
+
+
+def native(x, kernel, groups, padding):
+  if padding is None:
+    padding = [((k - 1) // 2, k // 2) for k in kernel.shape[:2]]
+  return lax.conv_general_dilated(
+    x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
+  )
+
+
+def assert_same(actual, expected):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5 * np.abs(b).max()), actual, expected)
+
+
+@cases
+def test_value_and_derivatives(groups, inputs, outputs, kernel_size, padding):
+  x, kernel = operands(groups, inputs, outputs, kernel_size)
+
+  def results(conv):
+    def loss(x, kernel):
+      return jnp.sum(jnp.tanh(conv(x, kernel, groups, padding)))
+
+    def penalty(x, kernel):
+      return jnp.sum(jax.grad(loss)(x, kernel) ** 2)
+
+    def weight_penalty(x, kernel):
+      return jnp.sum(jax.grad(loss, 1)(x, kernel) ** 2)
+
+    return (
+      conv(x, kernel, groups, padding),
+      jax.grad(loss, (0, 1))(x, kernel),
+      jax.grad(penalty, (0, 1))(x, kernel),
+      jax.grad(weight_penalty, (0, 1))(x, kernel),
+      jax.jvp(lambda x, k: jax.grad(loss, (0, 1))(x, k), (x, kernel), (jnp.sin(x), jnp.cos(kernel)))[1],
+    )
+
+  assert_same(jax.jit(lambda: results(grouped_conv))(), jax.jit(lambda: results(native))())
+
+
+@pytest.mark.parametrize("x_axis, kernel_axis", [(0, None), (None, 1), (2, 0)])
+def test_vmap(x_axis, kernel_axis):
+  groups = 2
+  xs, kernels = (jnp.stack([a, 2 * a, a**2]) for a in operands(groups, 2, 3, (3, 3)))
+  x = xs[0] if x_axis is None else jnp.moveaxis(xs, 0, x_axis)
+  kernel = kernels[0] if kernel_axis is None else jnp.moveaxis(kernels, 0, kernel_axis)
+
+  def gradients(conv):
+    def one(x, kernel):
+      return jax.value_and_grad(lambda x, k: jnp.sum(jnp.sin(conv(x, k, groups, None))), (0, 1))(x, kernel)
+
+    return jax.vmap(one, (x_axis, kernel_axis))(x, kernel)
+
+  assert_same(gradients(grouped_conv), gradients(native))
+
+
+def test_bfloat16():
+  x, kernel = operands(4, 8, 8, (3, 3), jnp.bfloat16)
+  out = grouped_conv(x, kernel, 4)
+  assert out.dtype == jnp.bfloat16
+  expected = native(x.astype(jnp.float32), kernel.astype(jnp.float32), 4, None)
+  np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.02 * np.abs(expected).max())
+
+
+def test_sharded_batch_beside_a_replicated_kernel():
+  x, kernel = operands(2, 2, 2, (3, 3))
+  conv = jax.shard_map(
+    lambda x, kernel: grouped_conv(x, kernel, 2), mesh=make_mesh(2), in_specs=(P("data"), P()), out_specs=P("data")
+  )
+  assert_same(conv(x, kernel), native(x, kernel, 2, None))
+
+
+def test_misfits_are_named():
+  x, kernel = operands(2, 3, 3, (3, 3))
+  with pytest.raises(ValueError, match="do not fit 3 groups"):
+    grouped_conv(x, kernel, 3)
+  with pytest.raises(ValueError, match="x is float32 but the kernel is bfloat16"):
+    grouped_conv(x, kernel.astype(jnp.bfloat16), 2)

@@ -1,0 +1,49 @@
+"""Resampling against its definition: insert zeros or drop pixels, and filter with [1, 3, 3, 1]."""
+
+import jax
+import numpy as np
+
+from r3gan_jax.ops.resample import downsample2x, upsample2x
+
+FILTER = np.array([1.0, 3.0, 3.0, 1.0]) / 8
+
+
+def along_axis(function, x, axis):
+  return np.apply_along_axis(function, axis, x)
+
+
+def upsample_definition(x):
+  def one(line):
+    stuffed = np.zeros(2 * len(line) + 1)
+    stuffed[1::2] = line  # out[2i] leans on x[i - 1], out[2i + 1] on x[i + 1]
+    return 2 * np.convolve(stuffed, FILTER)[2 : 2 + 2 * len(line)]
+
+  return along_axis(one, along_axis(one, x, 1), 2)
+
+
+def downsample_definition(x):
+  def one(line):
+    return np.convolve(np.pad(line, 1), FILTER, mode="valid")[::2]
+
+  return along_axis(one, along_axis(one, x, 1), 2)
+
+
+def test_upsample():
+  x = np.random.default_rng(0).standard_normal((2, 3, 5, 2)).astype(np.float32)
+  out = upsample2x(x)
+  assert out.shape == (2, 6, 10, 2)
+  np.testing.assert_allclose(out, upsample_definition(x), atol=1e-6)
+  np.testing.assert_allclose(upsample2x(np.ones((1, 4, 4, 1), np.float32))[:, 1:-1, 1:-1], 1)
+
+
+def test_downsample():
+  x = np.random.default_rng(0).standard_normal((2, 6, 8, 2)).astype(np.float32)
+  out = downsample2x(x)
+  assert out.shape == (2, 3, 4, 2)
+  np.testing.assert_allclose(out, downsample_definition(x), atol=1e-6)
+
+
+def test_down_is_a_quarter_of_the_transpose_of_up():
+  x = np.random.default_rng(0).standard_normal((1, 6, 8, 2)).astype(np.float32)
+  (transposed,) = jax.linear_transpose(upsample2x, jax.ShapeDtypeStruct((1, 3, 4, 2), np.float32))(x)
+  np.testing.assert_allclose(downsample2x(x), transposed / 4, atol=1e-6)

@@ -1,0 +1,168 @@
+"""Laws of the training step: how the batch is split does not matter, nothing recompiles, nothing is gathered."""
+
+import re
+
+import golden_cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r3gan_jax import schedules
+from r3gan_jax.algorithms.base import Average, Phase
+from r3gan_jax.algorithms.r3gan import R3GAN
+from r3gan_jax.networks.r3gan import Discriminator, Generator
+from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
+from r3gan_jax.training.optimizer import adam_without_momentum
+from r3gan_jax.training.state import init_state
+from r3gan_jax.training.step import make_train_step
+
+BATCH = 16
+SHAPE = {"widths": (8, 8), "cardinalities": (2, 2), "blocks": (1, 1), "num_classes": 3, "embed_dim": 8}
+ALGORITHM = R3GAN(Generator(**SHAPE, noise_dim=8), Discriminator(**SHAPE), 8, (8, 8, 3), num_classes=3)
+OPTIMIZERS = {"generator": adam_without_momentum(), "discriminator": adam_without_momentum()}
+SCHEDULES = {
+  "learning_rate": schedules.cosine(1e-3, 1e-4, 64),
+  "beta2": schedules.cosine(0.9, 0.99, 64),
+  "gamma": schedules.cosine(1.0, 0.1, 64),
+  "ema_half_life": schedules.cosine(0.0, 100.0, 64),
+}
+
+
+def batches(seed):
+  random = np.random.default_rng(seed)
+  return tuple(
+    {
+      "image": random.integers(0, 256, (BATCH, 8, 8, 3), dtype=np.uint8),
+      "label": random.integers(0, 3, BATCH, dtype=np.int32),
+    }
+    for _ in range(2)
+  )
+
+
+def train(devices=1, micro_batches=None, iterations=3):
+  mesh = make_mesh(devices)
+  state = jax.jit(lambda: init_state(ALGORITHM, OPTIMIZERS, 0), out_shardings=replicated(mesh))()
+  step = make_train_step(ALGORITHM, OPTIMIZERS, SCHEDULES, mesh, micro_batches)
+  compilations = []
+
+  def count(event, *_, **__):
+    compilations.append(event)
+
+  for i in range(iterations):
+    given = jax.device_put(batches(i), batch_sharding(mesh))
+    jax.block_until_ready((state, given))
+    if i == 1:
+      jax.monitoring.register_event_duration_secs_listener(count)
+    state, metrics = step(state, given)
+  jax.monitoring.unregister_event_duration_listener(count)
+  assert not [event for event in compilations if "compile" in event], "recompiled after the first iteration"
+  return state, jax.device_get(metrics)
+
+
+@pytest.fixture(scope="module")
+def reference():
+  return train()
+
+
+@pytest.mark.parametrize(
+  "devices, micro_batches",
+  [(8, None), (1, {"discriminator": 4, "generator": 2}), (2, {"discriminator": 8, "generator": 4})],
+)
+def test_how_the_batch_is_split_does_not_matter(reference, devices, micro_batches):
+  state, metrics = train(devices, micro_batches)
+  assert state.images_seen == 3 * BATCH
+  for tree, expected in (
+    (state.params, reference[0].params),
+    (state.ema, reference[0].ema),
+  ):
+    # Adam divides small gradients by themselves, so whole vectors are compared.
+    assert golden_cases.relative_errors(tree, expected)["all"] < 1e-5
+  for name, value in reference[1].items():
+    np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_metrics_and_knobs(reference):
+  metrics = reference[1]
+  assert metrics["finite"] == 1
+  np.testing.assert_allclose(metrics["knobs/gamma"], SCHEDULES["gamma"](jnp.int32(2 * BATCH)), rtol=1e-6)
+  assert metrics["discriminator/gradient_norm"] > 0 and metrics["generator/gradient_norm"] > 0
+
+
+def test_draws_differ_between_iterations_phases_and_samples():
+  seen = []
+
+  class Recording(R3GAN):
+    def _noise(self, rngs):
+      z = super()._noise(rngs)
+      jax.debug.callback(lambda z: seen.append(np.asarray(z)), z)
+      return z
+
+  mesh = make_mesh(1)
+  algorithm = Recording(ALGORITHM.generator, ALGORITHM.discriminator, 8, (8, 8, 3), num_classes=3)
+  state = jax.jit(lambda: init_state(algorithm, OPTIMIZERS, 0))()
+  step = make_train_step(algorithm, OPTIMIZERS, SCHEDULES, mesh)
+  for i in range(2):
+    state, _ = step(state, batches(i))
+  jax.block_until_ready(state)
+  jax.effects_barrier()
+  drawn = np.concatenate(seen)
+  assert drawn.shape == (4 * BATCH, 8)
+  assert len(np.unique(drawn[:, 0])) == 4 * BATCH
+
+
+def test_not_finite_is_reported():
+  mesh = make_mesh(1)
+  state = jax.jit(lambda: init_state(ALGORITHM, OPTIMIZERS, 0))()
+  broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params["discriminator"])
+  state = state.replace(params=state.params | {"discriminator": broken})
+  _, metrics = make_train_step(ALGORITHM, OPTIMIZERS, SCHEDULES, mesh)(state, batches(0))
+  assert metrics["finite"] == 0
+
+
+def test_collectives_are_gradients_and_scalars_only():
+  """Under shard_map XLA may only average: nothing of the batch's size may cross devices."""
+  mesh = make_mesh(8)
+  state = jax.eval_shape(lambda: init_state(ALGORITHM, OPTIMIZERS, 0))
+  abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), (state, batches(0)))
+  text = make_train_step(ALGORITHM, OPTIMIZERS, SCHEDULES, mesh).lower(*abstract).compile().as_text()
+  found = set(re.findall(r"= .*? (all-gather|all-to-all|all-reduce|reduce-scatter|collective-permute)[-(.]", text))
+  assert found == {"all-reduce"}
+
+
+def test_another_kind_of_gan():
+  """One phase that updates two networks, a carry, an optimiser and an average of its own: no edit under training/."""
+
+  class Pair:
+    image_shape, num_classes = (2, 2, 1), 0
+    averages = {"slow": Average("a", "half_life")}
+
+    @property
+    def phases(self):
+      return (Phase("both", ("a", "b"), self.gradients, counts_images=True),) * 2
+
+    def init(self, rng):
+      return {"a": jnp.ones(()), "b": jnp.ones(())}, {"mean": jnp.zeros(())}
+
+    def gradients(self, params, carry, batch, rngs, knobs):
+      mean = jnp.mean(batch["image"])
+      gradients = {"a": params["a"] * mean, "b": -params["b"] * mean}
+      carry = {"mean": jax.lax.pmean(mean, "data")}
+      return gradients, carry, {"mean": mean}
+
+    def sample(self, params, carry, rngs, labels):
+      raise AssertionError
+
+  import optax
+
+  algorithm, mesh = Pair(), make_mesh(2)
+  optimizers = {name: optax.with_extra_args_support(optax.sgd(0.1, momentum=0.9)) for name in "ab"}
+  state = jax.jit(lambda: init_state(algorithm, optimizers, 0), out_shardings=replicated(mesh))()
+  step = make_train_step(algorithm, optimizers, {"half_life": schedules.constant(4.0)}, mesh)
+  images = np.arange(16, dtype=np.float32).reshape(4, 2, 2, 1)
+  state, metrics = step(state, ({"image": images}, {"image": images}))
+  assert state.images_seen == 8
+  assert state.carry["mean"] == 7.5 and metrics["both/mean"] == 7.5
+  # Momentum: 1 - 0.75 = 0.25, then 0.25 - 0.1 (0.9 * 7.5 + 0.25 * 7.5) = -0.6125; the average keeps 0.5^(8 / 4).
+  np.testing.assert_allclose(state.params["a"], -0.6125, rtol=1e-5)
+  np.testing.assert_allclose(state.ema["slow"], -0.6125 + 0.25 * 1.6125, rtol=1e-5)
