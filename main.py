@@ -4,7 +4,7 @@ The same command again resumes the run. Settings are changed with e.g. `--config
 """
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 from r3gan_jax import factory
@@ -19,9 +19,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default: r
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLOPs of the run, and stop.")
 
 
-def main(argv: list[str]) -> None:
-  if argv[1:]:
-    raise app.UsageError(f"unexpected arguments {argv[1:]}: settings are changed with --config.NAME=VALUE")
+def main() -> None:
   config = _CONFIG.value
   experiment = factory.build_experiment(config, jax.device_count())
   if _DRY_RUN.value:

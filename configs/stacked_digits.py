@@ -25,13 +25,13 @@ def get_config(variant: str = "") -> ConfigDict:
 
   config.batch_size = 64
   config.burn_in_images = 100_000
-  config.learning_rate = (1e-3, 1e-3)
+  config.learning_rate = (2e-3, 5e-4)
   config.gamma = (0.3, 0.3)
-  config.ema_half_life = (0.0, 5_000.0)
+  config.ema_half_life = (0.0, 10_000.0)
 
-  config.run.total_images = 250_000
+  config.run.total_images = 200_000
   config.run.log_every_images = 5_000
-  config.run.snapshot_every_images = 50_000
+  config.run.snapshot_every_images = 25_000
   config.run.grid = (24, 12)
   config.run.grid_scale = 4
   config.run.metrics = ("modes",)

@@ -3,7 +3,7 @@
 from io import BytesIO
 
 import matplotlib
-from absl import app, flags
+from absl import flags
 from etils import epath
 
 from r3gan_jax.cli.runner import run
@@ -24,9 +24,7 @@ PANELS = {
 }
 
 
-def main(argv: list[str]) -> None:
-  if argv[1:]:
-    raise app.UsageError(f"unexpected arguments {argv[1:]}")
+def main() -> None:
   workdir = epath.Path(_WORKDIR.value)
   try:
     metrics = read_metrics(workdir)

@@ -10,30 +10,36 @@ from absl import app, flags, logging
 from r3gan_jax.errors import UserError
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-  """Parses flags and calls `main(argv)`; exits with status 2 after bad flags or a `UserError`, printed as one line."""
+def run(main: Callable[[], None]) -> None:
+  """Parses flags and calls `main`; exits with status 2 after bad flags or a `UserError`, printed as one line."""
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_only_ours_below_warning)
 
   def guarded(argv: list[str]) -> None:
     try:
-      main(argv)
+      if argv[1:]:
+        raise UserError(f"unexpected arguments {argv[1:]}: flags look like --name=value")
+      main()
     except UserError as error:
-      _fail(error)
+      _fail(str(error))
 
   app.run(guarded, flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
   try:
-    return flags.FLAGS(argv)
-  except (flags.Error, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-    # Besides absl's own errors: what loading a config file and setting a field of it raises.
-    _fail(error)
+    rest = flags.FLAGS(argv)
+    if "config" in flags.FLAGS:
+      flags.FLAGS.config.to_dict()  # a file that cannot be loaded is reported at its first use
+    return rest
+  except KeyError as error:
+    _fail(f"--config has no setting {error}")
+  except (flags.Error, OSError, ValueError, TypeError, AttributeError) as error:
+    # Besides absl's own errors, what loading a recipe and setting a field of it raise; the last line says most.
+    _fail(str(error).strip().splitlines()[-1].strip())
 
 
-def _fail(error: Exception) -> NoReturn:
-  message = " ".join(str(error).split())
+def _fail(message: str) -> NoReturn:
   print(f"error: {message}", file=sys.stderr)
   sys.exit(2)
 

@@ -8,7 +8,7 @@ import math
 from io import BytesIO
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from etils import epath
 
 from r3gan_jax import factory
@@ -23,9 +23,7 @@ _CLASS = flags.DEFINE_integer("class", None, "The class to draw; default: one dr
 _OUT = flags.DEFINE_string("out", None, "A .png, a .npz, or a directory.", required=True)
 
 
-def main(argv: list[str]) -> None:
-  if argv[1:]:
-    raise app.UsageError(f"unexpected arguments {argv[1:]}")
+def main() -> None:
   seeds = parse_seeds(_SEEDS.value)
   trained = factory.open_run(_WORKDIR.value)
   labels = _labels(trained.algorithm.num_classes, seeds)

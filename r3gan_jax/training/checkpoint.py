@@ -53,7 +53,7 @@ class Checkpoints:
         state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
         jax.block_until_ready(state)
       except Exception as error:  # whatever the many layers below raise for a damaged file
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0][:200]
         logging.warning(
           "checkpoint %s cannot be read, trying the one before it (%s)", self.directory / str(step), reason
         )

@@ -135,7 +135,10 @@ def test_another_kind_of_gan():
 
   class Pair:
     image_shape, num_classes = (2, 2, 1), 0
-    averages = {"slow": Average("a", "half_life")}
+
+    @property
+    def averages(self):
+      return {"slow": Average("a", "half_life")}
 
     @property
     def phases(self):

@@ -1,0 +1,48 @@
+"""The floors of the house: a module imports only from floors below its own, or from its own package."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "r3gan_jax"
+FLOORS = (
+  ("errors", "ops", "schedules"),
+  ("augment", "data", "losses", "networks"),
+  ("algorithms", "interop", "metrics"),
+  ("sampling", "training"),
+  ("factory",),
+  ("cli",),
+)
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+def imports(path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: relative import"
+      names = [f"{node.module}.{alias.name}" for alias in node.names]
+      yield from names if node.module == "r3gan_jax" else [node.module]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_only_from_below(path):
+  own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+  for name in imports(path):
+    first, *rest = name.split(".")
+    assert first != "configs", "nothing in r3gan_jax imports configs"
+    if first == "r3gan_jax":
+      assert rest[0] == own or FLOOR[rest[0]] < FLOOR[own], f"{own} imports {name}"
+    if first == "ml_collections":
+      assert own == "factory", "only factory.py touches a ConfigDict"
+    if first in ("tensorflow", "tensorflow_datasets", "grain"):
+      assert own == "data", "data/ is the only place for TensorFlow and its data sets"
+    if first == "torch":
+      raise AssertionError("PyTorch is not a dependency")
+
+
+def test_every_package_has_a_floor():
+  assert {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in MODULES} <= FLOOR.keys()

@@ -1,0 +1,205 @@
+"""The user's commands, run as a user runs them."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from r3gan_jax import factory
+from r3gan_jax.training.checkpoint import Checkpoints
+from r3gan_jax.training.mesh import make_mesh
+from r3gan_jax.training.state import abstract_state
+from r3gan_jax.training.workdir import read_config
+
+ROOT = Path(__file__).parent.parent
+SMOKE = "--config=configs/stacked_digits.py:smoke"
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+  """One device; compiled programs are shared between the commands of a test session."""
+  cache = tmp_path_factory.getbasetemp() / "compiled"
+  return os.environ | {
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "PYTHONWARNINGS": "error::DeprecationWarning:r3gan_jax",
+  }
+
+
+@pytest.fixture
+def command(environment):
+  def run(*arguments, module="main.py", status=0):
+    done = subprocess.run(
+      [sys.executable, *module.split(), *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == status, done.stderr
+    return done
+
+  return run
+
+
+def final_state(workdir):
+  algorithm = factory.build_algorithm(ConfigDict(read_config(workdir)))
+  checkpoints = Checkpoints(workdir / "checkpoints")
+  state = checkpoints.restore_latest(abstract_state(algorithm, factory.build_optimizers(algorithm), make_mesh(1)))
+  checkpoints.close()
+  return jax.tree.map(np.asarray, state.replace(rng=jax.random.key_data(state.rng)))
+
+
+def picture_size(path):
+  with Image.open(path) as picture:
+    return picture.size
+
+
+def assert_bitwise_equal(actual, expected):
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@pytest.mark.parametrize(
+  "name", ["cifar10", "ffhq64", "ffhq256", "imagenet32", "imagenet64", "stacked_mnist", "stacked_digits"]
+)
+def test_every_smoke_variant_trains(command, tmp_path, name):
+  done = command(f"--config=configs/{name}.py:smoke", f"--workdir={tmp_path}", "--config.run.total_images=16")
+  assert re.search(r"16 of 16 images \| \S+ s/kimg \| \d+ images/s \| ETA 0:00:00 \| \S+ GiB", done.stderr)
+  side = factory.build_algorithm(ConfigDict(read_config(tmp_path))).image_shape[0]
+  for picture in ("reals.png", "fakes_0000000000.png", "fakes_0000000016.png"):
+    assert picture_size(tmp_path / "samples" / picture)[0] % (4 * side) == 0
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert [line["images_seen"] for line in lines] == [16]
+  for metric in ("discriminator/r1", "discriminator/r2", "generator/loss", "knobs/gamma", "progress/images_per_second"):
+    assert np.isfinite(lines[-1][metric])
+  assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_resumed_equals_uninterrupted_bitwise(command, tmp_path):
+  """6 iterations, then 4 more, against 10 at once."""
+  command(SMOKE, f"--workdir={tmp_path}/parts", "--config.run.total_images=48")
+  done = command(SMOKE, f"--workdir={tmp_path}/parts", "--config.run.total_images=80")
+  assert "resumed from" in done.stderr and "at 48 images" in done.stderr
+  command(SMOKE, f"--workdir={tmp_path}/whole", "--config.run.total_images=80")
+  parts, whole = final_state(tmp_path / "parts"), final_state(tmp_path / "whole")
+  assert whole.images_seen == 80
+  assert_bitwise_equal(parts, whole)
+
+
+def test_killed_at_random_moments_it_goes_on_from_the_last_complete_checkpoint(command, environment, tmp_path):
+  frequent = ("--config.run.snapshot_every_images=8", "--config.run.total_images=400")
+  command(SMOKE, f"--workdir={tmp_path}/whole", *frequent)
+  killed = tmp_path / "killed"
+  moments = random.Random(0)
+  for _ in range(4):
+    process = subprocess.Popen(
+      [sys.executable, "main.py", SMOKE, f"--workdir={killed}", *frequent],
+      cwd=ROOT,
+      env=environment,
+      stderr=subprocess.DEVNULL,
+    )
+    already = len(list(killed.glob("samples/fakes*")))
+    while process.poll() is None and len(list(killed.glob("samples/fakes*"))) <= already:
+      time.sleep(0.01)  # it trains, and saves at every iteration
+    time.sleep(moments.uniform(0, 0.5))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  command(SMOKE, f"--workdir={killed}", *frequent)
+  assert_bitwise_equal(final_state(killed), final_state(tmp_path / "whole"))
+
+
+def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
+  command(SMOKE, f"--workdir={tmp_path}", "--config.run.total_images=64")
+  expected = final_state(tmp_path)
+  for file in (tmp_path / "checkpoints" / "64").rglob("*"):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+  done = command(SMOKE, f"--workdir={tmp_path}", "--config.run.total_images=64")
+  assert "checkpoints/64 cannot be read, trying the one before it" in done.stderr
+  assert "at 32 images" in done.stderr
+  assert_bitwise_equal(final_state(tmp_path), expected)
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    ((SMOKE, "--config.batch_size=0"), "config.batch_size = 0 is not a multiple of the 1 devices"),
+    ((SMOKE, "--config.run.micro_batch.generator=3"), "config.run.micro_batch.generator = 3 does not divide the 8"),
+    ((SMOKE, "--config.batchsize=8"), "batchsize"),
+    ((SMOKE, "--config.batch_size=many"), "batch_size"),
+    ((SMOKE, "--config.loss=hinge"), "config.loss = 'hinge' is unknown: choose from"),
+    ((SMOKE, "--config.data.resolution=16"), "config.data.resolution = 16"),
+    ((SMOKE, "--config.network.cardinalities=(3,3)"), "config.network.cardinalities: 3 groups"),
+    ((SMOKE, "--config.penalties=('r3',)"), "config.penalties: unknown ['r3']"),
+    ((SMOKE, "--config.run.total_images=3000000000"), "config.run.total_images"),
+    ((SMOKE, "surplus"), "unexpected arguments ['surplus']"),
+    (("--config=configs/no_such.py",), "no_such.py"),
+    (("--config=configs/cifar10.py:no_such",), "no variant 'no_such': choose from ['smoke', 'unconditional']"),
+    (
+      ("--config=configs/imagenet64.py", "--config.augment_p=(0.0,0.0)", "--config.data.directory=/nowhere"),
+      "is not prepared under",
+    ),
+    ((), "--config"),
+  ],
+)
+def test_bad_input_is_one_line_that_names_the_cure(command, tmp_path, arguments, message):
+  done = command(*arguments, f"--workdir={tmp_path / 'run'}", status=2)
+  line = done.stderr.strip().splitlines()[-1]
+  assert line.startswith("error: ") and message in line
+  assert "Traceback" not in done.stderr
+  assert not (tmp_path / "run").exists()
+
+
+def test_another_configuration_is_refused(command, tmp_path):
+  command(SMOKE, f"--workdir={tmp_path}", "--config.run.total_images=8")
+  done = command(SMOKE, f"--workdir={tmp_path}", "--config.gamma=(3.0,0.3)", status=2)
+  assert "was made with config.gamma = [0.3, 0.3], but now it is [3.0, 0.3]" in done.stderr.splitlines()[-1]
+
+
+def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(command, tmp_path):
+  done = command(SMOKE, f"--workdir={tmp_path}", "--config.learning_rate=(1e30,1e30)", status=2)
+  assert re.search(r"error: training diverged at \d+ images: not finite: .*last good checkpoint", done.stderr)
+  assert np.isfinite(final_state(tmp_path).params["generator"]["to_image"]["kernel"]).all()
+
+
+def test_dry_run_prints_counts_memory_and_flops_and_touches_nothing(command, tmp_path):
+  done = command("--config=configs/cifar10.py", f"--workdir={tmp_path / 'run'}", "--dry_run")
+  assert "generator parameters: 20781952" in done.stdout
+  assert "discriminator parameters: 21280512" in done.stdout
+  assert re.search(r"temporaries: [\d.]+ GiB", done.stdout) and re.search(r"FLOPs: 1\.\d+e\+14", done.stdout)
+  assert not (tmp_path / "run").exists()
+
+
+def test_sampling(command, tmp_path):
+  run = tmp_path / "run"
+  command("--config=configs/cifar10.py:smoke", f"--workdir={run}", "--config.run.total_images=8")
+  sample = "-m r3gan_jax.cli.sample"
+  command(f"--workdir={run}", "--seeds=0-5", f"--out={tmp_path}/all.npz", module=sample)
+  command(f"--workdir={run}", "--seeds=4,2", f"--out={tmp_path}/some.npz", module=sample)
+  everything, some = np.load(tmp_path / "all.npz"), np.load(tmp_path / "some.npz")
+  np.testing.assert_array_equal(everything["images"][[4, 2]], some["images"])
+  np.testing.assert_array_equal(everything["labels"][[4, 2]], some["labels"])
+  command(f"--workdir={run}", "--seeds=0-2", "--class=3", f"--out={tmp_path}/pictures", module=sample)
+  assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [f"seed{i:08}.png" for i in range(3)]
+  command(f"--workdir={run}", "--seeds=0-3", f"--out={tmp_path}/grid.png", module=sample)
+  assert picture_size(tmp_path / "grid.png") == (64, 64)
+  for arguments, message in (
+    (("--class=10",), "--class=10: choose from 0 to 9"),
+    (("--seeds=a-b",), "'a-b' is neither a number nor a range"),
+    ((f"--workdir={tmp_path / 'nowhere'}",), "is not a work directory"),
+  ):
+    done = command(f"--workdir={run}", f"--out={tmp_path}/x.png", *arguments, module=sample, status=2)
+    assert message in done.stderr.splitlines()[-1]
+
+
+def test_the_plot_of_a_run(command, tmp_path):
+  command(SMOKE, f"--workdir={tmp_path}")
+  command(f"--workdir={tmp_path}", module="-m r3gan_jax.cli.plot")
+  assert picture_size(tmp_path / "curves.png")[0] > 1000

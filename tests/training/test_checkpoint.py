@@ -1,0 +1,124 @@
+"""Checkpoints: complete or absent, exact, and a damaged one is never taken for a good one."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r3gan_jax.errors import UserError
+from r3gan_jax.training.checkpoint import Checkpoints
+from r3gan_jax.training.mesh import make_mesh, replicated
+from r3gan_jax.training.state import TrainState
+
+
+def make_state(images_seen, devices=1):
+  random = np.random.default_rng(images_seen)
+
+  def weights():
+    return {"w": jnp.asarray(random.standard_normal((64, 64)), jnp.float32)}
+
+  state = TrainState(
+    params={"generator": {"w": jnp.asarray(random.standard_normal((64, 64)), jnp.float32)}},
+    optimizer={
+      "generator": (jnp.int32(images_seen), {"w": jnp.asarray(random.standard_normal((64, 64)), jnp.float32)})
+    },
+    ema={"generator": {"w": jnp.asarray(random.standard_normal((64, 64)), jnp.float32)}},
+    carry={},
+    rng=jax.random.key(images_seen),
+    images_seen=jnp.int32(images_seen),
+  )
+  return jax.device_put(state, replicated(make_mesh(devices)))
+
+
+def abstract(devices=1):
+  sharding = replicated(make_mesh(devices))
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), make_state(0))
+
+
+def comparable(state):
+  return jax.tree.map(np.asarray, state.replace(rng=jax.random.key_data(state.rng)))
+
+
+def assert_same(actual, expected):
+  jax.tree.map(np.testing.assert_array_equal, comparable(actual), comparable(expected))
+
+
+def saved(directory, *counts, **options):
+  checkpoints = Checkpoints(directory, **options)
+  for count in counts:
+    checkpoints.save(make_state(count))
+  checkpoints.close()
+  return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_round_trip_to_any_number_of_devices(tmp_path, devices):
+  saved(tmp_path, 5)
+  state = Checkpoints(tmp_path).restore_latest(abstract(devices))
+  assert_same(state, make_state(5))
+  assert len(state.params["generator"]["w"].sharding.device_set) == devices
+
+
+def test_a_donated_state_is_saved_as_it_was(tmp_path):
+  """Saving is asynchronous and the next step overwrites the state's memory."""
+  checkpoints = Checkpoints(tmp_path)
+  overwrite = jax.jit(lambda state: jax.tree.map(lambda x: x * 0, state), donate_argnums=0)
+  state = make_state(5)
+  parts = state.replace(rng=None)
+  checkpoints.save(state)
+  jax.block_until_ready(overwrite(parts))
+  checkpoints.close()
+  assert_same(Checkpoints(tmp_path).restore_latest(abstract()), make_state(5))
+
+
+def test_nothing_saved_yet(tmp_path):
+  assert Checkpoints(tmp_path / "new").restore_latest(abstract()) is None
+
+
+def test_keeps_the_last_and_multiples(tmp_path):
+  assert saved(tmp_path / "last", 1, 2, 3, 4, keep_last=2) == [3, 4]
+  assert saved(tmp_path / "multiples", 5, 6, 10, 11, 12, keep_last=1, keep_every_images=5) == [5, 10, 12]
+
+
+def files(directory):
+  return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax drops its other readers
+def test_every_damage_falls_back_to_the_checkpoint_before(tmp_path):
+  """Each file of the newest checkpoint in turn is truncated or removed: either it still restores exactly, or it is
+  noticed and the one before it is used. Never anything in between."""
+  saved(tmp_path / "good", 1, 2, keep_last=2)
+  newest = tmp_path / "good" / "2"
+  noticed = 0
+  for i, file in enumerate(files(newest)):
+    for damage in ("truncate", "remove"):
+      copy = tmp_path / f"{i}{damage}"
+      shutil.copytree(tmp_path / "good", copy)
+      damaged = copy / "2" / file.relative_to(newest)
+      if damage == "truncate":
+        damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+      else:
+        damaged.unlink()
+      checkpoints = Checkpoints(copy)
+      state = checkpoints.restore_latest(abstract())
+      assert_same(state, make_state(int(state.images_seen)))
+      if state.images_seen == 1:
+        noticed += 1
+        checkpoints.set_aside_after(1)
+        checkpoints.save(make_state(2))
+      checkpoints.close()
+      assert_same(Checkpoints(copy).restore_latest(abstract()), make_state(2))
+  assert noticed >= 4
+
+
+def test_nothing_readable(tmp_path):
+  saved(tmp_path, 1)
+  for file in files(tmp_path):
+    file.write_bytes(b"")
+  before = files(tmp_path)
+  with pytest.raises(UserError, match="none of the checkpoints"):
+    Checkpoints(tmp_path).restore_latest(abstract())
+  assert files(tmp_path) == before

@@ -1,0 +1,65 @@
+import json
+import os
+
+import pytest
+
+from r3gan_jax.errors import UserError
+from r3gan_jax.training.workdir import claim_workdir, read_config
+
+CONFIG = {"name": "x", "gamma": (1.0, 0.1), "data": {"name": "mnist"}, "run": {"total_images": 8}}
+
+
+def test_created_and_claimed_again(tmp_path):
+  workdir = claim_workdir(tmp_path / "deep" / "run", CONFIG)
+  assert read_config(workdir) == json.loads(json.dumps(CONFIG))
+  claim_workdir(workdir, CONFIG)
+
+
+def test_how_a_run_is_carried_out_may_change(tmp_path):
+  claim_workdir(tmp_path, CONFIG)
+  claim_workdir(tmp_path, CONFIG | {"run": {"total_images": 16}})
+  assert read_config(tmp_path)["run"]["total_images"] == 16
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"gamma": (2.0, 0.1)}, r"config.gamma = \[1.0, 0.1\], but now it is \[2.0, 0.1\]"),
+    ({"data": {"name": "cifar10"}}, "config.data.name = 'mnist', but now it is 'cifar10'"),
+    ({"new": 1}, "config.new = '\\(absent\\)'"),
+  ],
+)
+def test_another_configuration_is_refused(tmp_path, change, message):
+  claim_workdir(tmp_path, CONFIG)
+  with pytest.raises(UserError, match=message):
+    claim_workdir(tmp_path, CONFIG | change)
+  assert read_config(tmp_path) == json.loads(json.dumps(CONFIG))
+
+
+def test_a_foreign_directory_is_refused(tmp_path):
+  (tmp_path / "thesis.tex").write_text("precious")
+  with pytest.raises(UserError, match="not made by r3gan_jax"):
+    claim_workdir(tmp_path, CONFIG)
+  assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="cannot write to the work directory"):
+    claim_workdir(tmp_path / "file" / "run", CONFIG)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_directory(tmp_path):
+  tmp_path.chmod(0o500)
+  with pytest.raises(UserError, match="cannot write to the work directory"):
+    claim_workdir(tmp_path / "run", CONFIG)
+
+
+def test_a_damaged_config(tmp_path):
+  claim_workdir(tmp_path, CONFIG)
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(UserError, match="cannot be read"):
+    read_config(tmp_path)
+  with pytest.raises(UserError, match="not a work directory"):
+    read_config(tmp_path / "elsewhere")
