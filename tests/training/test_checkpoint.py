@@ -20,11 +20,9 @@ def make_state(images_seen, devices=1):
     return {"w": jnp.asarray(random.standard_normal((64, 64)), jnp.float32)}
 
   state = TrainState(
-    params={"generator": {"w": jnp.asarray(random.standard_normal((64, 64)), jnp.float32)}},
-    optimizer={
-      "generator": (jnp.int32(images_seen), {"w": jnp.asarray(random.standard_normal((64, 64)), jnp.float32)})
-    },
-    ema={"generator": {"w": jnp.asarray(random.standard_normal((64, 64)), jnp.float32)}},
+    params={"generator": weights()},
+    optimizer={"generator": (jnp.int32(images_seen), weights())},
+    ema={"generator": weights()},
     carry={},
     rng=jax.random.key(images_seen),
     images_seen=jnp.int32(images_seen),
