@@ -199,7 +199,8 @@ def test_sampling(command, tmp_path):
     assert message in done.stderr.splitlines()[-1]
 
 
-def test_the_plot_of_a_run(command, tmp_path):
-  command(SMOKE, f"--workdir={tmp_path}")
-  command(f"--workdir={tmp_path}", module="-m r3gan_jax.cli.plot")
+def test_the_plot_of_a_run_in_a_relative_work_directory(command, tmp_path):
+  workdir = os.path.relpath(tmp_path, ROOT)
+  command(SMOKE, f"--workdir={workdir}")
+  command(f"--workdir={workdir}", module="-m r3gan_jax.cli.plot")
   assert picture_size(tmp_path / "curves.png")[0] > 1000

@@ -20,7 +20,7 @@ from flax import linen as nn
 
 from r3gan_jax.algorithms.base import Average, Batch, Carry, Knobs, Params, Phase
 from r3gan_jax.losses.adversarial import RELATIVISTIC, AdversarialLoss
-from r3gan_jax.losses.penalties import gradient_penalty
+from r3gan_jax.losses.penalties import PenalisedGradient, directional
 from r3gan_jax.ops.images import to_float
 
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -40,6 +40,7 @@ class R3GAN:
     loss: the adversarial loss; the paper's is relativistic.
     penalties: which of "r1" (on reals) and "r2" (on fakes) D pays; both are reported in any case.
     augment: applied to everything that D sees, with the probability of the knob "augment_p"; None: nothing is.
+    penalised_gradient: how D's gradient is computed: losses.penalties.directional, or the slower grad_of_grad.
   """
 
   generator: nn.Module
@@ -50,6 +51,14 @@ class R3GAN:
   loss: AdversarialLoss = RELATIVISTIC
   penalties: tuple[str, ...] = ("r1", "r2")
   augment: Augment | None = None
+  penalised_gradient: Callable[..., PenalisedGradient] = directional
+
+  def __post_init__(self) -> None:
+    if self.penalised_gradient is directional and not getattr(self.discriminator, "piecewise_linear", False):
+      raise ValueError(
+        f"losses.penalties.directional needs a discriminator that declares itself piecewise_linear, which "
+        f"{type(self.discriminator).__name__} does not: use grad_of_grad"
+      )
 
   @property
   def phases(self) -> Sequence[Phase]:
@@ -88,27 +97,34 @@ class R3GAN:
     augment_rngs = jnp.concatenate([real_rngs, fake_rngs])
     both_labels = None if labels is None else jnp.concatenate([labels, labels])
 
-    def loss(discriminator: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-      def critic(images: jax.Array) -> jax.Array:
-        return self._judge(discriminator, self._augment(images, augment_rngs, knobs), both_labels)
+    def critic(discriminator: Any, images: jax.Array, bias_scale: jax.Array) -> jax.Array:
+      return self._judge(discriminator, images, both_labels, bias_scale)
 
-      logits, penalties = gradient_penalty(critic, images)
-      real_logits, fake_logits = jnp.split(logits, 2)
-      r1, r2 = jnp.split(penalties, 2)
-      adversarial = self.loss.discriminator(real_logits, fake_logits)
-      paid = sum({"r1": r1, "r2": r2}[name] for name in self.penalties)
-      total = jnp.mean(adversarial + knobs["gamma"] / 2 * paid)
-      return total, {
-        "loss": total,
-        "adversarial_loss": jnp.mean(adversarial),
-        "r1": jnp.mean(r1),
-        "r2": jnp.mean(r2),
-        "real_logits": jnp.mean(real_logits),
-        "fake_logits": jnp.mean(fake_logits),
-        "relativistic_sign": jnp.mean(jnp.sign(real_logits - fake_logits)),
-      }
+    def adversarial(logits: jax.Array) -> jax.Array:
+      return jnp.mean(self.loss.discriminator(*jnp.split(logits, 2)))
 
-    gradients, metrics = jax.grad(loss, has_aux=True)(params["discriminator"])
+    paid = jnp.array([float(name in self.penalties) for name in ("r1", "r2")])
+    gradients, logits, penalties = self.penalised_gradient(
+      critic,
+      params["discriminator"],
+      images,
+      lambda images: self._augment(images, augment_rngs, knobs),
+      adversarial,
+      knobs["gamma"] / len(real) * jnp.repeat(paid, len(real)),
+    )
+    real_logits, fake_logits = jnp.split(logits, 2)
+    r1, r2 = jnp.split(penalties, 2)
+    metrics = {
+      "loss": jnp.mean(
+        self.loss.discriminator(real_logits, fake_logits) + knobs["gamma"] / 2 * (paid[0] * r1 + paid[1] * r2)
+      ),
+      "adversarial_loss": adversarial(logits),
+      "r1": jnp.mean(r1),
+      "r2": jnp.mean(r2),
+      "real_logits": jnp.mean(real_logits),
+      "fake_logits": jnp.mean(fake_logits),
+      "relativistic_sign": jnp.mean(jnp.sign(real_logits - fake_logits)),
+    }
     return {"discriminator": gradients}, carry, metrics
 
   def _generator_gradients(
@@ -138,8 +154,10 @@ class R3GAN:
   def _generate(self, generator: Any, z: jax.Array, labels: jax.Array | None) -> jax.Array:
     return cast(jax.Array, self.generator.apply({"params": generator}, z, labels))
 
-  def _judge(self, discriminator: Any, images: jax.Array, labels: jax.Array | None) -> jax.Array:
-    return cast(jax.Array, self.discriminator.apply({"params": discriminator}, images, labels))
+  def _judge(
+    self, discriminator: Any, images: jax.Array, labels: jax.Array | None, bias_scale: jax.Array | None = None
+  ) -> jax.Array:
+    return cast(jax.Array, self.discriminator.apply({"params": discriminator}, images, labels, bias_scale))
 
   def _augment(self, images: jax.Array, rngs: jax.Array, knobs: Knobs) -> jax.Array:
     return images if self.augment is None else self.augment(images, rngs, knobs["augment_p"])

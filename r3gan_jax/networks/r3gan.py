@@ -7,6 +7,7 @@ block, in front of its activations.
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -67,8 +68,11 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
   """Maps an image, and a class, to one logit. Attributes as the Generator's; `embed_dim` is widths[0] in [P].
 
-  Between linear layers stands LeakyReLU and nothing else: D is piecewise linear in its image.
+  Between linear layers stands LeakyReLU and nothing else, so with the activation pattern held fixed D is linear in
+  (image, biases) together. `bias_scale` [N] multiplies every bias, sample by sample: D(s x, s) = s D(x, 1).
   """
+
+  piecewise_linear: ClassVar[bool] = True
 
   widths: Sequence[int]
   cardinalities: Sequence[int]
@@ -79,7 +83,9 @@ class Discriminator(nn.Module):
   bfloat16_stages: int = 0
 
   @nn.compact
-  def __call__(self, images: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+  def __call__(
+    self, images: jax.Array, labels: jax.Array | None = None, bias_scale: jax.Array | None = None
+  ) -> jax.Array:
     """images [N, H, W, C] float32, labels [N] int32 (None if unconditional) -> logits [N] float32."""
     top = len(self.widths) - 1
     x = images.astype(_stage_dtype(self, top))
@@ -91,7 +97,7 @@ class Discriminator(nn.Module):
       for block in range(blocks):
         x = ResidualBlock(
           cardinality, self.expansion, block_count=sum(self.blocks), name=f"stage_{stage}_block_{block}"
-        )(x)
+        )(x, bias_scale)
     features = DiscriminativeBasis(self.embed_dim if self.num_classes else 1, name="basis")(x).astype(_full_precision())
     if not self.num_classes:
       return features[:, 0]
@@ -108,7 +114,7 @@ class ResidualBlock(nn.Module):
   block_count: int
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
     outer = x.shape[-1]
     inner = self.expansion * outer
     # Fix-up initialisation: with m = 3 linear layers a branch, L^(-1 / (2m - 2)) and a last layer of zeros.
@@ -119,8 +125,8 @@ class ResidualBlock(nn.Module):
     conv2 = self.param("conv2", _normal(gain, fan_in=group * 9), (3, 3, group, inner))
     bias2 = self.param("bias2", nn.initializers.zeros, (inner,))
     conv3 = self.param("conv3", nn.initializers.zeros, (inner, outer))
-    y = _bias_activate(_pointwise(x, conv1), bias1)
-    y = _bias_activate(grouped_conv(y, conv2.astype(y.dtype), self.cardinality), bias2)
+    y = _bias_activate(_pointwise(x, conv1), bias1, bias_scale)
+    y = _bias_activate(grouped_conv(y, conv2.astype(y.dtype), self.cardinality), bias2, bias_scale)
     return x + _pointwise(y, conv3)
 
 
@@ -208,8 +214,13 @@ def _pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return jnp.einsum("...i,io->...o", x, kernel.astype(x.dtype))
 
 
-def _bias_activate(x: jax.Array, bias: jax.Array) -> jax.Array:
-  return nn.leaky_relu(x + bias.astype(x.dtype)[None, None, None], LEAKY_SLOPE)
+def _bias_activate(x: jax.Array, bias: jax.Array, bias_scale: jax.Array | None) -> jax.Array:
+  """LeakyReLU(x + bias), the bias of sample i times bias_scale[i]."""
+  bias = bias.astype(x.dtype)[None, None, None]
+  if bias_scale is not None:
+    bias = bias * bias_scale.astype(x.dtype)[:, None, None, None]
+  x = x + bias
+  return jnp.where(x > 0, x, LEAKY_SLOPE * x)
 
 
 def _stages(network: Generator | Discriminator) -> list[tuple[int, int, int]]:

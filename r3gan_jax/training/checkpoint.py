@@ -24,7 +24,9 @@ class Checkpoints:
   """
 
   def __init__(self, directory: epath.PathLike, keep_last: int = 1, keep_every_images: int = 0):
-    self.directory = epath.Path(directory)
+    directory = epath.Path(directory)
+    # Orbax wants absolute paths; remote ones (gs://...) are.
+    self.directory = directory if "://" in str(directory) else directory.resolve()
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every_images or None),
