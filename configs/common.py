@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
   config.algorithm = "r3gan"
   config.loss = "relativistic"  # or "non_saturating", for the ablation
   config.penalties = ("r1", "r2")
+  config.penalised_gradient = "directional"  # or "grad_of_grad": the same gradient, slower
 
   config.data = ConfigDict()
   config.data.source = "tfds"  # tfds, stacked_mnist, stacked_digits, generated
@@ -48,6 +49,7 @@ def get_config() -> ConfigDict:
   config.network.noise_dim = 64
   config.network.bfloat16_stages = 4  # the highest-resolution ones
   config.network.bfloat16 = "auto"  # "auto": on except on CPUs; "on"; "off"
+  config.network.grouped_conv = "auto"  # the algorithm of the 3x3 convolutions: ops/grouped_conv.py
 
   config.batch_size = 256  # over all devices
   # Schedules, (from, to): half a cosine over the burn-in, then constant.

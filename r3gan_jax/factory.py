@@ -23,9 +23,11 @@ from r3gan_jax.data.stacked import StackedSource, load_small_digits
 from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import NON_SATURATING, RELATIVISTIC
+from r3gan_jax.losses.penalties import directional, grad_of_grad
 from r3gan_jax.metrics.digit_classifier import DigitClassifier
 from r3gan_jax.metrics.modes import ModeCoverage
 from r3gan_jax.networks.r3gan import Discriminator, Generator
+from r3gan_jax.ops.grouped_conv import ALGORITHMS as GROUPED_CONV_ALGORITHMS
 from r3gan_jax.sampling import Sampler, image_grid, save_png
 from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.loop import Experiment, Snapshot
@@ -35,6 +37,7 @@ from r3gan_jax.training.state import abstract_state, averaged_params
 from r3gan_jax.training.workdir import read_config
 
 LOSSES = {"relativistic": RELATIVISTIC, "non_saturating": NON_SATURATING}
+PENALISED_GRADIENTS = {"directional": directional, "grad_of_grad": grad_of_grad}
 SCHEDULED = ("learning_rate", "beta2", "gamma", "ema_half_life", "augment_p")
 MAX_IMAGES = 2**31 - 1
 
@@ -48,6 +51,7 @@ def _r3gan(config: ConfigDict, platform: str) -> Algorithm:
     "blocks": tuple(network.blocks),
     "expansion": network.expansion,
     "num_classes": data.num_classes,
+    "grouped_conv": network.grouped_conv,
     "bfloat16_stages": network.bfloat16_stages if _look_up(on, "network.bfloat16", network.bfloat16) else 0,
   }
   stages = {len(network.widths), len(network.cardinalities), len(network.blocks)}
@@ -62,6 +66,7 @@ def _r3gan(config: ConfigDict, platform: str) -> Algorithm:
         f"config.network.cardinalities: {cardinality} groups do not divide width {width} x expansion "
         f"{network.expansion}"
       )
+  _look_up({"auto": None, **GROUPED_CONV_ALGORITHMS}, "network.grouped_conv", network.grouped_conv)
   if unknown := set(config.penalties) - {"r1", "r2"}:
     raise UserError(f"config.penalties: unknown {sorted(unknown)}: choose from ['r1', 'r2']")
   return R3GAN(
@@ -74,6 +79,7 @@ def _r3gan(config: ConfigDict, platform: str) -> Algorithm:
     num_classes=data.num_classes,
     loss=_look_up(LOSSES, "loss", config.loss),
     penalties=tuple(config.penalties),
+    penalised_gradient=_look_up(PENALISED_GRADIENTS, "penalised_gradient", config.penalised_gradient),
   )
 
 

@@ -33,6 +33,7 @@ class Generator(nn.Module):
     image_channels: 1 to 4.
     expansion: width of a block's inner layers over its outer ones.
     bfloat16_stages: how many of the highest-resolution stages compute in bfloat16; parameters stay float32.
+    grouped_conv: the algorithm of the 3x3 convolutions, a key of ops.grouped_conv.ALGORITHMS or "auto".
   """
 
   widths: Sequence[int]
@@ -44,6 +45,7 @@ class Generator(nn.Module):
   image_channels: int = 3
   expansion: int = 2
   bfloat16_stages: int = 0
+  grouped_conv: str = "auto"
 
   @nn.compact
   def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
@@ -60,7 +62,7 @@ class Generator(nn.Module):
         x = Upsample(width, name=f"up_{stage}")(x)
       for block in range(blocks):
         x = ResidualBlock(
-          cardinality, self.expansion, block_count=sum(self.blocks), name=f"stage_{stage}_block_{block}"
+          cardinality, self.expansion, sum(self.blocks), self.grouped_conv, name=f"stage_{stage}_block_{block}"
         )(x)
     return PointwiseConv(self.image_channels, name="to_image")(x).astype(_full_precision())
 
@@ -81,6 +83,7 @@ class Discriminator(nn.Module):
   embed_dim: int = 768
   expansion: int = 2
   bfloat16_stages: int = 0
+  grouped_conv: str = "auto"
 
   @nn.compact
   def __call__(
@@ -96,7 +99,7 @@ class Discriminator(nn.Module):
         x = Downsample(width, name=f"down_{stage}")(x)
       for block in range(blocks):
         x = ResidualBlock(
-          cardinality, self.expansion, block_count=sum(self.blocks), name=f"stage_{stage}_block_{block}"
+          cardinality, self.expansion, sum(self.blocks), self.grouped_conv, name=f"stage_{stage}_block_{block}"
         )(x, bias_scale)
     features = DiscriminativeBasis(self.embed_dim if self.num_classes else 1, name="basis")(x).astype(_full_precision())
     if not self.num_classes:
@@ -112,6 +115,7 @@ class ResidualBlock(nn.Module):
   cardinality: int
   expansion: int
   block_count: int
+  grouped_conv: str
 
   @nn.compact
   def __call__(self, x: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
@@ -126,7 +130,9 @@ class ResidualBlock(nn.Module):
     bias2 = self.param("bias2", nn.initializers.zeros, (inner,))
     conv3 = self.param("conv3", nn.initializers.zeros, (inner, outer))
     y = _bias_activate(_pointwise(x, conv1), bias1, bias_scale)
-    y = _bias_activate(grouped_conv(y, conv2.astype(y.dtype), self.cardinality), bias2, bias_scale)
+    y = _bias_activate(
+      grouped_conv(y, conv2.astype(y.dtype), self.cardinality, algorithm=self.grouped_conv), bias2, bias_scale
+    )
     return x + _pointwise(y, conv3)
 
 

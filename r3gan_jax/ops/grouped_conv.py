@@ -18,6 +18,7 @@ fast as the first.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,9 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
-def grouped_conv(x: jax.Array, kernel: jax.Array, groups: int, padding: Padding | None = None) -> jax.Array:
+def grouped_conv(
+  x: jax.Array, kernel: jax.Array, groups: int, padding: Padding | None = None, algorithm: str = "auto"
+) -> jax.Array:
   """Convolves each of `groups` consecutive blocks of channels with its own kernel, at stride 1.
 
   Args:
@@ -39,12 +42,14 @@ def grouped_conv(x: jax.Array, kernel: jax.Array, groups: int, padding: Padding 
     groups: the number of groups (the paper's *cardinality*).
     padding: zeros put ((above, below), (left of, right of)) the image; default: such that the output
       has the input's size.
+    algorithm: a key of `ALGORITHMS`, used in every derivative too; "auto": `choose` decides, for the platform that
+      the program is compiled for.
 
   Returns:
     [N, H', W', groups * O], of x's dtype.
 
   Raises:
-    ValueError: where the shapes, or the dtypes, do not fit together.
+    ValueError: where the shapes, or the dtypes, do not fit together, or the algorithm is unknown.
   """
   kernel_height, kernel_width, in_per_group, out_channels = kernel.shape
   if x.ndim != 4 or x.shape[-1] != groups * in_per_group or out_channels % groups:
@@ -54,10 +59,29 @@ def grouped_conv(x: jax.Array, kernel: jax.Array, groups: int, padding: Padding 
     )
   if x.dtype != kernel.dtype:
     raise ValueError(f"grouped_conv: x is {x.dtype} but the kernel is {kernel.dtype}")
+  if algorithm not in ("auto", *ALGORITHMS):
+    raise ValueError(f"grouped_conv: unknown algorithm {algorithm!r}: choose from {['auto', *ALGORITHMS]}")
   if padding is None:
     padding = ((kernel_height - 1) // 2, kernel_height // 2), ((kernel_width - 1) // 2, kernel_width // 2)
   x, kernel = _match_varying_axes(x, kernel)
-  return _conv_p.bind(x, kernel, groups=groups, padding=padding)
+  return _conv_p.bind(x, kernel, groups=groups, padding=padding, algorithm=algorithm)
+
+
+def choose(platform: str, groups: int, channels_per_group: int) -> str:
+  """The algorithm for a shape, by benchmarks/grouped_conv.py (CPU) and benchmarks/tpu.py (TPU).
+
+  Args:
+    platform: "cpu", "tpu", or another, as jax names it.
+    groups: how many.
+    channels_per_group: the larger of a group's input and output channels.
+  """
+  if groups == 1:
+    return "native"
+  if platform == "cpu":
+    return "per_group"
+  if platform == "tpu" and channels_per_group < LANES:
+    return "lanes"
+  return "native"
 
 
 def _match_varying_axes(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -83,21 +107,11 @@ def _transposed_padding(padding: Padding, kernel_size: tuple[int, int]) -> Paddi
   return (height - 1 - top, height - 1 - bottom), (width - 1 - left, width - 1 - right)
 
 
-# Algorithms. Each computes one of the two operations; they agree to rounding.
+# Algorithms. Each computes both operations; they agree to rounding.
 
 
 def _conv_native(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
   return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS, feature_group_count=groups)
-
-
-def _conv_mapped(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
-  """One plain convolution a group."""
-
-  def one_group(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
-    return _conv_native(*operands, groups=1, padding=padding)
-
-  y = lax.map(one_group, (_split_groups(x, groups), _split_groups(kernel, groups)))
-  return _join_groups(y)
 
 
 def _weight_gradient_native(
@@ -110,10 +124,19 @@ def _weight_gradient_native(
   return gradient
 
 
-def _weight_gradient_im2col(
+def _conv_per_group(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
+  """One plain convolution a group."""
+
+  def one_group(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
+    return _conv_native(*operands, groups=1, padding=padding)
+
+  return _join_groups(lax.map(one_group, (_split_groups(x, groups), _split_groups(kernel, groups))))
+
+
+def _weight_gradient_per_group(
   x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int]
 ) -> jax.Array:
-  """Per group: the patches of that group alone as a matrix, and one matrix product."""
+  """Per group: the patches of that group alone as a matrix (im2col), and one matrix product."""
   height, width = kernel_size
   batch, out_height, out_width, _ = dy.shape
   in_per_group, out_per_group = x.shape[-1] // groups, dy.shape[-1] // groups
@@ -131,6 +154,61 @@ def _weight_gradient_im2col(
   return _join_groups(lax.map(one_group, (_split_groups(x, groups), _split_groups(dy, groups))))
 
 
+LANES = 128
+"""The width of a TPU's matrix unit, in channels."""
+
+
+def _merged(groups: int, channels_per_group: int) -> int:
+  """How many groups share a block of lanes: the largest divisor of `groups` that fits."""
+  return max(m for m in range(1, groups + 1) if groups % m == 0 and (m == 1 or m * channels_per_group <= LANES))
+
+
+def _conv_lanes(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
+  """Groups merged, with a block-diagonal kernel, into blocks that fill the lanes; one plain convolution a block."""
+  height, width, inputs, _ = kernel.shape
+  outputs = kernel.shape[-1] // groups
+  merged = _merged(groups, max(inputs, outputs))
+  blocks = groups // merged
+  kernel = kernel.reshape(height, width, inputs, blocks, merged, outputs)
+  kernel = jnp.einsum("hwibmo,nm->hwnibmo", kernel, jnp.eye(merged, dtype=kernel.dtype))
+  kernel = kernel.reshape(height, width, merged * inputs, blocks * merged * outputs)
+  return jnp.concatenate(
+    [
+      _conv_native(x, kernel, groups=1, padding=padding)
+      for x, kernel in zip(jnp.split(x, blocks, -1), jnp.split(kernel, blocks, -1), strict=True)
+    ],
+    axis=-1,
+  )
+
+
+def _weight_gradient_lanes(
+  x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int]
+) -> jax.Array:
+  """The dense weight gradient of each block of lanes, of which the diagonal is kept."""
+  inputs, outputs = x.shape[-1] // groups, dy.shape[-1] // groups
+  merged = _merged(groups, max(inputs, outputs))
+  blocks = groups // merged
+  plain = partial(_weight_gradient_native, groups=1, padding=padding, kernel_size=kernel_size)
+  pairs = zip(jnp.split(x, blocks, -1), jnp.split(dy, blocks, -1), strict=True)
+  dense = jnp.stack([plain(x, dy) for x, dy in pairs], axis=2)
+  dense = dense.reshape(*kernel_size, blocks, merged, inputs, merged, outputs)
+  return jnp.einsum("hwbmimo->hwibmo", dense).reshape(*kernel_size, inputs, groups * outputs)
+
+
+class Algorithm(NamedTuple):
+  """One way to compute the two operations."""
+
+  conv: Callable[..., jax.Array]
+  weight_gradient: Callable[..., jax.Array]
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+  "native": Algorithm(_conv_native, _weight_gradient_native),
+  "per_group": Algorithm(_conv_per_group, _weight_gradient_per_group),
+  "lanes": Algorithm(_conv_lanes, _weight_gradient_lanes),
+}
+
+
 def _split_groups(x: jax.Array, groups: int) -> jax.Array:
   """[..., G*C] -> [G, ..., C]."""
   return jnp.moveaxis(x.reshape(*x.shape[:-1], groups, -1), -2, 0)
@@ -142,47 +220,42 @@ def _join_groups(x: jax.Array) -> jax.Array:
   return x.reshape(*x.shape[:-2], -1)
 
 
-def _conv_cpu(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
-  algorithm = _conv_native if groups == 1 else _conv_mapped
-  return algorithm(x, kernel, groups=groups, padding=padding)
-
-
 # The two primitives.
 
 
-def _conv_abstract(x, kernel, *, groups, padding):
-  sizes = _conv_output_size(x.shape[1:3], kernel.shape[:2], padding)
+def _conv_abstract(x, kernel, *, groups, padding, algorithm):
+  del groups, algorithm
+  sizes = (n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[1:3], padding, kernel.shape[:2], strict=True))
   return x.update(shape=(x.shape[0], *sizes, kernel.shape[-1]), weak_type=False)
 
 
-def _conv_output_size(size: tuple[int, int], kernel_size: tuple[int, int], padding: Padding) -> tuple[int, int]:
-  height, width = (n + sum(pad) - k + 1 for n, pad, k in zip(size, padding, kernel_size, strict=True))
-  return height, width
-
-
-def _weight_gradient_abstract(x, dy, *, groups, padding, kernel_size):
+def _weight_gradient_abstract(x, dy, *, groups, padding, kernel_size, algorithm):
+  del padding, algorithm
   return x.update(shape=(*kernel_size, x.shape[-1] // groups, dy.shape[-1]), weak_type=False)
 
 
-def _conv_transpose_x(dy, x, kernel, *, groups, padding):
+def _transposed_conv(dy, kernel, *, groups, padding, algorithm):
+  padding = _transposed_padding(padding, kernel.shape[:2])
+  return _conv_p.bind(dy, _flip_exchange(kernel, groups), groups=groups, padding=padding, algorithm=algorithm)
+
+
+def _conv_transpose_x(dy, x, kernel, **params):
   del x
-  return _conv_p.bind(
-    dy, _flip_exchange(kernel, groups), groups=groups, padding=_transposed_padding(padding, kernel.shape[:2])
-  )
+  return _transposed_conv(dy, kernel, **params)
 
 
-def _conv_transpose_kernel(dy, x, kernel, *, groups, padding):
-  return _weight_gradient_p.bind(x, dy, groups=groups, padding=padding, kernel_size=kernel.aval.shape[:2])
+def _conv_transpose_kernel(dy, x, kernel, **params):
+  return _weight_gradient_p.bind(x, dy, kernel_size=kernel.aval.shape[:2], **params)
 
 
-def _weight_gradient_transpose_x(dw, x, dy, *, groups, padding, kernel_size):
-  del x
-  return _conv_p.bind(dy, _flip_exchange(dw, groups), groups=groups, padding=_transposed_padding(padding, kernel_size))
+def _weight_gradient_transpose_x(dw, x, dy, *, kernel_size, **params):
+  del x, kernel_size
+  return _transposed_conv(dy, dw, **params)
 
 
-def _weight_gradient_transpose_dy(dw, x, dy, *, groups, padding, kernel_size):
+def _weight_gradient_transpose_dy(dw, x, dy, *, kernel_size, **params):
   del dy, kernel_size
-  return _conv_p.bind(x, dw, groups=groups, padding=padding)
+  return _conv_p.bind(x, dw, **params)
 
 
 def _batch(primitive, operands, dimensions, *, groups, **params):
@@ -212,8 +285,17 @@ def _define(name: str, abstract: Callable, transpose_lhs: Callable, transpose_rh
   return primitive
 
 
-def _lower(primitive: Primitive, algorithm: Callable, platform: str | None = None) -> None:
-  mlir.register_lowering(primitive, mlir.lower_fun(algorithm, multiple_results=False), platform=platform)
+def _lower(primitive: Primitive, operation: str) -> None:
+  def rule(platform: str | None) -> Callable[..., jax.Array]:
+    def lowered(x: jax.Array, y: jax.Array, *, groups: int, algorithm: str, **params: Any) -> jax.Array:
+      if algorithm == "auto":
+        algorithm = choose(platform or "", groups, max(x.shape[-1], y.shape[-1]) // groups)
+      return getattr(ALGORITHMS[algorithm], operation)(x, y, groups=groups, **params)
+
+    return lowered
+
+  for platform in (None, "cpu", "tpu"):
+    mlir.register_lowering(primitive, mlir.lower_fun(rule(platform), multiple_results=False), platform=platform)
 
 
 _conv_p = _define("r3gan_grouped_conv", _conv_abstract, _conv_transpose_x, _conv_transpose_kernel)
@@ -223,7 +305,5 @@ _weight_gradient_p = _define(
   _weight_gradient_transpose_x,
   _weight_gradient_transpose_dy,
 )
-_lower(_conv_p, _conv_native)
-_lower(_conv_p, _conv_cpu, "cpu")
-_lower(_weight_gradient_p, _weight_gradient_native)
-_lower(_weight_gradient_p, _weight_gradient_im2col, "cpu")
+_lower(_conv_p, "conv")
+_lower(_weight_gradient_p, "weight_gradient")

@@ -1,5 +1,7 @@
 """The grouped convolution against XLA's own, in every derivative."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from r3gan_jax.ops.grouped_conv import grouped_conv
+from r3gan_jax.ops.grouped_conv import ALGORITHMS, grouped_conv
 from r3gan_jax.training.mesh import make_mesh
 
 # (groups, inputs a group, outputs a group, kernel, padding)
@@ -40,8 +42,9 @@ def assert_same(actual, expected):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5 * np.abs(b).max()), actual, expected)
 
 
+@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
 @cases
-def test_value_and_derivatives(groups, inputs, outputs, kernel_size, padding):
+def test_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, algorithm):
   x, kernel = operands(groups, inputs, outputs, kernel_size)
 
   def results(conv):
@@ -62,7 +65,9 @@ def test_value_and_derivatives(groups, inputs, outputs, kernel_size, padding):
       jax.jvp(lambda x, k: jax.grad(loss, (0, 1))(x, k), (x, kernel), (jnp.sin(x), jnp.cos(kernel)))[1],
     )
 
-  assert_same(jax.jit(lambda: results(grouped_conv))(), jax.jit(lambda: results(native))())
+  assert_same(
+    jax.jit(lambda: results(partial(grouped_conv, algorithm=algorithm)))(), jax.jit(lambda: results(native))()
+  )
 
 
 @pytest.mark.parametrize("x_axis, kernel_axis", [(0, None), (None, 1), (2, 0)])
@@ -103,3 +108,5 @@ def test_misfits_are_named():
     grouped_conv(x, kernel, 3)
   with pytest.raises(ValueError, match="x is float32 but the kernel is bfloat16"):
     grouped_conv(x, kernel.astype(jnp.bfloat16), 2)
+  with pytest.raises(ValueError, match="unknown algorithm 'fft'"):
+    grouped_conv(x, kernel, 2, algorithm="fft")
