@@ -1,0 +1,182 @@
+"""What an iteration takes on a TPU, found on a machine that has none: libtpu brings the real compiler.
+
+    compile_for_topology(experiment, "v5e:2x2")
+
+Memory, FLOPs, bytes and collectives are the compiler's own; the roofline time max(FLOPs / peak, bytes / bandwidth) is
+a lower bound, from published peaks.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh
+
+from r3gan_jax.algorithms.base import DATA_AXIS
+from r3gan_jax.errors import UserError
+from r3gan_jax.training.loop import Experiment
+from r3gan_jax.training.plan import abstract_batches
+from r3gan_jax.training.state import abstract_state
+from r3gan_jax.training.step import make_train_step
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Chip:
+  """Published peaks of one chip: bfloat16 FLOP/s, bytes/s and bytes of HBM; and a slice of it, as Cloud names it."""
+
+  flops: float
+  bandwidth: float
+  memory: float
+  accelerator_type: str
+
+
+CHIPS: Mapping[str, Chip] = {
+  "v4": Chip(275e12, 1228e9, 32 * GIB, "v4-8"),
+  "v5e": Chip(197e12, 819e9, 16 * GIB, "v5litepod-4"),
+  "v5p": Chip(459e12, 2765e9, 95 * GIB, "v5p-8"),
+  "v6e": Chip(918e12, 1640e9, 32 * GIB, "v6e-4"),
+}
+"""By the name in front of the colon of a topology; https://cloud.google.com/tpu/docs/v6e and its siblings."""
+
+
+@dataclass(frozen=True)
+class Collective:
+  """One collective operation of the compiled step: its kind, and the bytes of its results."""
+
+  kind: str
+  size: int
+
+
+@dataclass(frozen=True)
+class TpuPlan:
+  """One iteration as compiled for a topology; every number is of one chip.
+
+  Attributes:
+    topology: e.g. "v5e:2x2".
+    chip_count: how many chips it has.
+    micro_batches: phase -> images a chip handles at a time; empty: all of its part of the batch.
+    flops: of the iteration.
+    bytes_accessed: HBM traffic of the iteration, as XLA counts it.
+    arguments: bytes of HBM that state and batches fill.
+    temporaries: bytes of HBM besides.
+    memory: bytes of HBM of the chip.
+    collectives: in order of the program.
+    roofline_seconds: the larger of FLOPs / peak and bytes / bandwidth.
+    text: the compiled program.
+  """
+
+  topology: str
+  chip_count: int
+  micro_batches: Mapping[str, int]
+  flops: float
+  bytes_accessed: float
+  arguments: int
+  temporaries: int
+  memory: float
+  collectives: tuple[Collective, ...]
+  roofline_seconds: float
+  text: str = dataclasses.field(repr=False)
+
+
+def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
+  """Compiles the whole iteration for a TPU slice.
+
+  Where it does not fit, the micro-batches of every phase are halved until it does.
+
+  Args:
+    experiment: with an algorithm built for the platform "tpu".
+    topology_name: a chip of `CHIPS`, a colon, and the slice's shape, e.g. "v5e:2x2" or "v4:4x4x4".
+
+  Raises:
+    UserError: where libtpu is missing, the topology unknown, or the iteration does not fit at one image a chip.
+  """
+  chip = CHIPS.get(topology_name.partition(":")[0])
+  if chip is None:
+    raise UserError(f"unknown topology {topology_name!r}: name a chip of {sorted(CHIPS)} and a shape, e.g. v5e:2x2")
+  mesh = topology_mesh(topology_name)
+  if experiment.batch_size % mesh.size:
+    raise UserError(f"a batch of {experiment.batch_size} images does not divide among {mesh.size} chips")
+  micro_batches = dict(experiment.micro_batches)
+  while True:
+    try:
+      compiled = _compile(experiment, mesh, micro_batches)
+      break
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+    per_chip = experiment.batch_size // mesh.size
+    smaller = min(per_chip, *micro_batches.values()) // 2 if micro_batches else per_chip // 2
+    if not smaller:
+      raise UserError(f"the iteration does not fit {topology_name}, even image by image: use larger chips") from None
+    micro_batches = {phase.name: smaller for phase in experiment.algorithm.phases}
+
+  memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+  flops, accessed = cost["flops"], cost["bytes accessed"]
+  return TpuPlan(
+    topology=topology_name,
+    chip_count=mesh.size,
+    micro_batches=micro_batches,
+    flops=flops,
+    bytes_accessed=accessed,
+    arguments=memory.argument_size_in_bytes,
+    temporaries=memory.temp_size_in_bytes,
+    memory=chip.memory,
+    collectives=collectives(text),
+    roofline_seconds=max(flops / chip.flops, accessed / chip.bandwidth),
+    text=text,
+  )
+
+
+def topology_mesh(topology_name: str) -> Mesh:
+  """The mesh of one axis over the chips of a slice; a UserError where libtpu is missing or the shape unknown."""
+  if find_spec("libtpu") is None:
+    raise UserError("compiling for a TPU needs libtpu: pip install 'r3gan_jax[tpu]'")
+  # Read when libtpu loads. Without them it looks for a TPU's metadata server, and waits.
+  chip = CHIPS[topology_name.partition(":")[0]]
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("TPU_ACCELERATOR_TYPE", chip.accelerator_type)
+  os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+  os.environ.setdefault("TPU_WORKER_ID", "0")
+  try:
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=topology_name)
+  except (jax.errors.JaxRuntimeError, RuntimeError) as error:
+    raise UserError(f"libtpu refuses the topology {topology_name!r}: {str(error).splitlines()[0]}") from error
+  import numpy as np
+
+  return Mesh(np.array(topology.devices).reshape(-1), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def _compile(experiment: Experiment, mesh: Mesh, micro_batches: Mapping[str, int]) -> jax.stages.Compiled:
+  step = make_train_step(experiment.algorithm, experiment.optimizers, experiment.schedules, mesh, micro_batches)
+  state = abstract_state(experiment.algorithm, experiment.optimizers, mesh)
+  return step.lower(state, abstract_batches(experiment, mesh)).compile()
+
+
+_COLLECTIVE = re.compile(
+  r"= (?P<shapes>.*?) (?P<kind>all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
+)
+_SHAPE = re.compile(r"(?P<dtype>[a-z]+\d*)\[(?P<dims>[\d,]*)\]")
+_BITS = re.compile(r"\d+")
+
+
+def collectives(text: str) -> tuple[Collective, ...]:
+  """The collective operations of a compiled program's text (the asynchronous ones once, at their start)."""
+  return tuple(
+    Collective(match["kind"], sum(_shape_bytes(shape) for shape in _SHAPE.finditer(match["shapes"])))
+    for match in _COLLECTIVE.finditer(text)
+  )
+
+
+def _shape_bytes(shape: re.Match[str]) -> int:
+  bits = _BITS.search(shape["dtype"])
+  size = int(bits[0]) // 8 if bits else 1
+  for dim in filter(None, shape["dims"].split(",")):
+    size *= int(dim)
+  return size
