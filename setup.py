@@ -13,6 +13,7 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=find_packages(include=["r3gan_jax", "r3gan_jax.*"]),
+  package_data={"r3gan_jax.ops": ["*.cc"]},  # compiled at first use, where there is a compiler
   install_requires=[
     "absl-py>=2.1,<3",
     "clu>=0.0.12,<0.1",

@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.run.total_images = 200_000
   config.run.log_every_images = 5_000
   config.run.snapshot_every_images = 25_000
-  config.run.grid = (24, 12)
-  config.run.grid_scale = 4
+  config.run.grid = (12, 6)
+  config.run.grid_scale = 8
   config.run.metrics = ("modes",)
   return common.select(config, variant)

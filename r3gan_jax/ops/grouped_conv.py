@@ -26,6 +26,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from r3gan_jax.ops import grouped_conv_cpu
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -67,19 +69,21 @@ def grouped_conv(
   return _conv_p.bind(x, kernel, groups=groups, padding=padding, algorithm=algorithm)
 
 
-def choose(platform: str, groups: int, channels_per_group: int) -> str:
+def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dtype) -> str:
   """The algorithm for a shape, by benchmarks/grouped_conv.py (CPU) and benchmarks/tpu.py (TPU).
 
   Args:
     platform: "cpu", "tpu", or another, as jax names it.
     groups: how many.
-    channels_per_group: the larger of a group's input and output channels.
+    inputs: a group's input channels.
+    outputs: a group's output channels.
+    dtype: of the operands.
   """
   if groups == 1:
     return "native"
   if platform == "cpu":
-    return "per_group"
-  if platform == "tpu" and channels_per_group < LANES:
+    return "compiled" if grouped_conv_cpu.supports(outputs, dtype) else "per_group"
+  if platform == "tpu" and max(inputs, outputs) < LANES:
     return "lanes"
   return "native"
 
@@ -205,6 +209,7 @@ class Algorithm(NamedTuple):
 ALGORITHMS: dict[str, Algorithm] = {
   "native": Algorithm(_conv_native, _weight_gradient_native),
   "per_group": Algorithm(_conv_per_group, _weight_gradient_per_group),
+  "compiled": Algorithm(grouped_conv_cpu.conv, grouped_conv_cpu.weight_gradient),
   "lanes": Algorithm(_conv_lanes, _weight_gradient_lanes),
 }
 
@@ -286,15 +291,17 @@ def _define(name: str, abstract: Callable, transpose_lhs: Callable, transpose_rh
 
 
 def _lower(primitive: Primitive, operation: str) -> None:
-  def rule(platform: str | None) -> Callable[..., jax.Array]:
+  def rule(platform: str) -> Callable[..., jax.Array]:
     def lowered(x: jax.Array, y: jax.Array, *, groups: int, algorithm: str, **params: Any) -> jax.Array:
       if algorithm == "auto":
-        algorithm = choose(platform or "", groups, max(x.shape[-1], y.shape[-1]) // groups)
+        # In both operations the last axis of the second operand is the groups' outputs.
+        algorithm = choose(platform, groups, x.shape[-1] // groups, y.shape[-1] // groups, x.dtype)
       return getattr(ALGORITHMS[algorithm], operation)(x, y, groups=groups, **params)
 
     return lowered
 
-  for platform in (None, "cpu", "tpu"):
+  mlir.register_lowering(primitive, mlir.lower_fun(rule("other"), multiple_results=False))
+  for platform in ("cpu", "tpu"):
     mlir.register_lowering(primitive, mlir.lower_fun(rule(platform), multiple_results=False), platform=platform)
 
 

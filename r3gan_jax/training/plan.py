@@ -27,7 +27,7 @@ def describe(experiment: Experiment) -> str:
     lines += [f"  state and batches: {memory.argument_size_in_bytes / 2**30:.2f} GiB"]
     lines += [f"  temporaries: {memory.temp_size_in_bytes / 2**30:.2f} GiB"]
   # XLA counts the body of a loop once. Neither micro-batches nor (on CPUs) groups are loops in this lowering.
-  whole = make_train_step(*parts).trace(state, batches).lower(lowering_platforms=("tpu",))
+  whole = make_train_step(*parts).trace(state, batches).lower(lowering_platforms=("cuda",))
   if cost := whole.cost_analysis():
     lines += [f"  FLOPs: {cost['flops']:.4g}"]
   return "\n".join(lines)

@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
-from r3gan_jax.algorithms.base import DATA_AXIS
+from r3gan_jax.algorithms.base import DATA_AXIS, Phase
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.loop import Experiment
+from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.plan import abstract_batches
 from r3gan_jax.training.state import abstract_state
-from r3gan_jax.training.step import make_train_step
+from r3gan_jax.training.step import _global_gradients, make_train_step
 
 GIB = 2**30
 
@@ -103,6 +106,7 @@ def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
   mesh = topology_mesh(topology_name)
   if experiment.batch_size % mesh.size:
     raise UserError(f"a batch of {experiment.batch_size} images does not divide among {mesh.size} chips")
+  per_chip = experiment.batch_size // mesh.size
   micro_batches = dict(experiment.micro_batches)
   while True:
     try:
@@ -111,14 +115,19 @@ def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
-    per_chip = experiment.batch_size // mesh.size
-    smaller = min(per_chip, *micro_batches.values()) // 2 if micro_batches else per_chip // 2
+    smaller = min([per_chip, *micro_batches.values()]) // 2
     if not smaller:
       raise UserError(f"the iteration does not fit {topology_name}, even image by image: use larger chips") from None
     micro_batches = {phase.name: smaller for phase in experiment.algorithm.phases}
 
-  memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
-  flops, accessed = cost["flops"], cost["bytes accessed"]
+  memory, text = compiled.memory_analysis(), compiled.as_text()
+  flops, accessed = _cost(compiled)
+  for phase in experiment.algorithm.phases:  # XLA counts the body of a loop once
+    size = min(micro_batches.get(phase.name) or per_chip, per_chip)
+    if size < per_chip:
+      body_flops, body_accessed = _cost(_compile_phase(experiment, mesh, phase, size))
+      flops += (per_chip // size - 1) * body_flops
+      accessed += (per_chip // size - 1) * body_accessed
   return TpuPlan(
     topology=topology_name,
     chip_count=mesh.size,
@@ -148,8 +157,6 @@ def topology_mesh(topology_name: str) -> Mesh:
     topology = topologies.get_topology_desc(platform="tpu", topology_name=topology_name)
   except (jax.errors.JaxRuntimeError, RuntimeError) as error:
     raise UserError(f"libtpu refuses the topology {topology_name!r}: {str(error).splitlines()[0]}") from error
-  import numpy as np
-
   return Mesh(np.array(topology.devices).reshape(-1), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
@@ -157,6 +164,22 @@ def _compile(experiment: Experiment, mesh: Mesh, micro_batches: Mapping[str, int
   step = make_train_step(experiment.algorithm, experiment.optimizers, experiment.schedules, mesh, micro_batches)
   state = abstract_state(experiment.algorithm, experiment.optimizers, mesh)
   return step.lower(state, abstract_batches(experiment, mesh)).compile()
+
+
+def _compile_phase(experiment: Experiment, mesh: Mesh, phase: Phase, size: int) -> jax.stages.Compiled:
+  """The gradients of one phase, of `size` images a chip."""
+  state = abstract_state(experiment.algorithm, experiment.optimizers, mesh)
+  batch, *_ = abstract_batches(dataclasses.replace(experiment, batch_size=size * mesh.size), mesh)
+  rngs = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size * mesh.size))
+  rngs = jax.ShapeDtypeStruct(rngs.shape, rngs.dtype, sharding=batch_sharding(mesh))
+  knobs = {name: jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)) for name in experiment.schedules}
+  return jax.jit(_global_gradients(phase, mesh, None)).lower(state.params, state.carry, batch, rngs, knobs).compile()
+
+
+def _cost(compiled: jax.stages.Compiled) -> tuple[float, float]:
+  """(FLOPs, bytes accessed)."""
+  cost = compiled.cost_analysis()
+  return cost["flops"], cost["bytes accessed"]
 
 
 _COLLECTIVE = re.compile(

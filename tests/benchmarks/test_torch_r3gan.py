@@ -14,15 +14,15 @@ def case(request):
   return golden_cases.load(request.param)
 
 
-@pytest.fixture(params=[False, True], ids=["channels_first", "channels_last"])
-def trainer(case, request):
+@pytest.fixture
+def trainer(case):
   shape = {key: case.meta["generator"][key] for key in ("widths", "cardinalities", "blocks", "num_classes")}
   dims = {key: case.meta["generator"][key] for key in ("noise_dim", "embed_dim")}
   generator, average = (torch_r3gan.Generator(**shape, **dims) for _ in range(2))
   discriminator = torch_r3gan.Discriminator(**shape, embed_dim=case.meta["discriminator"]["embed_dim"])
   torch_r3gan.load(generator, case.params("G", "generator"))
   torch_r3gan.load(discriminator, case.params("D", "discriminator"))
-  return torch_r3gan.Trainer(generator, discriminator, average, channels_last=request.param)
+  return torch_r3gan.Trainer(generator, discriminator, average)
 
 
 def images(array):

@@ -9,7 +9,8 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from r3gan_jax.ops.grouped_conv import ALGORITHMS, grouped_conv
+from r3gan_jax.ops import grouped_conv_cpu
+from r3gan_jax.ops.grouped_conv import ALGORITHMS, choose, grouped_conv
 from r3gan_jax.training.mesh import make_mesh
 
 # (groups, inputs a group, outputs a group, kernel, padding)
@@ -42,9 +43,38 @@ def assert_same(actual, expected):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5 * np.abs(b).max()), actual, expected)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+@pytest.mark.parametrize("algorithm", ["auto", *sorted(ALGORITHMS.keys() - {"compiled"})])
 @cases
 def test_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, algorithm):
+  check_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, algorithm)
+
+
+@pytest.mark.parametrize(
+  "groups, inputs, outputs, kernel_size, padding",
+  [
+    (2, 16, 16, (3, 3), None),
+    (3, 16, 32, (1, 1), None),
+    (2, 32, 16, (4, 2), None),
+    (2, 16, 16, (5, 3), ((0, 4), (2, 1))),
+  ],
+)
+@pytest.mark.skipif(not grouped_conv_cpu.available(), reason="no C++ compiler")
+def test_the_compiled_kernel(groups, inputs, outputs, kernel_size, padding):
+  assert choose("cpu", groups, inputs, outputs, jnp.dtype(jnp.float32)) == "compiled"
+  check_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, "compiled")
+
+
+@pytest.mark.skipif(not grouped_conv_cpu.available(), reason="no C++ compiler")
+@pytest.mark.parametrize("side, batch", [(4, 3), (5, 2), (21, 1), (32, 2)])
+def test_the_compiled_kernel_on_all_widths(side, batch):
+  """Rows are computed in pieces of 16, 8, 4 and 1 pixels."""
+  x = jax.random.normal(jax.random.key(0), (batch, side, side, 64))
+  kernel = jax.random.normal(jax.random.key(1), (3, 3, 16, 64))
+  conv = jax.jit(lambda x, kernel: grouped_conv(x, kernel, 4, algorithm="compiled"))
+  assert_same(conv(x, kernel), native(x, kernel, 4, None))
+
+
+def check_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, algorithm):
   x, kernel = operands(groups, inputs, outputs, kernel_size)
 
   def results(conv):
@@ -94,8 +124,9 @@ def test_bfloat16():
   np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.02 * np.abs(expected).max())
 
 
-def test_sharded_batch_beside_a_replicated_kernel():
-  x, kernel = operands(2, 2, 2, (3, 3))
+@pytest.mark.parametrize("channels", [2, 16])
+def test_sharded_batch_beside_a_replicated_kernel(channels):
+  x, kernel = operands(2, channels, channels, (3, 3))
   conv = jax.shard_map(
     lambda x, kernel: grouped_conv(x, kernel, 2), mesh=make_mesh(2), in_specs=(P("data"), P()), out_specs=P("data")
   )

@@ -1,0 +1,97 @@
+"""The grouped convolution of CPUs, compiled on the machine that runs it: the bridge to grouped_conv_cpu.cc.
+
+The first use compiles the file with the C++ compiler at hand, in a few seconds, for this processor, and keeps the
+result under the user's cache directory. Without a compiler, `available` is False and others are used.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+LANES = 16
+"""Output channels of a group come in multiples of this many."""
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+_SOURCE = Path(__file__).with_suffix(".cc")
+_TARGETS = {"r3gan_grouped_conv": "R3ganGroupedConv", "r3gan_weight_gradient": "R3ganGroupedConvWeightGradient"}
+
+
+def supports(outputs_per_group: int, dtype: jnp.dtype) -> bool:
+  """Whether the kernels can be used for a group of this many output channels, and are there."""
+  return dtype == jnp.float32 and outputs_per_group % LANES == 0 and available()
+
+
+@functools.cache
+def available() -> bool:
+  """Compiles and registers the kernels; False, said once in the log, where that cannot be done."""
+  try:
+    library = ctypes.cdll.LoadLibrary(str(_compiled()))
+  except (OSError, subprocess.CalledProcessError) as error:
+    reason = getattr(error, "stderr", None) or str(error)
+    logging.warning("grouped convolutions are slower here, without their compiled kernel: %s", reason.strip()[:300])
+    return False
+  for target, symbol in _TARGETS.items():
+    jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+  return True
+
+
+def conv(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
+  """[N, H, W, G*I], [kh, kw, I, G*O] -> [N, H', W', G*O]."""
+  sizes = (n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[1:3], padding, kernel.shape[:2], strict=True))
+  return _call("r3gan_grouped_conv", (x.shape[0], *sizes, kernel.shape[-1]), x, kernel, groups, padding)
+
+
+def weight_gradient(
+  x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int]
+) -> jax.Array:
+  """[N, H, W, G*I], [N, H', W', G*O] -> [kh, kw, I, G*O]."""
+  shape = (*kernel_size, x.shape[-1] // groups, dy.shape[-1])
+  return _call("r3gan_weight_gradient", shape, x, dy, groups, padding)
+
+
+def _call(target, shape, x, y, groups, padding):
+  (top, _), (left, _) = padding
+  result = jax.ffi.ffi_call(target, jax.typeof(x).update(shape=shape))
+  return result(x, y, groups=np.int64(groups), top=np.int64(top), left=np.int64(left))
+
+
+def _compiled() -> Path:
+  """The shared library for this source, jaxlib and processor, compiled if it is not there yet.
+
+  Raises:
+    OSError: where there is no compiler or no place to keep the result.
+    subprocess.CalledProcessError: where compiling fails.
+  """
+  compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+  if compiler is None:
+    raise OSError("no C++ compiler found (c++, g++ or clang++)")
+  options = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-w"]
+  cpuinfo = Path("/proc/cpuinfo")
+  processor = (
+    next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
+    if (cpuinfo.exists())
+    else platform.processor()
+  )
+  key = "\n".join([_SOURCE.read_text(), jax.lib.__version__, processor, compiler, *options])
+  directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r3gan_jax"
+  library = directory / f"grouped_conv_{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+  if not library.exists():
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory) as temporary:
+      made = Path(temporary) / "made.so"
+      command = [compiler, *options, "-I", jax.ffi.include_dir(), str(_SOURCE), "-o", str(made)]
+      subprocess.run(command, check=True, capture_output=True, text=True)
+      made.replace(library)  # whole or absent, also when several processes compile at once
+  return library

@@ -1,0 +1,45 @@
+"""The law of data parallelism: n devices do 1/n of the work each, and exchange gradients and scalars alone."""
+
+import jax
+import pytest
+
+from benchmarks import iteration, measure, scaling
+
+BATCH = 64
+DEVICES = 8
+
+
+@pytest.fixture(scope="module")
+def config():
+  config = iteration.load_config("configs/cifar10.py:smoke", BATCH)
+  config.data.resolution = 8
+  for name in ("widths", "cardinalities", "blocks"):
+    config.network[name] = config.network[name][:2]
+  return config
+
+
+def test_each_of_8_devices_does_an_eighth_of_the_work(config):
+  experiment = iteration.build(iteration.with_native_convolutions(config))
+  alone, shared = (measure.flops(iteration.lower(experiment, devices).compile()) for devices in (1, DEVICES))
+  assert shared * DEVICES == pytest.approx(alone, rel=0.03)
+
+
+def test_gradients_and_scalars_alone_cross_devices(config):
+  experiment = iteration.build(config)
+  found = scaling.collectives(iteration.lower(experiment, DEVICES).compile().as_text())
+  assert {collective.kind for collective in found} == {"all-reduce"}
+  params, _ = jax.eval_shape(lambda: experiment.algorithm.init(jax.random.key(0)))
+  gradients = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
+  scalars = sum(collective.size_bytes for collective in found) - gradients
+  assert 0 <= scalars <= 4 * 30
+
+
+def test_collectives_are_read_from_the_text_of_a_program():
+  text = """
+  %a = f32[] all-reduce(%x), replica_groups={{0,1}}
+  %b = (f32[3,3,16,32]{3,2,1,0}, /*index=1*/bf16[8]{0:T(256)}) all-reduce(%x, %y), channel_id=1
+  %c = pred[2,4]{1,0} all-gather-start(%z), dimensions={0}
+  %d = pred[2,4]{1,0} all-gather-done(%c)
+  %e = f32[2] add(%f, %all-reduce.3)
+  """
+  assert scaling.collectives(text) == [("all-reduce", 4), ("all-reduce", 4 * 9 * 16 * 32 + 2 * 8), ("all-gather", 8)]
