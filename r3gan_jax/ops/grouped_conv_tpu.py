@@ -21,8 +21,19 @@ from jax.experimental.pallas import tpu as pltpu
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 LANES = 128
-_VMEM_BYTES = 40 * 2**20
-"""For the blocks of one program, each twice (one is in flight); of 128 MiB on v5e and v6e, 64 MiB on v5p."""
+_VMEM_BYTES = 17 * 2**20
+"""For the blocks of one program, each twice (one is in flight); a v5e has 128 MiB."""
+
+
+def supports(groups: int, inputs: int, outputs: int) -> bool:
+  """Whether groups of these sizes make blocks that waste little of the matrix unit."""
+  return inputs < LANES and _merged(groups, inputs, outputs) * max(inputs, outputs) <= 2 * LANES
+
+
+def _merged(groups: int, inputs: int, outputs: int) -> int:
+  """How many groups share a block: the fewest whose lanes are whole registers, or all of them."""
+  fitting = [m for m in range(1, groups) if groups % m == 0 and m * inputs % LANES == m * outputs % LANES == 0]
+  return min(fitting, default=groups)
 
 
 def conv(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding, interpret: bool = False) -> jax.Array:
@@ -175,9 +186,7 @@ def _tile(
   batch, in_height, in_width, channels = x.shape
   _, out_height, out_width, out_channels = out_shape
   inputs, outputs = channels // groups, out_channels // groups
-  # A block's lanes are whole registers, or all channels.
-  fitting = [m for m in range(1, groups) if groups % m == 0 and m * inputs % LANES == m * outputs % LANES == 0]
-  merged = min(fitting, default=groups)
+  merged = _merged(groups, inputs, outputs)
   lanes_in, lanes_out = merged * inputs, merged * outputs
 
   sublanes = 32 // x.dtype.itemsize
