@@ -3,12 +3,16 @@
 The same command again resumes the run. Settings are changed with e.g. `--config.batch_size=64`.
 """
 
+from r3gan_jax.cli.runner import keep_memory, run
+
+if __name__ == "__main__":
+  keep_memory()
+
 import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
 from r3gan_jax import factory
-from r3gan_jax.cli.runner import run
 from r3gan_jax.training.logging import make_writer
 from r3gan_jax.training.loop import train
 from r3gan_jax.training.plan import describe

@@ -71,6 +71,7 @@ def get_config() -> ConfigDict:
   config.run.micro_batch.generator = 0
   config.run.grid = (16, 16)  # columns, rows
   config.run.grid_scale = 1  # pixels a pixel
+  config.run.grid_channels = False  # show each image's red, green and blue beside it, in grey
   config.run.metrics = ()  # at every snapshot: "modes"
   config.run.metric_samples = 26_000
   return config
@@ -101,4 +102,5 @@ def make_smoke(config: ConfigDict) -> None:
   config.run.log_every_images = 16
   config.run.snapshot_every_images = 32
   config.run.grid = (4, 2)
+  config.run.grid_channels = False
   config.run.metrics = ()

@@ -32,7 +32,8 @@ def get_config(variant: str = "") -> ConfigDict:
   config.run.total_images = 200_000
   config.run.log_every_images = 5_000
   config.run.snapshot_every_images = 25_000
-  config.run.grid = (12, 6)
-  config.run.grid_scale = 8
+  config.run.grid = (6, 9)
+  config.run.grid_channels = True
+  config.run.grid_scale = 4
   config.run.metrics = ("modes",)
   return common.select(config, variant)

@@ -33,4 +33,6 @@ def get_config(variant: str = "") -> ConfigDict:
   config.ema_half_life = (0.0, 500_000.0)
 
   config.run.total_images = 10_000_000
+  config.run.grid = (6, 12)
+  config.run.grid_channels = True
   return common.select(config, variant)

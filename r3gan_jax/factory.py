@@ -29,7 +29,7 @@ from r3gan_jax.metrics.digit_classifier import DigitClassifier
 from r3gan_jax.metrics.modes import ModeCoverage
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 from r3gan_jax.ops.grouped_conv import ALGORITHMS as GROUPED_CONV_ALGORITHMS
-from r3gan_jax.sampling import Sampler, image_grid, save_png
+from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
 from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.loop import Experiment, Snapshot
 from r3gan_jax.training.mesh import make_mesh
@@ -188,16 +188,20 @@ def build_snapshots(config: ConfigDict, algorithm: Algorithm, loader: Loader, wo
   sampler = Sampler(algorithm, make_mesh())
   columns, rows = config.run.grid
   seeds = np.arange(columns * rows)
-  directory = workdir / "samples"
-  directory.mkdir(exist_ok=True)
-  save_png(directory / "reals.png", image_grid(loader.examples(0, len(seeds))["image"], columns), config.run.grid_scale)
-
   # Where classes condition it, each row of the grid is one class.
   labels = np.arange(len(seeds), dtype=np.int32) // columns % algorithm.num_classes if algorithm.num_classes else None
+  directory = workdir / "samples"
+  directory.mkdir(exist_ok=True)
+
+  def save_grid(name: str, images: np.ndarray) -> np.ndarray:
+    image = image_grid(beside_its_channels(images) if config.run.grid_channels else images, columns)
+    save_png(directory / f"{name}.png", image, config.run.grid_scale)
+    return image
+
+  save_grid("reals", loader.examples(0, len(seeds))["image"])
 
   def grid(params: Any, carry: Any, images_seen: int, writer: Any) -> None:
-    image = image_grid(sampler(params, carry, seeds, labels), columns)
-    save_png(directory / f"fakes_{images_seen:010}.png", image, config.run.grid_scale)
+    image = save_grid(f"fakes_{images_seen:010}", sampler(params, carry, seeds, labels))
     writer.write_images(images_seen, {"samples": image[None]})
 
   metrics = [_look_up(METRICS, "run.metrics", name)(config) for name in config.run.metrics]

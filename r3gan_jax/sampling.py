@@ -64,6 +64,12 @@ def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
   return images.reshape(rows, columns, height, width, channels).swapaxes(1, 2).reshape(rows * height, -1, channels)
 
 
+def beside_its_channels(images: np.ndarray) -> np.ndarray:
+  """uint8 [n, H, W, 3] -> [n, H, 4 W, 3]: each image, then its red, green and blue in grey; for stacked digits."""
+  channels = [images[..., c : c + 1].repeat(3, axis=-1) for c in range(3)]
+  return np.concatenate([images, *channels], axis=2)
+
+
 def save_png(path: epath.PathLike, image: np.ndarray, scale: int = 1) -> None:
   """Writes uint8 [H, W, C], C of 1 to 4 (grey, grey + alpha, RGB, RGBA), each pixel as `scale` x `scale`."""
   image = image.repeat(scale, axis=0).repeat(scale, axis=1)

@@ -1,6 +1,7 @@
 """How every command of the project runs: flags, logging, and one line for an error that the user can mend."""
 
 import logging as standard_logging
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -8,6 +9,21 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from r3gan_jax.errors import UserError
+
+_KEEP_MEMORY = ":".join(
+  f"glibc.malloc.{name}" for name in ("hugetlb=1", f"mmap_threshold={2**32}", f"trim_threshold={2**33}")
+)
+
+
+def keep_memory() -> None:
+  """Starts this process anew with an allocator that keeps what it frees, in huge pages; for the top of a command.
+
+  XLA's CPU backend allocates its temporaries, GBs, at every step. glibc would return them to the system, and every
+  step would fault in each page again. The setting is read when a process starts. Set GLIBC_TUNABLES for another.
+  """
+  if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+    os.environ["GLIBC_TUNABLES"] = _KEEP_MEMORY
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def run(main: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ activations around the kernel in that order too (layout {3, 0, 2, 1}), so that t
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 LANES = 128
+WORD = 32
 _VMEM_BYTES = 17 * 2**20
 """For the blocks of one program, each twice (one is in flight); a v5e has 128 MiB."""
 
@@ -36,7 +38,18 @@ def _merged(groups: int, inputs: int, outputs: int) -> int:
   return min(fitting, default=groups)
 
 
-def conv(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding, interpret: bool = False) -> jax.Array:
+def conv(
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  groups: int,
+  padding: Padding,
+  bias: jax.Array | None = None,
+  in_signs: jax.Array | None = None,
+  out_signs: jax.Array | None = None,
+  slope: float = 1.0,
+  interpret: bool = False,
+) -> jax.Array:
   """[N, H, W, G*I], [kh, kw, I, G*O] -> [N, H', W', G*O], of x's dtype; sums in float32.
 
   Args:
@@ -44,45 +57,110 @@ def conv(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding, inte
     kernel: of x's dtype.
     groups: G.
     padding: zeros ((above, below), (left of, right of)) the image.
+    bias: [N, G*O], added to the convolution.
+    in_signs: packed signs (see `activated_conv`); x is multiplied by `slope` where they are 0.
+    out_signs: the same for the result, bias included.
+    slope: of the LeakyReLU whose signs they are.
     interpret: emulate the kernel, for machines without a TPU; not under `jax.shard_map`.
   """
-  height, width, _, channels = kernel.shape
-  out_height, out_width = (
-    n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[1:3], padding, kernel.shape[:2], strict=True)
-  )
-  tiling = _tile(x, (x.shape[0], out_height, out_width, channels), (height, width), groups, padding)
-  blocks, lanes_in, lanes_out = tiling.blocks, tiling.lanes_in, tiling.lanes_out
+  tiling = _tile(x, _out_shape(x, kernel, padding), kernel.shape[:2], groups, padding)
+  operands = {"x": _to_tiles(x), "kernel": _block_diagonal(kernel, groups, tiling.blocks)}
+  specs = {"x": tiling.in_spec, "kernel": tiling.kernel_spec}
+  for name, operand, spec in (
+    ("bias", bias, tiling.bias_spec),
+    ("in_signs", in_signs, tiling.in_signs_spec),
+    ("out_signs", out_signs, tiling.out_signs_spec),
+  ):
+    if operand is not None:
+      operands[name], specs[name] = operand, spec
 
-  def body(x_ref, kernel_ref, out_ref):
+  def body(*refs: jax.Ref) -> None:
+    *in_refs, out_ref = refs
+    ref = dict(zip(operands, in_refs, strict=True))
     row_tile = pl.program_id(2)
 
-    def row(r, _):
-      sums = jnp.zeros((out_width * tiling.batch, lanes_out), jnp.float32)
-      for i in range(height):
-        image = _padded_row(x_ref, tiling, row_tile, r + i)
-        for j in range(width):
-          taps = image[j : j + out_width].reshape(-1, lanes_in)
-          sums += jnp.dot(taps, kernel_ref[0, i * width + j], preferred_element_type=jnp.float32)
-      out_ref[r] = sums.reshape(out_width, tiling.batch, lanes_out).astype(out_ref.dtype)
-      return 0
+    def row(r: jax.Array, _: None) -> None:
+      sums = _convolve_row(
+        tiling, ref["kernel"], lambda tap: _input_row(tiling, row_tile, ref["x"], r + tap, ref.get("in_signs"), slope)
+      )
+      if "bias" in ref:
+        sums += ref["bias"][...].astype(jnp.float32)[None]
+      if "out_signs" in ref:
+        sums = _leak(sums, _unpack(ref["out_signs"][r], sums.shape[0]), slope)
+      out_ref[r] = sums.astype(out_ref.dtype)
 
-    lax.fori_loop(0, tiling.rows, row, 0)
+    lax.fori_loop(0, tiling.rows, row, None)
 
   out = pl.pallas_call(
     body,
     grid=tiling.grid,
-    in_specs=[
-      tiling.in_spec,
-      pl.BlockSpec((1, height * width, lanes_in, lanes_out), lambda b, n, t: (b, 0, 0, 0)),
-    ],
+    in_specs=list(specs.values()),
     out_specs=tiling.out_spec,
-    out_shape=_like(x, (out_height, out_width, x.shape[0], channels), x.dtype),
+    out_shape=_like(x, (*tiling.out_size, x.shape[0], kernel.shape[-1]), x.dtype),
     compiler_params=_compiler_params("parallel", "parallel", "parallel"),
-    cost_estimate=_cost(tiling, x, x.shape[0] * out_height * out_width * channels * x.dtype.itemsize),
+    cost_estimate=_cost(tiling, x, math.prod(_out_shape(x, kernel, padding)) * x.dtype.itemsize),
     interpret=interpret,
     name="grouped_conv",
-  )(_to_tiles(x), _block_diagonal(kernel, groups, blocks))
+  )(*operands.values())
   return _from_tiles(out)
+
+
+def activated_conv(
+  x: jax.Array,
+  kernel: jax.Array,
+  bias: jax.Array,
+  *,
+  groups: int,
+  padding: Padding,
+  slope: float,
+  interpret: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """LeakyReLU(conv(LeakyReLU(x)) + bias) for a convolution that keeps the size, and the signs of both activations.
+
+  Signs are [H, W / c, N, C] int32, c = gcd(W, 32): bit i of a word is 1 where column i of c is positive.
+
+  Args:
+    x: [N, H, W, G*I].
+    kernel: [kh, kw, I, G*O], of x's dtype.
+    bias: [N, G*O].
+    groups: G.
+    padding: zeros ((above, below), (left of, right of)) the image.
+    slope: of the LeakyReLU.
+    interpret: emulate the kernel.
+  """
+  tiling = _tile(x, _out_shape(x, kernel, padding), kernel.shape[:2], groups, padding)
+  height, width = tiling.in_size
+  top = padding[0][0]
+
+  def body(x_ref, kernel_ref, bias_ref, out_ref, in_signs_ref, out_signs_ref) -> None:
+    row_tile = pl.program_id(2)
+
+    def row(r: jax.Array, _: None) -> None:
+      in_signs_ref[r] = _pack(_input_row(tiling, row_tile, x_ref, r + top).astype(jnp.float32))
+      sums = _convolve_row(tiling, kernel_ref, lambda tap: _input_row(tiling, row_tile, x_ref, r + tap, "own", slope))
+      sums += bias_ref[...].astype(jnp.float32)[None]
+      out_signs_ref[r] = _pack(sums)
+      out_ref[r] = jnp.where(sums > 0, sums, slope * sums).astype(out_ref.dtype)
+
+    lax.fori_loop(0, tiling.rows, row, None)
+
+  words = (height, width // math.gcd(width, WORD), x.shape[0])
+  out, in_signs, out_signs = pl.pallas_call(
+    body,
+    grid=tiling.grid,
+    in_specs=[tiling.in_spec, tiling.kernel_spec, tiling.bias_spec],
+    out_specs=[tiling.out_spec, tiling.signs_spec(tiling.lanes_in), tiling.signs_spec(tiling.lanes_out)],
+    out_shape=[
+      _like(x, (height, width, x.shape[0], kernel.shape[-1]), x.dtype),
+      _like(x, (*words, x.shape[-1]), jnp.int32),
+      _like(x, (*words, kernel.shape[-1]), jnp.int32),
+    ],
+    compiler_params=_compiler_params("parallel", "parallel", "parallel"),
+    cost_estimate=_cost(tiling, x, math.prod(_out_shape(x, kernel, padding)) * x.dtype.itemsize),
+    interpret=interpret,
+    name="activated_grouped_conv",
+  )(_to_tiles(x), _block_diagonal(kernel, groups, tiling.blocks), bias)
+  return _from_tiles(out), in_signs, out_signs
 
 
 def weight_gradient(
@@ -92,6 +170,9 @@ def weight_gradient(
   groups: int,
   padding: Padding,
   kernel_size: tuple[int, int],
+  in_signs: jax.Array | None = None,
+  out_signs: jax.Array | None = None,
+  slope: float = 1.0,
   interpret: bool = False,
 ) -> jax.Array:
   """[N, H, W, G*I], [N, H', W', G*O] -> [kh, kw, I, G*O], of x's dtype; sums in float32. Arguments as `conv`'s."""
@@ -99,42 +180,106 @@ def weight_gradient(
   tiling = _tile(x, dy.shape, kernel_size, groups, padding)
   blocks, lanes_in, lanes_out = tiling.blocks, tiling.lanes_in, tiling.lanes_out
   out_width = tiling.out_size[1]
+  operands, specs = {"x": _to_tiles(x), "dy": _to_tiles(dy)}, {"x": tiling.in_spec, "dy": tiling.out_spec}
+  for name, operand, spec in (
+    ("in_signs", in_signs, tiling.in_signs_spec),
+    ("out_signs", out_signs, tiling.out_signs_spec),
+  ):
+    if operand is not None:
+      operands[name], specs[name] = operand, spec
 
-  def body(x_ref, dy_ref, out_ref):
+  def body(*refs: jax.Ref) -> None:
+    *in_refs, out_ref = refs
+    ref = dict(zip(operands, in_refs, strict=True))
     row_tile = pl.program_id(2)
 
     @pl.when((pl.program_id(1) == 0) & (row_tile == 0))
     def _():
       out_ref[...] = jnp.zeros_like(out_ref)
 
-    def row(r, _):
-      cotangents = dy_ref[r].reshape(-1, lanes_out)
+    def row(r: jax.Array, _: None) -> None:
+      cotangents = ref["dy"][r]
+      if "out_signs" in ref:
+        cotangents = _leak(cotangents, _unpack(ref["out_signs"][r], out_width), slope)
+      cotangents = cotangents.reshape(-1, lanes_out)
       for i in range(height):
-        image = _padded_row(x_ref, tiling, row_tile, r + i)
+        image = _input_row(tiling, row_tile, ref["x"], r + i, ref.get("in_signs"), slope)
         for j in range(width):
-          taps = image[j : j + out_width].reshape(-1, lanes_in)
+          taps = _taps(tiling, image, j).reshape(-1, lanes_in)
           out_ref[0, i * width + j] += lax.dot_general(
             taps, cotangents, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
           )
-      return 0
 
-    lax.fori_loop(0, tiling.rows, row, 0)
+    lax.fori_loop(0, tiling.rows, row, None)
 
   dense = pl.pallas_call(
     body,
     grid=tiling.grid,
-    in_specs=[tiling.in_spec, tiling.out_spec],
-    out_specs=pl.BlockSpec((1, height * width, lanes_in, lanes_out), lambda b, n, t: (b, 0, 0, 0)),
+    in_specs=list(specs.values()),
+    out_specs=tiling.kernel_spec,
     out_shape=_like(x, (blocks, height * width, lanes_in, lanes_out), jnp.float32),
     compiler_params=_compiler_params("parallel", "arbitrary", "arbitrary"),
     cost_estimate=_cost(tiling, x, dy.size * dy.dtype.itemsize),
     interpret=interpret,
     name="grouped_conv_weight_gradient",
-  )(_to_tiles(x), _to_tiles(dy))
+  )(*operands.values())
   merged = groups // blocks
   dense = dense.reshape(blocks, height, width, merged, lanes_in // merged, merged, lanes_out // merged)
   diagonal = jnp.einsum("bhwmimo->hwibmo", dense)
   return diagonal.reshape(height, width, lanes_in // merged, groups * lanes_out // merged).astype(x.dtype)
+
+
+def _out_shape(x: jax.Array, kernel: jax.Array, padding: Padding) -> tuple[int, int, int, int]:
+  height, width = (n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[1:3], padding, kernel.shape[:2], strict=True))
+  return x.shape[0], height, width, kernel.shape[-1]
+
+
+def _convolve_row(tiling: "_Tiling", kernel_ref: jax.Ref, input_row: Callable[[int], jax.Array]) -> jax.Array:
+  """One row of the output, [W', n, lanes_out] float32; `input_row` gives the input's row at a row of taps."""
+  width = tiling.kernel_size[1]
+  sums = jnp.zeros((tiling.out_size[1] * tiling.batch, tiling.lanes_out), jnp.float32)
+  for i in range(tiling.kernel_size[0]):
+    image = input_row(i)
+    for j in range(width):
+      taps = _taps(tiling, image, j).reshape(-1, tiling.lanes_in)
+      sums += jnp.dot(taps, kernel_ref[0, i * width + j], preferred_element_type=jnp.float32)
+  return sums.reshape(-1, tiling.batch, tiling.lanes_out)
+
+
+def _taps(tiling: "_Tiling", image: jax.Array, tap: int) -> jax.Array:
+  """What the output's columns see through column `tap` of the kernel of a row [W, n, lanes]."""
+  left, right = tiling.padding[1]
+  sides = [jnp.zeros((side, *image.shape[1:]), image.dtype) for side in (left, right)]
+  padded = jnp.concatenate([part for part in (sides[0], image, sides[1]) if part.shape[0]])
+  return padded[tap : tap + tiling.out_size[1]]
+
+
+def _leak(x: jax.Array, signs: jax.Array, slope: float) -> jax.Array:
+  """x where `signs` is positive, slope x elsewhere; in float32, which all vector units compute in."""
+  wide = x.astype(jnp.float32)
+  return jnp.where(signs > 0, wide, slope * wide).astype(x.dtype)
+
+
+def _pack(x: jax.Array) -> jax.Array:
+  """The signs of x [W, n, lanes], as [W / c, n, lanes] int32."""
+  columns = math.gcd(x.shape[0], WORD)
+  split = x.reshape(-1, columns, *x.shape[1:])
+  words = jnp.zeros_like(split[:, 0], jnp.int32)
+  for column in range(columns):
+    words |= jnp.where(split[:, column] > 0, jnp.int32(_bit(column)), jnp.int32(0))
+  return words
+
+
+def _unpack(words: jax.Array, width: int) -> jax.Array:
+  """[W / c, n, lanes] int32 -> [W, n, lanes] int32, 1 where positive and 0 elsewhere."""
+  columns = math.gcd(width, WORD)
+  bits = [lax.shift_right_logical(words, jnp.int32(column)) & 1 for column in range(columns)]
+  return jnp.stack(bits, axis=1).reshape(width, *words.shape[1:])
+
+
+def _bit(column: int) -> int:
+  """2^column as int32."""
+  return (1 << column) if column < 31 else -(2**31)
 
 
 class _Tiling(NamedTuple):
@@ -149,7 +294,7 @@ class _Tiling(NamedTuple):
     in_size: (H, W).
     grid: how many (blocks, batch tiles, row tiles).
     padding: as of the operation.
-    taps: of the kernel.
+    kernel_size: (kh, kw).
   """
 
   blocks: int
@@ -162,15 +307,41 @@ class _Tiling(NamedTuple):
   out_size: tuple[int, int]
   grid: tuple[int, int, int]
   padding: Padding
-  taps: int
+  kernel_size: tuple[int, int]
+
+  @property
+  def taps(self) -> int:
+    return math.prod(self.kernel_size)
+
+  @property
+  def kernel_spec(self) -> pl.BlockSpec:
+    return pl.BlockSpec((1, self.taps, self.lanes_in, self.lanes_out), lambda b, n, t: (b, 0, 0, 0))
+
+  @property
+  def bias_spec(self) -> pl.BlockSpec:
+    return pl.BlockSpec((self.batch, self.lanes_out), lambda b, n, t: (n, b))
+
+  @property
+  def in_signs_spec(self) -> pl.BlockSpec:
+    return self._in_spec(self.in_size[1] // math.gcd(self.in_size[1], WORD))
+
+  @property
+  def out_signs_spec(self) -> pl.BlockSpec:
+    return self.signs_spec(self.lanes_out)
+
+  def signs_spec(self, lanes: int) -> pl.BlockSpec:
+    words = self.out_size[1] // math.gcd(self.out_size[1], WORD)
+    return pl.BlockSpec((self.rows, words, self.batch, lanes), lambda b, n, t: (t, 0, n, b))
 
   @property
   def in_spec(self) -> pl.BlockSpec:
     """The rows that a tile's taps reach, moved to lie inside the image."""
-    block = (pl.Element(self.in_rows), pl.Element(self.in_size[1]), pl.Element(self.batch), pl.Element(self.lanes_in))
-    return pl.BlockSpec(
-      block, lambda b, n, t: (self.first_row(t), 0, n * self.batch, b * self.lanes_in if self.blocks > 1 else 0)
-    )
+    return self._in_spec(self.in_size[1])
+
+  def _in_spec(self, width: int) -> pl.BlockSpec:
+    block = (pl.Element(self.in_rows), pl.Element(width), pl.Element(self.batch), pl.Element(self.lanes_in))
+    lanes = self.lanes_in if self.blocks > 1 else 0
+    return pl.BlockSpec(block, lambda b, n, t: (self.first_row(t), 0, n * self.batch, b * lanes))
 
   @property
   def out_spec(self) -> pl.BlockSpec:
@@ -215,19 +386,31 @@ def _tile(
     out_size=(out_height, out_width),
     grid=(groups // merged, batch // images, out_height // rows),
     padding=padding,
-    taps=math.prod(kernel_size),
+    kernel_size=kernel_size,
   )
 
 
-def _padded_row(x_ref: jax.Ref, tiling: _Tiling, row_tile: jax.Array, tap_row: jax.Array) -> jax.Array:
-  """The input's row that output row 0 of a tile sees through row `tap_row` of the kernel, zeros around it."""
-  (top, _), (left, right) = tiling.padding
-  row = row_tile * tiling.rows + tap_row - top
+def _input_row(
+  tiling: _Tiling,
+  row_tile: jax.Array,
+  x_ref: jax.Ref,
+  tap_row: jax.Array,
+  signs: jax.Ref | str | None = None,
+  slope: float = 1.0,
+) -> jax.Array:
+  """The input's row [W, n, lanes_in] that output row 0 of this tile sees through row `tap_row` of the kernel.
+
+  Zero outside the image. `signs`, packed or "own", say where it is to be multiplied by `slope`.
+  """
+  row = row_tile * tiling.rows + tap_row - tiling.padding[0][0]
   inside = jnp.clip(row, 0, tiling.in_size[0] - 1)
-  image = x_ref[inside - tiling.first_row(row_tile)]
-  image = jnp.where(row == inside, image, jnp.zeros_like(image))
-  sides = [jnp.zeros((side, *image.shape[1:]), image.dtype) for side in (left, right)]
-  return jnp.concatenate([part for part in (sides[0], image, sides[1]) if part.shape[0]])
+  index = inside - tiling.first_row(row_tile)
+  image = x_ref[index]
+  if isinstance(signs, str):
+    image = _leak(image, image.astype(jnp.float32), slope)
+  elif signs is not None:
+    image = _leak(image, _unpack(signs[index], image.shape[0]), slope)
+  return jnp.where(row == inside, image, jnp.zeros_like(image))
 
 
 def _block_diagonal(kernel: jax.Array, groups: int, blocks: int) -> jax.Array:

@@ -3,7 +3,8 @@
 import jax
 import pytest
 
-from benchmarks import iteration, measure, scaling
+from benchmarks import iteration, measure
+from r3gan_jax.training.tpu import collectives
 
 BATCH = 64
 DEVICES = 8
@@ -26,20 +27,9 @@ def test_each_of_8_devices_does_an_eighth_of_the_work(config):
 
 def test_gradients_and_scalars_alone_cross_devices(config):
   experiment = iteration.build(config)
-  found = scaling.collectives(iteration.lower(experiment, DEVICES).compile().as_text())
+  found = collectives(iteration.lower(experiment, DEVICES).compile().as_text())
   assert {collective.kind for collective in found} == {"all-reduce"}
   params, _ = jax.eval_shape(lambda: experiment.algorithm.init(jax.random.key(0)))
   gradients = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
-  scalars = sum(collective.size_bytes for collective in found) - gradients
+  scalars = sum(collective.size for collective in found) - gradients
   assert 0 <= scalars <= 4 * 30
-
-
-def test_collectives_are_read_from_the_text_of_a_program():
-  text = """
-  %a = f32[] all-reduce(%x), replica_groups={{0,1}}
-  %b = (f32[3,3,16,32]{3,2,1,0}, /*index=1*/bf16[8]{0:T(256)}) all-reduce(%x, %y), channel_id=1
-  %c = pred[2,4]{1,0} all-gather-start(%z), dimensions={0}
-  %d = pred[2,4]{1,0} all-gather-done(%c)
-  %e = f32[2] add(%f, %all-reduce.3)
-  """
-  assert scaling.collectives(text) == [("all-reduce", 4), ("all-reduce", 4 * 9 * 16 * 32 + 2 * 8), ("all-gather", 8)]

@@ -1,0 +1,1 @@
+"""Commands that measure: `python benchmarks/NAME.py`. Each compares everything it compares in one run, interleaved."""

@@ -1,0 +1,98 @@
+"""Our training iteration as the benchmarks need it: built from a recipe, run on made-up images, or only compiled."""
+
+import argparse
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from r3gan_jax import factory
+from r3gan_jax.losses.penalties import PenalisedGradient
+from r3gan_jax.training.loop import Experiment
+from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
+from r3gan_jax.training.plan import abstract_batches
+from r3gan_jax.training.state import abstract_state, init_state
+from r3gan_jax.training.step import TrainStep, make_train_step
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("--config", default="configs/cifar10.py:unconditional", help="the recipe (%(default)s)")
+  parser.add_argument("--batch", type=int, default=4, help="images an iteration (%(default)s)")
+
+
+def load_config(recipe: str, batch: int) -> ConfigDict:
+  """configs/NAME.py[:variant] at this batch size, in float32, without augmentation; may be changed."""
+  path, _, variant = recipe.partition(":")
+  spec = importlib.util.spec_from_file_location("recipe", ROOT / path)
+  assert spec and spec.loader, f"{recipe} is not a Python file"
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = ConfigDict(module.get_config(variant).to_dict())
+  config.batch_size = batch
+  config.augment_p = (0.0, 0.0)
+  config.network.bfloat16 = "off"
+  return config
+
+
+def build(config: ConfigDict, penalised_gradient: Callable[..., PenalisedGradient] | None = None) -> Experiment:
+  """The recipe's experiment; `penalised_gradient` takes the place of the configured one."""
+  experiment = factory.build_experiment(config, device_count=1)
+  if penalised_gradient is None:
+    return experiment
+  algorithm = dataclasses.replace(experiment.algorithm, penalised_gradient=penalised_gradient)  # type: ignore[type-var]
+  return dataclasses.replace(experiment, algorithm=algorithm)
+
+
+def with_native_convolutions(config: ConfigDict) -> ConfigDict:
+  """The same, but with XLA's own grouped convolution: the only one whose FLOPs XLA counts in full, on any platform."""
+  config = config.copy_and_resolve_references()
+  config.network.grouped_conv = "native"
+  return config
+
+
+def lower(experiment: Experiment, device_count: int = 1) -> jax.stages.Lowered:
+  """One iteration on the first devices, from shapes alone: allocates nothing."""
+  mesh = make_mesh(device_count)
+  state = abstract_state(experiment.algorithm, experiment.optimizers, mesh)
+  return _step(experiment, mesh).lower(state, abstract_batches(experiment, mesh))
+
+
+class Iteration:
+  """A training state on the first device; each call advances it by one iteration of `compiled`, from `lower`."""
+
+  def __init__(self, experiment: Experiment, compiled: jax.stages.Compiled):
+    mesh = make_mesh(1)
+    init = jax.jit(
+      lambda: init_state(experiment.algorithm, experiment.optimizers, seed=0), out_shardings=replicated(mesh)
+    )
+    self._state: Any = init()
+    self._batches = jax.device_put(random_batches(experiment), batch_sharding(mesh))
+    self._compiled = compiled
+
+  def __call__(self) -> Any:
+    """Returns the metrics."""
+    self._state, metrics = self._compiled(self._state, self._batches)
+    return metrics
+
+
+def random_batches(experiment: Experiment) -> tuple[dict[str, np.ndarray], ...]:
+  """A batch for each phase: uniform pixels, and labels 0, 1, 2, ..."""
+  random = np.random.default_rng(0)
+  algorithm, made = experiment.algorithm, []
+  for size in experiment.batch_sizes:
+    batch = {"image": random.integers(0, 256, (size, *algorithm.image_shape), np.uint8)}
+    if algorithm.num_classes:
+      batch["label"] = np.arange(size, dtype=np.int32) % algorithm.num_classes
+    made.append(batch)
+  return tuple(made)
+
+
+def _step(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainStep:
+  return make_train_step(experiment.algorithm, experiment.optimizers, experiment.schedules, mesh)

@@ -1,0 +1,62 @@
+"""What one iteration costs each of 1, 2, 4, 8 devices, by the compiled programs: no run, so CPU devices stand in.
+
+    python benchmarks/scaling.py --config=configs/cifar10.py:unconditional --batch=8
+
+The global batch stays the same. GFLOP are XLA's count with its native grouped convolution; memory and collectives are
+those of the program that trains.
+"""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+
+from benchmarks import measure
+from benchmarks.iteration import add_arguments, build, load_config, lower
+from benchmarks.iteration import with_native_convolutions as native
+from r3gan_jax.training.tpu import Collective, collectives
+
+DEVICES = (1, 2, 4, 8)
+
+
+def main() -> None:
+  parser = measure.parser(__doc__ or "")
+  add_arguments(parser)
+  parser.set_defaults(batch=max(DEVICES))
+  options = parser.parse_args()
+  jax.config.update("jax_platforms", "cpu")
+  jax.config.update("jax_num_cpu_devices", max(DEVICES))
+  config = load_config(options.config, options.batch)
+
+  rows: list[measure.Row] = []
+  gflop: list[float] = []
+  found: dict[tuple[int, Collective], int] = {}
+  for devices in DEVICES:
+    gflop.append(measure.flops(lower(build(native(config)), devices).compile()) / 1e9)
+    compiled = lower(build(config), devices).compile()
+    operations = collectives(compiled.as_text() or "")
+    found |= {(devices, operation): count for operation, count in Counter(operations).items()}
+    rows.append(
+      {
+        "devices": devices,
+        "images a device": config.batch_size // devices,
+        "GFLOP a device": gflop[-1],
+        "of one device's": gflop[-1] / gflop[0],
+        "temporary MiB a device": measure.temporary_bytes(compiled) / 2**20,
+        "collectives": len(operations),
+        "collective MiB": sum(operation.size for operation in operations) / 2**20,
+      }
+    )
+  listing: list[measure.Row] = [
+    {"devices": devices, "collective": operation.kind, "bytes": operation.size, "how many": count}
+    for (devices, operation), count in sorted(found.items(), key=lambda item: (item[0][0], -item[0][1].size))
+  ]
+  title = f"{options.config}, global batch {config.batch_size}, float32"
+  measure.report({title: rows, "collectives": listing}, options.json)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,103 @@
+"""Seconds of one whole training iteration (D, G, Adam, moving average), and what of the machine's peak that is.
+
+    python benchmarks/train_step.py --config=configs/cifar10.py:unconditional --batch=4 --against torch
+
+`--against torch` runs the same iteration (networks, batch, float32, threads) in PyTorch, in turn with ours, in this
+process. GFLOP is XLA's count of the iteration with its native grouped convolution: ours with the penalised gradient
+of the recipe; PyTorch's, which differentiates gradients, that of our grad_of_grad. The peak is that of a big float32
+matrix product in the same run (in TF32 where the device has it, for everyone).
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks import measure
+from benchmarks.iteration import Iteration, add_arguments, build, load_config, lower, random_batches
+from benchmarks.iteration import with_native_convolutions as native
+
+
+def main() -> None:
+  parser = measure.parser(__doc__ or "", repetitions=5)
+  add_arguments(parser)
+  parser.add_argument("--against", choices=["torch"], help="also measure the same iteration in PyTorch")
+  options = parser.parse_args()
+  config = load_config(options.config, options.batch)
+
+  experiment = build(config)
+  peak, peak_flops = measure.peak_matmul()
+  calls: dict[str, Callable[[], Any]] = {
+    "r3gan_jax": Iteration(experiment, lower(experiment).compile()),
+    "matmul": peak,
+  }
+  if options.against:
+    calls["torch"] = torch_iteration(config)
+  seconds = measure.interleaved_seconds(calls, options.repetitions)
+
+  flops = {"matmul": peak_flops, "r3gan_jax": native_flops(config)}
+  if options.against:
+    config.penalised_gradient = "grad_of_grad"
+    flops["torch"] = native_flops(config)
+  rates = {name: flops[name] / seconds[name] for name in seconds}
+  rows: list[measure.Row] = [
+    {
+      "implementation": name,
+      "s / iteration": seconds[name],
+      "images / s": config.batch_size / seconds[name],
+      "speed over torch": seconds["torch"] / seconds[name] if options.against else None,
+      "GFLOP": flops[name] / 1e9,
+      "GFLOP / s": rates[name] / 1e9,
+      "of the peak": rates[name] / rates["matmul"],
+    }
+    for name in seconds
+    if name != "matmul"
+  ]
+  rows.append({"implementation": "matmul", "GFLOP": peak_flops / 1e9, "GFLOP / s": rates["matmul"] / 1e9})
+  title = f"{options.config}, batch {config.batch_size}, float32, {measure.threads()} threads"
+  measure.report({title: rows}, options.json)
+
+
+def native_flops(config: ConfigDict) -> float:
+  return measure.flops(lower(build(native(config))).compile())
+
+
+def torch_iteration(config: ConfigDict) -> Callable[[], None]:
+  """One iteration in PyTorch, on the GPU where jax uses one; it waits for its end."""
+  import torch
+
+  from benchmarks import torch_r3gan
+
+  device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+  torch.set_num_threads(measure.threads())
+  torch.set_float32_matmul_precision("high")
+  network, classes, channels = config.network, config.data.num_classes, config.data.channels
+  shape = (network.widths, network.cardinalities, network.blocks)
+  generator, average = (
+    torch_r3gan.Generator(*shape, network.noise_dim, classes, network.noise_dim, channels).to(device) for _ in range(2)
+  )
+  discriminator = torch_r3gan.Discriminator(*shape, classes, network.widths[0], channels).to(device)
+  trainer = torch_r3gan.Trainer(generator, discriminator, average)
+  knobs = torch_r3gan.Knobs(config.learning_rate[0], config.beta2[0], config.gamma[0], ema_decay=0.999)
+  batches = random_batches(build(config))
+  uint8 = [torch.tensor(np.moveaxis(batch["image"], -1, 1), device=device) for batch in batches]
+  labels = tuple(torch.eye(classes, device=device)[batch["label"]] if classes else None for batch in batches)
+
+  def iteration() -> None:
+    images = tuple(image.float() / 127.5 - 1 for image in uint8)
+    z = tuple(torch.randn(len(image), network.noise_dim, device=device) for image in uint8)
+    trainer.iteration(z, images, labels, knobs)
+    if device == "cuda":
+      torch.cuda.synchronize()
+
+  return iteration
+
+
+if __name__ == "__main__":
+  main()
