@@ -229,6 +229,37 @@ def weight_gradient(
   return diagonal.reshape(height, width, lanes_in // merged, groups * lanes_out // merged).astype(x.dtype)
 
 
+def bias_gradient(dy: jax.Array, out_signs: jax.Array, *, slope: float, interpret: bool = False) -> jax.Array:
+  """[N, H, W, C] -> [N, C]: the sum over pixels of dy, times `slope` where `out_signs` are 0; in float32 inside."""
+  batch, _, width, channels = dy.shape
+  # Tiles as those of a 1x1 convolution of one channel a group.
+  tiling = _tile(dy, dy.shape, (1, 1), channels, ((0, 0), (0, 0)))
+
+  def body(dy_ref, signs_ref, out_ref) -> None:
+    @pl.when(pl.program_id(2) == 0)
+    def _():
+      out_ref[...] = jnp.zeros_like(out_ref)
+
+    def row(r: jax.Array, _: None) -> None:
+      cotangents = _leak(dy_ref[r].astype(jnp.float32), _unpack(signs_ref[r], width), slope)
+      out_ref[...] += jnp.sum(cotangents, axis=0)
+
+    lax.fori_loop(0, tiling.rows, row, None)
+
+  out = pl.pallas_call(
+    body,
+    grid=tiling.grid,
+    in_specs=[tiling.out_spec, tiling.out_signs_spec],
+    out_specs=tiling.bias_spec,
+    out_shape=_like(dy, (batch, channels), jnp.float32),
+    compiler_params=_compiler_params("parallel", "parallel", "arbitrary"),
+    cost_estimate=pl.CostEstimate(flops=2 * dy.size, transcendentals=0, bytes_accessed=dy.size * dy.dtype.itemsize),
+    interpret=interpret,
+    name="bias_gradient",
+  )(_to_tiles(dy), out_signs)
+  return out.astype(dy.dtype)
+
+
 def _out_shape(x: jax.Array, kernel: jax.Array, padding: Padding) -> tuple[int, int, int, int]:
   height, width = (n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[1:3], padding, kernel.shape[:2], strict=True))
   return x.shape[0], height, width, kernel.shape[-1]
