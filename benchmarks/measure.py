@@ -36,22 +36,21 @@ def interleaved_seconds(
   """The median seconds of each call, every repetition running all of them in turn, after one call each to warm up.
 
   The machine's mood (clock, neighbours) then hits all alike. A JAX result is waited for; others must be complete.
-  A call that takes longer than `patience_s` is timed once. Warns where other processes were busy meanwhile: threads
-  that wait for each other, PyTorch's above all, then wait for those as well.
+  A call whose warming up takes longer than `patience_s` is not repeated: that time, compilation included, counts.
+  Warns where other processes were busy meanwhile: threads that wait for each other, PyTorch's above all, then wait
+  for those as well.
   """
   others = _busy_seconds_of_others()
   start = time.perf_counter()
-  for call in calls.values():
-    jax.block_until_ready(call())
   seconds = {name: [_seconds(call)] for name, call in calls.items()}
-  for _ in range(repetitions - 1):
-    for name, times in seconds.items():
-      if times[0] <= patience_s:
-        times.append(_seconds(calls[name]))
+  repeated = [name for name, times in seconds.items() if times[0] <= patience_s]
+  for _ in range(repetitions):
+    for name in repeated:
+      seconds[name].append(_seconds(calls[name]))
   taken = (_busy_seconds_of_others() - others) / (time.perf_counter() - start) / threads()
   if taken > 0.05:
     print(f"warning: other processes took {taken:.0%} of the processors: do not trust these times", file=sys.stderr)
-  return {name: statistics.median(times) for name, times in seconds.items()}
+  return {name: statistics.median(times[1:] or times) for name, times in seconds.items()}
 
 
 def _seconds(call: Callable[[], Any]) -> float:

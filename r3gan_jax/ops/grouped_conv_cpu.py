@@ -62,6 +62,11 @@ def weight_gradient(
 
 
 def _call(target, shape, x, y, groups, padding):
+  if not supports(y.shape[-1] // groups, x.dtype):
+    raise ValueError(
+      f"the compiled grouped convolution needs a C++ compiler, float32 and a multiple of {LANES} output channels a "
+      f"group, not {x.dtype} and {y.shape[-1] // groups}: choose another algorithm, or 'auto'"
+    )
   (top, _), (left, _) = padding
   result = jax.ffi.ffi_call(target, jax.typeof(x).update(shape=shape))
   return result(x, y, groups=np.int64(groups), top=np.int64(top), left=np.int64(left))
