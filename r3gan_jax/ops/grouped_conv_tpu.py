@@ -371,8 +371,9 @@ class _Tiling(NamedTuple):
 
   def _in_spec(self, width: int) -> pl.BlockSpec:
     block = (pl.Element(self.in_rows), pl.Element(width), pl.Element(self.batch), pl.Element(self.lanes_in))
-    lanes = self.lanes_in if self.blocks > 1 else 0
-    return pl.BlockSpec(block, lambda b, n, t: (self.first_row(t), 0, n * self.batch, b * lanes))
+    # A lone block may be smaller than a register; its index must then be a plain 0.
+    batch, lanes = self.batch * (self.grid[1] > 1), self.lanes_in * (self.blocks > 1)
+    return pl.BlockSpec(block, lambda b, n, t: (self.first_row(t), 0, n * batch, b * lanes))
 
   @property
   def out_spec(self) -> pl.BlockSpec:
