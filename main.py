@@ -13,18 +13,26 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from r3gan_jax import factory
+from r3gan_jax.errors import UserError
 from r3gan_jax.training.logging import make_writer
 from r3gan_jax.training.loop import train
 from r3gan_jax.training.plan import describe
+from r3gan_jax.training.tpu import compile_for_topology, describe_plan
 from r3gan_jax.training.workdir import claim_workdir
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. configs/cifar10.py:unconditional.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default: runs/<name of the configuration>.")
+_TPU_TOPOLOGY = flags.DEFINE_string("tpu_topology", None, "With --dry_run: plan for this TPU slice, e.g. v5e:4x4.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLOPs of the run, and stop.")
 
 
 def main() -> None:
   config = _CONFIG.value
+  if _TPU_TOPOLOGY.value:
+    if not _DRY_RUN.value:
+      raise UserError("--tpu_topology plans a run and goes with --dry_run")
+    print(describe_plan(compile_for_topology(factory.build_experiment(config, 1, "tpu"), _TPU_TOPOLOGY.value)))
+    return
   experiment = factory.build_experiment(config, jax.device_count())
   if _DRY_RUN.value:
     print(describe(experiment))

@@ -6,7 +6,6 @@ Every number is of one chip. The roofline time max(FLOPs / peak, bytes / bandwid
 A whole iteration compiles in minutes.
 """
 
-import dataclasses
 import importlib
 import os
 import sys
@@ -49,8 +48,7 @@ def experiment(recipe: str, grouped_conv: str, penalised_gradient: str) -> Exper
   config = importlib.import_module(f"configs.{name}").get_config(variant)
   config.network.grouped_conv = grouped_conv
   config.penalised_gradient = penalised_gradient
-  made = factory.build_experiment(config, device_count=1)
-  return dataclasses.replace(made, algorithm=factory.build_algorithm(config, "tpu"))
+  return factory.build_experiment(config, device_count=1, platform="tpu")
 
 
 def row(plan: TpuPlan) -> measure.Row:

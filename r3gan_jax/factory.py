@@ -52,7 +52,7 @@ def _r3gan(config: ConfigDict, platform: str) -> Algorithm:
     "blocks": tuple(network.blocks),
     "expansion": network.expansion,
     "num_classes": data.num_classes,
-    "grouped_conv": network.grouped_conv,
+    "grouped_conv": "fused" if (network.grouped_conv, platform) == ("auto", "tpu") else network.grouped_conv,
     "bfloat16_stages": network.bfloat16_stages if _look_up(on, "network.bfloat16", network.bfloat16) else 0,
   }
   stages = {len(network.widths), len(network.cardinalities), len(network.blocks)}
@@ -67,7 +67,7 @@ def _r3gan(config: ConfigDict, platform: str) -> Algorithm:
         f"config.network.cardinalities: {cardinality} groups do not divide width {width} x expansion "
         f"{network.expansion}"
       )
-  _look_up({"auto": None, **GROUPED_CONV_ALGORITHMS}, "network.grouped_conv", network.grouped_conv)
+  _look_up({"auto": None, "fused": None, **GROUPED_CONV_ALGORITHMS}, "network.grouped_conv", network.grouped_conv)
   if unknown := set(config.penalties) - {"r1", "r2"}:
     raise UserError(f"config.penalties: unknown {sorted(unknown)}: choose from ['r1', 'r2']")
   return R3GAN(
@@ -134,10 +134,10 @@ def build_optimizers(algorithm: Algorithm) -> dict[str, optax.GradientTransforma
   return {name: adam_without_momentum() for phase in algorithm.phases for name in phase.updates}
 
 
-def build_experiment(config: ConfigDict, device_count: int) -> Experiment:
-  """What to train, checked for `device_count` devices. Allocates nothing and reads no data."""
+def build_experiment(config: ConfigDict, device_count: int, platform: str | None = None) -> Experiment:
+  """What to train, checked for `device_count` devices; `platform` as of `build_algorithm`. Allocates nothing."""
   run = config.run
-  algorithm = build_algorithm(config)
+  algorithm = build_algorithm(config, platform)
   if config.batch_size <= 0 or config.batch_size % device_count:
     raise UserError(
       f"config.batch_size = {config.batch_size} is not a multiple of the {device_count} devices: change one of them"

@@ -139,6 +139,8 @@ def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
     ((SMOKE, "--config.network.cardinalities=(3,3)"), "config.network.cardinalities: 3 groups"),
     ((SMOKE, "--config.penalties=('r3',)"), "config.penalties: unknown ['r3']"),
     ((SMOKE, "--config.run.total_images=3000000000"), "config.run.total_images"),
+    ((SMOKE, "--tpu_topology=v5e:2x2"), "goes with --dry_run"),
+    ((SMOKE, "--dry_run", "--tpu_topology=v9:2x2"), "unknown topology 'v9:2x2'"),
     ((SMOKE, "surplus"), "unexpected arguments ['surplus']"),
     (("--config=configs/no_such.py",), "no_such.py"),
     (("--config=configs/cifar10.py:no_such",), "no variant 'no_such': choose from ['smoke', 'unconditional']"),

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from r3gan_jax.ops.activated_conv import activated_conv
 from r3gan_jax.ops.grouped_conv import grouped_conv
 from r3gan_jax.ops.resample import downsample2x, upsample2x
 
@@ -33,7 +34,8 @@ class Generator(nn.Module):
     image_channels: 1 to 4.
     expansion: width of a block's inner layers over its outer ones.
     bfloat16_stages: how many of the highest-resolution stages compute in bfloat16; parameters stay float32.
-    grouped_conv: the algorithm of the 3x3 convolutions, a key of ops.grouped_conv.ALGORITHMS or "auto".
+    grouped_conv: the algorithm of the 3x3 convolutions, a key of ops.grouped_conv.ALGORITHMS or "auto"; or "fused":
+      ops.activated_conv, the activations around them included.
   """
 
   widths: Sequence[int]
@@ -129,6 +131,10 @@ class ResidualBlock(nn.Module):
     conv2 = self.param("conv2", _normal(gain, fan_in=group * 9), (3, 3, group, inner))
     bias2 = self.param("bias2", nn.initializers.zeros, (inner,))
     conv3 = self.param("conv3", nn.initializers.zeros, (inner, outer))
+    if self.grouped_conv == "fused":
+      y = _pointwise(x, conv1) + _scaled(bias1, bias_scale, x)[:, None, None]
+      y = activated_conv(y, conv2.astype(y.dtype), _scaled(bias2, bias_scale, x), self.cardinality, LEAKY_SLOPE)
+      return x + _pointwise(y, conv3)
     y = _bias_activate(_pointwise(x, conv1), bias1, bias_scale)
     y = _bias_activate(
       grouped_conv(y, conv2.astype(y.dtype), self.cardinality, algorithm=self.grouped_conv), bias2, bias_scale
@@ -220,12 +226,17 @@ def _pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return jnp.einsum("...i,io->...o", x, kernel.astype(x.dtype))
 
 
+def _scaled(bias: jax.Array, bias_scale: jax.Array | None, x: jax.Array) -> jax.Array:
+  """[N, C], of x's dtype: the bias of sample i is multiplied by bias_scale[i]."""
+  bias = bias.astype(x.dtype)[None]
+  if bias_scale is None:
+    return jnp.broadcast_to(bias, (x.shape[0], bias.shape[-1]))
+  return bias * bias_scale.astype(x.dtype)[:, None]
+
+
 def _bias_activate(x: jax.Array, bias: jax.Array, bias_scale: jax.Array | None) -> jax.Array:
   """LeakyReLU(x + bias), the bias of sample i times bias_scale[i]."""
-  bias = bias.astype(x.dtype)[None, None, None]
-  if bias_scale is not None:
-    bias = bias * bias_scale.astype(x.dtype)[:, None, None, None]
-  x = x + bias
+  x = x + _scaled(bias, bias_scale, x)[:, None, None]
   return jnp.where(x > 0, x, LEAKY_SLOPE * x)
 
 

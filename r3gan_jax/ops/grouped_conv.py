@@ -26,7 +26,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from r3gan_jax.ops import grouped_conv_cpu
+from r3gan_jax.ops import grouped_conv_cpu, grouped_conv_tpu
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -83,8 +83,8 @@ def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dty
     return "native"
   if platform == "cpu":
     return "compiled" if grouped_conv_cpu.supports(outputs, dtype) else "per_group"
-  if platform == "tpu" and max(inputs, outputs) < LANES:
-    return "lanes"
+  if platform == "tpu" and grouped_conv_tpu.supports(groups, inputs, outputs):
+    return "pallas"
   return "native"
 
 
@@ -211,6 +211,7 @@ ALGORITHMS: dict[str, Algorithm] = {
   "per_group": Algorithm(_conv_per_group, _weight_gradient_per_group),
   "compiled": Algorithm(grouped_conv_cpu.conv, grouped_conv_cpu.weight_gradient),
   "lanes": Algorithm(_conv_lanes, _weight_gradient_lanes),
+  "pallas": Algorithm(grouped_conv_tpu.conv, grouped_conv_tpu.weight_gradient),
 }
 
 
@@ -296,6 +297,8 @@ def _lower(primitive: Primitive, operation: str) -> None:
       if algorithm == "auto":
         # In both operations the last axis of the second operand is the groups' outputs.
         algorithm = choose(platform, groups, x.shape[-1] // groups, y.shape[-1] // groups, x.dtype)
+      if algorithm == "pallas" and platform != "tpu":
+        algorithm = "lanes"  # the same blocks, where there is no kernel
       return getattr(ALGORITHMS[algorithm], operation)(x, y, groups=groups, **params)
 
     return lowered

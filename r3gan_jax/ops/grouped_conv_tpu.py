@@ -11,7 +11,7 @@ activations around the kernel in that order too (layout {3, 0, 2, 1}), so that t
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def conv(
     slope: of the LeakyReLU whose signs they are.
     interpret: emulate the kernel, for machines without a TPU; not under `jax.shard_map`.
   """
-  tiling = _tile(x, _out_shape(x, kernel, padding), kernel.shape[:2], groups, padding)
+  tiling = _tile(x, _out_shape(x, kernel, padding), (kernel.shape[0], kernel.shape[1]), groups, padding)
   operands = {"x": _to_tiles(x), "kernel": _block_diagonal(kernel, groups, tiling.blocks)}
   specs = {"x": tiling.in_spec, "kernel": tiling.kernel_spec}
   for name, operand, spec in (
@@ -128,7 +128,7 @@ def activated_conv(
     slope: of the LeakyReLU.
     interpret: emulate the kernel.
   """
-  tiling = _tile(x, _out_shape(x, kernel, padding), kernel.shape[:2], groups, padding)
+  tiling = _tile(x, _out_shape(x, kernel, padding), (kernel.shape[0], kernel.shape[1]), groups, padding)
   height, width = tiling.in_size
   top = padding[0][0]
 
@@ -467,7 +467,7 @@ def _like(x: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> 
   return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).mat)
 
 
-def _compiler_params(*semantics: str) -> pltpu.CompilerParams:
+def _compiler_params(*semantics: Literal["parallel", "arbitrary"]) -> pltpu.CompilerParams:
   return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=2 * _VMEM_BYTES)
 
 

@@ -70,7 +70,7 @@ def make_train_step(
     for index, (phase, batch) in enumerate(zip(algorithm.phases, batches, strict=True)):
       batch_size = batch["image"].shape[0]
       rngs = jax.random.split(jax.random.fold_in(rng, index), batch_size)
-      gradients, carry, phase_metrics = _global_gradients(phase, mesh, micro_batches.get(phase.name))(
+      gradients, carry, phase_metrics = global_gradients(phase, mesh, micro_batches.get(phase.name))(
         params, carry, batch, rngs, knobs
       )
       for name in phase.updates:
@@ -102,7 +102,7 @@ def make_train_step(
   )
 
 
-def _global_gradients(phase: Phase, mesh: Mesh, micro_batch: int | None) -> Callable[..., tuple[Any, Any, Metrics]]:
+def global_gradients(phase: Phase, mesh: Mesh, micro_batch: int | None) -> Callable[..., tuple[Any, Any, Metrics]]:
   """`phase.gradients` of the global batch: per device and micro-batch, then averaged."""
 
   def local(params: Any, carry: Any, batch: Batch, rngs: jax.Array, knobs: Any) -> tuple[Any, Any, Metrics]:
@@ -114,7 +114,9 @@ def _global_gradients(phase: Phase, mesh: Mesh, micro_batch: int | None) -> Call
       gradients, carry, metrics = phase.gradients(params, carry, batch, rngs, knobs)
     else:
       gradients, carry, metrics = _accumulate(phase, params, carry, (batch, rngs), knobs, samples // size)
-    gradients, metrics = lax.pmean((gradients, metrics), DATA_AXIS)
+    # The barrier keeps XLA from averaging in bfloat16 what is converted to float32 just before, and makes the
+    # average one collective.
+    gradients, metrics = lax.pmean(lax.optimization_barrier((gradients, metrics)), DATA_AXIS)
     return gradients, carry, metrics
 
   return jax.shard_map(

@@ -9,6 +9,7 @@ a lower bound, from published peaks.
 import dataclasses
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ from r3gan_jax.training.loop import Experiment
 from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.plan import abstract_batches
 from r3gan_jax.training.state import abstract_state
-from r3gan_jax.training.step import _global_gradients, make_train_step
+from r3gan_jax.training.step import global_gradients, make_train_step
 
 GIB = 2**30
 
@@ -121,6 +122,7 @@ def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
     micro_batches = {phase.name: smaller for phase in experiment.algorithm.phases}
 
   memory, text = compiled.memory_analysis(), compiled.as_text()
+  assert memory and text, "libtpu states both"
   flops, accessed = _cost(compiled)
   for phase in experiment.algorithm.phases:  # XLA counts the body of a loop once
     size = min(micro_batches.get(phase.name) or per_chip, per_chip)
@@ -141,6 +143,24 @@ def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
     roofline_seconds=max(flops / chip.flops, accessed / chip.bandwidth),
     text=text,
   )
+
+
+def describe_plan(plan: TpuPlan) -> str:
+  """The plan in lines for people."""
+  micro_batches = ", ".join(f"config.run.micro_batch.{name}={size}" for name, size in plan.micro_batches.items())
+  used = plan.arguments + plan.temporaries
+  lines = [
+    f"one iteration on {plan.topology} ({plan.chip_count} chips), per chip, as the TPU compiler states it:",
+    f"  HBM: {used / GIB:.2f} of {plan.memory / GIB:.0f} GiB: {plan.arguments / GIB:.2f} for state and batches, "
+    f"{plan.temporaries / GIB:.2f} for temporaries",
+    f"  micro-batches: {micro_batches or 'none needed'}",
+    f"  FLOPs: {plan.flops:.4g}",
+    f"  HBM traffic: {plan.bytes_accessed / 1e9:.1f} GB",
+    f"  at least {1e3 * plan.roofline_seconds:.0f} ms, by the chip's published peaks",
+  ]
+  for (kind, size), count in sorted(Counter((c.kind, c.size) for c in plan.collectives).items()):
+    lines += [f"  {count} x {kind} of {size:,} bytes"]
+  return "\n".join(lines)
 
 
 def topology_mesh(topology_name: str) -> Mesh:
@@ -173,12 +193,13 @@ def _compile_phase(experiment: Experiment, mesh: Mesh, phase: Phase, size: int) 
   rngs = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size * mesh.size))
   rngs = jax.ShapeDtypeStruct(rngs.shape, rngs.dtype, sharding=batch_sharding(mesh))
   knobs = {name: jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)) for name in experiment.schedules}
-  return jax.jit(_global_gradients(phase, mesh, None)).lower(state.params, state.carry, batch, rngs, knobs).compile()
+  return jax.jit(global_gradients(phase, mesh, None)).lower(state.params, state.carry, batch, rngs, knobs).compile()
 
 
 def _cost(compiled: jax.stages.Compiled) -> tuple[float, float]:
   """(FLOPs, bytes accessed)."""
   cost = compiled.cost_analysis()
+  assert cost, "libtpu counts both"
   return cost["flops"], cost["bytes accessed"]
 
 

@@ -55,9 +55,9 @@ def affine_augmentation(count, channels, dtype):
   return augment
 
 
-def penalised(case, penalised_gradient, dtype, augmented, bfloat16_stages=0):
+def penalised(case, penalised_gradient, dtype, augmented, **changes):
   """Both ways to D's gradient on a golden case, its batch of reals followed by fakes."""
-  discriminator = case.algorithm.discriminator.clone(bfloat16_stages=bfloat16_stages)
+  discriminator = case.algorithm.discriminator.clone(**changes)
   params = jax.tree.map(lambda p: jnp.asarray(p, dtype), case.params("D", "discriminator"))
   images = jnp.concatenate([jnp.asarray(case.arrays[name], dtype) for name in ("real", "fake")])
   labels = None if case.labels is None else jnp.concatenate([case.labels, case.labels])
@@ -84,6 +84,14 @@ def test_directional_is_grad_of_grad(case, augmented):
       ours, reference = (penalised(case, way, dtype, augmented) for way in (directional, grad_of_grad))
       golden_cases.assert_trees_close(ours, reference, relative)
       assert jax.tree.leaves(ours)[0].dtype == dtype
+
+
+@golden_cases.cases
+def test_fused_convolutions_change_nothing(case):
+  case = golden_cases.load(case)
+  for way in (directional, grad_of_grad):
+    fused, reference = (penalised(case, way, jnp.float32, True, grouped_conv=name) for name in ("fused", "auto"))
+    golden_cases.assert_trees_close(fused, reference, 1e-5)
 
 
 def test_directional_is_as_accurate_in_bfloat16():

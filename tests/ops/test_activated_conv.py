@@ -1,0 +1,56 @@
+"""The activated convolution against its composition, in every derivative that training takes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from r3gan_jax.ops.activated_conv import activated_conv
+from r3gan_jax.ops.grouped_conv import grouped_conv
+from r3gan_jax.training.mesh import make_mesh
+
+GROUPS, SLOPE = 2, 0.2
+
+
+def composed(x, kernel, bias):
+  def leaky(x):
+    return jnp.where(x > 0, x, SLOPE * x)
+
+  return leaky(grouped_conv(leaky(x), kernel, GROUPS, algorithm="native") + bias[:, None, None])
+
+
+def fused(x, kernel, bias):
+  return activated_conv(x, kernel, bias, GROUPS, SLOPE)
+
+
+def operands(width):
+  rngs = jax.random.split(jax.random.key(0), 3)
+  shapes = (4, 3, width, 2 * GROUPS), (3, 3, 2, 3 * GROUPS), (4, 3 * GROUPS)
+  return [jax.random.normal(rng, shape) for rng, shape in zip(rngs, shapes, strict=True)]
+
+
+def results(conv, *operands):
+  def loss(*operands):
+    return jnp.sum(jnp.tanh(conv(*operands)))
+
+  def penalty(*operands):
+    return sum(jnp.sum(gradient**2) for gradient in jax.grad(loss, (0, 1, 2))(*operands))
+
+  return conv(*operands), jax.grad(loss, (0, 1, 2))(*operands), jax.grad(penalty, (0, 1, 2))(*operands)
+
+
+def assert_same(actual, expected):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5 * np.abs(b).max()), actual, expected)
+
+
+@pytest.mark.parametrize("width", [5, 64])
+def test_value_and_derivatives(width):
+  x = operands(width)
+  assert_same(jax.jit(lambda: results(fused, *x))(), jax.jit(lambda: results(composed, *x))())
+
+
+def test_sharded_batch_beside_a_replicated_kernel():
+  x, kernel, bias = operands(4)
+  conv = jax.shard_map(fused, mesh=make_mesh(2), in_specs=(P("data"), P(), P("data")), out_specs=P("data"))
+  assert_same(conv(x, kernel, bias), composed(x, kernel, bias))
