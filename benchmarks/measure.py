@@ -1,9 +1,11 @@
 """What every benchmark shares: interleaved timing, the machine's peak, XLA's counts, tables and JSON."""
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import math
+import multiprocessing
 import os
 import platform
 import statistics
@@ -11,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,30 @@ def interleaved_seconds(
   return {name: statistics.median(times[1:] or times) for name, times in seconds.items()}
 
 
+def in_own_process(make: Callable[..., Callable[[], Any]], *arguments: Any) -> Callable[[], None]:
+  """A call that runs `make(*arguments)()` in a process made for it, and waits; `make` runs once, over there."""
+  context = multiprocessing.get_context("spawn")
+  here, there = context.Pipe()
+  context.Process(target=_serve, args=(there, make, arguments), daemon=True).start()
+  there.close()
+  here.recv()  # it is ready; EOFError if it failed
+
+  def call() -> None:
+    here.send(None)
+    here.recv()
+
+  return call
+
+
+def _serve(connection: Connection, make: Callable[..., Callable[[], Any]], arguments: Sequence[Any]) -> None:
+  call = make(*arguments)
+  with contextlib.suppress(EOFError):  # the other side has ended
+    while True:
+      connection.send(None)
+      connection.recv()
+      call()
+
+
 def _seconds(call: Callable[[], Any]) -> float:
   start = time.perf_counter()
   jax.block_until_ready(call())
@@ -60,13 +87,16 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 def _busy_seconds_of_others() -> float:
-  """Processor time since boot, less this process's own; 0 where Linux does not tell."""
+  """Processor time since boot, less that of this process and its children; 0 where Linux does not tell."""
   path = Path("/proc/stat")
   if not path.exists():
     return 0.0
   user, nice, system, _idle, _waiting, *interrupts = map(int, path.read_text().splitlines()[0].split()[1:9])
-  own = os.times()
-  return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK") - own.user - own.system
+  ticks = user + nice + system + sum(interrupts)
+  for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks -= int(fields[11]) + int(fields[12])  # in user and in kernel mode
+  return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def peak_matmul(dtype: jnp.dtype = jnp.float32) -> tuple[Callable[[], jax.Array], float]:
