@@ -3,7 +3,7 @@
 Names in a configuration are looked up in the plain dicts below; adding a GAN, a loss or a data source is one line.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,8 +215,7 @@ def build_snapshots(config: ConfigDict, algorithm: Algorithm, loader: Loader, wo
       scores |= metric(sample)
     writer.write_scalars(images_seen, {f"metrics/{name}": value for name, value in scores.items()})
 
-  snapshots: Sequence[Snapshot] = [grid, measure] if metrics else [grid]
-  return list(snapshots)
+  return [grid, measure] if metrics else [grid]
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,3 @@ def cosine(start: float, end: float, ramp_images: int) -> Schedule:
     return start + jnp.sin(0.5 * jnp.pi * t) ** 2 * (end - start)
 
   return value
-
-
-def constant(value: float) -> Schedule:
-  """The same value at every count of images."""
-  return lambda images_seen: jnp.full_like(images_seen, value, dtype=jnp.float32)

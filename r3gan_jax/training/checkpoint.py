@@ -77,10 +77,6 @@ class Checkpoints:
         logging.warning("the damaged checkpoint of %s images is now %s", f"{newer:,}", damaged)
     self._manager.reload()
 
-  def wait(self) -> None:
-    """Returns when the save in progress, if any, is complete."""
-    self._manager.wait_until_finished()
-
   def close(self) -> None:
     """Waits, and frees the manager's threads."""
     self._manager.close()

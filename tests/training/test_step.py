@@ -161,7 +161,7 @@ def test_another_kind_of_gan():
   algorithm, mesh = Pair(), make_mesh(2)
   optimizers = {name: optax.with_extra_args_support(optax.sgd(0.1, momentum=0.9)) for name in "ab"}
   state = jax.jit(lambda: init_state(algorithm, optimizers, 0), out_shardings=replicated(mesh))()
-  step = make_train_step(algorithm, optimizers, {"half_life": schedules.constant(4.0)}, mesh)
+  step = make_train_step(algorithm, optimizers, {"half_life": lambda images_seen: jnp.float32(4.0)}, mesh)
   images = np.arange(16, dtype=np.float32).reshape(4, 2, 2, 1)
   state, metrics = step(state, ({"image": images}, {"image": images}))
   assert state.images_seen == 8
