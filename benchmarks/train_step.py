@@ -3,7 +3,8 @@
     python benchmarks/train_step.py --config=configs/cifar10.py:unconditional --batch=4 --against torch
 
 `--against torch` runs the same iteration (networks, batch, float32, threads) in PyTorch, in turn with ours, in a
-process of its own: in one process, either's idle threads cost the other up to a third of its speed. GFLOP is XLA's
+process of its own: in one process, either's idle threads cost the other up to a third of its speed. Both run with the
+allocator settings that main.py makes; start it with `GLIBC_TUNABLES= python ...` to have neither. GFLOP is XLA's
 count of the iteration with its native grouped convolution: ours with the penalised gradient of the recipe; PyTorch's,
 which differentiates gradients, that of our grad_of_grad. The peak is that of a big float32 matrix product in the same
 run (in TF32 where the device has it, for everyone).
@@ -16,6 +17,11 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from r3gan_jax.cli.runner import keep_memory
+
+if __name__ == "__main__":
+  keep_memory()
 
 import jax
 import numpy as np

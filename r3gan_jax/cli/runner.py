@@ -11,7 +11,7 @@ from absl import app, flags, logging
 from r3gan_jax.errors import UserError
 
 _KEEP_MEMORY = ":".join(
-  f"glibc.malloc.{name}" for name in ("hugetlb=1", f"mmap_threshold={2**32}", f"trim_threshold={2**33}")
+  f"glibc.malloc.{name}" for name in ("arena_max=1", "hugetlb=1", f"mmap_threshold={2**32}", f"trim_threshold={2**33}")
 )
 
 

@@ -49,6 +49,10 @@ def test_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, al
   check_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, algorithm)
 
 
+def test_the_pointwise_convolution():
+  check_value_and_derivatives(1, 6, 10, (1, 1), None, "auto")
+
+
 @pytest.mark.parametrize(
   "groups, inputs, outputs, kernel_size, padding",
   [
