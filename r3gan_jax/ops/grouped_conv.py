@@ -27,6 +27,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from r3gan_jax.ops import grouped_conv_cpu, grouped_conv_tpu
+from r3gan_jax.ops.partitioning import keep_batch_split, needs_devices_in_lowering
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -316,6 +317,7 @@ def _define(name: str, abstract: Callable, transpose_lhs: Callable, transpose_rh
   primitive.def_abstract_eval(abstract)
   primitive.def_impl(lambda x, y, **params: jax.jit(partial(primitive.bind, **params))(x, y))
   ad.defbilinear(primitive, transpose_lhs, transpose_rhs)
+  needs_devices_in_lowering.add(primitive)
   batching.primitive_batchers[primitive] = partial(_batch, primitive)
   return primitive
 
@@ -331,7 +333,10 @@ def _lower(primitive: Primitive, operation: str) -> None:
         algorithm = choose(platform, groups, x.shape[-1] // groups, y.shape[-1] // groups, x.dtype)
       if algorithm == "pallas" and platform != "tpu":
         algorithm = "lanes"  # the same blocks, where there is no kernel
-      return getattr(ALGORITHMS[algorithm], operation)(x, y, groups=groups, **params)
+      function = partial(getattr(ALGORITHMS[algorithm], operation), groups=groups, **params)
+      if algorithm != "compiled":  # (JAX itself says that pallas needs a shard_map)
+        return function(x, y)
+      return keep_batch_split(function, (x, y), (0, None) if operation == "conv" else (0, 0))
 
     return lowered
 
