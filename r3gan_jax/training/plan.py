@@ -1,5 +1,8 @@
 """What a run will take, found by tracing and compiling its step, without allocating a network."""
 
+import re
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from clu import parameter_overview
@@ -45,3 +48,34 @@ def abstract_batches(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[d
     return image | {"label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=sharding)}
 
   return tuple(batch(size) for size in experiment.batch_sizes)
+
+
+@dataclass(frozen=True)
+class Collective:
+  """One collective operation of the compiled step: its kind, and the bytes of its results."""
+
+  kind: str
+  size: int
+
+
+_COLLECTIVE = re.compile(
+  r"= (?P<shapes>.*?) (?P<kind>all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
+)
+_SHAPE = re.compile(r"(?P<dtype>[a-z]+\d*)\[(?P<dims>[\d,]*)\]")
+_BITS = re.compile(r"\d+")
+
+
+def collectives(text: str) -> tuple[Collective, ...]:
+  """The collective operations of a compiled program's text (the asynchronous ones once, at their start)."""
+  return tuple(
+    Collective(match["kind"], sum(_shape_bytes(shape) for shape in _SHAPE.finditer(match["shapes"])))
+    for match in _COLLECTIVE.finditer(text)
+  )
+
+
+def _shape_bytes(shape: re.Match[str]) -> int:
+  bits = _BITS.search(shape["dtype"])
+  size = int(bits[0]) // 8 if bits else 1
+  for dim in filter(None, shape["dims"].split(",")):
+    size *= int(dim)
+  return size

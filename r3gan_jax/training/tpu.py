@@ -8,7 +8,6 @@ a lower bound, from published peaks.
 
 import dataclasses
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from r3gan_jax.algorithms.base import DATA_AXIS, Phase
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.loop import Experiment
 from r3gan_jax.training.mesh import batch_sharding, replicated
-from r3gan_jax.training.plan import abstract_batches
+from r3gan_jax.training.plan import Collective, abstract_batches, collectives
 from r3gan_jax.training.state import abstract_state
 from r3gan_jax.training.step import global_gradients, make_train_step
 
@@ -48,14 +47,6 @@ CHIPS: Mapping[str, Chip] = {
   "v6e": Chip(918e12, 1640e9, 32 * GIB, "v6e-4"),
 }
 """By the name in front of the colon of a topology; https://cloud.google.com/tpu/docs/v6e and its siblings."""
-
-
-@dataclass(frozen=True)
-class Collective:
-  """One collective operation of the compiled step: its kind, and the bytes of its results."""
-
-  kind: str
-  size: int
 
 
 @dataclass(frozen=True)
@@ -201,26 +192,3 @@ def _cost(compiled: jax.stages.Compiled) -> tuple[float, float]:
   cost = compiled.cost_analysis()
   assert cost, "libtpu counts both"
   return cost["flops"], cost["bytes accessed"]
-
-
-_COLLECTIVE = re.compile(
-  r"= (?P<shapes>.*?) (?P<kind>all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
-)
-_SHAPE = re.compile(r"(?P<dtype>[a-z]+\d*)\[(?P<dims>[\d,]*)\]")
-_BITS = re.compile(r"\d+")
-
-
-def collectives(text: str) -> tuple[Collective, ...]:
-  """The collective operations of a compiled program's text (the asynchronous ones once, at their start)."""
-  return tuple(
-    Collective(match["kind"], sum(_shape_bytes(shape) for shape in _SHAPE.finditer(match["shapes"])))
-    for match in _COLLECTIVE.finditer(text)
-  )
-
-
-def _shape_bytes(shape: re.Match[str]) -> int:
-  bits = _BITS.search(shape["dtype"])
-  size = int(bits[0]) // 8 if bits else 1
-  for dim in filter(None, shape["dims"].split(",")):
-    size *= int(dim)
-  return size
