@@ -3,8 +3,8 @@
     python benchmarks/grouped_conv.py --configs configs/cifar10.py configs/ffhq64.py --batch=4
 
 Milliseconds of a forward pass, of forward and both gradients, and of a penalty's gradient (of |grad_x |y|^2 / 2|^2 / 2
-with respect to x and the kernel); each algorithm is used in every derivative. XLA's native one is not among the default:
-its gradients take minutes on a CPU. PyTorch's F.conv2d stands beside them where PyTorch is installed.
+with respect to x and the kernel); each algorithm is used in every derivative. XLA's native one is left out unless asked
+for: its gradients take minutes on a CPU. PyTorch's F.conv2d stands beside them where PyTorch is installed.
 """
 
 import sys
