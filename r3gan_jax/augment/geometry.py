@@ -4,9 +4,10 @@ The image is continued by reflection, upsampled by 2 with the wavelet filter sym
 inverse transform sends the output's pixels (also at twice the resolution), and downsampled by 2 with sym6. The two
 filters undo each other, so the identity leaves the image as it is.
 
-Reflection and upsampling of an axis are a constant matrix U, [upsampled, side]. Bilinear sampling at (y, x) weighs the
-rows of U by the hat functions of y, those of x likewise, and contracts both with the image: matrix products take the
-place of image gathers, which TPUs are slow at. The output is made in tiles, as a tile needs only a window of the image.
+All these steps act on rows and columns apart, so a sampled value is a(y)^T image a(x), with a(y) the weights that
+reflection, upsampling and interpolation together give the image's rows at y, and a(x) those of its columns: matrix
+products take the place of gathers from the image, which TPUs are slow at. The output is made tile by tile; a tile
+needs only a window of a big image.
 """
 
 from functools import cache
@@ -47,7 +48,10 @@ _SYM6 = np.array(
 ) / np.sqrt(2)
 _MARGIN = len(_SYM6) // 4  # what the downsampling filter needs around the output, in pixels of the image
 _TILE = 32  # about the side of a tile, in pixels of the upsampled output
-_STRETCH = 4  # a tile's points lie within this many times its side, but for shrinking by more than 2.8
+_STRETCH = 4  # a tile's points lie within this many times its side, unless the image shrinks by more than 2.8
+
+# _TAPS[r, t]: the weight of pixel i + t - 3 of an image in pixel 2 i + r of the upsampled one.
+_TAPS = np.array([[2 * _SYM6[k] if 0 <= (k := r + 5 - 2 * t) < 12 else 0 for t in range(-3, 4)] for r in range(3)])
 
 
 def inverse_matrix(parameters: Parameters, height: int, width: int) -> jax.Array:
@@ -82,84 +86,72 @@ def inverse_matrix(parameters: Parameters, height: int, width: int) -> jax.Array
 def resample(image: jax.Array, inverse: jax.Array) -> jax.Array:
   """One image [H, W, C] float32, transformed; `inverse` [3, 3] as of `inverse_matrix`."""
   height, width, channels = image.shape
-  rows, columns = _axis(height), _axis(width)
+  rows, columns = _tiling(height), _tiling(width)
   planar = image.swapaxes(1, 2)  # [H, C, W]
-  # From here coordinates are in pixels of the upsampled images, counted from their corners.
   y, x = jnp.meshgrid(jnp.arange(rows.tile), jnp.arange(columns.tile), indexing="ij")
 
   def sample_tile(tile: jax.Array) -> jax.Array:
     """(row, column) of a tile -> [tile * tile, C]."""
+    # In pixels of the upsampled images: the output's from its centre, the source's from the reflected image's corner.
     output_x = (x + columns.tile * tile[1] + 1.0).ravel() - (width + 2 * _MARGIN)
     output_y = (y + rows.tile * tile[0] + 1.0).ravel() - (height + 2 * _MARGIN)
     source_x = inverse[0, 0] * output_x + inverse[0, 1] * output_y + 2 * inverse[0, 2] + (3 * width - 3)
     source_y = inverse[1, 0] * output_x + inverse[1, 1] * output_y + 2 * inverse[1, 2] + (3 * height - 3)
-    weights_y, first_y = _interpolation(source_y, rows)
-    weights_x, first_x = _interpolation(source_x, columns)
+    weights_y, first_y = _weights(source_y, height, rows.window)
+    weights_x, first_x = _weights(source_x, width, columns.window)
     window = jax.lax.dynamic_slice(planar, (first_y, 0, first_x), (rows.window, channels, columns.window))
-    sampled_rows = jnp.einsum("ph,hcw->pcw", weights_y, window, precision="highest")
-    return jnp.einsum("pcw,pw->pc", sampled_rows, weights_x, precision="highest")
+    sampled_rows = jnp.einsum("ph,hcw->pcw", weights_y, window, precision="high")
+    return jnp.einsum("pcw,pw->pc", sampled_rows, weights_x, precision="high")
 
   # Derivatives make the weights anew rather than keep them: they are bigger than the image by far.
   tiles = np.stack(np.meshgrid(np.arange(rows.tiles), np.arange(columns.tiles), indexing="ij"), axis=-1).reshape(-1, 2)
   sampled = jax.lax.map(jax.checkpoint(sample_tile, prevent_cse=False), tiles)
   sampled = sampled.reshape(rows.tiles, columns.tiles, rows.tile, columns.tile, channels).swapaxes(1, 2)
   sampled = sampled.reshape(rows.tiles * rows.tile, columns.tiles * columns.tile, channels)
-  return jnp.einsum("ik,klc,jl->ijc", rows.downsampling, sampled, columns.downsampling, precision="highest")
+  return jnp.einsum("ik,klc,jl->ijc", _downsampling(height), sampled, _downsampling(width), precision="high")
 
 
-class _Axis(NamedTuple):
-  """Constants of an axis.
+def _weights(positions: jax.Array, side: int, window: int) -> tuple[jax.Array, int | jax.Array]:
+  """The weights [P, window] of an axis's pixels at positions [P] of its upsampled reflection, and the first pixel."""
+  reflected = 3 * side - 2
+  pixel = jnp.floor(positions / 2)
+  weights = jnp.zeros((len(positions), _TAPS.shape[1]))
+  for remainder, taps in enumerate(_TAPS.astype(np.float32)):
+    upsampled = 2 * pixel + remainder
+    hat = jnp.maximum(0, 1 - jnp.abs(positions - upsampled))
+    inside = (0 <= upsampled) & (upsampled < 2 * reflected)
+    weights += jnp.where(inside, hat, 0)[:, None] * taps[None]
+  pixels = pixel.astype(jnp.int32)[:, None] + jnp.arange(-3, 4)[None]
+  weights = jnp.where((0 <= pixels) & (pixels < reflected), weights, 0)
+  pixels = side - 1 - jnp.abs(jnp.abs(pixels - (side - 1)) - (side - 1))  # the reflections, undone
+  first = 0 if window == side else jnp.clip(jnp.min(pixels), 0, side - window)
+  columns = jnp.arange(window)[None] + first
+  return sum(jnp.where(pixels[:, t, None] == columns, weights[:, t, None], 0) for t in range(_TAPS.shape[1])), first
 
-  Attributes:
-    tile: side of a tile.
-    tiles: their number.
-    span: how many upsampled pixels a tile may touch.
-    window: how many pixels of the image those may touch.
-    firsts: [upsampled - span + 1], the first of these, by the first upsampled pixel.
-    upsampling: [upsampled, side], reflection and upsampling.
-    downsampling: [side, tiles * tile].
-  """
+
+class _Tiling(NamedTuple):
+  """How an axis is cut: the side of a tile, their number, and how many pixels of the image a tile may touch."""
 
   tile: int
   tiles: int
-  span: int
   window: int
-  firsts: np.ndarray
-  upsampling: np.ndarray
-  downsampling: np.ndarray
 
 
-@cache
-def _axis(side: int) -> _Axis:
-  reflected = np.pad(np.arange(side), side - 1, mode="reflect")
-  upsampled = 2 * len(reflected)
-  upsampling = np.zeros((upsampled, side))
-  for i, pixel in enumerate(reflected):
-    for tap, weight in enumerate(2 * _SYM6):
-      if 0 <= (k := 2 * i + tap - 5) < upsampled:
-        upsampling[k, pixel] += weight
-
+def _tiling(side: int) -> _Tiling:
   output = 2 * (side + 2 * _MARGIN)
   tiles = -(-output // _TILE)
   tile = -(-output // tiles)
-  downsampling = np.zeros((side, tiles * tile))
+  return _Tiling(tile, tiles, min(side, _STRETCH * tile // 2 + _TAPS.shape[1] + 1))
+
+
+@cache
+def _downsampling(side: int) -> np.ndarray:
+  """[side, upsampled output, up to its last tile's end]."""
+  tiling = _tiling(side)
+  matrix = np.zeros((side, tiling.tiles * tiling.tile), np.float32)
   for i in range(side):
-    downsampling[i, 2 * i + 1 : 2 * i + 1 + len(_SYM6)] = _SYM6
-
-  span = min(_STRETCH * tile, upsampled)
-  touched = [np.flatnonzero(upsampling[k : k + span].any(axis=0)) for k in range(upsampled - span + 1)]
-  window = max(pixels[-1] - pixels[0] + 1 for pixels in touched)
-  firsts = np.array([min(pixels[0], side - window) for pixels in touched], np.int32)
-  return _Axis(tile, tiles, span, window, firsts, upsampling.astype(np.float32), downsampling.astype(np.float32))
-
-
-def _interpolation(positions: jax.Array, axis: _Axis) -> tuple[jax.Array, jax.Array]:
-  """positions [P] in upsampled pixels -> (weights [P, window] of the image's pixels, the first of these)."""
-  lowest = jnp.clip(jnp.floor(jnp.min(positions)), 0, len(axis.firsts) - 1).astype(jnp.int32)
-  first = jnp.asarray(axis.firsts)[lowest]
-  hats = jnp.maximum(0, 1 - jnp.abs(positions[:, None] - (lowest + jnp.arange(axis.span)).astype(jnp.float32)[None]))
-  upsampling = jax.lax.dynamic_slice(jnp.asarray(axis.upsampling), (lowest, first), (axis.span, axis.window))
-  return jnp.matmul(hats, upsampling, precision="highest"), first
+    matrix[i, 2 * i + 1 : 2 * i + 1 + len(_SYM6)] = _SYM6
+  return matrix
 
 
 def _translation(offset: jax.Array) -> jax.Array:
