@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r3gan_jax.augment.parameters import Parameters
-
 NAMES = ("image_filter", "noise", "cutout")
 
 _CUTOUT_SIDE = 0.5  # of the image's
@@ -38,8 +36,8 @@ def add_noise(image: jax.Array, rng: jax.Array, std: jax.Array) -> jax.Array:
 def cut_out(image: jax.Array, centre: jax.Array) -> jax.Array:
   """One image [H, W, C] float32, zero in a square around `centre` [2], (x, y) in sides."""
   height, width, _ = image.shape
-  outside_x = jnp.abs((jnp.arange(width) + 0.5) / width - centre[0]) >= _CUTOUT_SIDE / 2
-  outside_y = jnp.abs((jnp.arange(height) + 0.5) / height - centre[1]) >= _CUTOUT_SIDE / 2
+  x, y = ((np.arange(side, dtype=np.float32) + 0.5) / side for side in (width, height))
+  outside_x, outside_y = (jnp.abs(of - at) >= _CUTOUT_SIDE / 2 for of, at in ((x, centre[0]), (y, centre[1])))
   return jnp.where((outside_y[:, None] | outside_x[None])[..., None], image, 0)
 
 

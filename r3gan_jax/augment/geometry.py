@@ -47,7 +47,7 @@ _SYM6 = np.array(
   ]
 ) / np.sqrt(2)
 _MARGIN = len(_SYM6) // 4  # what the downsampling filter needs around the output, in pixels of the image
-_TILE = 32  # about the side of a tile, in pixels of the upsampled output
+TILE = 32  # about the side of a tile, in pixels of the upsampled output
 _STRETCH = 4  # a tile's points lie within this many times its side, unless the image shrinks by more than 2.8
 
 # _TAPS[r, t]: the weight of pixel i + t - 3 of an image in pixel 2 i + r of the upsampled one.
@@ -88,13 +88,13 @@ def resample(image: jax.Array, inverse: jax.Array) -> jax.Array:
   height, width, channels = image.shape
   rows, columns = _tiling(height), _tiling(width)
   planar = image.swapaxes(1, 2)  # [H, C, W]
-  y, x = jnp.meshgrid(jnp.arange(rows.tile), jnp.arange(columns.tile), indexing="ij")
+  y, x = _grid(rows.tile, columns.tile)
 
   def sample_tile(tile: jax.Array) -> jax.Array:
     """(row, column) of a tile -> [tile * tile, C]."""
     # In pixels of the upsampled images: the output's from its centre, the source's from the reflected image's corner.
-    output_x = (x + columns.tile * tile[1] + 1.0).ravel() - (width + 2 * _MARGIN)
-    output_y = (y + rows.tile * tile[0] + 1.0).ravel() - (height + 2 * _MARGIN)
+    output_x = x + columns.tile * tile[1] + 1 - (width + 2 * _MARGIN)
+    output_y = y + rows.tile * tile[0] + 1 - (height + 2 * _MARGIN)
     source_x = inverse[0, 0] * output_x + inverse[0, 1] * output_y + 2 * inverse[0, 2] + (3 * width - 3)
     source_y = inverse[1, 0] * output_x + inverse[1, 1] * output_y + 2 * inverse[1, 2] + (3 * height - 3)
     weights_y, first_y = _weights(source_y, height, rows.window)
@@ -104,11 +104,15 @@ def resample(image: jax.Array, inverse: jax.Array) -> jax.Array:
     return jnp.einsum("pcw,pw->pc", sampled_rows, weights_x, precision="high")
 
   # Derivatives make the weights anew rather than keep them: they are bigger than the image by far.
-  tiles = np.stack(np.meshgrid(np.arange(rows.tiles), np.arange(columns.tiles), indexing="ij"), axis=-1).reshape(-1, 2)
-  sampled = jax.lax.map(jax.checkpoint(sample_tile, prevent_cse=False), tiles)
+  sampled = jax.lax.map(jax.checkpoint(sample_tile, prevent_cse=False), _grid(rows.tiles, columns.tiles).T)
   sampled = sampled.reshape(rows.tiles, columns.tiles, rows.tile, columns.tile, channels).swapaxes(1, 2)
   sampled = sampled.reshape(rows.tiles * rows.tile, columns.tiles * columns.tile, channels)
   return jnp.einsum("ik,klc,jl->ijc", _downsampling(height), sampled, _downsampling(width), precision="high")
+
+
+def _grid(rows: int, columns: int) -> np.ndarray:
+  """float32 [2, rows * columns]: the (row, column) of each cell, row by row."""
+  return np.indices((rows, columns), np.float32).reshape(2, -1)
 
 
 def _weights(positions: jax.Array, side: int, window: int) -> tuple[jax.Array, int | jax.Array]:
@@ -119,10 +123,10 @@ def _weights(positions: jax.Array, side: int, window: int) -> tuple[jax.Array, i
   for remainder, taps in enumerate(_TAPS.astype(np.float32)):
     upsampled = 2 * pixel + remainder
     hat = jnp.maximum(0, 1 - jnp.abs(positions - upsampled))
-    inside = (0 <= upsampled) & (upsampled < 2 * reflected)
+    inside = (upsampled >= 0) & (upsampled < 2 * reflected)
     weights += jnp.where(inside, hat, 0)[:, None] * taps[None]
   pixels = pixel.astype(jnp.int32)[:, None] + jnp.arange(-3, 4)[None]
-  weights = jnp.where((0 <= pixels) & (pixels < reflected), weights, 0)
+  weights = jnp.where((pixels >= 0) & (pixels < reflected), weights, 0)
   pixels = side - 1 - jnp.abs(jnp.abs(pixels - (side - 1)) - (side - 1))  # the reflections, undone
   first = 0 if window == side else jnp.clip(jnp.min(pixels), 0, side - window)
   columns = jnp.arange(window)[None] + first
@@ -139,7 +143,7 @@ class _Tiling(NamedTuple):
 
 def _tiling(side: int) -> _Tiling:
   output = 2 * (side + 2 * _MARGIN)
-  tiles = -(-output // _TILE)
+  tiles = -(-output // TILE)
   tile = -(-output // tiles)
   return _Tiling(tile, tiles, min(side, _STRETCH * tile // 2 + _TAPS.shape[1] + 1))
 

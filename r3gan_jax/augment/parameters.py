@@ -85,20 +85,18 @@ def at_quantiles(quantiles: Mapping[str, jax.Array]) -> Parameters:
 
 
 def _draw_sample(rng: jax.Array, p: jax.Array, multipliers: Mapping[str, float]) -> Parameters:
-  # Keys are of all transforms, so that switching one off changes nothing for the others.
-  rngs = dict(zip(TRANSFORMS, jax.random.split(rng, len(TRANSFORMS)), strict=True))
-  return {
-    name: _draw_transform(rngs[name], p * multipliers[name], name) for name in TRANSFORMS if multipliers.get(name)
-  }
-
-
-def _draw_transform(rng: jax.Array, probability: jax.Array, name: str) -> jax.Array:
-  transform = TRANSFORMS[name]
-  if name == "rotation":  # two parts, so that *any* rotation has this probability
-    probability = 1 - jnp.sqrt(1 - jnp.clip(probability, 0, 1))
-  presence_rng, value_rng = jax.random.split(rng)
-  present = jax.random.uniform(presence_rng, (transform.parts,)) < probability
-  # Never 0, the quantile of an infinite normal draw.
-  quantiles = jax.random.uniform(value_rng, (transform.parts * transform.draws,), minval=2.0**-24)
-  values = at_quantiles({name: quantiles})[name]
-  return jnp.where(jnp.repeat(present, transform.draws), values, transform.absent)
+  # Numbers for all transforms, so that switching one off changes nothing for the others. Never 0: a normal draw's
+  # quantile of 0 is infinite.
+  numbers = jax.random.uniform(rng, (sum(t.parts + t.parts * t.draws for t in TRANSFORMS.values()),), minval=2.0**-24)
+  parameters, start = {}, 0
+  for name, transform in TRANSFORMS.items():
+    middle = start + transform.parts
+    end = middle + transform.parts * transform.draws
+    if multiplier := multipliers.get(name):
+      probability = jnp.minimum(p * multiplier, 1)
+      if name == "rotation":  # of two parts, so that *any* rotation has this probability
+        probability = 1 - jnp.sqrt(1 - probability)
+      present = jnp.repeat(numbers[start:middle] < probability, transform.draws)
+      parameters[name] = jnp.where(present, transform.value(numbers[middle:end]), transform.absent)
+    start = end
+  return parameters

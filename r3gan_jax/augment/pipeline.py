@@ -45,7 +45,7 @@ def _apply(image: jax.Array, parameters: Parameters, noise_rng: jax.Array | None
     image = corruption.filter_bands(image, parameters["image_filter"])
   if "noise" in parameters:
     assert noise_rng is not None, "noise needs keys"
-    image = corruption.add_noise(image, noise_rng, parameters["noise"])
+    image = corruption.add_noise(image, noise_rng, parameters["noise"][0])
   if "cutout" in parameters:
     image = corruption.cut_out(image, parameters["cutout"])
   return image
