@@ -49,7 +49,8 @@ def _band_matrices(side: int) -> np.ndarray:
   reflected = np.pad(np.arange(side), radius, mode="reflect")
   matrices = np.zeros((4, side, side), np.float32)
   for i in range(side):
-    np.add.at(matrices[:, i], (slice(None), reflected[i : i + bank.shape[1]]), bank)
+    for tap, pixel in enumerate(reflected[i : i + bank.shape[1]]):
+      matrices[:, i, pixel] += bank[:, tap]
   return matrices
 
 

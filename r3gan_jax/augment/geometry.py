@@ -130,7 +130,10 @@ def _weights(positions: jax.Array, side: int, window: int) -> tuple[jax.Array, i
   pixels = side - 1 - jnp.abs(jnp.abs(pixels - (side - 1)) - (side - 1))  # the reflections, undone
   first = 0 if window == side else jnp.clip(jnp.min(pixels), 0, side - window)
   columns = jnp.arange(window)[None] + first
-  return sum(jnp.where(pixels[:, t, None] == columns, weights[:, t, None], 0) for t in range(_TAPS.shape[1])), first
+  of_columns = jnp.zeros((len(positions), window))
+  for tap in range(_TAPS.shape[1]):
+    of_columns += jnp.where(pixels[:, tap, None] == columns, weights[:, tap, None], 0)
+  return of_columns, first
 
 
 class _Tiling(NamedTuple):
