@@ -114,7 +114,7 @@ def make_smoke(config: ConfigDict) -> None:
   config.network.blocks = (1,) * stages
   config.batch_size = 8
   config.burn_in_images = 64
-  if config.data.resolution > 64:
+  if config.data.resolution > 32:
     config.augment_p = (0.0, 0.0)  # a CPU would spend its minute on it
   config.run.total_images = 64
   config.run.log_every_images = 16

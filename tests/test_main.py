@@ -214,6 +214,5 @@ def test_show_augmentations(command, tmp_path):
   command(f"--image={tmp_path}/grey.png", "--side=16", f"--out={tmp_path}/shown.png", module=show)
   assert picture_size(tmp_path / "shown.png")[0] > 500
   (tmp_path / "text.png").write_text("no image")
-  for image, message in (("text.png", "is not an image"), ("none.png", "cannot read --image=")):
-    done = command(f"--image={tmp_path}/{image}", f"--out={tmp_path}/x.png", module=show, status=2)
-    assert message in done.stderr.strip().splitlines()[-1]
+  done = command(f"--image={tmp_path}/text.png", f"--out={tmp_path}/x.png", module=show, status=2)
+  assert "text.png is not an image" in done.stderr.strip().splitlines()[-1]
