@@ -114,6 +114,13 @@ def flops(compiled: jax.stages.Compiled) -> float:
   return float(cost["flops"])
 
 
+def bytes_accessed(compiled: jax.stages.Compiled) -> float:
+  """XLA's own count of what one call reads and writes, per device; a loop's body once, as of `flops`."""
+  cost = compiled.cost_analysis()
+  assert cost, "this platform's compiler counts no bytes"
+  return float(cost["bytes accessed"])
+
+
 def temporary_bytes(compiled: jax.stages.Compiled) -> int:
   """The working memory of one call, per device, beyond its arguments and results."""
   memory = compiled.memory_analysis()

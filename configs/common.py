@@ -58,7 +58,24 @@ def get_config() -> ConfigDict:
   config.beta2 = (0.9, 0.99)
   config.gamma = (1.0, 0.1)  # weight of R1 and R2
   config.ema_half_life = (0.0, 500_000.0)  # images
-  config.augment_p = (0.0, 0.0)
+  config.augment_p = (0.0, 0.0)  # probability of each augmentation, before its multiplier
+
+  config.augment = ConfigDict()  # multipliers of augment_p: r3gan_jax/augment
+  config.augment.x_flip = 1.0
+  config.augment.rotate90 = 1.0
+  config.augment.integer_translation = 1.0
+  config.augment.isotropic_scale = 1.0
+  config.augment.rotation = 1.0
+  config.augment.anisotropic_scale = 1.0
+  config.augment.fractional_translation = 1.0
+  config.augment.brightness = 0.5
+  config.augment.contrast = 0.5
+  config.augment.luma_flip = 0.5
+  config.augment.hue = 0.5
+  config.augment.saturation = 0.5
+  config.augment.image_filter = 0.0
+  config.augment.noise = 0.0
+  config.augment.cutout = 1.0
 
   config.run = ConfigDict()
   config.run.total_images = 100_000_000
@@ -97,7 +114,8 @@ def make_smoke(config: ConfigDict) -> None:
   config.network.blocks = (1,) * stages
   config.batch_size = 8
   config.burn_in_images = 64
-  config.augment_p = (0.0, 0.0)
+  if config.data.resolution > 32:
+    config.augment_p = (0.0, 0.0)  # a CPU would spend its minute on it
   config.run.total_images = 64
   config.run.log_every_images = 16
   config.run.snapshot_every_images = 32

@@ -5,6 +5,7 @@ Names in a configuration are looked up in the plain dicts below; adding a GAN, a
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +17,9 @@ from ml_collections import ConfigDict
 
 from r3gan_jax import schedules
 from r3gan_jax.algorithms.base import Algorithm, Params
-from r3gan_jax.algorithms.r3gan import R3GAN
+from r3gan_jax.algorithms.r3gan import R3GAN, Augment
+from r3gan_jax.augment.parameters import TRANSFORMS
+from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.data.generated import GeneratedSource
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.source import Source
@@ -80,8 +83,28 @@ def _r3gan(config: ConfigDict, platform: str) -> Algorithm:
     num_classes=data.num_classes,
     loss=_look_up(LOSSES, "loss", config.loss),
     penalties=tuple(config.penalties),
+    augment=_augment(config),
     penalised_gradient=_look_up(PENALISED_GRADIENTS, "penalised_gradient", config.penalised_gradient),
   )
+
+
+def _augment(config: ConfigDict) -> Augment | None:
+  if config.augment_p == (0.0, 0.0):
+    return None
+  if not all(0 <= p <= 1 for p in config.augment_p):
+    raise UserError(f"config.augment_p = {config.augment_p}: probabilities lie between 0 and 1")
+  multipliers = config.augment.to_dict()
+  if unknown := multipliers.keys() - TRANSFORMS.keys():
+    raise UserError(f"config.augment: unknown {sorted(unknown)}: choose from {list(TRANSFORMS)}")
+  for name, multiplier in multipliers.items():
+    if multiplier < 0:
+      raise UserError(f"config.augment.{name} = {multiplier} must not be negative; 0 switches it off")
+  if config.data.channels not in (1, 3):
+    raise UserError(
+      f"config.data.channels = {config.data.channels}: augmentation needs images of 1 or 3 channels; without it: "
+      "--config.augment_p='(0.0, 0.0)'"
+    )
+  return partial(augment, multipliers=multipliers)
 
 
 ALGORITHMS: Mapping[str, Callable[[ConfigDict, str], Algorithm]] = {"r3gan": _r3gan}
@@ -177,8 +200,6 @@ def _schedule(config: ConfigDict, name: str) -> schedules.Schedule:
 
 def build_loader(config: ConfigDict) -> Loader:
   """The data, ready to read; a UserError where they are not prepared."""
-  if config.augment_p != (0.0, 0.0):
-    raise UserError("the augmentation pipeline is not there yet: train with --config.augment_p='(0.0, 0.0)'")
   source = _look_up(SOURCES, "data.source", config.data.source)(config.data)
   return Loader(source, config.seed, config.data.x_flip)
 

@@ -144,10 +144,10 @@ def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
     ((SMOKE, "surplus"), "unexpected arguments ['surplus']"),
     (("--config=configs/no_such.py",), "no_such.py"),
     (("--config=configs/cifar10.py:no_such",), "no variant 'no_such': choose from ['smoke', 'unconditional']"),
-    (
-      ("--config=configs/imagenet64.py", "--config.augment_p=(0.0,0.0)", "--config.data.directory=/nowhere"),
-      "is not prepared under",
-    ),
+    (("--config=configs/imagenet64.py", "--config.data.directory=/nowhere"), "is not prepared under"),
+    ((SMOKE, "--config.augment_p=(0.0,1.5)"), "config.augment_p = (0.0, 1.5): probabilities lie between 0 and 1"),
+    ((SMOKE, "--config.augment_p=(0.0,0.5)", "--config.augment.hue=-1.0"), "config.augment.hue = -1.0 must not be"),
+    ((SMOKE, "--config.augment_p=(0.0,0.5)", "--config.data.channels=2"), "augmentation needs images of 1 or 3"),
     ((), "--config"),
   ],
 )
@@ -206,3 +206,13 @@ def test_the_plot_of_a_run_in_a_relative_work_directory(command, tmp_path):
   command(SMOKE, f"--workdir={workdir}")
   command(f"--workdir={workdir}", module="-m r3gan_jax.cli.plot")
   assert picture_size(tmp_path / "curves.png")[0] > 1000
+
+
+def test_show_augmentations(command, tmp_path):
+  show = "-m r3gan_jax.cli.show_augmentations"
+  Image.new("L", (40, 30), 200).save(tmp_path / "grey.png")
+  command(f"--image={tmp_path}/grey.png", "--side=16", f"--out={tmp_path}/shown.png", module=show)
+  assert picture_size(tmp_path / "shown.png")[0] > 500
+  (tmp_path / "text.png").write_text("no image")
+  done = command(f"--image={tmp_path}/text.png", f"--out={tmp_path}/x.png", module=show, status=2)
+  assert "text.png is not an image" in done.stderr.strip().splitlines()[-1]

@@ -1,6 +1,7 @@
 """Laws of the training step: how the batch is split does not matter, nothing recompiles, nothing is gathered."""
 
 import re
+from functools import partial
 
 import golden_cases
 import jax
@@ -11,6 +12,8 @@ import pytest
 from r3gan_jax import schedules
 from r3gan_jax.algorithms.base import Average, Phase
 from r3gan_jax.algorithms.r3gan import R3GAN
+from r3gan_jax.augment.parameters import TRANSFORMS
+from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.optimizer import adam_without_momentum
@@ -19,13 +22,21 @@ from r3gan_jax.training.step import make_train_step
 
 BATCH = 16
 SHAPE = {"widths": (8, 8), "cardinalities": (2, 2), "blocks": (1, 1), "num_classes": 3, "embed_dim": 8}
-ALGORITHM = R3GAN(Generator(**SHAPE, noise_dim=8), Discriminator(**SHAPE), 8, (8, 8, 3), num_classes=3)
+ALGORITHM = R3GAN(
+  Generator(**SHAPE, noise_dim=8),
+  Discriminator(**SHAPE),
+  8,
+  (8, 8, 3),
+  num_classes=3,
+  augment=partial(augment, multipliers=dict.fromkeys(TRANSFORMS, 1.0)),
+)
 OPTIMIZERS = {"generator": adam_without_momentum(), "discriminator": adam_without_momentum()}
 SCHEDULES = {
   "learning_rate": schedules.cosine(1e-3, 1e-4, 64),
   "beta2": schedules.cosine(0.9, 0.99, 64),
   "gamma": schedules.cosine(1.0, 0.1, 64),
   "ema_half_life": schedules.cosine(0.0, 100.0, 64),
+  "augment_p": schedules.cosine(0.2, 0.8, 64),
 }
 
 

@@ -1,0 +1,103 @@
+"""What augmentation costs: a whole iteration without and with it, and the augmentation alone.
+
+    python benchmarks/augmentation.py --config=configs/cifar10.py:unconditional --batch=4
+
+GFLOP and GB are XLA's counts of the iteration with its native grouped convolution. XLA counts the body of a loop once,
+so there each image's augmentation is counted as a single tile.
+"""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import measure
+from benchmarks.iteration import Iteration, add_arguments, build, load_config, lower
+from benchmarks.iteration import with_native_convolutions as native
+from r3gan_jax.augment import geometry
+from r3gan_jax.augment.pipeline import augment
+
+
+def main() -> None:
+  parser = measure.parser(__doc__ or "", repetitions=5)
+  add_arguments(parser)
+  parser.add_argument("--sides", nargs="+", type=int, default=[32, 64, 256], help="of images augmented (%(default)s)")
+  options = parser.parse_args()
+  tables = {
+    f"{options.config}, batch {options.batch}, float32, {measure.threads()} threads": whole_iteration(options),
+    "the augmentation alone, milliseconds an image": alone(options),
+  }
+  measure.report(tables, options.json)
+
+
+def whole_iteration(options: argparse.Namespace) -> list[measure.Row]:
+  calls, counts = {}, {}
+  for name, p in (("none", 0.0), ("augmentation", 0.5)):
+    config = load_config(options.config, options.batch)
+    config.augment_p = (p, p)
+    experiment = build(config)
+    calls[name] = Iteration(experiment, lower(experiment).compile())
+    with single_tile():
+      counts[name] = lower(build(native(config))).compile()
+  seconds = measure.interleaved_seconds(calls, options.repetitions)
+  return [
+    {
+      "with": name,
+      "s / iteration": seconds[name],
+      "time over none": seconds[name] / seconds["none"],
+      "GFLOP": measure.flops(counts[name]) / 1e9,
+      "GFLOP over none": measure.flops(counts[name]) / measure.flops(counts["none"]),
+      "GB": measure.bytes_accessed(counts[name]) / 1e9,
+      "GB over none": measure.bytes_accessed(counts[name]) / measure.bytes_accessed(counts["none"]),
+    }
+    for name in calls
+  ]
+
+
+@contextlib.contextmanager
+def single_tile() -> Iterator[None]:
+  """An image of any size is augmented in one tile."""
+  tile, geometry.TILE = geometry.TILE, 2**20
+  geometry._downsampling.cache_clear()
+  yield
+  geometry.TILE = tile
+  geometry._downsampling.cache_clear()
+
+
+def alone(options: argparse.Namespace) -> list[measure.Row]:
+  multipliers = load_config(options.config, options.batch).augment.to_dict()
+  rngs = jax.random.split(jax.random.key(0), options.batch)
+  rows: list[measure.Row] = []
+  for side in options.sides:
+    images = jax.random.uniform(jax.random.key(1), (options.batch, side, side, 3), minval=-1)
+
+    def forward(images: jax.Array) -> jax.Array:
+      return augment(images, rngs, jnp.float32(0.5), multipliers)
+
+    def forward_and_backward(images: jax.Array) -> Any:
+      augmented, pull_back = jax.vjp(forward, images)
+      return pull_back(augmented)
+
+    compiled = {
+      name: jax.jit(function).lower(images).compile()
+      for name, function in (("forward", forward), ("forward + backward", forward_and_backward))
+    }
+    calls = {name: partial(program, images) for name, program in compiled.items()}
+    seconds = measure.interleaved_seconds(calls, options.repetitions)
+    rows.append({"side": str(side)})
+    for name, program in compiled.items():
+      rows[-1][name] = 1e3 * seconds[name] / options.batch
+      rows[-1][f"{name}: temporary MiB"] = measure.temporary_bytes(program) / 2**20
+  return rows
+
+
+if __name__ == "__main__":
+  main()

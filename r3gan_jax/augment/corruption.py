@@ -1,0 +1,69 @@
+"""Image-space filtering, additive noise and cutout; the first two are off in R3GAN."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+NAMES = ("image_filter", "noise", "cutout")
+
+_CUTOUT_SIDE = 0.5  # of the image's
+# Symlet of 2 vanishing moments (Daubechies 1992): low-pass decomposition filter, sum sqrt(2).
+_SYM2 = np.array([1 - 3**0.5, 3 - 3**0.5, 3 + 3**0.5, 1 + 3**0.5]) / (4 * 2**0.5)
+_POWER = np.array([10, 1, 1, 1], np.float32) / 13  # the spectrum of natural images, 1 / f, in the bands
+
+
+def filter_bands(image: jax.Array, log2_gains: jax.Array) -> jax.Array:
+  """One image [H, W, C] float32, the bands amplified by 2^log2_gains [4], low frequencies first.
+
+  After each gain all are normalised to keep the power that natural images are expected to have.
+  """
+  gains = jnp.ones(4)
+  for band in range(4):
+    gain = jnp.ones(4).at[band].set(jnp.exp2(log2_gains[band]))
+    gains *= gain / jnp.sqrt(jnp.sum(_POWER * gain**2))
+  height, width, _ = image.shape
+  rows, columns = (jnp.einsum("b,bij->ij", gains, _band_matrices(side)) for side in (height, width))
+  return jnp.einsum("ik,klc,jl->ijc", rows, image, columns, precision="highest")
+
+
+def add_noise(image: jax.Array, rng: jax.Array, std: jax.Array) -> jax.Array:
+  """One image [H, W, C] float32, with independent normal noise of this standard deviation on every value."""
+  return image + std * jax.random.normal(rng, image.shape)
+
+
+def cut_out(image: jax.Array, centre: jax.Array) -> jax.Array:
+  """One image [H, W, C] float32, zero in a square around `centre` [2], (x, y) in sides."""
+  height, width, _ = image.shape
+  x, y = ((np.arange(side, dtype=np.float32) + 0.5) / side for side in (width, height))
+  outside_x, outside_y = (jnp.abs(of - at) >= _CUTOUT_SIDE / 2 for of, at in ((x, centre[0]), (y, centre[1])))
+  return jnp.where((outside_y[:, None] | outside_x[None])[..., None], image, 0)
+
+
+@cache
+def _band_matrices(side: int) -> np.ndarray:
+  """[4, side, side]: the filter of each band, with reflection at the borders; they sum to the identity."""
+  bank = _filter_bank()
+  radius = bank.shape[1] // 2
+  reflected = np.pad(np.arange(side), radius, mode="reflect")
+  matrices = np.zeros((4, side, side), np.float32)
+  for i in range(side):
+    for tap, pixel in enumerate(reflected[i : i + bank.shape[1]]):
+      matrices[:, i, pixel] += bank[:, tap]
+  return matrices
+
+
+def _filter_bank() -> np.ndarray:
+  """[4, taps]: zero-phase filters of an octave each, low frequencies first, made by splitting the lowest in two."""
+  low = np.convolve(_SYM2, _SYM2[::-1]) / 2
+  high_pass = _SYM2 * (-1) ** np.arange(4)
+  high = np.convolve(high_pass, high_pass[::-1]) / 2
+  bank = np.eye(4, 1)
+  for band in range(1, 4):
+    spread = np.zeros((4, 2 * bank.shape[1] - 1))
+    spread[:, ::2] = bank
+    bank = np.stack([np.convolve(row, low) for row in spread])
+    centre = bank.shape[1] // 2
+    bank[band, centre - len(high) // 2 : centre + len(high) // 2 + 1] += high
+  return bank

@@ -1,0 +1,51 @@
+"""The non-leaking augmentation of StyleGAN2-ADA (Karras et al. 2020, arXiv 2006.06676, appendix B).
+
+An augmentation is drawn (parameters.py), then applied; what is applied is affine in the image. Where a transform may
+occur but has not been drawn, the image passes through it with neutral parameters.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from r3gan_jax.augment import colour, corruption, geometry
+from r3gan_jax.augment.parameters import Parameters, draw
+
+
+def augment(images: jax.Array, rngs: jax.Array, p: jax.Array, multipliers: Mapping[str, float]) -> jax.Array:
+  """Images, each augmented by draws from its own key.
+
+  Args:
+    images: [N, H, W, C], C = 1 or 3, float in [-1, 1]; the result may leave that range.
+    rngs: [N] keys.
+    p: float32 scalar in [0, 1], the probability of each transform, before its multiplier.
+    multipliers: transform -> multiplier of p; see `parameters.TRANSFORMS`.
+  """
+  parameter_rngs, noise_rngs = jnp.moveaxis(jax.vmap(jax.random.split)(rngs), 1, 0)
+  return apply(images, draw(parameter_rngs, p, multipliers), noise_rngs)
+
+
+def apply(images: jax.Array, parameters: Parameters, noise_rngs: jax.Array | None = None) -> jax.Array:
+  """Images [N, H, W, C], each transformed by its parameters; `noise_rngs` [N] are needed for noise alone.
+
+  Computes in float32; the result has the images' dtype.
+  """
+  transformed = jax.vmap(_apply)(images.astype(jnp.float32), parameters, noise_rngs)
+  return transformed.astype(images.dtype)
+
+
+def _apply(image: jax.Array, parameters: Parameters, noise_rng: jax.Array | None) -> jax.Array:
+  height, width, _ = image.shape
+  if any(name in parameters for name in geometry.NAMES):
+    image = geometry.resample(image, geometry.inverse_matrix(parameters, height, width))
+  if any(name in parameters for name in colour.NAMES):
+    image = colour.recolour(image, parameters)
+  if "image_filter" in parameters:
+    image = corruption.filter_bands(image, parameters["image_filter"])
+  if "noise" in parameters:
+    assert noise_rng is not None, "noise needs keys"
+    image = corruption.add_noise(image, noise_rng, parameters["noise"][0])
+  if "cutout" in parameters:
+    image = corruption.cut_out(image, parameters["cutout"])
+  return image
