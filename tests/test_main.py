@@ -145,7 +145,7 @@ def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
     (("--config=configs/no_such.py",), "no_such.py"),
     (("--config=configs/cifar10.py:no_such",), "no variant 'no_such': choose from ['smoke', 'unconditional']"),
     (
-      ("--config=configs/imagenet64.py", "--config.augment_p=(0.0,0.0)", "--config.data.directory=/nowhere"),
+      ("--config=configs/imagenet64.py", "--config.augment_p=(0.0,0.0)", "--config.run.data_path=/nowhere"),
       "is not prepared under",
     ),
     ((), "--config"),
