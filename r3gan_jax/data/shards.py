@@ -6,11 +6,13 @@ half of a data set. A shard, too, gets its name when it is complete, so what a s
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple, Protocol
 
 from absl import logging
@@ -19,6 +21,8 @@ from tqdm import tqdm
 
 from r3gan_jax.data.images import CorruptImage
 from r3gan_jax.errors import UserError
+
+_WRITING = "writing-"
 
 RECIPE = "prepare.json"
 """In the directory: what the data set is made of, to tell whether it is the one that is asked for."""
@@ -87,6 +91,8 @@ def write_data_set(
     _check_recipe(unfinished, recipe)
     shards = _shards(info.name, unfinished, splits, images_per_shard)
     _write(shards, splits, info.features, processes, skip_corrupt)
+    for left_by_a_killed_run in unfinished.glob(f"{_WRITING}*"):
+      left_by_a_killed_run.unlink()
     _describe(info, unfinished, shards)
     unfinished.rename(directory)
   written = json.loads((directory / "dataset_info.json").read_text())["splits"]
@@ -150,6 +156,15 @@ _WORKER: dict[str, Any] = {}
 
 def _start_worker(splits: Mapping[str, Records], features: Any) -> None:
   _WORKER.update(splits=splits, features=features)
+  Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+  """A pool's workers would outlive a killed parent for ever."""
+  parent = parent_process()
+  assert parent
+  parent.join()
+  os._exit(1)
 
 
 def _work(shard: _Shard, skip_corrupt: bool) -> list[str]:
@@ -158,7 +173,7 @@ def _work(shard: _Shard, skip_corrupt: bool) -> list[str]:
 
 def _write_shard(shard: _Shard, records: Records, features: Any, skip_corrupt: bool) -> list[str]:
   corrupt = []
-  temporary = shard.path.with_name(f"writing-{shard.path.name}")
+  temporary = shard.path.with_name(f"{_WRITING}{os.getpid()}-{shard.path.name}")
   writer = ArrayRecordWriter(str(temporary), "group_size:1")
   try:
     for index in range(shard.start, shard.stop):

@@ -48,7 +48,7 @@ class TfdsSource:
     self._fit_by = fit_by
     self._num_classes = num_classes
     self._label_key = label_key if num_classes else None
-    self._check_features(builder.info.features)
+    self._check_features(dict(builder.info.features.items()))
     try:
       files = builder.info.splits[split].file_instructions
     except (KeyError, ValueError):
@@ -92,7 +92,7 @@ class TfdsSource:
       raise UserError(f"{title} has label {label}, but config.data.num_classes = {self._num_classes}: set it to match")
     return label
 
-  def _check_features(self, features: Any) -> None:
+  def _check_features(self, features: dict[str, Any]) -> None:
     import tensorflow_datasets as tfds
 
     image = features.get("image")
