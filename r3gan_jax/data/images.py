@@ -66,9 +66,11 @@ def fit(image: Image.Image, resolution: int, how: str, name: str) -> Image.Image
   size = (resolution, resolution)
   if image.size == size:
     return image
-  if how == "crop_resize":
-    return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
   width, height = image.size
+  if how == "crop_resize":
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.crop((left, top, left + side, top + side)).resize(size, Image.Resampling.LANCZOS)
   if max(width, height) > resolution:
     raise UserError(f"{name} is {width}x{height}, which no padding fits to {resolution}: set config.data.resolution")
   left, top = (resolution - width) // 2, (resolution - height) // 2

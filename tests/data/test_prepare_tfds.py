@@ -65,5 +65,5 @@ def test_without_tensorflow_the_extra_is_named(tmp_path):
 
 @with_tensorflow
 def test_an_unknown_data_set_is_named(tmp_path):
-  with pytest.raises(UserError, match="--tfds=cifar11: no such data set"):
+  with pytest.raises(UserError, match="--tfds=cifar11: TFDS knows no such data set"):
     prepare_tfds("cifar11", tmp_path, None)

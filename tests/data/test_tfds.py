@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from image_files import write_images
+from PIL import Image
 
 from r3gan_jax.data.folder import ImageFiles
 from r3gan_jax.data.prepare import prepare_images
@@ -46,8 +47,8 @@ def test_records_are_fitted(data_dir):
   padded = everything(source(data_dir, shape=(12, 12, 3), fit_by="pad"))["image"]
   np.testing.assert_array_equal(padded, np.pad(examples, ((0, 0), (2, 2), (2, 2), (0, 0))))
   halved = everything(source(data_dir, shape=(4, 4, 3)))["image"]
-  means = examples.reshape(8, 4, 2, 4, 2, 3).mean((2, 4))
-  assert np.corrcoef(halved.ravel(), means.ravel())[0, 1] > 0.95
+  by_pillow = [np.asarray(Image.fromarray(image).resize((4, 4), Image.Resampling.LANCZOS)) for image in examples]
+  np.testing.assert_array_equal(halved, by_pillow)
 
 
 def test_grey_becomes_rgb(data_dir):
@@ -81,7 +82,7 @@ def test_a_damaged_shard_is_found_at_start(data_dir, tmp_path):
   copy.mkdir()
   for file in directory.iterdir():
     data = file.read_bytes()
-    (copy / file.name).write_bytes(data[: len(data) // 2] if "array_record" in file.name else data)
+    (copy / file.name).write_bytes(data[:1000] if "array_record" in file.name else data)
   with pytest.raises(UserError, match="copy is damaged: remove it and prepare it again"):
     source(copy)
   next(copy.glob("*array_record*")).unlink()
