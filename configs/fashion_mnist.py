@@ -4,7 +4,7 @@
     python main.py --config=configs/fashion_mnist.py
 
 DIRECTORY holds the four idx files, e.g. /usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist.
-`:smoke` runs a tiny network on generated images.
+About 165 images/s on two cores: 40 minutes. `:smoke` runs a tiny network on generated images.
 """
 
 from ml_collections import ConfigDict

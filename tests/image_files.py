@@ -1,5 +1,7 @@
-"""Image files for the tests of data/: small, different, and known."""
+"""Image and idx files for the tests of data/: small, different, and known."""
 
+import gzip
+import struct
 import zipfile
 
 import numpy as np
@@ -21,3 +23,24 @@ def zip_directory(directory, path, compression=zipfile.ZIP_STORED):
     for file in sorted(directory.rglob("*"), reverse=True):
       archive.write(file, file.relative_to(directory))
   return path
+
+
+def idx(array):
+  """A uint8 array in MNIST's format."""
+  return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_idx_files(directory):
+  """MNIST's four files, the training files gzipped; {prefix: (uint8 [n, 28, 28], labels uint8 [n])}."""
+  random = np.random.default_rng(0)
+  splits = {}
+  for prefix, count in (("train", 12), ("t10k", 5)):
+    images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    labels = random.integers(0, 10, count, dtype=np.uint8)
+    splits[prefix] = images, labels
+    for kind, array in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
+      if prefix == "train":
+        (directory / f"{prefix}-{kind}.gz").write_bytes(gzip.compress(idx(array)))
+      else:
+        (directory / f"{prefix}-{kind}").write_bytes(idx(array))
+  return splits

@@ -1,11 +1,9 @@
-import gzip
 import json
-import struct
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from image_files import write_images, zip_directory
+from image_files import idx, write_idx_files, write_images, zip_directory
 from PIL import Image
 
 from r3gan_jax.data import prepare
@@ -124,25 +122,9 @@ def test_names_that_tfds_would_not_find_are_refused(tmp_path, name):
     run(tmp_path / "images", tmp_path, name=name)
 
 
-def idx(array):
-  return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
 @pytest.fixture
 def idx_files(tmp_path):
-  """(directory, {prefix: (images, labels)}); the training files gzipped, the test files not."""
-  random = np.random.default_rng(0)
-  splits = {}
-  for prefix, count in (("train", 12), ("t10k", 5)):
-    images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-    labels = random.integers(0, 10, count, dtype=np.uint8)
-    splits[prefix] = images, labels
-    for kind, array in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
-      if prefix == "train":
-        (tmp_path / f"{prefix}-{kind}.gz").write_bytes(gzip.compress(idx(array)))
-      else:
-        (tmp_path / f"{prefix}-{kind}").write_bytes(idx(array))
-  return tmp_path, splits
+  return tmp_path, write_idx_files(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
