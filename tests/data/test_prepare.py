@@ -70,6 +70,10 @@ def test_listed_labels_are_kept(tmp_path):
   prepared = run(tmp_path / "images", tmp_path)
   assert [record["label"] for record in read_by_tfds(prepared.directory, "train")[1]] == [4, 0, 2]
   assert tfds.builder_from_directory(prepared.directory).info.features["label"].num_classes == 5
+  labels["labels"][1][1] = 3
+  (tmp_path / "images" / "dataset.json").write_text(json.dumps(labels))
+  with pytest.raises(UserError, match="holds another data set"):
+    run(tmp_path / "images", tmp_path)
 
 
 def test_a_corrupt_image_stops_and_the_rest_goes_on_from_there(tmp_path, caplog):
