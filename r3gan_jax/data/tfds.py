@@ -76,7 +76,8 @@ class TfdsSource:
     from tensorflow_datasets.proto import tf_example_pb2
 
     try:
-      records = self._records.__getitems__(indices)
+      # Not in bulk, which starts a thread for each file: a third of the speed where the files are many.
+      records = [self._records[index] for index in indices]
     except (RuntimeError, OSError) as error:
       cause = str(error).splitlines()[0]
       raise UserError(f"{self._title} is damaged: remove it and prepare it again ({cause})") from None
