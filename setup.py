@@ -16,10 +16,10 @@ setup(
   package_data={"r3gan_jax.ops": ["*.cc"]},  # compiled at first use, where there is a compiler
   install_requires=[
     "absl-py>=2.1,<3",
+    "array_record>=0.8.1,<0.9",
     "clu>=0.0.12,<0.1",
     "etils[epath]>=1.10,<2",
     "flax>=0.12.8,<0.13",
-    "grain>=0.2.18,<0.3",
     "importlib_resources>=6,<8",  # tensorflow-datasets imports it without declaring it
     "jax>=0.10.2,<0.11",
     "matplotlib>=3.9,<4",
@@ -31,6 +31,7 @@ setup(
     "scikit-learn>=1.6,<2",  # the quickstart's digits and their classifier
     "tensorboardX>=2.6.4,<3",
     "tensorflow-datasets>=4.9.10,<5",
+    "tqdm>=4.67,<5",
   ],
   extras_require={
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],

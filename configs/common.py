@@ -6,17 +6,6 @@ is carried out and may change when a run is resumed.
 
 from ml_collections import ConfigDict
 
-PREPARE_FFHQ = (
-  "FFHQ is not in TFDS: download it from https://github.com/NVlabs/ffhq-dataset, resize it, and prepare it as an "
-  "ArrayRecord data set of this name (https://www.tensorflow.org/datasets/add_dataset)"
-)
-
-
-def prepare_tfds(name: str) -> str:
-  """What to run to prepare a TFDS data set."""
-  code = f"import tensorflow_datasets as t; t.builder('{name}', file_format='array_record').download_and_prepare()"
-  return f"run: pip install -e '.[tfds]' && python -c \"{code}\""
-
 
 def get_config() -> ConfigDict:
   """All settings, of no experiment in particular."""
@@ -30,13 +19,16 @@ def get_config() -> ConfigDict:
   config.penalised_gradient = "directional"  # or "grad_of_grad": the same gradient, slower
 
   config.data = ConfigDict()
-  config.data.source = "tfds"  # tfds, stacked_mnist, stacked_digits, generated
-  config.data.name = ""  # the name in TFDS
+  # "tfds": a prepared data set (cli/prepare_data.py makes them); "folder": a directory or zip of images, all of the
+  # configured size; "stacked_mnist", "stacked_digits"; "generated"
+  config.data.source = "tfds"
+  config.data.name = ""  # of a prepared data set
   config.data.split = "train"
-  config.data.directory = ""  # where TFDS data are prepared; "": TFDS's default
-  config.data.prepare = ""  # what to run where they are not prepared; printed by the error
+  config.data.label_key = "label"  # the feature that holds the class
+  # How a prepared data set's images of another size come to the resolution: "crop_resize" or "pad" (data/images.py).
+  config.data.fit = "crop_resize"
   config.data.resolution = 32
-  config.data.channels = 3
+  config.data.channels = 3  # grey images become RGB
   config.data.num_classes = 0  # 0: unconditional
   config.data.x_flip = False  # double the data by mirror images
 
@@ -78,6 +70,9 @@ def get_config() -> ConfigDict:
   config.augment.cutout = 1.0
 
   config.run = ConfigDict()
+  # Where the data are: the directory of prepared data sets ("": TFDS's default), or the folder or zip of images.
+  config.run.data_path = ""
+  config.run.cache_gib = 4.0  # a data set that takes no more memory than this is decoded once and kept
   config.run.total_images = 100_000_000
   config.run.log_every_images = 20_000
   config.run.snapshot_every_images = 1_000_000  # grid, metrics, checkpoint

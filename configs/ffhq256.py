@@ -1,6 +1,11 @@
 """FFHQ at 256x256, unconditional.
 
+    python -m r3gan_jax.cli.prepare_data --images=ffhq/images1024x1024 --name=ffhq256 --resolution=256
     python main.py --config=configs/ffhq256.py
+
+The images are those of https://github.com/NVlabs/ffhq-dataset. Or from the zip of StyleGAN's data tool, as it is:
+
+    python main.py --config=configs/ffhq256.py --config.data.source=folder --config.run.data_path=ffhq256.zip
 
 Published ([P]): FID 2.75, recall 0.49, on 8 x A6000, about 3 weeks.
 `:smoke` runs a tiny network on generated images.
@@ -16,7 +21,6 @@ def get_config(variant: str = "") -> ConfigDict:
   config.name = "ffhq256"
 
   config.data.name = "ffhq256"
-  config.data.prepare = common.PREPARE_FFHQ
   config.data.resolution = 256
   config.data.x_flip = True
 

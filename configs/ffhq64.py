@@ -1,6 +1,11 @@
 """FFHQ at 64x64, unconditional.
 
+    python -m r3gan_jax.cli.prepare_data --images=ffhq/images1024x1024 --name=ffhq64 --resolution=64
     python main.py --config=configs/ffhq64.py
+
+The images are those of https://github.com/NVlabs/ffhq-dataset. Or from the zip of EDM's data tool, as it is:
+
+    python main.py --config=configs/ffhq64.py --config.data.source=folder --config.run.data_path=ffhq-64x64.zip
 
 Published ([P]): FID 1.95, recall 0.53, on 8 GPUs.
 `:smoke` runs a tiny network on generated images.
@@ -16,7 +21,6 @@ def get_config(variant: str = "") -> ConfigDict:
   config.name = "ffhq64"
 
   config.data.name = "ffhq64"
-  config.data.prepare = common.PREPARE_FFHQ
   config.data.resolution = 64
   config.data.x_flip = True
 

@@ -1,6 +1,13 @@
 """ImageNet at 64x64, class-conditional.
 
+    pip install -e '.[tfds]'
+    python -m r3gan_jax.cli.prepare_data --tfds=imagenet_resized/64x64 --manual_dir=DIRECTORY
     python main.py --config=configs/imagenet64.py
+
+DIRECTORY holds Imagenet64_train_part1_npz.zip, Imagenet64_train_part2_npz.zip and Imagenet64_val_npz.zip, which
+https://image-net.org/download-images gives to registered users. Or from the zip of EDM's data tool, as it is:
+
+    python main.py --config=configs/imagenet64.py --config.data.source=folder --config.run.data_path=imagenet-64x64.zip
 
 Published ([P]): FID 2.09, recall 0.59, on 64 x H100.
 `:smoke` runs a tiny network on generated images.
@@ -16,7 +23,6 @@ def get_config(variant: str = "") -> ConfigDict:
   config.name = "imagenet64"
 
   config.data.name = "imagenet_resized/64x64"
-  config.data.prepare = common.prepare_tfds("imagenet_resized/64x64")
   config.data.resolution = 64
   config.data.num_classes = 1000
   config.data.x_flip = True

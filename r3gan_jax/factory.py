@@ -20,7 +20,10 @@ from r3gan_jax.algorithms.base import Algorithm, Params
 from r3gan_jax.algorithms.r3gan import R3GAN, Augment
 from r3gan_jax.augment.parameters import TRANSFORMS
 from r3gan_jax.augment.pipeline import augment
+from r3gan_jax.data.cache import cached
+from r3gan_jax.data.folder import FolderSource
 from r3gan_jax.data.generated import GeneratedSource
+from r3gan_jax.data.images import FITS
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.source import Source
 from r3gan_jax.data.stacked import StackedSource, load_small_digits
@@ -110,21 +113,45 @@ def _augment(config: ConfigDict) -> Augment | None:
 ALGORITHMS: Mapping[str, Callable[[ConfigDict, str], Algorithm]] = {"r3gan": _r3gan}
 
 
-def _tfds(data: ConfigDict) -> Source:
+def _tfds(config: ConfigDict) -> Source:
+  data = config.data
+  if data.fit not in FITS:
+    raise UserError(f"config.data.fit = {data.fit!r} is unknown: choose from {sorted(FITS)}")
   shape = (data.resolution, data.resolution, data.channels)
-  return TfdsSource(data.name, data.split, data.directory, shape, "label" if data.num_classes else None, data.prepare)
+  return TfdsSource(data.name, data.split, config.run.data_path, shape, data.fit, data.num_classes, data.label_key)
 
 
-def _stacked_mnist(data: ConfigDict) -> Source:
-  mnist = TfdsSource(data.name, data.split, data.directory, (28, 28, 1), None, data.prepare)
-  return StackedSource(mnist[np.arange(len(mnist))]["image"][..., 0], data.resolution)
+def _folder(config: ConfigDict) -> Source:
+  data = config.data
+  if not config.run.data_path:
+    raise UserError("config.run.data_path is empty: name the folder or zip of images")
+  return FolderSource(config.run.data_path, (data.resolution, data.resolution, data.channels), data.num_classes)
+
+
+def _stacked_mnist(config: ConfigDict) -> Source:
+  grey = config.copy_and_resolve_references()
+  grey.data.channels = 1
+  digits = _tfds(grey)
+  return StackedSource(digits[np.arange(len(digits))]["image"][..., 0])
+
+
+def _stacked_digits(config: ConfigDict) -> Source:
+  digits = load_small_digits()[0]
+  if config.data.resolution != digits.shape[1]:
+    raise UserError(f"config.data.resolution = {config.data.resolution}: stacked_digits are 8x8")
+  return StackedSource(digits)
+
+
+def _generated(config: ConfigDict) -> Source:
+  return GeneratedSource(config.data.resolution, config.data.channels, config.data.num_classes)
 
 
 SOURCES: Mapping[str, Callable[[ConfigDict], Source]] = {
-  "tfds": _tfds,
-  "stacked_digits": lambda data: StackedSource(load_small_digits()[0], data.resolution),
+  "tfds": lambda config: cached(_tfds(config), config.run.cache_gib),
+  "folder": lambda config: cached(_folder(config), config.run.cache_gib),
+  "stacked_digits": _stacked_digits,
   "stacked_mnist": _stacked_mnist,
-  "generated": lambda data: GeneratedSource(data.resolution, data.channels, data.num_classes),
+  "generated": _generated,
 }
 
 
@@ -200,7 +227,7 @@ def _schedule(config: ConfigDict, name: str) -> schedules.Schedule:
 
 def build_loader(config: ConfigDict) -> Loader:
   """The data, ready to read; a UserError where they are not prepared."""
-  source = _look_up(SOURCES, "data.source", config.data.source)(config.data)
+  source = _look_up(SOURCES, "data.source", config.data.source)(config)
   return Loader(source, config.seed, config.data.x_flip)
 
 
@@ -219,7 +246,7 @@ def build_snapshots(config: ConfigDict, algorithm: Algorithm, loader: Loader, wo
     save_png(directory / f"{name}.png", image, config.run.grid_scale)
     return image
 
-  save_grid("reals", loader.examples(0, len(seeds))["image"])
+  save_grid("reals", loader.examples(seeds)["image"])
 
   def grid(params: Any, carry: Any, images_seen: int, writer: Any) -> None:
     image = save_grid(f"fakes_{images_seen:010}", sampler(params, carry, seeds, labels))

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from image_files import write_idx_files
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -67,7 +68,8 @@ def assert_bitwise_equal(actual, expected):
 
 
 @pytest.mark.parametrize(
-  "name", ["cifar10", "ffhq64", "ffhq256", "imagenet32", "imagenet64", "stacked_mnist", "stacked_digits"]
+  "name",
+  ["cifar10", "ffhq64", "ffhq256", "imagenet32", "imagenet64", "stacked_mnist", "stacked_digits", "fashion_mnist"],
 )
 def test_every_smoke_variant_trains(command, tmp_path, name):
   done = command(f"--config=configs/{name}.py:smoke", f"--workdir={tmp_path}", "--config.run.total_images=16")
@@ -80,6 +82,18 @@ def test_every_smoke_variant_trains(command, tmp_path, name):
   for metric in ("discriminator/r1", "discriminator/r2", "generator/loss", "knobs/gamma", "progress/images_per_second"):
     assert np.isfinite(lines[-1][metric])
   assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("name, data", [("stacked_mnist", "mnist"), ("fashion_mnist", "fashion_mnist")])
+def test_training_on_prepared_data(command, tmp_path, name, data):
+  write_idx_files(tmp_path)
+  prepare = ("--idx", tmp_path, "--name", data, "--data_dir", tmp_path)
+  assert "17 images: " in command(*prepare, module="-m r3gan_jax.cli.prepare_data").stdout
+  source = "stacked_mnist" if name == "stacked_mnist" else "tfds"
+  train = (f"--config=configs/{name}.py:smoke", f"--config.data.source={source}", f"--workdir={tmp_path / 'run'}")
+  command(*train, f"--config.run.data_path={tmp_path}", "--config.run.total_images=16")
+  done = command(*train, f"--config.run.data_path={tmp_path / data / '3.0.1'}", "--config.run.total_images=24")
+  assert "at 16 images" in done.stderr  # the data may have moved meanwhile
 
 
 def test_resumed_equals_uninterrupted_bitwise(command, tmp_path):
@@ -144,7 +158,7 @@ def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
     ((SMOKE, "surplus"), "unexpected arguments ['surplus']"),
     (("--config=configs/no_such.py",), "no_such.py"),
     (("--config=configs/cifar10.py:no_such",), "no variant 'no_such': choose from ['smoke', 'unconditional']"),
-    (("--config=configs/imagenet64.py", "--config.data.directory=/nowhere"), "is not prepared under"),
+    (("--config=configs/imagenet64.py", "--config.run.data_path=/nowhere"), "is not prepared under"),
     ((SMOKE, "--config.augment_p=(0.0,1.5)"), "config.augment_p = (0.0, 1.5): probabilities lie between 0 and 1"),
     ((SMOKE, "--config.augment_p=(0.0,0.5)", "--config.augment.hue=-1.0"), "config.augment.hue = -1.0 must not be"),
     ((SMOKE, "--config.augment_p=(0.0,0.5)", "--config.data.channels=2"), "augmentation needs images of 1 or 3"),

@@ -1,9 +1,11 @@
-"""From a source to batches on the devices: shuffled, resumable, prefetched.
+"""From a source to batches on the devices: shuffled, resumable, decoded in threads, prefetched.
 
 The n-th sample that a run consumes is a function of the seed and n alone: each epoch is a permutation made from
-(seed, epoch). So a run resumed from its count of images, on any number of processes, sees what it would have seen.
+(seed, epoch). So a run resumed from its count of images, on any number of processes or devices, sees what it would
+have seen. A process reads the rows of a global batch that its devices hold, and no others.
 """
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,9 @@ from r3gan_jax.data.source import Examples, Source
 PREFETCH = 2
 """Iterations whose batches are made ahead of the one in use."""
 
+SMALLEST_READ = 32
+"""Images that a thread reads at once, at least."""
+
 
 class Loader:
   """Batches of `source` in the order of `seed`; with `x_flip`, an epoch holds every image and its mirror image."""
@@ -28,42 +33,46 @@ class Loader:
     self._x_flip = x_flip
     self._epoch_size = len(source) * (2 if x_flip else 1)
     self._permutation = lru_cache(maxsize=2)(self._make_permutation)
+    self._threads = os.cpu_count() or 1
+    self._readers = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
 
-  def examples(self, start: int, count: int) -> Examples:
-    """Samples `start` to `start + count` of the run's endless order."""
-    indices = self.indices(start, count)
+  def examples(self, samples: np.ndarray) -> Examples:
+    """Those of the run's endless order that `samples`, int64 [n], count from 0: 'image' uint8 [n, H, W, C], ..."""
+    indices = self.indices(samples)
     flipped = indices >= len(self._source)
-    examples = self._source[indices % len(self._source)]
-    if flipped.any():
-      images = examples["image"]
-      examples["image"] = np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+    examples = self._read(indices % len(self._source))
+    if self._x_flip:
+      examples["image"][flipped] = examples["image"][flipped, :, ::-1]
     return examples
 
-  def indices(self, start: int, count: int) -> np.ndarray:
-    """int64 [count]: the place in the (doubled) data set of samples `start` to `start + count`."""
-    parts = []
-    while count:
-      epoch, offset = divmod(start, self._epoch_size)
-      part = self._permutation(epoch)[offset : offset + count]
-      parts.append(part)
-      start, count = start + len(part), count - len(part)
-    return np.concatenate(parts)
+  def indices(self, samples: np.ndarray) -> np.ndarray:
+    """int64 [n]: the place of each of `samples` in the (doubled) data set."""
+    epochs, offsets = np.divmod(samples, self._epoch_size)
+    indices = np.empty_like(samples)
+    for epoch in np.unique(epochs).tolist():
+      indices[epochs == epoch] = self._permutation(epoch)[offsets[epochs == epoch]]
+    return indices
 
   def _make_permutation(self, epoch: int) -> np.ndarray:
     return np.random.default_rng((self._seed, epoch)).permutation(self._epoch_size)
+
+  def _read(self, indices: np.ndarray) -> Examples:
+    parts = np.array_split(indices, max(1, min(self._threads, len(indices) // SMALLEST_READ)))
+    read = list(self._readers.map(self._source.__getitem__, parts))
+    return {name: np.concatenate([examples[name] for examples in read]) for name in read[0]}
 
   def iterate(
     self, batch_sizes: Sequence[int], first_iteration: int, sharding: NamedSharding
   ) -> Iterator[tuple[dict[str, jax.Array], ...]]:
     """From `first_iteration` on, for ever: one tuple an iteration, of one global batch for each of `batch_sizes`.
 
-    Batches are made on a thread of their own, a few iterations ahead, each process reading only its part of them.
+    Batches are made on a thread of their own, a few iterations ahead, and copied to the devices there.
     """
-    starts = np.cumsum([0, *batch_sizes])
+    starts = np.cumsum([0, *batch_sizes]).tolist()
 
     def make(iteration: int) -> tuple[dict[str, jax.Array], ...]:
       return tuple(
-        self._global_batch(iteration * int(starts[-1]) + int(start), size, sharding)
+        self._global_batch(iteration * starts[-1] + start, size, sharding)
         for start, size in zip(starts, batch_sizes, strict=False)
       )
 
@@ -80,9 +89,15 @@ class Loader:
         thread.shutdown(cancel_futures=True)
 
   def _global_batch(self, start: int, size: int, sharding: NamedSharding) -> dict[str, jax.Array]:
-    local = size // jax.process_count()
-    examples = self.examples(start + jax.process_index() * local, local)
+    shards = sharding.addressable_devices_indices_map((size,))
+    rows = [np.arange(size)[index] for index in shards.values()]
+    examples = self.examples(start + np.concatenate(rows))
+    ends = np.cumsum([len(part) for part in rows])[:-1]
     return {
-      name: jax.make_array_from_process_local_data(sharding, values, (size, *values.shape[1:]))
+      name: jax.make_array_from_single_device_arrays(
+        (size, *values.shape[1:]),
+        sharding,
+        [jax.device_put(part, device) for part, device in zip(np.split(values, ends), shards, strict=True)],
+      )
       for name, values in examples.items()
     }

@@ -14,14 +14,12 @@ class StackedSource:
   """`size` random triples of `digits`.
 
   Args:
-    digits: uint8 [n, h, w].
-    resolution: digits are zero-padded to this side (28 -> 32 for MNIST).
+    digits: uint8 [n, h, w]; MNIST's zero-padded from 28 to 32.
     size: triples in one epoch; the draw is fixed.
   """
 
-  def __init__(self, digits: np.ndarray, resolution: int, size: int = 1_000_000):
-    before, after = (resolution - digits.shape[1]) // 2, -((digits.shape[1] - resolution) // 2)
-    self._digits = np.pad(digits, ((0, 0), (before, after), (before, after)))
+  def __init__(self, digits: np.ndarray, size: int = 1_000_000):
+    self._digits = digits
     self._triples = np.random.default_rng(0).integers(0, len(digits), (size, 3), dtype=np.int32)
 
   def __len__(self) -> int:

@@ -1,55 +1,152 @@
 """TFDS data sets prepared as ArrayRecord, read by index and without TensorFlow."""
 
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from r3gan_jax.data.images import decode, fit, to_array
 from r3gan_jax.data.source import Examples
 from r3gan_jax.errors import UserError
+
+IDX_DATA_SETS = ("mnist", "fashion_mnist", "kmnist")
+"""Those that `prepare_data` makes from idx files, without TensorFlow."""
 
 
 class TfdsSource:
   """One split of a prepared TFDS image data set.
 
   Args:
-    name: as TFDS knows it, e.g. "cifar10" or "imagenet_resized/64x64".
+    name: as TFDS knows it, e.g. "cifar10" or "imagenet_resized/64x64", or the --name given to `prepare_data`.
     split: e.g. "train" or "train+test".
-    directory: where it is prepared; "" for TFDS's own default.
-    image_shape: (H, W, C) that every record must have.
-    label_key: the feature to take labels from, or None.
-    prepare: the one line to run where the data set is not there yet, for the error.
+    data_path: the directory of prepared data sets ("": TFDS's own default), or one prepared data set's.
+    image_shape: (H, W, C) of the result; grey records become RGB where C is 3.
+    fit_by: how records of another size come to it, see `images.fit`.
+    num_classes: 0 for images without labels.
+    label_key: the feature to take labels from, where there are classes.
 
   Raises:
-    UserError: where the data set is unknown, not prepared, or of another shape.
+    UserError: the data set is not prepared or damaged, or has not that split, feature, or number of classes.
   """
 
   def __init__(
-    self, name: str, split: str, directory: str, image_shape: tuple[int, int, int], label_key: str | None, prepare: str
+    self,
+    name: str,
+    split: str,
+    data_path: str,
+    image_shape: tuple[int, int, int],
+    fit_by: str,
+    num_classes: int = 0,
+    label_key: str = "label",
   ):
     import tensorflow_datasets as tfds
 
-    missing = f"data set '{name}' is not prepared under {directory or 'the default TFDS directory'}: {prepare}"
+    builder = _open(name, data_path)
+    self._title = f"data set '{name}' in {builder.data_path}"
+    self._resolution, _, self._channels = image_shape
+    self._fit_by = fit_by
+    self._num_classes = num_classes
+    self._label_key = label_key if num_classes else None
+    self._check_features(dict(builder.info.features.items()))
     try:
-      builder = tfds.builder(name, data_dir=directory or None, file_format="array_record")
-    except tfds.core.DatasetNotFoundError:
-      raise UserError(missing) from None
-    if not builder.data_path.exists():
-      raise UserError(missing)
-    self._records: Any = builder.as_data_source(split)
-    self._label_key = label_key
-    shape = self._records[0]["image"].shape
-    if shape != image_shape:
-      raise UserError(
-        f"data set '{name}' holds images of shape {shape}, but the configuration says {image_shape}: "
-        "set config.data.resolution and config.data.channels to match"
-      )
+      files = builder.info.splits[split].file_instructions
+    except (KeyError, ValueError):
+      known = sorted(builder.info.splits)
+      raise UserError(f"config.data.split = {split!r}: {self._title} has the splits {known}") from None
+    if not files:
+      raise UserError(f"config.data.split = {split!r}: {self._title} has no images in it")
+    # The encoded records: TFDS would decode every feature of them, with Pillow at half the speed.
+    self._records: Any = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    first_of_each_file = [0, *accumulate(file.take for file in files)][:-1]
+    self._read(first_of_each_file)
 
   def __len__(self) -> int:
     return len(self._records)
 
   def __getitem__(self, indices: np.ndarray) -> Examples:
-    records = self._records.__getitems__(indices.tolist())
-    examples = {"image": np.stack([record["image"] for record in records])}
+    records = self._read(indices.tolist())
+    titles = [f"record {index} of {self._title}" for index in indices.tolist()]
+    examples = {"image": np.stack([self._image(*pair) for pair in zip(records, titles, strict=True)])}
     if self._label_key is None:
       return examples
-    return examples | {"label": np.array([record[self._label_key] for record in records], np.int32)}
+    return examples | {"label": np.array([self._label(*pair) for pair in zip(records, titles, strict=True)], np.int32)}
+
+  def _read(self, indices: list[int]) -> list[Any]:
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    try:
+      # Not in bulk, which starts a thread for each file: a third of the speed where the files are many.
+      records = [self._records[index] for index in indices]
+    except (RuntimeError, OSError) as error:
+      cause = str(error).splitlines()[0]
+      raise UserError(f"{self._title} is damaged: remove it and prepare it again ({cause})") from None
+    return [tf_example_pb2.Example.FromString(record).features.feature for record in records]
+
+  def _image(self, record: Any, title: str) -> np.ndarray:
+    image = decode(record["image"].bytes_list.value[0], title, self._channels)
+    return to_array(fit(image, self._resolution, self._fit_by, title))
+
+  def _label(self, record: Any, title: str) -> int:
+    (label,) = record[self._label_key].int64_list.value or (-1,)
+    if not 0 <= label < self._num_classes:
+      raise UserError(f"{title} has label {label}, but config.data.num_classes = {self._num_classes}: set it to match")
+    return label
+
+  def _check_features(self, features: dict[str, Any]) -> None:
+    import tensorflow_datasets as tfds
+
+    image = features.get("image")
+    if not isinstance(image, tfds.features.Image):
+      raise UserError(f"{self._title} has no images named 'image': it has the features {sorted(features)}")
+    if self._channels == 1 and image.shape[-1] == 3:
+      raise UserError(f"{self._title} has colour images: set config.data.channels = 3")
+    if self._label_key is None:
+      return
+    label = features.get(self._label_key)
+    if label is None or label.shape != () or not np.issubdtype(label.np_dtype, np.integer):
+      raise UserError(
+        f"config.data.label_key = {self._label_key!r}: {self._title} has no class numbers of this name, only the "
+        f"features {sorted(features)}; name another, or set config.data.num_classes = 0"
+      )
+    if isinstance(label, tfds.features.ClassLabel) and label.num_classes != self._num_classes:
+      raise UserError(
+        f"{self._title} has {label.num_classes} classes, but config.data.num_classes = {self._num_classes}: "
+        "set it to match"
+      )
+
+
+def default_data_dir() -> Path:
+  """Where TFDS keeps prepared data sets unless told otherwise."""
+  import tensorflow_datasets as tfds
+
+  return Path(tfds.core.constants.DATA_DIR).expanduser()
+
+
+def _open(name: str, data_path: str) -> Any:
+  """The builder, from the files alone: the code that once prepared them may need TensorFlow."""
+  import tensorflow_datasets as tfds
+  from tensorflow_datasets.core.read_only_builder import builder_from_files
+
+  try:
+    if data_path and (Path(data_path) / "dataset_info.json").is_file():
+      return tfds.builder_from_directory(data_path, file_format="array_record")
+    return builder_from_files(name, data_dir=data_path or None, file_format="array_record")
+  except tfds.core.DatasetNotFoundError:
+    where = data_path or default_data_dir()
+    raise UserError(f"data set '{name}' is not prepared under {where}: run {_how_to_prepare(name)}") from None
+  except ValueError as error:
+    raise UserError(
+      f"data set '{name}' is prepared in another format: run {_how_to_prepare(name)} --data_dir=ANOTHER ({error})"
+    ) from None
+
+
+def _how_to_prepare(name: str) -> str:
+  import tensorflow_datasets as tfds
+
+  command = "python -m r3gan_jax.cli.prepare_data"
+  if name in IDX_DATA_SETS:
+    return f"{command} --idx=DIRECTORY --name={name}"
+  if name.partition("/")[0] in tfds.list_builders(with_community_datasets=False):
+    return f"{command} --tfds={name}"
+  return f"{command} --images=FOLDER_OR_ZIP --name={name} --resolution=N"

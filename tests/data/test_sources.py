@@ -1,17 +1,14 @@
 import numpy as np
-import pytest
 
 from r3gan_jax.data.generated import GeneratedSource
 from r3gan_jax.data.stacked import StackedSource, load_small_digits
-from r3gan_jax.data.tfds import TfdsSource
-from r3gan_jax.errors import UserError
 
 
 def test_stacked_digits_are_three_real_digits():
   digits, labels = load_small_digits()
   assert digits.shape == (1797, 8, 8) and digits.dtype == np.uint8 and digits.max() == 255
   assert set(labels) == set(range(10))
-  source = StackedSource(digits, resolution=8, size=3000)
+  source = StackedSource(digits, size=3000)
   images = source[np.arange(3000)]["image"]
   assert images.shape == (3000, 8, 8, 3)
   known = {digit.tobytes(): label for digit, label in zip(digits, labels, strict=True)}
@@ -21,13 +18,6 @@ def test_stacked_digits_are_three_real_digits():
   np.testing.assert_array_equal(source[np.array([7, 2])]["image"], images[[7, 2]])
 
 
-def test_stacked_digits_are_padded_to_the_resolution():
-  digits = np.full((2, 28, 28), 9, np.uint8)
-  image = StackedSource(digits, resolution=32, size=4)[np.array([0])]["image"][0]
-  assert image.shape == (32, 32, 3)
-  assert (image[2:30, 2:30] == 9).all() and image.sum() == 9 * 28 * 28 * 3
-
-
 def test_generated_images():
   source = GeneratedSource(16, 2, num_classes=5)
   examples = source[np.array([3, 3, 4])]
@@ -35,9 +25,3 @@ def test_generated_images():
   np.testing.assert_array_equal(examples["image"][0], examples["image"][1])
   assert set(source[np.arange(len(source))]["label"]) == set(range(5))
   assert "label" not in GeneratedSource(16, 3, 0)[np.array([0])]
-
-
-@pytest.mark.parametrize("name", ["cifar10", "no_such_data_set"])
-def test_unprepared_data_say_what_to_run(tmp_path, name):
-  with pytest.raises(UserError, match=f"'{name}' is not prepared under {tmp_path}: run: this"):
-    TfdsSource(name, "train", str(tmp_path), (32, 32, 3), "label", prepare="run: this")

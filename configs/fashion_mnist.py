@@ -1,0 +1,43 @@
+"""Fashion-MNIST at 32x32, grey, class-conditional: real data for a CPU.
+
+    python -m r3gan_jax.cli.prepare_data --idx=DIRECTORY --name=fashion_mnist
+    python main.py --config=configs/fashion_mnist.py
+
+DIRECTORY holds the four idx files, e.g. /usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist.
+About 165 images/s on two cores: 40 minutes. `:smoke` runs a tiny network on generated images.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  config = common.get_config()
+  config.name = "fashion_mnist"
+
+  config.data.name = "fashion_mnist"
+  config.data.fit = "pad"  # 28 -> 32
+  config.data.resolution = 32
+  config.data.channels = 1
+  config.data.num_classes = 10
+  config.data.x_flip = True
+
+  config.network.widths = (128, 128, 64, 32)
+  config.network.cardinalities = (16, 16, 8, 4)
+  config.network.blocks = (1, 1, 1, 1)
+  config.network.bfloat16_stages = 3
+
+  config.batch_size = 64
+  config.burn_in_images = 200_000
+  config.learning_rate = (1e-3, 2e-4)
+  config.gamma = (0.5, 0.1)
+  config.ema_half_life = (0.0, 10_000.0)
+  config.augment_p = (0.0, 0.3)
+
+  config.run.total_images = 400_000
+  config.run.log_every_images = 5_000
+  config.run.snapshot_every_images = 50_000
+  config.run.grid = (10, 10)
+  config.run.grid_scale = 2
+  return common.select(config, variant)

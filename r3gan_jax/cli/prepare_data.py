@@ -1,0 +1,65 @@
+"""Prepares a data set for training: `python -m r3gan_jax.cli.prepare_data`, in one of three ways.
+
+    --images=FOLDER_OR_ZIP --name=ffhq64 --resolution=64    image files, centre-cropped, resized and packed
+    --idx=DIRECTORY --name=mnist                            MNIST or Fashion-MNIST from their idx files
+    --tfds=cifar10                                          any data set of TFDS, by its recipe (needs TensorFlow)
+
+The result is a directory DATA_DIR/NAME/VERSION that describes itself and that config.data.source = "tfds" reads. The
+same command again continues a preparation that was stopped.
+"""
+
+import os
+from pathlib import Path
+
+from absl import flags
+
+from r3gan_jax.cli.runner import run
+from r3gan_jax.data.folder import ImageFiles
+from r3gan_jax.data.prepare import prepare_idx, prepare_images, prepare_tfds
+from r3gan_jax.data.tfds import default_data_dir
+from r3gan_jax.errors import UserError
+
+_IMAGES = flags.DEFINE_string("images", None, "A directory tree or zip of PNG, JPEG or WebP files.")
+_IDX = flags.DEFINE_string("idx", None, "A directory of train- and t10k-, -images-idx3-ubyte and -labels-idx1-ubyte.")
+_TFDS = flags.DEFINE_string("tfds", None, "A data set of TFDS, e.g. cifar10 or imagenet_resized/64x64.")
+flags.mark_flags_as_mutual_exclusive(["images", "idx", "tfds"], required=True)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared data sets live; default: TFDS's own directory.")
+_NAME = flags.DEFINE_string("name", None, "With --images or --idx: what to call the data set (config.data.name).")
+_RESOLUTION = flags.DEFINE_integer("resolution", None, "With --images: the side to resize to.", lower_bound=1)
+_GREY = flags.DEFINE_bool("grey", False, "With --images: one channel, of grey images, not three.")
+_CLASS_DIRECTORIES = flags.DEFINE_bool("class_directories", False, "With --images: each directory is one class.")
+_SKIP_CORRUPT = flags.DEFINE_bool("skip_corrupt", False, "With --images: leave out, and count, unreadable images.")
+_PROCESSES = flags.DEFINE_integer("processes", os.cpu_count() or 1, "With --images: how many work.", lower_bound=1)
+_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "With --tfds: files that are at hand, not to be fetched.")
+
+
+def main() -> None:
+  data_dir = Path(_DATA_DIR.value).expanduser() if _DATA_DIR.value else default_data_dir()
+  name = _TFDS.value or _NAME.value
+  if not name:
+    raise UserError("--name is missing: what to call the data set")
+  if _TFDS.value:
+    prepared = prepare_tfds(name, data_dir, Path(_MANUAL_DIR.value).expanduser() if _MANUAL_DIR.value else None)
+  elif _IDX.value:
+    prepared = prepare_idx(Path(_IDX.value).expanduser(), name, data_dir)
+  elif not _RESOLUTION.value:
+    raise UserError("--resolution is missing: the side to resize the images to")
+  else:
+    prepared = prepare_images(
+      ImageFiles(_IMAGES.value or ""),
+      name,
+      data_dir,
+      resolution=_RESOLUTION.value,
+      channels=1 if _GREY.value else 3,
+      class_directories=_CLASS_DIRECTORIES.value,
+      processes=_PROCESSES.value,
+      skip_corrupt=_SKIP_CORRUPT.value,
+    )
+  left_out = f" ({prepared.left_out:,} corrupt ones left out)" if prepared.left_out else ""
+  print(f"{prepared.images:,} images{left_out}: {prepared.directory}")
+  where = f" --config.run.data_path={data_dir}" if _DATA_DIR.value else ""
+  print(f"train on them with --config.data.name={name}{where}")
+
+
+if __name__ == "__main__":
+  run(main)

@@ -1,0 +1,38 @@
+"""Decode once: a data set that fits into memory is kept there, as uint8, from the first time it is read."""
+
+import numpy as np
+
+from r3gan_jax.data.source import Examples, Source
+
+_GIB = 2**30
+
+
+def cached(source: Source, limit_gib: float) -> Source:
+  """`source`, or, where all of it takes at most `limit_gib` GiB, a source that remembers what it has read of it.
+
+  What is remembered fills up as training asks for it, so the first step does not wait for the whole data set.
+  """
+  example = source[np.arange(1)]
+  size_gib = len(source) * sum(values.nbytes for values in example.values()) / _GIB
+  return CachedSource(source, example) if size_gib <= limit_gib else source
+
+
+class CachedSource:
+  """`source`, each of whose examples is read once; `example` is one of them, for the shapes. For threads, too."""
+
+  def __init__(self, source: Source, example: Examples):
+    self._source = source
+    # Memory is taken by the system page by page, as it is written.
+    self._values = {name: np.empty((len(source), *values.shape[1:]), values.dtype) for name, values in example.items()}
+    self._present = np.zeros(len(source), np.bool_)
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, indices: np.ndarray) -> Examples:
+    missing = np.unique(indices[~self._present[indices]])
+    if len(missing):
+      for name, values in self._source[missing].items():
+        self._values[name][missing] = values
+      self._present[missing] = True  # last: another thread may read the same ones
+    return {name: values[indices] for name, values in self._values.items()}

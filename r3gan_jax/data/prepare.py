@@ -1,0 +1,181 @@
+"""Prepares data sets: from image files, from MNIST's idx files, or by TFDS's own recipes. See cli/prepare_data.py."""
+
+import gzip
+import hashlib
+import importlib.util
+import math
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from r3gan_jax.data.folder import ImageFiles
+from r3gan_jax.data.images import decode, fit
+from r3gan_jax.data.shards import Prepared, write_data_set
+from r3gan_jax.data.tfds import IDX_DATA_SETS
+from r3gan_jax.errors import UserError
+
+MOST_SHARDS = 512
+"""A process keeps all shards open, of the 1024 files that systems commonly allow it."""
+
+IMAGES_PER_SHARD = 256
+"""Or more, where that would make more than MOST_SHARDS."""
+
+
+class ImageRecords:
+  """Image files, cropped and resized to `resolution`; `labels` int32 [n] or None."""
+
+  def __init__(self, files: ImageFiles, labels: np.ndarray | None, resolution: int, channels: int):
+    self._files = files
+    self._labels = labels
+    self._resolution = resolution
+    self._channels = channels
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def example(self, index: int) -> dict[str, Any]:
+    title = self._files.title(index)
+    image = decode(self._files.read(index), title, self._channels)
+    example = {"image": fit(image, self._resolution, "crop_resize", title)}
+    return example if self._labels is None else example | {"label": int(self._labels[index])}
+
+  def digest(self) -> str:
+    """Of the names, sizes and labels of the files."""
+    labels = [None] * len(self) if self._labels is None else self._labels.tolist()
+    described = zip(self._files.names, self._files.sizes, labels, strict=True)
+    return hashlib.sha256("\n".join(map(str, described)).encode()).hexdigest()
+
+
+class ArrayRecords:
+  """uint8 [n, H, W] and int [n], as they are."""
+
+  def __init__(self, images: np.ndarray, labels: np.ndarray):
+    self._images = images
+    self._labels = labels
+
+  def __len__(self) -> int:
+    return len(self._images)
+
+  def example(self, index: int) -> dict[str, Any]:
+    return {"image": Image.fromarray(self._images[index]), "label": int(self._labels[index])}
+
+  def digest(self) -> str:
+    return hashlib.sha256(self._images.tobytes() + self._labels.tobytes()).hexdigest()
+
+
+def prepare_images(
+  files: ImageFiles,
+  name: str,
+  data_dir: Path,
+  resolution: int,
+  channels: int,
+  class_directories: bool,
+  processes: int,
+  skip_corrupt: bool,
+) -> Prepared:
+  """The images of `files`, their largest centred square resized to `resolution` (`images.fit`), as PNG.
+
+  They become the split "train" of version 1.0.0 of data set `name`; labelled if there is a `dataset.json` with labels,
+  or by the names of directories where `class_directories` says so.
+  """
+  import tensorflow_datasets as tfds
+
+  if not re.fullmatch("[a-z][a-z0-9_]*", name):
+    raise UserError(f"--name={name}: a data set's name is of small letters, digits and _, and starts with a letter")
+  labels = files.listed_labels()
+  features = {"image": tfds.features.Image(shape=(resolution, resolution, channels), encoding_format="png")}
+  if class_directories:
+    if labels is not None:
+      raise UserError(f"{files.path} has labels in a dataset.json: leave out --class_directories, or remove the file")
+    labels, classes = files.directory_labels()
+    features["label"] = tfds.features.ClassLabel(names=classes)
+  elif labels is not None:
+    features["label"] = tfds.features.ClassLabel(num_classes=int(labels.max()) + 1)
+  info = tfds.core.DatasetInfo(
+    builder=tfds.core.dataset_info.DatasetIdentity(
+      name=name, version=tfds.core.Version("1.0.0"), data_dir=str(data_dir), module_name=__name__
+    ),
+    description=f"The images of {files.path.name} at {resolution}x{resolution}, prepared by r3gan_jax.",
+    features=tfds.features.FeaturesDict(features),
+  )
+  records = ImageRecords(files, labels, resolution, channels)
+  images_per_shard = max(IMAGES_PER_SHARD, math.ceil(len(files) / MOST_SHARDS))
+  return write_data_set(info, data_dir, {"train": records}, images_per_shard, processes, skip_corrupt)
+
+
+def prepare_idx(directory: Path, name: str, data_dir: Path) -> Prepared:
+  """MNIST, or a data set of its form, from its four idx files: what TFDS's own recipe makes, without TensorFlow."""
+  import tensorflow_datasets as tfds
+
+  if name not in IDX_DATA_SETS:
+    raise UserError(f"--name={name}: idx files make one of {', '.join(IDX_DATA_SETS)}")
+  info = tfds.builder(name, data_dir=data_dir, file_format="array_record").info
+  splits = {}
+  for split, prefix in (("train", "train"), ("test", "t10k")):
+    images, labels = (_read_idx(directory, f"{prefix}-{kind}") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+    height, width, _ = info.features["image"].shape
+    if images.shape != (len(labels), height, width):
+      raise UserError(
+        f"{directory} holds {prefix} images of shape {images.shape} and {len(labels)} labels, but {name} has images "
+        f"of {height}x{width}, one a label: fetch the files again"
+      )
+    if labels.max() >= info.features["label"].num_classes:
+      raise UserError(f"{directory} holds a {prefix} label {labels.max()}, but {name} has not as many classes")
+    splits[split] = ArrayRecords(images, labels)
+  return write_data_set(info, data_dir, splits, images_per_shard=len(splits["train"]))
+
+
+def prepare_tfds(name: str, data_dir: Path, manual_dir: Path | None) -> Prepared:
+  """Any data set that TFDS knows, by its own recipe; needs TensorFlow.
+
+  Args:
+    manual_dir: files at hand, under the names that they have where they are published. TFDS takes them from there
+      rather than from the network, and compares their checksums with its own where it has them.
+  """
+  if not importlib.util.find_spec("tensorflow"):
+    raise UserError(f"--tfds={name} needs TensorFlow to run TFDS's recipe: pip install -e '.[tfds]'")
+  import tensorflow_datasets as tfds
+  from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+
+  try:
+    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+  except tfds.core.DatasetNotFoundError:
+    raise UserError(
+      f"--tfds={name}: TFDS knows no such data set: https://www.tensorflow.org/datasets/catalog"
+    ) from None
+  config = tfds.download.DownloadConfig(
+    manual_dir=manual_dir,
+    # TFDS would extract a manual file to a place named after the file alone: MNIST's and Fashion-MNIST's are alike.
+    extract_dir=data_dir / "downloads" / "extracted" / name,
+    try_download_gcs=False,
+  )
+  try:
+    builder.download_and_prepare(download_config=config)
+  except NonMatchingChecksumError as error:
+    raise UserError(f"--tfds={name}: {' '.join(str(error).split())}: fetch the file again") from None
+  except (AssertionError, OSError) as error:  # no manual directory; no network, no space
+    cause = " ".join(str(error).split())
+    raise UserError(f"--tfds={name}: {cause}: or fetch the files by hand and name their --manual_dir") from None
+  return Prepared(Path(builder.data_path), builder.info.splits.total_num_examples, 0)
+
+
+def _read_idx(directory: Path, name: str) -> np.ndarray:
+  """An idx file of unsigned bytes, as it is or gzipped: uint8 of any shape."""
+  path = next((path for path in (directory / name, directory / f"{name}.gz") if path.exists()), None)
+  if path is None:
+    raise UserError(f"{directory} holds neither {name} nor {name}.gz: fetch it, and name the directory with --idx")
+  data = path.read_bytes()
+  try:
+    data = gzip.decompress(data) if path.suffix == ".gz" else data
+    zeros, kind, rank = struct.unpack_from(">HBB", data)
+    shape = struct.unpack_from(f">{rank}I", data, 4)
+    if (zeros, kind) != (0, 8):
+      raise ValueError
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+  except (OSError, EOFError, zlib.error, struct.error, ValueError):
+    raise UserError(f"{path} is no idx file of bytes, or one cut short: fetch it again") from None

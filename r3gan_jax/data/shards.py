@@ -1,0 +1,221 @@
+"""Writes a prepared data set: ArrayRecord shards in a directory that describes itself as TFDS's own do.
+
+All work goes on in `NAME/VERSION.unfinished`, which becomes `NAME/VERSION` when it is complete: no reader ever sees
+half of a data set. A shard, too, gets its name when it is complete, so what a stopped run has finished stays finished.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from threading import Thread
+from typing import Any, NamedTuple, Protocol
+
+from absl import logging
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from tqdm import tqdm
+
+from r3gan_jax.data.images import CorruptImage
+from r3gan_jax.errors import UserError
+
+_WRITING = "writing-"
+
+RECIPE = "prepare.json"
+"""In the directory: what the data set is made of, to tell whether it is the one that is asked for."""
+
+
+class Records(Protocol):
+  """The examples of one split, by index; picklable."""
+
+  def __len__(self) -> int: ...
+
+  def example(self, index: int) -> dict[str, Any]:
+    """What the data set's features encode: a PIL image, a class number. Raises CorruptImage."""
+
+  def digest(self) -> str:
+    """Of what they are made of: another digest, another data set."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+  """A finished data set: where it is, how many images it holds and how many corrupt ones were left out."""
+
+  directory: Path
+  images: int
+  left_out: int
+
+
+class _Shard(NamedTuple):
+  split: str
+  path: Path
+  start: int
+  stop: int
+
+
+def write_data_set(
+  info: Any,
+  data_dir: Path,
+  splits: Mapping[str, Records],
+  images_per_shard: int,
+  processes: int = 1,
+  skip_corrupt: bool = False,
+) -> Prepared:
+  """Writes, or finishes writing, `data_dir`/NAME/VERSION.
+
+  Args:
+    info: the tfds.core.DatasetInfo: name, version and features.
+    splits: the examples; shard i of a split holds those from i * `images_per_shard` on.
+    processes: that share the shards.
+    skip_corrupt: leave out images that cannot be read, naming each in the log.
+
+  Raises:
+    CorruptImage: an image cannot be read, and `skip_corrupt` is off.
+    UserError: the directory holds another data set.
+  """
+  directory = data_dir / info.full_name
+  unfinished = directory.with_name(f"{directory.name}.unfinished")
+  recipe = {
+    "features": json.loads(json.dumps(info.features.to_json())),
+    "splits": {split: {"images": len(records), "digest": records.digest()} for split, records in splits.items()},
+    "images_per_shard": images_per_shard,
+  }
+  if directory.exists():
+    _check_recipe(directory, recipe)
+    logging.info("%s is prepared already", directory)
+  else:
+    unfinished.mkdir(parents=True, exist_ok=True)
+    _check_recipe(unfinished, recipe)
+    shards = _shards(info.name, unfinished, splits, images_per_shard)
+    _write(shards, splits, info.features, processes, skip_corrupt)
+    for left_by_a_killed_run in unfinished.glob(f"{_WRITING}*"):
+      left_by_a_killed_run.unlink()
+    _describe(info, unfinished, shards)
+    unfinished.rename(directory)
+  written = json.loads((directory / "dataset_info.json").read_text())["splits"]
+  images = sum(int(length) for split in written for length in split["shardLengths"])
+  return Prepared(directory, images, sum(map(len, splits.values())) - images)
+
+
+def _shards(name: str, directory: Path, splits: Mapping[str, Records], size: int) -> list[_Shard]:
+  """Of all splits, under TFDS's names for them."""
+  shards = []
+  for split, records in splits.items():
+    count = math.ceil(len(records) / size)
+    for index in range(count):
+      path = directory / f"{name}-{split}.array_record-{index:05}-of-{count:05}"
+      shards.append(_Shard(split, path, index * size, min((index + 1) * size, len(records))))
+  return shards
+
+
+def _check_recipe(directory: Path, recipe: Mapping[str, Any]) -> None:
+  """Notes what is being made in an empty directory; refuses one where something else was made."""
+  path = directory / RECIPE
+  if not any(directory.iterdir()):
+    path.write_text(json.dumps(recipe, indent=2) + "\n")
+  if not path.exists() or json.loads(path.read_text()) != recipe:
+    raise UserError(f"{directory} holds another data set: choose another --name or --data_dir, or remove it")
+
+
+def _write(
+  shards: list[_Shard], splits: Mapping[str, Records], features: Any, processes: int, skip_corrupt: bool
+) -> None:
+  missing = [shard for shard in shards if not shard.path.exists()]
+  total, left = (sum(shard.stop - shard.start for shard in some) for some in (shards, missing))
+  with tqdm(total=total, initial=total - left, unit="image", disable=None) as bar:
+    for shard, corrupt in _written(missing, splits, features, processes, skip_corrupt):
+      bar.update(shard.stop - shard.start)
+      for message in corrupt:
+        logging.warning("left out: %s", message)
+
+
+def _written(
+  shards: list[_Shard], splits: Mapping[str, Records], features: Any, processes: int, skip_corrupt: bool
+) -> Iterator[tuple[_Shard, list[str]]]:
+  """Each shard, when it is written, and what was wrong with the images left out of it."""
+  if processes == 1:
+    for shard in shards:
+      yield shard, _write_shard(shard, splits[shard.split], features, skip_corrupt)
+    return
+  spawn = get_context("spawn")  # a fork of a process with threads may hang
+  with ProcessPoolExecutor(processes, spawn, initializer=_start_worker, initargs=(splits, features)) as pool:
+    futures = {pool.submit(_work, shard, skip_corrupt): shard for shard in shards}
+    try:
+      for future in as_completed(futures):
+        yield futures[future], future.result()
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+
+_WORKER: dict[str, Any] = {}
+"""In a worker process: the arguments that all its shards share, sent to it once."""
+
+
+def _start_worker(splits: Mapping[str, Records], features: Any) -> None:
+  _WORKER.update(splits=splits, features=features)
+  Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+  """A pool's workers would outlive a killed parent for ever."""
+  parent = parent_process()
+  assert parent
+  parent.join()
+  os._exit(1)
+
+
+def _work(shard: _Shard, skip_corrupt: bool) -> list[str]:
+  return _write_shard(shard, _WORKER["splits"][shard.split], _WORKER["features"], skip_corrupt)
+
+
+def _write_shard(shard: _Shard, records: Records, features: Any, skip_corrupt: bool) -> list[str]:
+  corrupt = []
+  temporary = shard.path.with_name(f"{_WRITING}{os.getpid()}-{shard.path.name}")
+  writer = ArrayRecordWriter(str(temporary), "group_size:1")
+  try:
+    for index in range(shard.start, shard.stop):
+      try:
+        example = records.example(index)
+      except CorruptImage as error:
+        if not skip_corrupt:
+          raise CorruptImage(f"{error}, or leave such images out with --skip_corrupt") from None
+        corrupt.append(str(error))
+      else:
+        writer.write(features.serialize_example(example))
+  finally:
+    writer.close()
+  temporary.rename(shard.path)
+  return corrupt
+
+
+def _describe(info: Any, directory: Path, shards: list[_Shard]) -> None:
+  """Writes dataset_info.json and features.json."""
+  import tensorflow_datasets as tfds
+
+  def split_info(split: str) -> Any:
+    paths = [shard.path for shard in shards if shard.split == split]
+    return tfds.core.SplitInfo(
+      name=split,
+      shard_lengths=[_record_count(path) for path in paths],
+      num_bytes=sum(path.stat().st_size for path in paths),
+      filename_template=tfds.core.ShardedFileTemplate(
+        data_dir=directory, dataset_name=info.name, split=split, filetype_suffix="array_record"
+      ),
+    )
+
+  info.set_file_format("array_record")
+  info.set_splits(tfds.core.splits.SplitDict([split_info(split) for split in dict.fromkeys(s.split for s in shards)]))
+  if not info.splits.total_num_examples:
+    raise UserError(f"{directory} would hold no image: all are corrupt")
+  info.write_to_directory(directory)
+
+
+def _record_count(path: Path) -> int:
+  reader = ArrayRecordReader(str(path))
+  try:
+    return reader.num_records()
+  finally:
+    reader.close()

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from image_files import write_images
+from PIL import Image
+
+from r3gan_jax.data.folder import ImageFiles
+from r3gan_jax.data.prepare import prepare_images
+from r3gan_jax.data.tfds import TfdsSource
+from r3gan_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  """Data sets "colour", with 2 classes, and "grey", of 8x8 images."""
+  root = tmp_path_factory.mktemp("data")
+  for name, channels in (("colour", 3), ("grey", 1)):
+    for first, label in enumerate(("cat", "dog")):
+      write_images(root / name / label, 4, channels=channels, first=4 * first)
+    prepare_images(ImageFiles(root / name), name, root / "data", 8, channels, name == "colour", 1, False)
+  return root / "data"
+
+
+def source(data_dir, name="colour", split="train", shape=(8, 8, 3), fit_by="crop_resize", **labels):
+  return TfdsSource(name, split, str(data_dir), shape, fit_by, **labels)
+
+
+def everything(some):
+  return some[np.arange(len(some))]
+
+
+def test_any_order_and_any_part(data_dir):
+  examples = everything(source(data_dir, num_classes=2))
+  assert examples["label"].dtype == np.int32 and len(np.unique(examples["image"], axis=0)) == 8
+  np.testing.assert_array_equal(examples["label"], [0] * 4 + [1] * 4)
+  some = source(data_dir, num_classes=2)[np.array([7, 0, 7])]
+  np.testing.assert_array_equal(some["image"], examples["image"][[7, 0, 7]])
+  np.testing.assert_array_equal(everything(source(data_dir, split="train[2:5]"))["image"], examples["image"][2:5])
+
+
+def test_a_prepared_directory_describes_itself(data_dir):
+  examples = everything(source(data_dir / "colour" / "1.0.0", name="", num_classes=2))
+  np.testing.assert_array_equal(examples["image"], everything(source(data_dir))["image"])
+
+
+def test_records_are_fitted(data_dir):
+  examples = everything(source(data_dir))["image"]
+  padded = everything(source(data_dir, shape=(12, 12, 3), fit_by="pad"))["image"]
+  np.testing.assert_array_equal(padded, np.pad(examples, ((0, 0), (2, 2), (2, 2), (0, 0))))
+  halved = everything(source(data_dir, shape=(4, 4, 3)))["image"]
+  by_pillow = [np.asarray(Image.fromarray(image).resize((4, 4), Image.Resampling.LANCZOS)) for image in examples]
+  np.testing.assert_array_equal(halved, by_pillow)
+
+
+def test_grey_becomes_rgb(data_dir):
+  grey = everything(source(data_dir, "grey", shape=(8, 8, 1)))["image"]
+  np.testing.assert_array_equal(everything(source(data_dir, "grey"))["image"], grey.repeat(3, -1))
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    ({"split": "test"}, r"config.data.split = 'test': .*colour.* has the splits \['train'\]"),
+    ({"split": "train[:0]"}, r"config.data.split = 'train\[:0\]': .* has no images in it"),
+    ({"num_classes": 3}, "has 2 classes, but config.data.num_classes = 3: set it to match"),
+    ({"num_classes": 2, "label_key": "kind"}, r"config.data.label_key = 'kind': .*features \['image', 'label'\]"),
+    ({"name": "grey", "num_classes": 2}, r"config.data.label_key = 'label': .*or set config.data.num_classes = 0"),
+    ({"shape": (8, 8, 1)}, "has colour images: set config.data.channels = 3"),
+    ({"name": "no_such"}, "is not prepared under .*prepare_data --images=FOLDER_OR_ZIP --name=no_such --resolution=N"),
+    ({"name": "cifar10"}, "is not prepared under .*: run .*prepare_data --tfds=cifar10$"),
+    ({"name": "imagenet_resized/64x64"}, "prepare_data --tfds=imagenet_resized/64x64$"),
+    ({"name": "mnist"}, "prepare_data --idx=DIRECTORY --name=mnist$"),
+  ],
+)
+def test_what_does_not_fit_is_named(data_dir, arguments, message):
+  with pytest.raises(UserError, match=message):
+    source(data_dir, **arguments)
+
+
+def test_a_damaged_shard_is_found_at_start(data_dir, tmp_path):
+  directory = data_dir / "colour" / "1.0.0"
+  copy = tmp_path / "copy"
+  copy.mkdir()
+  for file in directory.iterdir():
+    data = file.read_bytes()
+    (copy / file.name).write_bytes(data[:1000] if "array_record" in file.name else data)
+  with pytest.raises(UserError, match="copy is damaged: remove it and prepare it again"):
+    source(copy)
+  next(copy.glob("*array_record*")).unlink()
+  with pytest.raises(UserError, match="copy is damaged: remove it and prepare it again"):
+    source(copy)
