@@ -19,7 +19,7 @@ def test_real_digits_cover_all_modes():
   digits, labels = load_small_digits()
   classifier = DigitClassifier(digits, labels)
   assert classifier.accuracy >= 0.97
-  source = StackedSource(digits, resolution=8)
+  source = StackedSource(digits)
   scores = ModeCoverage(classifier, num_samples=26_000)(lambda seeds: source[seeds]["image"])
   assert scores["modes"] == 1000 and scores["modes_samples"] == 26_000
   # KL of 26 000 uniform draws over 1000 modes: about 999 / 52 000.
