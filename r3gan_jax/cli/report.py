@@ -10,6 +10,7 @@ import re
 from datetime import datetime
 from importlib import resources
 from io import BytesIO
+from itertools import starmap
 from string import Template
 from typing import Any, NamedTuple
 
@@ -109,7 +110,7 @@ def _page(workdir: epath.Path, config: dict[str, Any], metrics: Metrics, section
   images_seen = max([*grids, *(int(seen[-1]) for seen, _ in metrics.values())], default=0)
   total = config.get("run", {}).get("total_images", 0)
   curves = "".join(
-    f"<h2>{html.escape(section)}</h2>\n<div class=panels>{''.join(map(_panel, panels.items()))}</div>\n"
+    f"<h2>{html.escape(section)}</h2>\n<div class=panels>{''.join(starmap(_panel, panels.items()))}</div>\n"
     for section, panels in sections.items()
   )
   settings = [(name, json.dumps(value)) for name, value in flatten(config).items()]
@@ -196,19 +197,18 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 _INK = "#010203"
 
 
-def _panel(panel: tuple[str, list[Curve]]) -> str:
+def _panel(title: str, curves: list[Curve]) -> str:
   """One panel as SVG whose text, axes and grid take the page's colour, whatever it is; the last values below."""
   inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
   with plt.rc_context({"svg.fonttype": "none"} | dict.fromkeys(inked, _INK)):
     figure, axis = plt.subplots(figsize=(4.2, 3.1), layout="constrained")
-    _draw(axis, *panel)
+    _draw(axis, title, curves)
     buffer = BytesIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)  # type: ignore[arg-type]
     plt.close(figure)
   svg = buffer.getvalue().decode()
   svg = re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])  # names that every figure has, and nothing refers to
-  title, curves = panel
   last = ", ".join((f"{curve.label}: " if len(curves) > 1 else "") + f"{curve.values[-1]:,.4g}" for curve in curves)
   return f"<figure>{svg.replace(_INK, 'currentColor')}<figcaption>last {html.escape(last)}</figcaption></figure>\n"
 
@@ -222,7 +222,7 @@ def _draw(axis: Axes, title: str, curves: list[Curve]) -> None:
   axis.set_title(title, parse_math=False)
   axis.set_xlabel(f"images seen ({'millions' if millions else 'thousands'})")
   axis.ticklabel_format(useOffset=False)
-  axis.grid(alpha=0.3)
+  axis.grid(alpha=0.2)
   if len(curves) > 1:
     axis.legend(framealpha=0)
 
