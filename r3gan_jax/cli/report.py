@@ -7,6 +7,7 @@ import base64
 import html
 import json
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import resources
 from io import BytesIO
@@ -187,7 +188,7 @@ def _metrics_table(metrics: Metrics) -> str:
   return _table(("metric", "last value", "at images seen"), rows)
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
   def row(cells: tuple[str, ...], tag: str) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>\n"
 
@@ -200,12 +201,13 @@ _INK = "#010203"
 def _panel(title: str, curves: list[Curve]) -> str:
   """One panel as SVG whose text, axes and grid take the page's colour, whatever it is; the last values below."""
   inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
-  with plt.rc_context({"svg.fonttype": "none"} | dict.fromkeys(inked, _INK)):
+  settings: Any = {"svg.fonttype": "none"} | dict.fromkeys(inked, _INK)
+  with plt.rc_context(settings):
     figure, axis = plt.subplots(figsize=(4.2, 3.1), layout="constrained")
     _draw(axis, title, curves)
     buffer = BytesIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)  # type: ignore[arg-type]
+    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     plt.close(figure)
   svg = buffer.getvalue().decode()
   svg = re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])  # names that every figure has, and nothing refers to
