@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 quickstart: .venv/installed
 	$(BIN)/python main.py --config=configs/stacked_digits.py
-	$(BIN)/python -m r3gan_jax.cli.plot --workdir=runs/stacked_digits
+	$(BIN)/python -m r3gan_jax.cli.report --workdir=runs/stacked_digits
 
 test: .venv/installed-dev
 	$(BIN)/pytest

@@ -13,7 +13,10 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=find_packages(include=["r3gan_jax", "r3gan_jax.*"]),
-  package_data={"r3gan_jax.ops": ["*.cc"]},  # compiled at first use, where there is a compiler
+  package_data={
+    "r3gan_jax.cli": ["report.html"],
+    "r3gan_jax.ops": ["*.cc"],  # compiled at first use, where there is a compiler
+  },
   install_requires=[
     "absl-py>=2.1,<3",
     "array_record>=0.8.1,<0.9",

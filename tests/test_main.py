@@ -215,11 +215,15 @@ def test_sampling(command, tmp_path):
     assert message in done.stderr.splitlines()[-1]
 
 
-def test_the_plot_of_a_run_in_a_relative_work_directory(command, tmp_path):
+def test_the_report_of_a_run_in_a_relative_work_directory(command, tmp_path):
   workdir = os.path.relpath(tmp_path, ROOT)
   command(SMOKE, f"--workdir={workdir}")
-  command(f"--workdir={workdir}", module="-m r3gan_jax.cli.plot")
+  command(f"--workdir={workdir}", f"--curves={tmp_path}/curves.png", module="-m r3gan_jax.cli.report")
   assert picture_size(tmp_path / "curves.png")[0] > 1000
+  page = (tmp_path / "report.html").read_text()
+  for title in ("adversarial losses", "gradient penalties", "relativistic logits: mean sign", "gradient norms"):
+    assert title in page
+  assert "Nothing has been logged" not in page and "No samples" not in page and ">Other<" not in page
 
 
 def test_show_augmentations(command, tmp_path):

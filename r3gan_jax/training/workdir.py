@@ -46,8 +46,16 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
     raise UserError(f"{path} cannot be read ({error}): restore it, or name another --workdir") from None
 
 
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """{"data": {"name": "x"}} -> {"data.name": "x"}."""
+  flat: dict[str, Any] = {}
+  for name, value in tree.items():
+    flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+  return flat
+
+
 def _check_same(path: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-  old_settings, new_settings = _flatten(old), _flatten(new)
+  old_settings, new_settings = flatten(old), flatten(new)
   for name in [*old_settings, *new_settings]:
     before, now = old_settings.get(name, "(absent)"), new_settings.get(name, "(absent)")
     if before != now and not name.startswith(f"{RUN_SECTION}."):
@@ -55,13 +63,6 @@ def _check_same(path: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> N
         f"{path} was made with config.{name} = {before!r}, but now it is {now!r}: "
         "go on with the old value, or name another --workdir"
       )
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat: dict[str, Any] = {}
-  for name, value in tree.items():
-    flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-  return flat
 
 
 def _write_whole(path: epath.Path, text: str) -> None:
