@@ -22,8 +22,7 @@ def fid(real: Moments, fake: Moments) -> dict[str, float]:
   References:
     Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, 2017.
   """
-  if min(real.count, fake.count) < 2:
-    raise UserError(f"FID needs at least 2 images a side, has {real.count} real, {fake.count} fake: give more images")
+  check_sizes(real.count, fake.count)
   dimension = len(real.mean)
   if min(real.count, fake.count) <= dimension:
     logging.warning(
@@ -34,9 +33,13 @@ def fid(real: Moments, fake: Moments) -> dict[str, float]:
   return {"fid": distance, "num_real": real.count, "num_fake": fake.count}
 
 
-def frechet_distance(
-  mean1: np.ndarray, covariance1: np.ndarray, mean2: np.ndarray, covariance2: np.ndarray
-) -> float:
+def check_sizes(num_real: int, num_fake: int) -> None:
+  """Raises `fid`'s UserError, before any work is done."""
+  if min(num_real, num_fake) < 2:
+    raise UserError(f"FID needs at least 2 images a side, has {num_real} real, {num_fake} fake: give more images")
+
+
+def frechet_distance(mean1: np.ndarray, covariance1: np.ndarray, mean2: np.ndarray, covariance2: np.ndarray) -> float:
   """Squared 2-Wasserstein distance of two Gaussians; float64 means [d], covariances [d, d], singular or not."""
   # The roots of the eigenvalues of C1^(1/2) C2 C1^(1/2) are the singular values of F1^T F2 for any C = F F^T. Taken so,
   # rounding in the null space stays at 1e-16; a root of eigenvalues, or a general matrix square root, makes it 1e-8.

@@ -20,7 +20,9 @@ class InceptionScore:
 
   def __init__(self, num_images: int, num_splits: int = 10):
     if num_images < num_splits:
-      raise UserError(f"the Inception score needs at least {num_splits} images (its splits), has {num_images}: give more")
+      raise UserError(
+        f"the Inception score needs at least {num_splits} images (its splits), has {num_images}: give more"
+      )
     self._bounds = np.arange(num_splits + 1) * num_images // num_splits
     self._seen = 0
     self._probabilities: list[np.ndarray | float] = [0.0] * num_splits

@@ -19,11 +19,7 @@ def kid(
   References:
     Binkowski et al., Demystifying MMD GANs, 2018.
   """
-  if min(len(real), len(fake)) < subset_size:
-    raise UserError(
-      f"KID needs at least {subset_size} images a side (its subset size), "
-      f"has {len(real)} real, {len(fake)} fake: give more images"
-    )
+  check_sizes(len(real), len(fake), subset_size)
   rng = np.random.default_rng(seed)
   distances = [
     mmd2_unbiased(*(features[rng.choice(len(features), subset_size, replace=False)] for features in (real, fake)))
@@ -37,6 +33,15 @@ def kid(
     "num_real": len(real),
     "num_fake": len(fake),
   }
+
+
+def check_sizes(num_real: int, num_fake: int, subset_size: int = 1000) -> None:
+  """Raises `kid`'s UserError, before any work is done."""
+  if min(num_real, num_fake) < subset_size:
+    raise UserError(
+      f"KID needs at least {subset_size} images a side (its subset size), "
+      f"has {num_real} real, {num_fake} fake: give more images"
+    )
 
 
 def mmd2_unbiased(x: np.ndarray, y: np.ndarray) -> float:

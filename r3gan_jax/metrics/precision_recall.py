@@ -27,7 +27,7 @@ def precision_recall(
     real: float32 [n, d].
     fake: float32 [m, d].
     mesh: of one axis, over which the rows are split. A device holds one whole set and a share of both, and distances
-      of `block` x `block` points at a time. Of several processes each needs all features.
+      of at most `block` x `block` points at a time. Of several processes each needs all features.
     neighbours: 3 in the literature.
     block: points.
 
@@ -40,11 +40,9 @@ def precision_recall(
   References:
     Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models, 2019.
   """
-  if min(len(real), len(fake)) <= neighbours:
-    raise UserError(
-      f"precision and recall need at least {neighbours + 1} images a side (neighbours + 1), "
-      f"have {len(real)} real, {len(fake)} fake: give more images"
-    )
+  check_sizes(len(real), len(fake), neighbours)
+  # Rows are padded to whole blocks on every device, so blocks are no larger than a device's share.
+  block = min(block, -(-max(len(real), len(fake)) // mesh.size))
   # Distances do not depend on the origin; their rounding does, by the norms.
   centre = real.mean(axis=0, dtype=np.float64).astype(np.float32)
   real_rows, fake_rows = (_placed(features, centre, mesh, block) for features in (real, fake))
@@ -68,6 +66,15 @@ def precision_recall(
     "num_real": len(real),
     "num_fake": len(fake),
   }
+
+
+def check_sizes(num_real: int, num_fake: int, neighbours: int = 3) -> None:
+  """Raises `precision_recall`'s UserError, before any work is done."""
+  if min(num_real, num_fake) <= neighbours:
+    raise UserError(
+      f"precision and recall need at least {neighbours + 1} images a side (neighbours + 1), "
+      f"have {num_real} real, {num_fake} fake: give more images"
+    )
 
 
 @partial(jax.jit, static_argnames=("mesh", "neighbours", "block"))
