@@ -2,6 +2,7 @@
 
 import numpy as np
 from absl import logging
+from scipy import linalg
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics.moments import Moments
@@ -43,11 +44,13 @@ def frechet_distance(mean1: np.ndarray, covariance1: np.ndarray, mean2: np.ndarr
   """Squared 2-Wasserstein distance of two Gaussians; float64 means [d], covariances [d, d], singular or not."""
   # The roots of the eigenvalues of C1^(1/2) C2 C1^(1/2) are the singular values of F1^T F2 for any C = F F^T. Taken so,
   # rounding in the null space stays at 1e-16; a root of eigenvalues, or a general matrix square root, makes it 1e-8.
-  cross = np.linalg.svd(_factor(covariance1).T @ _factor(covariance2), compute_uv=False).sum()
+  cross = linalg.svdvals(_factor(covariance1).T @ _factor(covariance2)).sum()
   return float(np.sum((mean1 - mean2) ** 2) + np.trace(covariance1) + np.trace(covariance2) - 2.0 * cross)
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-  """F with F F^T = covariance, from the symmetric eigen-decomposition: unlike Cholesky's, of a singular one too."""
-  values, vectors = np.linalg.eigh(covariance)
-  return vectors * np.sqrt(np.maximum(values, 0.0))[None]
+  """F [d, rank] with F F^T = covariance, by pivoted Cholesky: also of a singular one, and faster than eigenvectors."""
+  factor, pivots, rank, _ = linalg.lapack.dpstrf(covariance, lower=True)
+  rows = np.empty((len(factor), rank))
+  rows[pivots - 1] = np.tril(factor)[:, :rank]
+  return rows

@@ -88,6 +88,14 @@ def test_frechet_distance_of_gaussians_in_closed_form():
   assert frechet_distance(np.zeros(2), covariance1, np.zeros(2), covariance2) == pytest.approx(expected, rel=1e-12)
 
 
+def test_frechet_distance_of_singular_gaussians():
+  direction = np.array([[3.0, 4.0, 0.0]]) / 5.0
+  line, point = direction.T @ direction, np.zeros((3, 3))
+  assert frechet_distance(np.zeros(3), 4.0 * line, np.ones(3), 9.0 * line) == pytest.approx(3.0 + (3.0 - 2.0) ** 2)
+  assert frechet_distance(np.zeros(3), 4.0 * line, np.zeros(3), point) == pytest.approx(4.0)
+  assert frechet_distance(np.zeros(3), point, np.ones(3), point) == pytest.approx(3.0)
+
+
 @pytest.mark.parametrize("count", [20, 1000])
 def test_fid_of_a_set_against_itself_is_0(count):
   features = 5.0 * np.random.default_rng(2).normal(size=(count, 64)).astype(np.float32)
