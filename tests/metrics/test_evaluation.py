@@ -104,6 +104,17 @@ def test_statistics_of_real_images_are_computed_once(tmp_path):
   assert evaluate() == (both, False)
 
 
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:300], lambda data: b"x" * len(data)])
+def test_a_damaged_cache_file_counts_as_none(tmp_path, damage):
+  cache = StatisticsCache(tmp_path)
+  assert cache.load({"size": 1}) is None
+  cache.save({"size": 1}, {"mean": np.arange(99.0)})
+  np.testing.assert_array_equal(cache.load({"size": 1})["mean"], np.arange(99.0))
+  (file,) = tmp_path.iterdir()
+  file.write_bytes(damage(file.read_bytes()))
+  assert cache.load({"size": 1}) is None
+
+
 def test_inception_score_alone_needs_no_real_images():
   result = Evaluation(["inception_score"], NETWORK, make_mesh(8))(image_set("fake", FAKE))
   assert set(result) == {"inception_score", "inception_score_std", "inception_score_splits", "num_fake"}

@@ -136,6 +136,11 @@ def test_precision_and_recall_of_identical_disjoint_and_nested_sets():
   assert scores(points, points + 100.0) == (0.0, 0.0)
   # A generator that always makes one and the same real image: right, and of no variety.
   assert scores(points, points[:1].repeat(50, axis=0)) == (1.0, 1 / 70)
+  # Repeated images have balls of radius 0, which hold exactly their own kind, whatever a product's rounding.
+  many = np.random.default_rng(6).normal(size=(61, 777)).astype(np.float32)
+  repeated = np.random.default_rng(7).permutation(many.repeat(5, axis=0))
+  result = precision_recall(repeated, many, make_mesh(1), block=47)
+  assert (result["precision"], result["recall"]) == (1.0, 1.0)
 
 
 def test_precision_and_recall_by_brute_force():
