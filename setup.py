@@ -32,6 +32,7 @@ setup(
     "orbax-checkpoint>=0.12.8,<1",
     "pillow>=11,<13",
     "scikit-learn>=1.6,<2",  # the quickstart's digits and their classifier
+    "scipy>=1.14,<2",
     "tensorboardX>=2.6.4,<3",
     "tensorflow-datasets>=4.9.10,<5",
     "tqdm>=4.67,<5",

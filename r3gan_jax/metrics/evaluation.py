@@ -1,0 +1,168 @@
+"""Images to metrics: one pass over the real ones (none where their statistics are cached), one over the fake ones."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from r3gan_jax.errors import UserError
+from r3gan_jax.metrics import fid, kid, precision_recall
+from r3gan_jax.metrics.feature_extractor import FeatureExtractor, ImageSet
+from r3gan_jax.metrics.features import FeatureNetwork
+from r3gan_jax.metrics.inception_score import InceptionScore
+from r3gan_jax.metrics.moments import Moments
+from r3gan_jax.metrics.statistics_cache import Key, StatisticsCache
+
+METRICS = ("fid", "kid", "inception_score", "precision_recall")
+
+# Of the metrics that compare with real images: what they keep of the features, and their least sizes.
+_KEPT = {"fid": "moments", "kid": "features", "precision_recall": "features"}
+_CHECK_SIZES = {"fid": fid.check_sizes, "kid": kid.check_sizes, "precision_recall": precision_recall.check_sizes}
+
+Statistics = dict[str, dict[str, np.ndarray]]
+"""What is kept of features, as arrays by name: 'moments' (the attributes of `Moments`), 'features' (itself, [n, d])."""
+
+
+class Evaluation:
+  """Scores sets of fake images against one set of real ones, by one feature network.
+
+  FID and the Inception score keep sums only. KID and precision and recall keep all features, float32 on the host:
+  400 MB for 50 000 x 2048, real and fake each.
+
+  Args:
+    metrics: names out of `METRICS`.
+    network: for the features.
+    mesh: of one axis; images are split over it.
+    real: None will do for the Inception score alone. The statistics are computed or loaded at the first call, and kept.
+    cache: for the statistics of real images.
+    batch_per_device: images.
+    seed: of KID's subsets.
+
+  Raises:
+    UserError: an unknown metric, or no real images for one that needs them.
+  """
+
+  def __init__(
+    self,
+    metrics: Sequence[str],
+    network: FeatureNetwork,
+    mesh: Mesh,
+    real: ImageSet | None = None,
+    cache: StatisticsCache | None = None,
+    batch_per_device: int = 64,
+    seed: int = 0,
+  ):
+    for name in metrics:
+      if name not in METRICS:
+        raise UserError(f"metrics: there is no {name!r}: choose from {', '.join(METRICS)}")
+      if real is None and name in _KEPT:
+        raise UserError(f"metrics: {name} compares with real images: name some")
+    self._metrics = metrics
+    self._kept = {_KEPT[name] for name in metrics if name in _KEPT}
+    self._network = network
+    self._mesh = mesh
+    self._real = real
+    self._cache = cache
+    self._seed = seed
+    self._extract = FeatureExtractor(network, mesh, batch_per_device)
+    self._real_statistics: Statistics | None = None
+
+  def __call__(self, fake: ImageSet) -> dict[str, float]:
+    """The metrics' numbers and sizes by name; these and the errors are those of the metrics and of `FeatureExtractor`.
+
+    Sizes are checked before any work is done.
+    """
+    score = InceptionScore(fake.size) if "inception_score" in self._metrics else None
+    if self._real:
+      for name in self._metrics:
+        if name in _CHECK_SIZES:
+          _CHECK_SIZES[name](self._real.size, fake.size)
+      if self._real_statistics is None:
+        self._real_statistics = self._statistics_of_real(self._real)
+    real_statistics = self._real_statistics or {}
+    statistics = self._collect(fake, self._kept, score)
+
+    result: dict[str, float] = {}
+    if "fid" in self._metrics:
+      result |= fid.fid(*(_moments(kept["moments"]) for kept in (real_statistics, statistics)))
+    if "features" in self._kept:
+      real_features, features = (kept["features"]["features"] for kept in (real_statistics, statistics))
+      if "kid" in self._metrics:
+        result |= kid.kid(real_features, features, self._seed)
+      if "precision_recall" in self._metrics:
+        result |= precision_recall.precision_recall(real_features, features, self._mesh)
+    if score:
+      result |= score.result()
+    return result
+
+  def _statistics_of_real(self, real: ImageSet) -> Statistics:
+    if self._cache is None or real.fingerprint is None:
+      return self._collect(real, self._kept)
+    keys = {kind: self._key(real.fingerprint, real.size, kind) for kind in sorted(self._kept)}
+    loaded = {kind: self._cache.load(key) for kind, key in keys.items()}
+    # All processes compute, or none: what one of them lacks is computed by all.
+    found = multihost_utils.process_allgather(np.array([arrays is not None for arrays in loaded.values()]))
+    found_by_all = found.reshape(-1, len(loaded)).all(axis=0)
+    statistics = {
+      kind: arrays for (kind, arrays), ok in zip(loaded.items(), found_by_all, strict=True) if ok and arrays
+    }
+    missing = keys.keys() - statistics.keys()
+    if missing:
+      computed = self._collect(real, missing)
+      if jax.process_index() == 0:
+        for kind, arrays in computed.items():
+          self._cache.save(keys[kind], arrays)
+      statistics |= computed
+    return statistics
+
+  def _collect(self, images: ImageSet, kept: Iterable[str], score: InceptionScore | None = None) -> Statistics:
+    moments: Moments | None = None
+    features: np.ndarray | None = None
+    seen = 0
+    for outputs in self._extract(images):
+      batch = outputs["features"]
+      if score:
+        if "logits_without_bias" not in outputs:
+          raise UserError(
+            f"metrics: inception_score needs class logits, and {self._network.name} has none: leave it out"
+          )
+        score.add(outputs["logits_without_bias"])
+      if "moments" in kept:
+        part = Moments.of(batch)
+        moments = moments.merged(part) if moments else part
+      if "features" in kept:
+        if features is None:
+          features = np.empty((images.size, batch.shape[1]), np.float32)
+        features[seen : seen + len(batch)] = batch
+      seen += len(batch)
+    statistics: Statistics = {}
+    if moments:
+      statistics["moments"] = {name: np.asarray(value) for name, value in vars(moments).items()}
+    if features is not None:
+      statistics["features"] = {"features": features}
+    return statistics
+
+  def _key(self, fingerprint: str, size: int, kind: str) -> Key:
+    return {
+      "data": fingerprint,
+      "size": size,
+      "network": self._network.name,
+      "weights": self._weights_digest,
+      "resize": self._network.resize,
+      "kind": kind,
+    }
+
+  @property
+  def _weights_digest(self) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(self._network.params):
+      digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+      digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _moments(arrays: dict[str, np.ndarray]) -> Moments:
+  return Moments(int(arrays["count"]), arrays["mean"], arrays["scatter"])

@@ -1,0 +1,90 @@
+"""Images to features, on all devices."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
+
+from r3gan_jax.errors import UserError
+from r3gan_jax.metrics.features import FeatureNetwork
+
+
+@dataclass(frozen=True)
+class ImageSet:
+  """Images by number.
+
+  Attributes:
+    name: for messages, such as 'real'.
+    size: number of images.
+    images: int64 [n], of 0..size - 1 -> uint8 [n, H, W, C]; the same image whenever and wherever it is asked for.
+    fingerprint: what tells this set from any other, its preparation included; None: its statistics are not cached.
+  """
+
+  name: str
+  size: int
+  images: Callable[[np.ndarray], np.ndarray]
+  fingerprint: str | None = None
+
+
+class FeatureExtractor:
+  """Runs `network` on all devices of `mesh` (of one axis), in batches of one size, the last one padded.
+
+  Of several processes each asks for the images of its own devices alone and gets the features of all.
+  """
+
+  def __init__(self, network: FeatureNetwork, mesh: Mesh, batch_per_device: int):
+    rows = P(*mesh.axis_names)
+    apply = jax.shard_map(network.apply, mesh=mesh, in_specs=(P(), rows), out_specs=rows)
+    self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, P()))
+    self._params = jax.device_put(network.params, NamedSharding(mesh, P()))
+    self._sharding = NamedSharding(mesh, rows)
+    owners = np.array([device.process_index for device in mesh.devices.flat])
+    self._is_mine = np.repeat(owners == jax.process_index(), batch_per_device)
+
+  def __call__(self, images: ImageSet) -> Iterator[dict[str, np.ndarray]]:
+    """The network's outputs, [n, ...] each, batch by batch, in order.
+
+    Raises:
+      UserError: images that are not uint8 or not all of one size, or outputs that are not finite.
+    """
+    batch = len(self._is_mine)
+    shape = None
+    running: tuple[dict[str, jax.Array], int] | None = None
+    with tqdm(total=images.size, unit="image", desc=images.name, disable=None) as bar:
+      for start in range(0, images.size, batch):
+        # Padding repeats the last image.
+        indices = np.minimum(np.arange(start, start + batch), images.size - 1)[self._is_mine]
+        mine = _checked(images.name, images.images(indices), shape)
+        shape = mine.shape[1:]
+        placed = jax.make_array_from_process_local_data(self._sharding, mine, (batch, *shape))
+        # The devices work on this batch while the host takes in the one before.
+        started = self._apply(self._params, placed), min(batch, images.size - start)
+        if running:
+          yield _fetched(images.name, *running)
+          bar.update(running[1])
+        running = started
+      if running:
+        yield _fetched(images.name, *running)
+        bar.update(running[1])
+
+
+def _checked(name: str, images: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
+  if not np.isfinite(images).all():
+    raise UserError(f"{name} images hold NaN or infinity: leave those out")
+  if images.dtype != np.uint8:
+    raise UserError(f"{name} images are {images.dtype}: give uint8 in 0..255")
+  if shape not in (None, images.shape[1:]):
+    raise UserError(f"{name} images differ in size, {shape} and {images.shape[1:]}: resize them to one")
+  return images
+
+
+def _fetched(name: str, outputs: dict[str, jax.Array], count: int) -> dict[str, np.ndarray]:
+  fetched = {output: np.asarray(values)[:count] for output, values in outputs.items()}
+  for output, values in fetched.items():
+    if not np.isfinite(values).all():
+      raise UserError(f"{output} of {name} images hold NaN or infinity: check the feature network's weights")
+  return fetched

@@ -1,0 +1,56 @@
+"""Fréchet inception distance."""
+
+import numpy as np
+from absl import logging
+from scipy import linalg
+
+from r3gan_jax.errors import UserError
+from r3gan_jax.metrics.moments import Moments
+
+
+def fid(real: Moments, fake: Moments) -> dict[str, float]:
+  """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), of the Gaussians with the moments of real and fake features.
+
+  Defined from 2 images a side on. Up to as many images as features, a covariance is singular: the distance is still
+  exact, but far too large an estimate, and a warning says so.
+
+  Returns:
+    'fid', 'num_real' and 'num_fake'.
+
+  Raises:
+    UserError: fewer than 2 images a side.
+
+  References:
+    Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, 2017.
+  """
+  check_sizes(real.count, fake.count)
+  dimension = len(real.mean)
+  if min(real.count, fake.count) <= dimension:
+    logging.warning(
+      "FID of %d real and %d fake images is biased upwards: %d features need at least %d images a side",
+      *(real.count, fake.count, dimension, dimension + 1),
+    )
+  distance = frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
+  return {"fid": distance, "num_real": real.count, "num_fake": fake.count}
+
+
+def check_sizes(num_real: int, num_fake: int) -> None:
+  """Raises `fid`'s UserError, before any work is done."""
+  if min(num_real, num_fake) < 2:
+    raise UserError(f"FID needs at least 2 images a side, has {num_real} real, {num_fake} fake: give more images")
+
+
+def frechet_distance(mean1: np.ndarray, covariance1: np.ndarray, mean2: np.ndarray, covariance2: np.ndarray) -> float:
+  """Squared 2-Wasserstein distance of two Gaussians; float64 means [d], covariances [d, d], singular or not."""
+  # The roots of the eigenvalues of C1^(1/2) C2 C1^(1/2) are the singular values of F1^T F2 for any C = F F^T. Taken so,
+  # rounding in the null space stays at 1e-16; a root of eigenvalues, or a general matrix square root, makes it 1e-8.
+  cross = linalg.svdvals(_factor(covariance1).T @ _factor(covariance2)).sum()
+  return float(np.sum((mean1 - mean2) ** 2) + np.trace(covariance1) + np.trace(covariance2) - 2.0 * cross)
+
+
+def _factor(covariance: np.ndarray) -> np.ndarray:
+  """F [d, rank] with F F^T = covariance, by pivoted Cholesky: also of a singular one, and faster than eigenvectors."""
+  factor, pivots, rank, _ = linalg.lapack.dpstrf(covariance, lower=True)
+  rows = np.empty((len(factor), rank))
+  rows[pivots - 1] = np.tril(factor)[:, :rank]
+  return rows

@@ -1,0 +1,58 @@
+"""Inception score."""
+
+import numpy as np
+
+from r3gan_jax.errors import UserError
+
+
+class InceptionScore:
+  """exp(E KL(p(class | image) || p(class))) of `num_images` images in `num_splits` parts, taken in order.
+
+  Logits come in batches, of which only sums stay: with the mean p of a part, its E KL is the entropy of the mean
+  minus the mean of the entropies.
+
+  Raises:
+    UserError: fewer images than parts.
+
+  References:
+    Salimans et al., Improved Techniques for Training GANs, 2016.
+  """
+
+  def __init__(self, num_images: int, num_splits: int = 10):
+    if num_images < num_splits:
+      raise UserError(
+        f"the Inception score needs at least {num_splits} images (its splits), has {num_images}: give more"
+      )
+    self._bounds = np.arange(num_splits + 1) * num_images // num_splits
+    self._seen = 0
+    self._probabilities: list[np.ndarray | float] = [0.0] * num_splits
+    self._entropies = [0.0] * num_splits
+
+  def add(self, logits: np.ndarray) -> None:
+    """Takes the next images' float [n, classes]; of Inception, those without the bias (SPEC section 9)."""
+    logits = logits.astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    p = np.exp(log_p)
+    entropies = -(p * log_p).sum(axis=1)
+    splits = np.searchsorted(self._bounds, self._seen + np.arange(len(logits)), side="right") - 1
+    for split in np.unique(splits):
+      self._probabilities[split] += p[splits == split].sum(axis=0)
+      self._entropies[split] += float(entropies[splits == split].sum())
+    self._seen += len(logits)
+
+  def result(self) -> dict[str, float]:
+    """'inception_score' and '_std' over the splits, their number, and 'num_fake'; once all images are there."""
+    if self._seen != self._bounds[-1]:
+      raise ValueError(f"{self._seen} of {self._bounds[-1]} images seen")
+    scores = []
+    for size, total, entropy in zip(np.diff(self._bounds), self._probabilities, self._entropies, strict=True):
+      mean = np.asarray(total) / size
+      # A class of probability 0 adds nothing: the limit of p log p.
+      scores.append(np.exp(-(mean * np.log(np.maximum(mean, 1e-300))).sum() - entropy / size))
+    return {
+      "inception_score": float(np.mean(scores)),
+      "inception_score_std": float(np.std(scores)),
+      "inception_score_splits": len(scores),
+      "num_fake": self._seen,
+    }

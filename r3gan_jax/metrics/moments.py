@@ -1,0 +1,50 @@
+"""Mean and covariance of features as mergeable float64 sums, so that no pool of all features is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Moments:
+  """Count, mean and centred second moment of `count` feature vectors.
+
+  The second moment is taken about the mean of its own part and moved when parts merge: sums of raw outer products
+  would lose the digits of a variance that is small beside the squared mean.
+
+  Attributes:
+    count: number of vectors.
+    mean: float64 [d].
+    scatter: float64 [d, d], the sum of outer products of deviations from `mean`.
+
+  References:
+    Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
+  """
+
+  count: int
+  mean: np.ndarray
+  scatter: np.ndarray
+
+  @classmethod
+  def of(cls, features: np.ndarray) -> Moments:
+    """The moments of float [n, d], n >= 1."""
+    features = features.astype(np.float64)
+    mean = features.mean(axis=0)
+    features -= mean
+    return cls(len(features), mean, features.T @ features)
+
+  def merged(self, other: Moments) -> Moments:
+    """The moments of both parts together."""
+    count = self.count + other.count
+    shift = other.mean - self.mean
+    scatter = np.outer(shift * (self.count * other.count / count), shift)
+    scatter += self.scatter
+    scatter += other.scatter
+    return Moments(count, self.mean + shift * (other.count / count), scatter)
+
+  @property
+  def covariance(self) -> np.ndarray:
+    """float64 [d, d], divided by count - 1; for count >= 2."""
+    return self.scatter / (self.count - 1)

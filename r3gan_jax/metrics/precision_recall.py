@@ -1,0 +1,147 @@
+"""Improved precision and recall, from pairwise distances in blocks on all devices."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from r3gan_jax.errors import UserError
+
+_BLOCK = 1024
+# Squared distances below this part of a squared norm are the rounding of float32 products, so the points are the same.
+_ROUNDING = 2.0**-20
+
+
+def precision_recall(
+  real: np.ndarray, fake: np.ndarray, mesh: Mesh, neighbours: int = 3, block: int = _BLOCK
+) -> dict[str, float]:
+  """How many fake images lie on the manifold of real ones, and the reverse.
+
+  A set's manifold is the union of balls about its points, each as wide as the distance to the point's `neighbours`-th
+  nearest other one.
+
+  Args:
+    real: float32 [n, d].
+    fake: float32 [m, d].
+    mesh: of one axis, over which the rows are split. A device holds one whole set and a share of both, and distances
+      of at most `block` x `block` points at a time. Of several processes each needs all features.
+    neighbours: 3 in the literature.
+    block: points.
+
+  Returns:
+    'precision', 'recall', 'neighbours', 'num_real' and 'num_fake'.
+
+  Raises:
+    UserError: `neighbours` images or fewer on a side.
+
+  References:
+    Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models, 2019.
+  """
+  check_sizes(len(real), len(fake), neighbours)
+  # Rows are padded to whole blocks on every device, so blocks are no larger than a device's share.
+  block = min(block, -(-max(len(real), len(fake)) // mesh.size))
+  # Distances do not depend on the origin; their rounding does, by the norms.
+  centre = real.mean(axis=0, dtype=np.float64).astype(np.float32)
+  real_rows, fake_rows = (_placed(features, centre, mesh, block) for features in (real, fake))
+
+  def covered(reference: jax.Array, reference_count: int, queries: jax.Array, query_count: int) -> float:
+    hits = count_covered(
+      reference,
+      queries,
+      reference_count,
+      query_count,
+      mesh=mesh,
+      neighbours=neighbours,
+      block=block,
+    )
+    return int(hits) / query_count
+
+  return {
+    "precision": covered(real_rows, len(real), fake_rows, len(fake)),
+    "recall": covered(fake_rows, len(fake), real_rows, len(real)),
+    "neighbours": neighbours,
+    "num_real": len(real),
+    "num_fake": len(fake),
+  }
+
+
+def check_sizes(num_real: int, num_fake: int, neighbours: int = 3) -> None:
+  """Raises `precision_recall`'s UserError, before any work is done."""
+  if min(num_real, num_fake) <= neighbours:
+    raise UserError(
+      f"precision and recall need at least {neighbours + 1} images a side (neighbours + 1), "
+      f"have {num_real} real, {num_fake} fake: give more images"
+    )
+
+
+@partial(jax.jit, static_argnames=("mesh", "neighbours", "block"))
+def count_covered(
+  reference: jax.Array,
+  queries: jax.Array,
+  reference_count: int | jax.Array,
+  query_count: int | jax.Array,
+  *,
+  mesh: Mesh,
+  neighbours: int,
+  block: int,
+) -> jax.Array:
+  """int32 []: how many of the first `query_count` queries lie on the manifold of the first `reference_count` points.
+
+  Both are float32 [rows, d], split over `mesh`, rows a multiple of `block` times its devices; further rows are padding.
+  """
+  (axis,) = mesh.axis_names
+
+  @partial(jax.shard_map, mesh=mesh, in_specs=(P(axis), P(axis), P(), P()), out_specs=P())
+  def count(
+    reference_rows: jax.Array, query_rows: jax.Array, reference_count: jax.Array, query_count: jax.Array
+  ) -> jax.Array:
+    columns = jax.lax.all_gather(reference_rows, axis, tiled=True)
+    column_blocks = columns.reshape(-1, block, columns.shape[1])
+    is_point = (jnp.arange(len(columns)) < reference_count).reshape(-1, 1, block)
+
+    def radii_of(rows: jax.Array) -> jax.Array:
+      def nearer(nearest: jax.Array, columns: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        points, valid = columns
+        distances = jnp.where(valid, _squared_distances(rows, points), jnp.inf)
+        return -jax.lax.top_k(-jnp.concatenate([nearest, distances], axis=1), neighbours + 1)[0], None
+
+      # The nearest of all is the point itself.
+      nothing = jax.lax.pcast(jnp.full((block, neighbours + 1), jnp.inf), axis, to="varying")
+      return jax.lax.scan(nearer, nothing, (column_blocks, is_point))[0][:, -1]
+
+    def is_covered(rows: jax.Array) -> jax.Array:
+      def also(covered: jax.Array, columns: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        points, radii = columns
+        return covered | jnp.any(_squared_distances(rows, points) <= radii, axis=1), None
+
+      nothing = jax.lax.pcast(jnp.zeros(block, jnp.bool_), axis, to="varying")
+      return jax.lax.scan(also, nothing, (column_blocks, radii))[0]
+
+    radii = jax.lax.map(radii_of, reference_rows.reshape(-1, block, columns.shape[1])).reshape(-1)
+    radii = jax.lax.all_gather(radii, axis, tiled=True).reshape(-1, 1, block)
+    radii = jnp.where(is_point, radii, -1.0)
+    covered = jax.lax.map(is_covered, query_rows.reshape(-1, block, columns.shape[1])).reshape(-1)
+    index = jax.lax.axis_index(axis) * len(covered) + jnp.arange(len(covered))
+    return jax.lax.psum(jnp.sum(covered & (index < query_count), dtype=jnp.int32), axis)
+
+  return count(reference, queries, jnp.asarray(reference_count), jnp.asarray(query_count))
+
+
+def _squared_distances(rows: jax.Array, columns: jax.Array) -> jax.Array:
+  """float32 [m, d] and [n, d] -> [m, n]; exactly 0 between equal points."""
+  products = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
+  norms = jnp.sum(rows * rows, axis=1, keepdims=True)
+  distances = norms + jnp.sum(columns * columns, axis=1)[None] - 2.0 * products
+  return jnp.where(distances <= _ROUNDING * norms, 0.0, distances)
+
+
+def _placed(features: np.ndarray, centre: np.ndarray, mesh: Mesh, block: int) -> jax.Array:
+  """`features` - `centre` with zero rows after it up to full blocks, split over `mesh`."""
+  multiple = block * mesh.size
+  rows = np.zeros((-(-len(features) // multiple) * multiple, features.shape[1]), np.float32)
+  np.subtract(features, centre[None], out=rows[: len(features)])
+  sharding = NamedSharding(mesh, P(*mesh.axis_names))
+  return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])

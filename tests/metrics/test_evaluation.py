@@ -1,0 +1,152 @@
+"""Images to metrics, end to end, with a tiny linear feature network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r3gan_jax.errors import UserError
+from r3gan_jax.metrics.evaluation import METRICS, Evaluation
+from r3gan_jax.metrics.feature_extractor import ImageSet
+from r3gan_jax.metrics.features import FeatureNetwork
+from r3gan_jax.metrics.fid import fid
+from r3gan_jax.metrics.inception_score import InceptionScore
+from r3gan_jax.metrics.kid import kid
+from r3gan_jax.metrics.moments import Moments
+from r3gan_jax.metrics.precision_recall import precision_recall
+from r3gan_jax.metrics.statistics_cache import StatisticsCache
+from r3gan_jax.training.mesh import make_mesh
+
+RNG = np.random.default_rng(0)
+REAL = RNG.integers(0, 256, (1100, 2, 2, 3), np.uint8)
+FAKE = RNG.integers(30, 256, (1050, 2, 2, 3), np.uint8)
+WEIGHTS = RNG.normal(size=(12, 5)).astype(np.float32)
+
+
+def linear(params, images):
+  outputs = images.reshape(len(images), 12).astype(jnp.float32) / 255.0 @ params
+  return {"features": outputs, "logits_without_bias": outputs}
+
+
+def features(images):
+  return np.asarray(jax.jit(linear)(WEIGHTS, images)["features"])
+
+
+class Images:
+  """Images by number, and how many were asked for."""
+
+  def __init__(self, images):
+    self._images = images
+    self.asked = 0
+
+  def __call__(self, indices):
+    self.asked += len(indices)
+    return self._images[indices]
+
+
+NETWORK = FeatureNetwork("linear", linear, WEIGHTS, "none")
+
+
+def image_set(name, images, fingerprint=None):
+  return ImageSet(name, len(images), Images(images), fingerprint)
+
+
+def test_all_metrics_are_those_of_the_features():
+  mesh = make_mesh(8)
+  evaluation = Evaluation(METRICS, NETWORK, mesh, image_set("real", REAL), batch_per_device=32, seed=3)
+  result = evaluation(image_set("fake", FAKE))
+  real, fake = features(REAL), features(FAKE)
+  score = InceptionScore(len(fake))
+  score.add(fake)
+  expected = fid(Moments.of(real), Moments.of(fake)) | kid(real, fake, seed=3) | score.result()
+  expected |= precision_recall(real, fake, make_mesh(1))
+  assert result == pytest.approx(expected, rel=1e-5)
+  assert result["num_real"] == 1100 and result["num_fake"] == 1050
+
+
+def test_images_against_themselves():
+  evaluation = Evaluation(["fid", "precision_recall"], NETWORK, make_mesh(8), image_set("real", REAL))
+  result = evaluation(image_set("fake", REAL))
+  assert evaluation(image_set("fake", REAL)) == result
+  assert abs(result["fid"]) < 1e-6 and result["precision"] == result["recall"] == 1.0
+
+
+def test_statistics_of_real_images_are_computed_once(tmp_path):
+  cache, mesh = StatisticsCache(tmp_path / "cache"), make_mesh(8)
+
+  def evaluate(metrics=("fid", "precision_recall"), fingerprint="data", real=REAL, network=NETWORK):
+    images = image_set("real", real, fingerprint)
+    evaluation = Evaluation(metrics, network, mesh, images, cache)
+    result = evaluation(image_set("fake", FAKE))
+    asked = images.images.asked
+    evaluation(image_set("fake", FAKE))
+    assert images.images.asked == asked, "kept from one call to the next"
+    return result, asked > 0
+
+  first, computed = evaluate(["fid"])
+  assert computed
+  both, computed = evaluate()
+  assert computed and both["fid"] == first["fid"], "features are still missing"
+  assert evaluate() == (both, False)
+  # Each part of the key counts.
+  assert evaluate(fingerprint="other")[1] and evaluate(real=REAL[:1000])[1] and evaluate(fingerprint=None)[1]
+  assert evaluate(network=FeatureNetwork("linear", linear, 2 * WEIGHTS, "none"))[1]
+  assert evaluate(network=FeatureNetwork("linear", linear, WEIGHTS, "other"))[1]
+  assert evaluate(network=FeatureNetwork("other", linear, WEIGHTS, "none"))[1]
+  # Damaged files are computed anew, once; nothing else lies about.
+  files = list((tmp_path / "cache").iterdir())
+  assert len(files) == 12 and all(file.suffix == ".npz" for file in files)
+  for number, file in enumerate(files):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes([data, data[: len(data) // 2], b""][number % 3])
+  assert evaluate() == (both, True)
+  assert evaluate() == (both, False)
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:300], lambda data: b"x" * len(data)])
+def test_a_damaged_cache_file_counts_as_none(tmp_path, damage):
+  cache = StatisticsCache(tmp_path)
+  assert cache.load({"size": 1}) is None
+  cache.save({"size": 1}, {"mean": np.arange(99.0)})
+  np.testing.assert_array_equal(cache.load({"size": 1})["mean"], np.arange(99.0))
+  (file,) = tmp_path.iterdir()
+  file.write_bytes(damage(file.read_bytes()))
+  assert cache.load({"size": 1}) is None
+
+
+def test_inception_score_alone_needs_no_real_images():
+  result = Evaluation(["inception_score"], NETWORK, make_mesh(8))(image_set("fake", FAKE))
+  assert set(result) == {"inception_score", "inception_score_std", "inception_score_splits", "num_fake"}
+
+
+def test_bad_input_is_named():
+  mesh = make_mesh(8)
+
+  def evaluate(fake, metrics=("fid",), network=NETWORK, real=REAL):
+    return Evaluation(metrics, network, mesh, image_set("real", real))(ImageSet("fake", 1050, fake))
+
+  with pytest.raises(UserError, match="no 'fud': choose from fid, kid"):
+    evaluate(FAKE.__getitem__, metrics=["fud"])
+  with pytest.raises(UserError, match="kid compares with real images"):
+    Evaluation(["kid"], NETWORK, mesh)
+  with pytest.raises(UserError, match="fake images hold NaN"):
+    evaluate(lambda indices: np.full((len(indices), 2, 2, 3), np.nan, np.float32))
+  with pytest.raises(UserError, match="fake images are float32: give uint8"):
+    evaluate(lambda indices: np.zeros((len(indices), 2, 2, 3), np.float32))
+  with pytest.raises(UserError, match=r"fake images differ in size, \(2, 2, 3\) and \(3, 2, 3\)"):
+    evaluate(lambda indices: np.zeros((len(indices), 2 + (indices[0] > 0), 2, 3), np.uint8))
+  with pytest.raises(UserError, match="features of real images hold NaN or infinity"):
+    evaluate(FAKE.__getitem__, network=FeatureNetwork("linear", linear, WEIGHTS * np.float32(np.nan), "none"))
+  with pytest.raises(UserError, match="inception_score needs class logits"):
+    network = FeatureNetwork(
+      "plain", lambda params, images: {"features": linear(params, images)["features"]}, WEIGHTS, ""
+    )
+    evaluate(FAKE.__getitem__, ["inception_score"], network)
+
+
+def test_too_few_images_are_refused_before_any_work():
+  real = image_set("real", REAL[:999])
+  with pytest.raises(UserError, match=r"KID needs at least 1000 images a side .* has 999 real, 1050 fake"):
+    Evaluation(["kid"], NETWORK, make_mesh(8), real)(image_set("fake", FAKE))
+  assert real.images.asked == 0
