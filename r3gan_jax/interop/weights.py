@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,19 +61,25 @@ class PublishedWeights:
     if path.name == self.file_name:
       with path.open("rb") as file:
         _check_sum(hashlib.file_digest(file, "sha256").hexdigest(), path)
-    tensors = read_state_dict(path)
+    return self.convert(read_state_dict(path), abstract, str(path))
+
+  def convert(self, tensors: Mapping[str, np.ndarray], abstract: Params, title: str) -> Params:
+    """`params` of the published tensors by name; `title` is what an error calls them."""
 
     def read(name: str, shape: tuple[int, ...]) -> np.ndarray:
       if name not in tensors:
-        raise UserError(f"{path} has no tensor {name}: these are not the weights of {self.file_name}")
+        raise UserError(f"{title} has no tensor {name}: it does not hold the weights of {self.file_name}")
       if tensors[name].shape != shape:
-        raise UserError(f"{path}: {name} has the shape {tensors[name].shape}, not {shape}: other weights are needed")
+        raise UserError(
+          f"{title}: {name} has the shape {tensors[name].shape}, not {shape}: it does not hold the weights of "
+          f"{self.file_name}"
+        )
       return tensors[name].astype(np.float32)
 
     leaves = flatten_dict(abstract)
-    layers = {layer[:-1]: leaf.shape for layer, leaf in leaves.items() if layer[-1] == "kernel"}
+    layers = {path[:-1]: leaf.shape for path, leaf in leaves.items() if path[-1] == "kernel"}
     return unflatten_dict(
-      {(*name, leaf): value for name, shape in layers.items() for leaf, value in self.layer(read, name, shape).items()}
+      {(*path, leaf): value for path, shape in layers.items() for leaf, value in self.layer(read, path, shape).items()}
     )
 
 
