@@ -55,12 +55,13 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
       state = load(file)
     _check(isinstance(state, dict), "it holds no state dict")
+    _check(all(isinstance(name, str) for name in state), "it holds no state dict")
     _check(all(isinstance(value, Tensor) for value in state.values()), "its state dict holds more than tensors")
-    return {str(name): tensor.array() for name, tensor in state.items()}
+    return {name: tensor.array() for name, tensor in state.items()}
   except FileNotFoundError:
     raise UserError(f"{path} does not exist") from None
   except Exception as error:  # a broken or hostile file makes its readers raise anything
-    cause = str(error).partition("\n")[0] or type(error).__name__
+    cause = f"{type(error).__name__}: {error}".partition("\n")[0]
     raise UserError(f"{path} cannot be read as weights: replace it ({cause})") from None
 
 
@@ -80,7 +81,7 @@ class Storage:
   __slots__ = ("data", "dtype", "size")
 
   def __init__(self, dtype: str, size: int):
-    _check(isinstance(size, int) and size >= 0, f"a storage of {size!r} elements")
+    _check(isinstance(size, int) and size >= 0, "a storage of no size")
     self.dtype, self.size = jnp.dtype(dtype), size
     self.data: bytes | None = None
 
@@ -116,7 +117,7 @@ class Tensor:
     """Of a Parameter as PyTorch 0.1 pickled it: nothing in it concerns the values."""
 
 
-class Unpickler(pickle.Unpickler):
+class Unpickler(pickle._Unpickler):  # in Python: a few bytes make the one in C reserve, and write, 64 GiB for its memo
   """Reads one pickle; `storages` are those that its tensors refer to, by key."""
 
   def __init__(self, file: IO[bytes]):
@@ -139,7 +140,7 @@ class Unpickler(pickle.Unpickler):
 
   def persistent_load(self, identifier: Any) -> Storage:
     kind, dtype, key, _location, size, *view = identifier
-    _check(kind == "storage" and isinstance(key, str), f"a reference to {kind!r}")
+    _check(kind == "storage" and isinstance(key, str), "a reference to something other than a storage")
     _check(view in ([], [None]), "a storage that is a view of another")
     _check(dtype in _DTYPES.values(), "a storage of no known type")
     storage = self.storages.setdefault(key, Storage(dtype, size))

@@ -37,7 +37,7 @@ def test_tensorflow(images, side):
 
 @pytest.mark.parametrize("images, side", SIZES, indirect=["images"])
 def test_both_as_torch_computes_them(images, side):
-  """"tensorflow" as NVIDIA's graph writes it: a grid of samples, shifted by half a pixel of either size."""
+  """ "tensorflow" as NVIDIA's graph writes it: a grid of samples, shifted by half a pixel of either size."""
   torch = pytest.importorskip("torch")
   nchw = torch.tensor(np.moveaxis(images, -1, 1)).float()
   half_pixel = torch.nn.functional.interpolate(nchw, (side, side), mode="bilinear", align_corners=False)
