@@ -43,7 +43,10 @@ def entry(value):
   return b"\x80\x02}X\x01\0\0\0a" + value + b"s."
 
 
-def archive(path, pickled, storage=np.array([3, 4], np.float32).tobytes(), compression=zipfile.ZIP_STORED):
+STORED = np.array([3, 4], np.float32).tobytes()
+
+
+def archive(path, pickled, storage=STORED, compression=zipfile.ZIP_STORED):
   with zipfile.ZipFile(path, "w", compression) as file:
     file.writestr("archive/data.pkl", pickled)
     file.writestr("archive/data/k", storage)

@@ -52,14 +52,14 @@ def test_a_damaged_download_leaves_nothing(published):
 
 
 def test_no_network(published):
-  weights, file, cached = published
+  weights, file, _ = published
   file.unlink()
   with pytest.raises(UserError, match=r"could not be downloaded .*: fetch it elsewhere and put it at"):
     weights.params(ABSTRACT, download=True)
 
 
 def test_a_damaged_file_at_hand(published):
-  weights, file, cached = published
+  weights, _, cached = published
   cached.parent.mkdir(parents=True)
   cached.write_bytes(CONTENT.replace(b"weight", b"height"))
   with pytest.raises(UserError, match=rf"{cached} is damaged"):
