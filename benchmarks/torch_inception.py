@@ -1,4 +1,4 @@
-"""The Inception of the FID in PyTorch, as users run it: convolution, batch normalisation and ReLU, from a state dict."""
+"""The Inception of the FID in PyTorch, as users run it: batch normalisation apart, weights from a state dict."""
 
 from collections.abc import Mapping
 

@@ -2,9 +2,9 @@
 
 Simonyan and Zisserman 2014, arXiv 1409.1556; Kynkäänniemi et al. 2019, arXiv 1904.06991. Weights and preprocessing are
 torchvision's: RGB in [0, 1], standardised by ImageNet's channels, here resized to 224 bilinearly with half-pixel
-centres and without antialiasing. NVIDIA's metrics take the same layer of other published weights of the same network (the file
-vgg16.pt, a program that holds its own preprocessing), so compare precision and recall with each other, computed here,
-and with published ones only roughly.
+centres and without antialiasing. NVIDIA's metrics take the features from a file of their own, vgg16.pt, a program with
+its own preprocessing and weights: compare precision and recall computed here with each other, and with published ones
+only roughly.
 """
 
 import flax.linen as nn
