@@ -6,6 +6,7 @@ Names in a configuration are looked up in the plain dicts below; adding a GAN, a
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,9 +30,12 @@ from r3gan_jax.data.source import Source
 from r3gan_jax.data.stacked import StackedSource, load_small_digits
 from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.errors import UserError
+from r3gan_jax.interop.weights import INCEPTION, VGG16, cache_directory
 from r3gan_jax.losses.adversarial import NON_SATURATING, RELATIVISTIC
 from r3gan_jax.losses.penalties import directional, grad_of_grad
+from r3gan_jax.metrics import digits_cnn, inception, vgg
 from r3gan_jax.metrics.digit_classifier import DigitClassifier
+from r3gan_jax.metrics.features import RESIZES, FeatureNetwork
 from r3gan_jax.metrics.modes import ModeCoverage
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 from r3gan_jax.ops.grouped_conv import ALGORITHMS as GROUPED_CONV_ALGORITHMS
@@ -229,6 +233,41 @@ def build_loader(config: ConfigDict) -> Loader:
   """The data, ready to read; a UserError where they are not prepared."""
   source = _look_up(SOURCES, "data.source", config.data.source)(config)
   return Loader(source, config.seed, config.data.x_flip)
+
+
+FEATURE_NETWORKS = ("inception", "vgg16", "digits")
+
+
+def build_feature_network(
+  name: str, resize: str = "tensorflow", weights: Path | None = None, download: bool = False
+) -> FeatureNetwork:
+  """A network of `FEATURE_NETWORKS`, with its weights.
+
+  Args:
+    name: "inception" for the FID, KID and Inception score, "vgg16" for precision and recall, "digits" for (stacked)
+      MNIST.
+    resize: Inception's, of `features.RESIZES`.
+    weights: its file; default: the published one, for digits that of `cli.train_classifier`, in the user's cache.
+    download: fetches the published file where it is not at hand.
+
+  Raises:
+    UserError: the name or the resize is unknown, or the weights are not at hand, damaged, or those of another network.
+  """
+  if resize not in RESIZES:
+    raise UserError(f"resize {resize!r} is unknown: choose from {list(RESIZES)}")
+  if name == "inception":
+    return inception.feature_network(INCEPTION.params(inception.abstract_params(), weights, download), resize)
+  if name == "vgg16":
+    return vgg.feature_network(VGG16.params(vgg.abstract_params(), weights, download))
+  if name == "digits":
+    path = weights or classifier_path("mnist")
+    return digits_cnn.feature_network(digits_cnn.load(path)[0], path.stem)
+  raise UserError(f"feature network {name!r} is unknown: choose from {list(FEATURE_NETWORKS)}")
+
+
+def classifier_path(data_set: str) -> Path:
+  """Where the classifier of this data set's digits is kept."""
+  return cache_directory() / f"digits-cnn-{data_set}.npz"
 
 
 def build_snapshots(config: ConfigDict, algorithm: Algorithm, loader: Loader, workdir: epath.Path) -> list[Snapshot]:

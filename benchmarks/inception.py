@@ -1,0 +1,110 @@
+"""Images a second through the Inception of the FID, beside PyTorch's where it is installed.
+
+    python benchmarks/inception.py --batch=8
+
+uint8 images of --resolution in, resized to 299, pool3 and logits out, float32, on made-up weights; PyTorch runs in a
+process of its own, in turn with ours. First, the two are compared.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from r3gan_jax.cli.runner import keep_memory
+
+if __name__ == "__main__":
+  keep_memory()
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from benchmarks import measure
+from r3gan_jax.interop.weights import INCEPTION
+from r3gan_jax.metrics import inception
+
+
+def main() -> None:
+  parser = measure.parser(__doc__ or "", repetitions=5)
+  parser.add_argument("--batch", type=int, default=8, help="images at a time (%(default)s)")
+  parser.add_argument("--resolution", type=int, default=32, help="of the images (%(default)s)")
+  options = parser.parse_args()
+  images = made_up_images(options.batch, options.resolution)
+  params = jax.device_put(INCEPTION.convert(made_up_state(), inception.abstract_params(), "made up"))
+
+  @jax.jit
+  def ours(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return inception.Inception().apply({"params": params}, inception.preprocess(images, "pytorch"))
+
+  compiled = ours.lower(params, images).compile()
+  peak, peak_flops = measure.peak_matmul()
+  calls: dict[str, Callable[[], Any]] = {"r3gan_jax": lambda: compiled(params, images), "matmul": peak}
+  if measure.has_torch():
+    theirs = torch_inception(options.batch, options.resolution)()
+    for mine, other in zip(compiled(params, images), theirs, strict=True):
+      error = np.linalg.norm(mine - other.cpu().numpy()) / np.linalg.norm(mine)
+      assert error < 1e-3, f"PyTorch's result differs by {error:.1e}"
+    calls["torch"] = measure.in_own_process(torch_inception, options.batch, options.resolution)
+  seconds = measure.interleaved_seconds(calls, options.repetitions)
+  rate = peak_flops / seconds.pop("matmul")
+  rows: list[measure.Row] = [
+    {
+      "implementation": name,
+      "images / s": options.batch / taken,
+      "speed over torch": seconds["torch"] / taken if "torch" in seconds else None,
+      "of the matmul peak": measure.flops(compiled) / taken / rate,
+    }
+    for name, taken in seconds.items()
+  ]
+  title = f"Inception, {options.resolution} pixels, batch {options.batch}, {measure.threads()} threads"
+  measure.report({title: rows}, options.json)
+
+
+def torch_inception(batch: int, resolution: int) -> Callable[[], Any]:
+  """The same in PyTorch, on the GPU where jax uses one; it waits for its end."""
+  import torch
+
+  from benchmarks.torch_inception import Inception
+
+  device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+  torch.set_num_threads(measure.threads())
+  network = Inception({name: torch.tensor(value, device=device) for name, value in made_up_state().items()})
+  images = torch.tensor(np.moveaxis(made_up_images(batch, resolution), -1, 1).copy(), device=device)
+
+  def call() -> Any:
+    results = network(images)
+    if device == "cuda":
+      torch.cuda.synchronize()
+    return results
+
+  return call
+
+
+def made_up_images(batch: int, resolution: int) -> np.ndarray:
+  return np.random.default_rng(0).integers(0, 256, (batch, resolution, resolution, 3), dtype=np.uint8)
+
+
+def made_up_state() -> dict[str, np.ndarray]:
+  """A state dict of the published names and shapes."""
+  random = np.random.default_rng(0)
+  state = {}
+  for path, leaf in flatten_dict(inception.abstract_params()).items():
+    name, shape = ".".join(path[:-1]), leaf.shape
+    if path[-1] == "bias":
+      continue
+    weight = random.standard_normal(shape[::-1][:2] + shape[:-2], dtype=np.float32)
+    weight *= np.sqrt(2 / np.prod(weight.shape[1:])).astype(np.float32)
+    small = [0.1 * random.standard_normal(shape[-1], dtype=np.float32) for _ in range(3)]
+    if name == "fc":
+      state |= {"fc.weight": weight, "fc.bias": small[0]}
+    else:
+      state |= {f"{name}.conv.weight": weight, f"{name}.bn.weight": 1 + small[0], f"{name}.bn.bias": small[1]}
+      state |= {f"{name}.bn.running_mean": small[2], f"{name}.bn.running_var": np.ones(shape[-1], np.float32)}
+  return state
+
+
+if __name__ == "__main__":
+  main()

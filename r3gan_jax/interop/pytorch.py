@@ -1,0 +1,201 @@
+"""Tensors out of files that PyTorch wrote, without PyTorch and without executing anything in them.
+
+A pickle is a program that may call whatever its reader can name. This reader knows the few names below and refuses all
+others. Each stands for a string, for `OrderedDict`, or for a bound method that checks its arguments: calling them, or
+setting their state, reaches nothing else.
+
+torch.save's two forms (torch/serialization.py):
+
+    zip      (since 1.6)    NAME/data.pkl, NAME/byteorder and each storage, uncompressed, as NAME/data/KEY
+    legacy   (before)       pickles: magic number, protocol, system; the object; the storages' keys. Then, in the order
+                            of the keys, each storage: its number of elements, int64, and its elements
+"""
+
+import io
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from r3gan_jax.errors import UserError
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+
+_DTYPES = {
+  "DoubleStorage": "float64",
+  "FloatStorage": "float32",
+  "HalfStorage": "float16",
+  "BFloat16Storage": "bfloat16",
+  "LongStorage": "int64",
+  "IntStorage": "int32",
+  "ShortStorage": "int16",
+  "CharStorage": "int8",
+  "ByteStorage": "uint8",
+  "BoolStorage": "bool",
+}
+
+
+def read_state_dict(path: Path) -> dict[str, np.ndarray]:
+  """A state dict, written by torch.save (either form) or as an .npz: name -> array.
+
+  Raises:
+    UserError: there is no such file, or it is damaged, holds something else, or names what no state dict needs.
+  """
+  try:
+    if path.suffix == ".npz":
+      with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+    with path.open("rb") as file:
+      state = load(file)
+    _check(isinstance(state, dict), "it holds no state dict")
+    _check(all(isinstance(name, str) for name in state), "it holds no state dict")
+    _check(all(isinstance(value, Tensor) for value in state.values()), "its state dict holds more than tensors")
+    return {name: tensor.array() for name, tensor in state.items()}
+  except FileNotFoundError:
+    raise UserError(f"{path} does not exist") from None
+  except Exception as error:  # a broken or hostile file makes its readers raise anything
+    cause = f"{type(error).__name__}: {error}".partition("\n")[0]
+    raise UserError(f"{path} cannot be read as weights: replace it ({cause})") from None
+
+
+def load(file: IO[bytes]) -> Any:
+  """What torch.save wrote to a seekable file, each tensor as a `Tensor`.
+
+  Raises:
+    pickle.UnpicklingError: the file asks for a name that is not admitted, or is inconsistent. Or whatever else Python's
+      readers of zip files and pickles raise at broken ones.
+  """
+  return _load_zip(file) if zipfile.is_zipfile(file) else _load_legacy(file)
+
+
+class Storage:
+  """`size` elements of memory that tensors are views of; `data` is set once it has been read."""
+
+  __slots__ = ("data", "dtype", "size")
+
+  def __init__(self, dtype: str, size: int):
+    _check(isinstance(size, int) and size >= 0, "a storage of no size")
+    self.dtype, self.size = jnp.dtype(dtype), size
+    self.data: bytes | None = None
+
+  @property
+  def nbytes(self) -> int:
+    return self.size * self.dtype.itemsize
+
+
+class Tensor:
+  """A view of a storage; the view is made by `array`, once storages have been read."""
+
+  __slots__ = ("offset", "shape", "storage", "strides")
+
+  def __init__(self, storage: Storage, offset: int, shape: Sequence[int], strides: Sequence[int]):
+    _check(isinstance(storage, Storage), "a tensor without a storage")
+    _check(isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides), "no shape")
+    _check(all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *strides)), "a shape that is not one of a view")
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    inside = math.prod(shape) <= storage.size and last < storage.size
+    _check(inside or 0 in shape, f"a tensor {shape} that exceeds its storage")
+    self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
+
+  def array(self) -> np.ndarray:
+    """A copy of its own, in the machine's byte order."""
+    if 0 in self.shape:
+      return np.empty(self.shape, self.storage.dtype)
+    assert self.storage.data is not None, "storages are read before views are made"
+    flat = np.frombuffer(self.storage.data, self.storage.dtype)[self.offset :]
+    strides = [stride * flat.itemsize for stride in self.strides]
+    return np.array(np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False))
+
+  def __setstate__(self, state: Any) -> None:
+    """Of a Parameter as PyTorch 0.1 pickled it: nothing in it concerns the values."""
+
+
+class Unpickler(pickle._Unpickler):  # in Python: a few bytes make the one in C reserve, and write, 64 GiB for its memo
+  """Reads one pickle; `storages` are those that its tensors refer to, by key."""
+
+  def __init__(self, file: IO[bytes]):
+    super().__init__(file, encoding="utf-8")
+    self.storages: dict[str, Storage] = {}
+    self._admitted = {
+      ("collections", "OrderedDict"): OrderedDict,
+      ("torch._utils", "_rebuild_tensor"): self._tensor,  # before PyTorch 0.4, torchvision's VGG16 among them
+      ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+      ("torch._utils", "_rebuild_parameter"): self._parameter,
+      ("torch.nn.parameter", "Parameter"): self._parameter,
+      **{("torch", name): dtype for name, dtype in _DTYPES.items()},
+    }
+
+  def find_class(self, module: str, name: str) -> Any:
+    try:
+      return self._admitted[module, name]
+    except KeyError:
+      raise pickle.UnpicklingError(f"it asks for {module}.{name}, which weights do not need") from None
+
+  def persistent_load(self, identifier: Any) -> Storage:
+    kind, dtype, key, _location, size, *view = identifier
+    _check(kind == "storage" and isinstance(key, str), "a reference to something other than a storage")
+    _check(view in ([], [None]), "a storage that is a view of another")
+    _check(dtype in _DTYPES.values(), "a storage of no known type")
+    storage = self.storages.setdefault(key, Storage(dtype, size))
+    _check((storage.dtype, storage.size) == (jnp.dtype(dtype), size), f"two storages {key}")
+    return storage
+
+  def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_gradient_and_hooks: Any) -> Tensor:
+    return Tensor(storage, offset, shape, strides)
+
+  def _parameter(self, tensor: Any, *_gradient_and_hooks: Any) -> Tensor:
+    _check(isinstance(tensor, Tensor), "a parameter that is no tensor")
+    return tensor
+
+
+def _load_zip(file: IO[bytes]) -> Any:
+  with zipfile.ZipFile(file) as archive:
+    names = set(archive.namelist())
+    pickles = [name for name in names if name.endswith("/data.pkl")]
+    _check(len(pickles) == 1, "a zip that torch.save did not write")
+    root = pickles[0].removesuffix("data.pkl")
+    if f"{root}byteorder" in names:
+      _check(archive.read(f"{root}byteorder") == b"little", "a file of a big-endian machine")
+    unpickler = Unpickler(io.BytesIO(_stored(archive, pickles[0])))
+    state = unpickler.load()
+    for key, storage in unpickler.storages.items():
+      storage.data = _stored(archive, f"{root}data/{key}", storage.nbytes)
+  return state
+
+
+def _stored(archive: zipfile.ZipFile, name: str, size: int | None = None) -> bytes:
+  """A member of the archive. torch.save compresses nothing, so one that is compressed is a trap."""
+  entry = archive.getinfo(name)
+  _check(entry.compress_type == zipfile.ZIP_STORED, f"a compressed {name}")
+  _check(size in (None, entry.file_size), f"{name} of {entry.file_size} bytes where {size} are needed")
+  return archive.read(entry)
+
+
+def _load_legacy(file: IO[bytes]) -> Any:
+  end = file.seek(0, io.SEEK_END)
+  file.seek(0)
+  header = [Unpickler(file).load() for _ in range(3)]
+  _check(header[:2] == [_LEGACY_MAGIC, _LEGACY_PROTOCOL], "torch.save did not write it")
+  _check(isinstance(header[2], dict) and header[2].get("little_endian") is True, "a file of a big-endian machine")
+  unpickler = Unpickler(file)
+  state = unpickler.load()
+  keys = Unpickler(file).load()
+  _check(isinstance(keys, list) and set(keys) == set(unpickler.storages), "storages other than its tensors'")
+  for key in keys:
+    storage = unpickler.storages[key]
+    _check(file.read(8) == storage.size.to_bytes(8, "little"), f"storage {key} of another size")
+    _check(storage.nbytes <= end - file.tell(), "it is cut short")
+    storage.data = file.read(storage.nbytes)
+  return state
+
+
+def _check(condition: bool, otherwise: str) -> None:
+  if not condition:
+    raise pickle.UnpicklingError(otherwise)

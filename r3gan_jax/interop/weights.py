@@ -1,0 +1,167 @@
+"""Published weights of the metrics' networks: found or downloaded, checked, and turned into Flax parameters."""
+
+import hashlib
+import os
+import re
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from tqdm import tqdm
+
+from r3gan_jax.errors import UserError
+from r3gan_jax.interop.pytorch import read_state_dict
+
+Params = dict[str, Any]
+Reader = Callable[[str, tuple[int, ...]], np.ndarray]
+"""(name, shape) of a tensor -> float32 array; a UserError where there is none of that shape."""
+
+_BATCH_NORM_EPSILON = 1e-3
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+  """A file of weights as its authors publish it, and how its tensors become the parameters of our network.
+
+  Attributes:
+    url: the first 8 hex digits of the file's SHA-256 end its name, before the suffix.
+    layer: (reader, the layer's path in our network, the shape of its kernel) -> its 'kernel' and 'bias', float32.
+  """
+
+  url: str
+  layer: Callable[[Reader, tuple[str, ...], tuple[int, ...]], dict[str, np.ndarray]]
+
+  @property
+  def file_name(self) -> str:
+    return self.url.rpartition("/")[2]
+
+  def params(self, abstract: Params, path: Path | None = None, download: bool = False) -> Params:
+    """The parameters, of the structure and shapes of `abstract`: layers of 'kernel' and 'bias'.
+
+    Args:
+      path: the published file, or an .npz of its tensors under their published names; default: the published file in
+        `cache_directory()`.
+      download: fetches the published file where it is not at hand.
+
+    Raises:
+      UserError: there is no such file and `download` is off; it could not be fetched; a file of the published name has
+        not the published contents; a tensor is missing or has another shape.
+    """
+    path = path or cache_directory() / self.file_name
+    if not path.exists():
+      if not download:
+        raise UserError(f"{path} does not exist: put {self.url} there, or let it be downloaded: --download")
+      _fetch(self.url, path)
+    if path.name == self.file_name:
+      with path.open("rb") as file:
+        _check_sum(hashlib.file_digest(file, "sha256").hexdigest(), path)
+    return self.convert(read_state_dict(path), abstract, str(path))
+
+  def convert(self, tensors: Mapping[str, np.ndarray], abstract: Params, title: str) -> Params:
+    """`params` of the published tensors by name; `title` is what an error calls them."""
+
+    def read(name: str, shape: tuple[int, ...]) -> np.ndarray:
+      if name not in tensors:
+        raise UserError(f"{title} has no tensor {name}: it does not hold the weights of {self.file_name}")
+      if tensors[name].shape != shape:
+        raise UserError(
+          f"{title}: {name} has the shape {tensors[name].shape}, not {shape}: it does not hold the weights of "
+          f"{self.file_name}"
+        )
+      return tensors[name].astype(np.float32)
+
+    leaves = flatten_dict(abstract)
+    layers = {path[:-1]: leaf.shape for path, leaf in leaves.items() if path[-1] == "kernel"}
+    return unflatten_dict(
+      {(*path, leaf): value for path, shape in layers.items() for leaf, value in self.layer(read, path, shape).items()}
+    )
+
+
+def cache_directory() -> Path:
+  """Where weights are looked for: r3gan_jax in the user's cache directory."""
+  return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r3gan_jax"
+
+
+def _inception_layer(read: Reader, path: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+  """Our layers have the published names; batch normalisation, a fixed scale and shift, goes into the convolution."""
+  name = ".".join(path)
+  if len(shape) == 2:
+    return {"kernel": read(f"{name}.weight", shape[::-1]).T, "bias": read(f"{name}.bias", shape[-1:])}
+  kernel = read(f"{name}.conv.weight", _oihw(shape))
+  scale, bias, mean, variance = (
+    read(f"{name}.bn.{leaf}", shape[-1:]).astype(np.float64)
+    for leaf in ("weight", "bias", "running_mean", "running_var")
+  )
+  scale /= np.sqrt(variance + _BATCH_NORM_EPSILON)
+  folded = {"kernel": kernel.transpose(2, 3, 1, 0) * scale, "bias": bias - mean * scale}
+  return jax.tree.map(lambda leaf: leaf.astype(np.float32), folded)
+
+
+_VGG16_LAYERS = {
+  **dict(
+    zip(
+      [f"conv{block}_{n}" for block, n in ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3)) for n in range(1, n + 1)],
+      [f"features.{index}" for index in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)],
+      strict=True,
+    )
+  ),
+  "fc1": "classifier.0",
+  "fc2": "classifier.3",
+}
+"""Ours -> the published name; between those numbers stand activations, pools and dropout."""
+
+
+def _vgg16_layer(read: Reader, path: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+  (layer,) = path
+  name = _VGG16_LAYERS[layer]
+  bias = read(f"{name}.bias", shape[-1:])
+  if len(shape) == 4:
+    return {"kernel": read(f"{name}.weight", _oihw(shape)).transpose(2, 3, 1, 0), "bias": bias}
+  kernel = read(f"{name}.weight", shape[::-1])
+  if layer == "fc1":  # its inputs are the last 7x7 features: flattened as [C, H, W] there, as [H, W, C] here
+    kernel = kernel.reshape(len(kernel), -1, 7, 7).transpose(0, 2, 3, 1).reshape(kernel.shape)
+  return {"kernel": kernel.T, "bias": bias}
+
+
+def _oihw(hwio: tuple[int, ...]) -> tuple[int, ...]:
+  height, width, inputs, outputs = hwio
+  return outputs, inputs, height, width
+
+
+INCEPTION = PublishedWeights(
+  "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+  _inception_layer,
+)
+VGG16 = PublishedWeights("https://download.pytorch.org/models/vgg16-397923af.pth", _vgg16_layer)
+
+
+def _fetch(url: str, path: Path) -> None:
+  """Downloads to a file beside `path`, which takes its place once it is whole and has the right checksum."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+  digest = hashlib.sha256()
+  try:
+    with urllib.request.urlopen(url, timeout=60) as response, partial.open("wb") as file:
+      total = int(response.headers.get("Content-Length") or 0) or None
+      with tqdm(total=total, unit="B", unit_scale=True, desc=path.name, disable=None) as progress:
+        while block := response.read(_BLOCK):
+          digest.update(block)
+          progress.update(file.write(block))
+    _check_sum(digest.hexdigest(), path)
+    partial.replace(path)
+  except OSError as error:
+    raise UserError(f"{url} could not be downloaded ({error}): fetch it elsewhere and put it at {path}") from None
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def _check_sum(digest: str, path: Path) -> None:
+  match = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+  if match and not digest.startswith(match[1]):
+    raise UserError(f"{path} is damaged: its SHA-256 begins with {digest[:8]}, not {match[1]}: fetch it anew")

@@ -1,0 +1,85 @@
+"""Published weights: where they are looked for, downloaded from and when they are refused."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from golden_cases import GOLDEN
+
+from r3gan_jax.errors import UserError
+from r3gan_jax.interop.weights import INCEPTION, VGG16, PublishedWeights
+from r3gan_jax.metrics import inception
+
+CONTENT = (GOLDEN / "state_dict.pth").read_bytes()
+
+
+def read_whole(read, path, shape):
+  return {"kernel": read("weight", shape), "bias": read("bias", (2,))}
+
+
+ABSTRACT = {"layer": {"kernel": np.zeros((3, 2, 1, 2)), "bias": np.zeros(2)}}
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+  """A published file, served from a directory; the user's cache is empty."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  file = tmp_path / f"made_up-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
+  file.write_bytes(CONTENT)
+  return PublishedWeights(file.as_uri(), read_whole), file, tmp_path / "cache" / "r3gan_jax" / file.name
+
+
+def test_downloaded_only_when_asked_and_only_once(published):
+  weights, file, cached = published
+  with pytest.raises(UserError) as error:
+    weights.params(ABSTRACT)
+  assert str(error.value) == f"{cached} does not exist: put {file.as_uri()} there, or let it be downloaded: --download"
+  assert not cached.parent.exists()
+
+  params = weights.params(ABSTRACT, download=True)
+  np.testing.assert_array_equal(params["layer"]["kernel"], np.arange(12, dtype=np.float32).reshape(3, 2, 1, 2) / 8)
+  assert [path.name for path in cached.parent.iterdir()] == [file.name]
+  file.unlink()
+  assert weights.params(ABSTRACT).keys() == {"layer"}
+
+
+def test_a_damaged_download_leaves_nothing(published):
+  weights, file, cached = published
+  file.write_bytes(CONTENT[:-1])
+  with pytest.raises(UserError, match=r"is damaged: its SHA-256 begins with [0-9a-f]{8}, not [0-9a-f]{8}: fetch it"):
+    weights.params(ABSTRACT, download=True)
+  assert not list(cached.parent.iterdir())
+
+
+def test_no_network(published):
+  weights, file, _ = published
+  file.unlink()
+  with pytest.raises(UserError, match=r"could not be downloaded .*: fetch it elsewhere and put it at"):
+    weights.params(ABSTRACT, download=True)
+
+
+def test_a_damaged_file_at_hand(published):
+  weights, _, cached = published
+  cached.parent.mkdir(parents=True)
+  cached.write_bytes(CONTENT.replace(b"weight", b"height"))
+  with pytest.raises(UserError, match=rf"{cached} is damaged"):
+    weights.params(ABSTRACT)
+  with pytest.raises(UserError, match=r"elsewhere\.pth does not exist"):
+    weights.params(ABSTRACT, cached.with_name("elsewhere.pth"))
+
+
+@pytest.mark.parametrize(
+  "shape, message", [(None, "has no tensor fc.bias"), ((1000,), r"fc.bias has the shape \(1000,\)")]
+)
+def test_other_weights(tmp_path, shape, message):
+  """torchvision's Inception has 1000 classes."""
+  state = {"fc.weight": np.zeros((1008, 2048))} | ({} if shape is None else {"fc.bias": np.zeros(shape)})
+  np.savez(tmp_path / "other.npz", **state)
+  abstract = {"fc": inception.abstract_params()["fc"]}
+  with pytest.raises(UserError, match=rf"other\.npz.*{message}.* the weights of pt_inception-2015-12-05-6726825d\.pth"):
+    INCEPTION.params(abstract, tmp_path / "other.npz")
+
+
+def test_published_names():
+  assert INCEPTION.file_name == "pt_inception-2015-12-05-6726825d.pth"
+  assert VGG16.file_name == "vgg16-397923af.pth"

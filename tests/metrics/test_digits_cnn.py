@@ -1,0 +1,56 @@
+"""The classifier of digits, trained on scikit-learn's, enlarged to 32x32."""
+
+import jax
+import numpy as np
+import pytest
+
+from r3gan_jax import factory
+from r3gan_jax.data.stacked import load_small_digits
+from r3gan_jax.errors import UserError
+from r3gan_jax.metrics import digits_cnn
+
+
+@pytest.fixture(scope="module")
+def digits():
+  images, labels = load_small_digits()
+  return images.repeat(4, 1).repeat(4, 2), labels
+
+
+@pytest.fixture(scope="module")
+def params(digits):
+  images, labels = digits
+  return digits_cnn.train(images[:1400, ..., None], labels[:1400], epochs=2)
+
+
+def test_it_learns_to_name_digits_it_has_not_seen(digits, params):
+  images, labels = digits
+  assert np.mean(digits_cnn.classify(params, images[1400:]) == labels[1400:]) > 0.7
+
+
+def test_saved_and_loaded_as_the_feature_network_of_stacked_digits(digits, params, tmp_path):
+  path = tmp_path / "cache" / "digits-cnn-small.npz"
+  digits_cnn.save(path, params, 0.75)
+  assert digits_cnn.load(path)[1] == 0.75
+  network = factory.build_feature_network("digits", weights=path)
+  assert (network.name, network.resize) == ("digits-cnn-small", "none")
+  stacked = np.moveaxis(digits[0][:6].reshape(2, 3, 32, 32), 1, -1)
+  run = jax.jit(network.apply)
+  found = run(network.params, stacked)
+  assert found["features"].shape == (2, 3 * 64) and found["logits"].shape == (2, 3, 10)
+  np.testing.assert_array_equal(np.argmax(found["logits"], -1).ravel(), digits_cnn.classify(params, digits[0][:6]))
+  one = run(network.params, stacked[1:, ..., 2:])
+  np.testing.assert_allclose(found["features"][1, 128:], one["features"][0], rtol=1e-4, atol=1e-5)
+
+
+def test_bad_input(params, tmp_path):
+  with pytest.raises(UserError, match="takes images of 32x32, not 28x28"):
+    digits_cnn.classify(params, np.zeros((1, 28, 28), np.uint8))
+  with pytest.raises(UserError, match=r"none\.npz does not exist: python -m r3gan_jax\.cli\.train_classifier makes it"):
+    factory.build_feature_network("digits", weights=tmp_path / "none.npz")
+  (tmp_path / "broken.npz").write_text("no weights")
+  with pytest.raises(UserError, match=r"broken\.npz has no test_accuracy .* makes it anew"):
+    digits_cnn.load(tmp_path / "broken.npz")
+  with pytest.raises(UserError, match="feature network 'resnet' is unknown: choose from"):
+    factory.build_feature_network("resnet")
+  with pytest.raises(UserError, match="resize 'nearest' is unknown"):
+    factory.build_feature_network("inception", "nearest")
