@@ -36,7 +36,7 @@ def main() -> None:
   params = jax.device_put(INCEPTION.convert(made_up_state(), inception.abstract_params(), "made up"))
 
   @jax.jit
-  def ours(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def ours(params: Any, images: jax.Array) -> Any:
     return inception.Inception().apply({"params": params}, inception.preprocess(images, "pytorch"))
 
   compiled = ours.lower(params, images).compile()
@@ -90,7 +90,7 @@ def made_up_images(batch: int, resolution: int) -> np.ndarray:
 def made_up_state() -> dict[str, np.ndarray]:
   """A state dict of the published names and shapes."""
   random = np.random.default_rng(0)
-  state = {}
+  state: dict[str, np.ndarray] = {}
   for path, leaf in flatten_dict(inception.abstract_params()).items():
     name, shape = ".".join(path[:-1]), leaf.shape
     if path[-1] == "bias":

@@ -69,7 +69,9 @@ def train(images: np.ndarray, labels: np.ndarray, epochs: int, seed: int = 0) ->
   return params
 
 
-_run = jax.jit(lambda params, images: DigitsCNN().apply({"params": params}, images))
+@jax.jit
+def _run(params: Any, images: jax.Array) -> Any:
+  return DigitsCNN().apply({"params": params}, images)
 
 
 def classify(params: Any, digits: np.ndarray) -> np.ndarray:
@@ -117,7 +119,7 @@ def feature_network(params: Any, name: str) -> FeatureNetwork:
     _check_size(images.shape[1:3])
     count, channels = images.shape[0], images.shape[3]
     digits = jnp.moveaxis(images, -1, 1).reshape(count * channels, SIDE, SIDE, 1)
-    features, logits = DigitsCNN().apply({"params": params}, digits)
+    features, logits = _run(params, digits)
     return {"features": features.reshape(count, -1), "logits": logits.reshape(count, channels, CLASSES)}
 
   return FeatureNetwork(name, apply, params, "none")

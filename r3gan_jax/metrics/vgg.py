@@ -7,6 +7,8 @@ its own preprocessing and weights: compare precision and recall computed here wi
 only roughly.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -53,6 +55,7 @@ def feature_network(params: dict) -> FeatureNetwork:
   network = VGG16()
 
   def apply(params: dict, images: jax.Array) -> dict[str, jax.Array]:
-    return {"features": network.apply({"params": params}, preprocess(images))}
+    features: Any = network.apply({"params": params}, preprocess(images))
+    return {"features": features}
 
   return FeatureNetwork("vgg16-fc2", apply, params, "pytorch")
