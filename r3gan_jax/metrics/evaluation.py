@@ -76,7 +76,7 @@ class Evaluation:
     Sizes are checked before any work is done.
     """
     score = InceptionScore(fake.size) if "inception_score" in self._metrics else None
-    if self._real:
+    if self._real and self._kept:
       for name in self._metrics:
         if name in _CHECK_SIZES:
           _CHECK_SIZES[name](self._real.size, fake.size)

@@ -1,0 +1,92 @@
+"""Compares two sets of images: `python -m r3gan_jax.cli.evaluate --real=A --fake=B --metrics=fid,precision_recall`.
+
+A and B are directories or zips of PNG, JPEG or WebP, the images of each of one size. The numbers go to the terminal
+and, with --json, to a file, with the sizes, network and resize that they belong to. The same seed, the same numbers.
+"""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from etils import epath
+
+from r3gan_jax import factory
+from r3gan_jax.cli.runner import run
+from r3gan_jax.data.folder import ImageFiles
+from r3gan_jax.data.images import decode, open_image, to_array
+from r3gan_jax.errors import UserError
+from r3gan_jax.interop.weights import cache_directory
+from r3gan_jax.metrics.evaluation import METRICS, Evaluation
+from r3gan_jax.metrics.feature_extractor import ImageSet
+from r3gan_jax.metrics.features import RESIZES
+from r3gan_jax.metrics.statistics_cache import StatisticsCache
+from r3gan_jax.training.mesh import make_mesh
+
+_REAL = flags.DEFINE_string("real", None, "A directory or zip of real images.", required=True)
+_FAKE = flags.DEFINE_string("fake", None, "A directory or zip of images to score.", required=True)
+_METRICS = flags.DEFINE_list("metrics", ["fid"], f"Of {', '.join(METRICS)}.")
+_NETWORK = flags.DEFINE_enum(
+  "network", None, factory.FEATURE_NETWORKS, "Default: VGG16 for precision_recall, Inception for the others."
+)
+_RESIZE = flags.DEFINE_enum("resize", "tensorflow", RESIZES, "How images come to Inception's size.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "With --network: its file; default: where the error says.")
+_DOWNLOAD = flags.DEFINE_bool("download", False, "Fetch published weights that are not at hand.")
+_BATCH = flags.DEFINE_integer("batch", 64, "Images a device handles at a time.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the subsets of KID.")
+_JSON = flags.DEFINE_string("json", None, "Also write the numbers here.")
+
+
+def main() -> None:
+  if _WEIGHTS.value and not _NETWORK.value:
+    raise UserError("--weights needs --network: whose weights are they?")
+  real, fake = image_set("real", _REAL.value), image_set("fake", _FAKE.value)
+  cache = StatisticsCache(cache_directory() / "statistics")
+  metrics_of: dict[str, list[str]] = {}
+  for metric in dict.fromkeys(_METRICS.value):
+    if metric not in METRICS:
+      raise UserError(f"--metrics={metric} is unknown: choose from {', '.join(METRICS)}")
+    name = _NETWORK.value or ("vgg16" if metric == "precision_recall" else "inception")
+    metrics_of.setdefault(name, []).append(metric)
+  results: list[dict[str, str | float]] = []
+  for name, metrics in metrics_of.items():
+    weights = Path(_WEIGHTS.value).expanduser() if _WEIGHTS.value else None
+    network = factory.build_feature_network(name, _RESIZE.value, weights, _DOWNLOAD.value)
+    numbers = Evaluation(metrics, network, make_mesh(), real, cache, _BATCH.value, _SEED.value)(fake)
+    results.append({"network": network.name, "resize": network.resize} | numbers)
+  for result in results:
+    for key, value in result.items():
+      print(f"{key:24}{value if isinstance(value, str) else format(value, '.6g')}")
+  if _JSON.value:
+    try:
+      epath.Path(_JSON.value).write_text(json.dumps(results, indent=2) + "\n")
+    except OSError as error:
+      raise UserError(f"cannot write --json={_JSON.value}: {error.strerror or error}") from None
+
+
+def image_set(name: str, path: str) -> ImageSet:
+  """All images under `path`, as RGB. Known again by their names and sizes in bytes."""
+  files = ImageFiles(path)
+  size = open_image(files.read(0), files.title(0)).size
+  threads = ThreadPoolExecutor(thread_name_prefix=name)
+
+  def read(index: int) -> np.ndarray:
+    image = decode(files.read(index), files.title(index), channels=3)
+    if image.size != size:
+      raise UserError(
+        f"{files.title(index)} is {'x'.join(map(str, image.size))}, but the first one is {'x'.join(map(str, size))}: "
+        "bring all to one size"
+      )
+    return to_array(image)
+
+  def images(indices: np.ndarray) -> np.ndarray:
+    return np.stack(list(threads.map(read, indices.tolist())))
+
+  described = [str(files.path.resolve()), *map(str, zip(files.names, files.sizes, strict=True))]
+  return ImageSet(name, len(files), images, hashlib.sha256("\n".join(described).encode()).hexdigest())
+
+
+if __name__ == "__main__":
+  run(main)

@@ -1,0 +1,79 @@
+"""The command, run as a user runs it, with a digit classifier of random weights as the feature network."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from image_files import write_images, zip_directory
+
+from r3gan_jax.metrics import digits_cnn
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("evaluate")
+  write_images(directory / "a", 100, side=32, first=0)
+  write_images(directory / "b", 120, side=32, channels=1, first=1)
+  zip_directory(directory / "a", directory / "a.zip")
+  images = np.zeros((1, digits_cnn.SIDE, digits_cnn.SIDE, 1), np.uint8)
+  params = jax.jit(digits_cnn.DigitsCNN().init)(jax.random.key(0), images)["params"]
+  digits_cnn.save(directory / "classifier.npz", params, 0.1)
+  return directory
+
+
+def evaluate(files, *arguments, status=0):
+  command = [sys.executable, "-m", "r3gan_jax.cli.evaluate", *arguments]
+  environment = os.environ | {"XDG_CACHE_HOME": str(files / "cache")}
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+  assert done.returncode == status, done.stderr
+  return done
+
+
+def digits(files):
+  return "--network=digits", f"--weights={files / 'classifier.npz'}"
+
+
+def test_a_set_against_itself_and_against_another(files):
+  arguments = (*digits(files), "--metrics=fid,precision_recall", "--batch=32", f"--json={files / 'numbers.json'}")
+  evaluate(files, f"--real={files / 'a'}", f"--fake={files / 'a.zip'}", *arguments)
+  (itself,) = json.loads((files / "numbers.json").read_text())
+  assert abs(itself["fid"]) < 1e-6
+  assert (itself["precision"], itself["recall"]) == (1, 1)
+  assert (itself["num_real"], itself["num_fake"], itself["network"]) == (100, 100, "classifier")
+  shown = evaluate(files, f"--real={files / 'a'}", f"--fake={files / 'b'}", *arguments).stdout
+  (other,) = json.loads((files / "numbers.json").read_text())
+  assert other["fid"] > 1e-3 and other["num_fake"] == 120
+  assert f"{other['fid']:.6g}" in shown
+  evaluate(files, f"--real={files / 'a'}", f"--fake={files / 'b'}", *arguments)
+  assert json.loads((files / "numbers.json").read_text()) == [other]
+
+
+@pytest.mark.parametrize(
+  "arguments, cure",
+  [
+    (("--fake=a", "--metrics=fid"), "put https://github.com/mseitzer/pytorch-fid"),
+    (("--fake=a", "--metrics=sharpness"), "choose from fid, kid, inception_score, precision_recall"),
+    (("--fake=a", "--weights=x.npz"), "--weights needs --network"),
+    (("--fake=nowhere",), "neither a directory nor a zip"),
+    (("--fake=a", "--metrics=kid", "digits"), "1000"),
+    (("--fake=a", "--metrics=inception_score", "digits"), "needs class logits"),
+    (("--fake=mixed", "digits"), "bring all to one size"),
+  ],
+)
+def test_bad_input_is_one_line_that_names_the_cure(files, arguments, cure):
+  if not (files / "mixed").exists():
+    write_images(files / "mixed", 60, side=32)
+    write_images(files / "mixed", 1, side=16, first=60)
+  fake, *rest = arguments
+  rest = [part for name in rest for part in (digits(files) if name == "digits" else (name,))]
+  name = fake.removeprefix("--fake=")
+  done = evaluate(files, f"--real={files / 'a'}", f"--fake={files / name}", *rest, status=2)
+  error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+  assert len(error) == 1 and cure in error[0]
