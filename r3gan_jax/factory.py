@@ -3,6 +3,7 @@
 Names in a configuration are looked up in the plain dicts below; adding a GAN, a loss or a data source is one line.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,7 @@ from r3gan_jax.losses.adversarial import NON_SATURATING, RELATIVISTIC
 from r3gan_jax.losses.penalties import directional, grad_of_grad
 from r3gan_jax.metrics import digits_cnn, inception, vgg
 from r3gan_jax.metrics.digit_classifier import DigitClassifier
+from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.features import RESIZES, FeatureNetwork
 from r3gan_jax.metrics.modes import ModeCoverage
 from r3gan_jax.networks.r3gan import Discriminator, Generator
@@ -229,10 +231,14 @@ def _schedule(config: ConfigDict, name: str) -> schedules.Schedule:
   return schedules.cosine(start, end, config.burn_in_images)
 
 
+def build_source(config: ConfigDict) -> Source:
+  """The data, by index; a UserError where they are not prepared."""
+  return _look_up(SOURCES, "data.source", config.data.source)(config)
+
+
 def build_loader(config: ConfigDict) -> Loader:
-  """The data, ready to read; a UserError where they are not prepared."""
-  source = _look_up(SOURCES, "data.source", config.data.source)(config)
-  return Loader(source, config.seed, config.data.x_flip)
+  """The data, ready to train on; a UserError where they are not prepared."""
+  return Loader(build_source(config), config.seed, config.data.x_flip)
 
 
 FEATURE_NETWORKS = ("inception", "vgg16", "digits")
@@ -307,7 +313,7 @@ def build_snapshots(config: ConfigDict, algorithm: Algorithm, loader: Loader, wo
 
 @dataclass(frozen=True)
 class TrainedRun:
-  """What a work directory holds: the newest checkpoint, with averaged parameters, ready to sample from."""
+  """What a work directory holds: a checkpoint, with averaged parameters, ready to sample from."""
 
   algorithm: Algorithm
   params: Params
@@ -315,16 +321,58 @@ class TrainedRun:
   images_seen: int
 
 
-def open_run(workdir: epath.PathLike) -> TrainedRun:
-  """Reads a work directory; changes nothing in it. A UserError where it holds no readable checkpoint."""
+def open_run(workdir: epath.PathLike, images_seen: int | None = None) -> TrainedRun:
+  """Reads a work directory; changes nothing in it.
+
+  Args:
+    images_seen: of the checkpoint to open; default: the newest.
+
+  Raises:
+    UserError: it holds no readable checkpoint, or not that one.
+  """
   config = ConfigDict(read_config(workdir))
   directory = epath.Path(workdir) / "checkpoints"
   algorithm = build_algorithm(config)
   if not directory.exists():
     raise UserError(f"{workdir} holds no checkpoint yet: train first")
   checkpoints = Checkpoints(directory)
-  state = checkpoints.restore_latest(abstract_state(algorithm, build_optimizers(algorithm), make_mesh()))
+  state = checkpoints.restore_latest(abstract_state(algorithm, build_optimizers(algorithm), make_mesh()), images_seen)
   checkpoints.close()
   if state is None:
     raise UserError(f"{workdir} holds no checkpoint yet: train first")
   return TrainedRun(algorithm, averaged_params(algorithm, state), state.carry, int(state.images_seen))
+
+
+_FINGERPRINT_IMAGES = 256
+
+
+def build_image_sets(
+  workdir: epath.PathLike, trained: TrainedRun, num_samples: int, seed: int
+) -> tuple[ImageSet, ImageSet]:
+  """What a run is scored on: all images that it trains on, not mirrored, and as many of its own as asked for.
+
+  Where classes condition it, those of its own are drawn from the data's. Another `seed` gives other samples altogether.
+  """
+  source = build_source(ConfigDict(read_config(workdir)))
+  real = ImageSet("real", len(source), lambda indices: source[indices]["image"], _fingerprint(source))
+  seeds = seed * num_samples + np.arange(num_samples)
+  if seeds[-1] >= 2**32:
+    raise UserError(f"--seed={seed}: {num_samples} samples of it need seeds beyond 2^32; choose a smaller one")
+  labels: np.ndarray | None = None
+  if trained.algorithm.num_classes:
+    chosen = np.random.default_rng(seed).integers(len(source), size=num_samples)
+    parts = np.array_split(chosen, -(-num_samples // 1000))
+    labels = np.concatenate([source[part]["label"] for part in parts])
+  sampler = Sampler(trained.algorithm, make_mesh())
+
+  def fake(indices: np.ndarray) -> np.ndarray:
+    return sampler(trained.params, trained.carry, seeds[indices], None if labels is None else labels[indices])
+
+  return real, ImageSet("fake", num_samples, fake)
+
+
+def _fingerprint(source: Source) -> str:
+  """Of the number of images and, evenly spread over them, of 256."""
+  spread = np.linspace(0, len(source) - 1, min(len(source), _FINGERPRINT_IMAGES)).astype(np.int64)
+  images = source[spread]["image"]
+  return hashlib.sha256(f"{len(source)} {images.shape}".encode() + images.tobytes()).hexdigest()
