@@ -4,7 +4,7 @@ Names in a configuration are looked up in the plain dicts below; adding a GAN, a
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,9 +36,11 @@ from r3gan_jax.losses.adversarial import NON_SATURATING, RELATIVISTIC
 from r3gan_jax.losses.penalties import directional, grad_of_grad
 from r3gan_jax.metrics import digits_cnn, inception, vgg
 from r3gan_jax.metrics.digit_classifier import DigitClassifier
+from r3gan_jax.metrics.evaluation import METRICS, Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.features import RESIZES, FeatureNetwork
-from r3gan_jax.metrics.modes import ModeCoverage
+from r3gan_jax.metrics.modes import Classifier, ModeCoverage
+from r3gan_jax.metrics.statistics_cache import StatisticsCache
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 from r3gan_jax.ops.grouped_conv import ALGORITHMS as GROUPED_CONV_ALGORITHMS
 from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
@@ -161,17 +163,46 @@ SOURCES: Mapping[str, Callable[[ConfigDict], Source]] = {
 }
 
 
-def _modes(config: ConfigDict) -> ModeCoverage:
-  if config.data.source != "stacked_digits":
-    raise UserError("config.run.metrics: 'modes' needs config.data.source = 'stacked_digits'")
-  classifier = DigitClassifier(*load_small_digits())
-  if classifier.accuracy < 0.97:
-    raise UserError(f"the digit classifier reached only {classifier.accuracy:.1%} on held-out digits")
-  logging.info("the digit classifier names %.1f %% of held-out digits rightly", 100 * classifier.accuracy)
-  return ModeCoverage(classifier, config.run.metric_samples)
+Sample = Callable[[np.ndarray], np.ndarray]
+"""seeds int [n] -> uint8 [n, H, W, C]."""
+
+Metric = Callable[[Sample], dict[str, float]]
+
+LEAST_CLASSIFIER_ACCURACY = {"stacked_digits": 0.97, "stacked_mnist": 0.99}
+"""Below it, mode coverage would say more of the classifier than of the samples."""
 
 
-METRICS: Mapping[str, Callable[[ConfigDict], Callable[..., dict[str, float]]]] = {"modes": _modes}
+def _modes(config: ConfigDict, source: Source) -> Metric:
+  classifier: Classifier
+  if config.data.source == "stacked_digits":
+    classifier = svm = DigitClassifier(*load_small_digits())
+    accuracy = svm.accuracy
+  elif config.data.source == "stacked_mnist":
+    params, accuracy = digits_cnn.load(classifier_path(config.data.name))
+    classifier = partial(digits_cnn.classify, params)
+  else:
+    raise UserError("config.run.metrics: 'modes' needs config.data.source = 'stacked_digits' or 'stacked_mnist'")
+  if accuracy < LEAST_CLASSIFIER_ACCURACY[config.data.source]:
+    raise UserError(f"the digit classifier named only {accuracy:.1%} of digits rightly that it was not trained on")
+  coverage = ModeCoverage(classifier, config.run.metric_samples)
+  real = coverage(lambda indices: source[indices % len(source)]["image"])
+  logging.info(
+    "the digit classifier names %.1f %% of held-out digits rightly; of %d real images it finds %d modes, KL %.4f",
+    100 * accuracy,
+    config.run.metric_samples,
+    real["modes"],
+    real["modes_kl"],
+  )
+  return coverage
+
+
+def _evaluation(metrics: list[str], network: str, config: ConfigDict, source: Source) -> Metric:
+  real = _real_images(config, source, config.run.metric_samples)
+  evaluation = Evaluation(
+    metrics, build_feature_network(network, config.run.resize), make_mesh(), real, statistics_cache(), seed=config.seed
+  )
+  size = config.run.metric_samples
+  return lambda sample: evaluation(ImageSet("fake", size, sample))
 
 
 def _look_up(choices: Mapping[str, Any], setting: str, value: str) -> Any:
@@ -276,8 +307,25 @@ def classifier_path(data_set: str) -> Path:
   return cache_directory() / f"digits-cnn-{data_set}.npz"
 
 
-def build_snapshots(config: ConfigDict, algorithm: Algorithm, loader: Loader, workdir: epath.Path) -> list[Snapshot]:
-  """What is drawn and measured at every snapshot: a grid of samples, and the metrics of config.run.metrics."""
+def build_metrics(config: ConfigDict, loader: Loader) -> list[Metric]:
+  """Those of config.run.metrics; a UserError where they are unknown, or lack a network's weights."""
+  known = ("modes", *METRICS)
+  for name in config.run.metrics:
+    if name not in known:
+      raise UserError(f"config.run.metrics: {name!r} is unknown: choose from {sorted(known)}")
+  metrics = [_modes(config, loader.source)] if "modes" in config.run.metrics else []
+  default = "digits" if config.data.source == "stacked_mnist" else ""
+  compared = [name for name in config.run.metrics if name in METRICS]
+  return metrics + [
+    _evaluation(names, network, config, loader.source)
+    for network, names in networks_of_metrics(compared, default).items()
+  ]
+
+
+def build_snapshots(
+  config: ConfigDict, algorithm: Algorithm, loader: Loader, workdir: epath.Path, metrics: Sequence[Metric]
+) -> list[Snapshot]:
+  """What is drawn and measured at every snapshot: a grid of samples, and the metrics."""
   sampler = Sampler(algorithm, make_mesh())
   columns, rows = config.run.grid
   seeds = np.arange(columns * rows)
@@ -296,8 +344,6 @@ def build_snapshots(config: ConfigDict, algorithm: Algorithm, loader: Loader, wo
   def grid(params: Any, carry: Any, images_seen: int, writer: Any) -> None:
     image = save_grid(f"fakes_{images_seen:010}", sampler(params, carry, seeds, labels))
     writer.write_images(images_seen, {"samples": image[None]})
-
-  metrics = [_look_up(METRICS, "run.metrics", name)(config) for name in config.run.metrics]
 
   def measure(params: Any, carry: Any, images_seen: int, writer: Any) -> None:
     def sample(seeds: np.ndarray) -> np.ndarray:
@@ -343,9 +389,6 @@ def open_run(workdir: epath.PathLike, images_seen: int | None = None) -> Trained
   return TrainedRun(algorithm, averaged_params(algorithm, state), state.carry, int(state.images_seen))
 
 
-_FINGERPRINT_IMAGES = 256
-
-
 def build_image_sets(
   workdir: epath.PathLike, trained: TrainedRun, num_samples: int, seed: int
 ) -> tuple[ImageSet, ImageSet]:
@@ -353,8 +396,8 @@ def build_image_sets(
 
   Where classes condition it, those of its own are drawn from the data's. Another `seed` gives other samples altogether.
   """
-  source = build_source(ConfigDict(read_config(workdir)))
-  real = ImageSet("real", len(source), lambda indices: source[indices]["image"], _fingerprint(source))
+  config = ConfigDict(read_config(workdir))
+  source = build_source(config)
   seeds = seed * num_samples + np.arange(num_samples)
   if seeds[-1] >= 2**32:
     raise UserError(f"--seed={seed}: {num_samples} samples of it need seeds beyond 2^32; choose a smaller one")
@@ -368,11 +411,29 @@ def build_image_sets(
   def fake(indices: np.ndarray) -> np.ndarray:
     return sampler(trained.params, trained.carry, seeds[indices], None if labels is None else labels[indices])
 
-  return real, ImageSet("fake", num_samples, fake)
+  return _real_images(config, source, num_samples), ImageSet("fake", num_samples, fake)
 
 
-def _fingerprint(source: Source) -> str:
-  """Of the number of images and, evenly spread over them, of 256."""
-  spread = np.linspace(0, len(source) - 1, min(len(source), _FINGERPRINT_IMAGES)).astype(np.int64)
+def _real_images(config: ConfigDict, source: Source, num_samples: int) -> ImageSet:
+  """All images of the data, known again by their number and, evenly spread over them, 256 of them.
+
+  Stacked digits are draws without an end: of those as many as there are samples.
+  """
+  size = min(len(source), num_samples) if config.data.source.startswith("stacked") else len(source)
+  spread = np.linspace(0, size - 1, min(size, 256)).astype(np.int64)
   images = source[spread]["image"]
-  return hashlib.sha256(f"{len(source)} {images.shape}".encode() + images.tobytes()).hexdigest()
+  fingerprint = hashlib.sha256(f"{size} {images.shape}".encode() + images.tobytes()).hexdigest()
+  return ImageSet("real", size, lambda indices: source[indices]["image"], fingerprint)
+
+
+def networks_of_metrics(metrics: Iterable[str], network: str = "") -> dict[str, list[str]]:
+  """Feature network -> which of `metrics` it serves: `network`, or by default those of the literature."""
+  served: dict[str, list[str]] = {}
+  for metric in dict.fromkeys(metrics):
+    served.setdefault(network or ("vgg16" if metric == "precision_recall" else "inception"), []).append(metric)
+  return served
+
+
+def statistics_cache() -> StatisticsCache:
+  """Where statistics of real images are kept."""
+  return StatisticsCache(cache_directory() / "statistics")

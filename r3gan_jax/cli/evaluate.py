@@ -22,11 +22,9 @@ from r3gan_jax.cli.runner import run
 from r3gan_jax.data.folder import ImageFiles
 from r3gan_jax.data.images import decode, open_image, to_array
 from r3gan_jax.errors import UserError
-from r3gan_jax.interop.weights import cache_directory
 from r3gan_jax.metrics.evaluation import METRICS, Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.features import RESIZES
-from r3gan_jax.metrics.statistics_cache import StatisticsCache
 from r3gan_jax.training.logging import METRICS_FILE, append_line
 from r3gan_jax.training.mesh import make_mesh
 
@@ -37,7 +35,7 @@ _REAL = flags.DEFINE_string("real", None, "A directory or zip of real images.")
 _FAKE = flags.DEFINE_string("fake", None, "A directory or zip of images to score.")
 _METRICS = flags.DEFINE_list("metrics", ["fid"], f"Of {', '.join(METRICS)}.")
 _NETWORK = flags.DEFINE_enum(
-  "network", None, factory.FEATURE_NETWORKS, "Default: VGG16 for precision_recall, Inception for the others."
+  "network", "", ("", *factory.FEATURE_NETWORKS), "Default: VGG16 for precision_recall, Inception for the others."
 )
 _RESIZE = flags.DEFINE_enum("resize", "tensorflow", RESIZES, "How images come to Inception's size.")
 _WEIGHTS = flags.DEFINE_string("weights", None, "With --network: its file; default: where the error says.")
@@ -58,18 +56,16 @@ def main() -> None:
     real, fake = factory.build_image_sets(_WORKDIR.value, trained, _NUM_SAMPLES.value, _SEED.value)
   else:
     real, fake = image_set("real", _REAL.value or ""), image_set("fake", _FAKE.value or "")
-  cache = StatisticsCache(cache_directory() / "statistics")
-  metrics_of: dict[str, list[str]] = {}
-  for metric in dict.fromkeys(_METRICS.value):
+  for metric in _METRICS.value:
     if metric not in METRICS:
       raise UserError(f"--metrics={metric} is unknown: choose from {', '.join(METRICS)}")
-    name = _NETWORK.value or ("vgg16" if metric == "precision_recall" else "inception")
-    metrics_of.setdefault(name, []).append(metric)
   results: list[dict[str, str | float]] = []
-  for name, metrics in metrics_of.items():
+  for name, metrics in factory.networks_of_metrics(_METRICS.value, _NETWORK.value).items():
     weights = Path(_WEIGHTS.value).expanduser() if _WEIGHTS.value else None
     network = factory.build_feature_network(name, _RESIZE.value, weights, _DOWNLOAD.value)
-    numbers = Evaluation(metrics, network, make_mesh(), real, cache, _BATCH.value, _SEED.value)(fake)
+    numbers = Evaluation(metrics, network, make_mesh(), real, factory.statistics_cache(), _BATCH.value, _SEED.value)(
+      fake
+    )
     result = {"network": network.name, "resize": network.resize} | numbers
     results.append(result)
     if trained:
