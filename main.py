@@ -38,10 +38,11 @@ def main() -> None:
     print(describe(experiment))
     return
   loader = factory.build_loader(config)
+  metrics = factory.build_metrics(config, loader)
   workdir = claim_workdir(_WORKDIR.value or f"runs/{config.name}", config.to_dict())
   logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
   writer = make_writer(workdir)
-  snapshots = factory.build_snapshots(config, experiment.algorithm, loader, workdir)
+  snapshots = factory.build_snapshots(config, experiment.algorithm, loader, workdir, metrics)
   train(experiment, loader, workdir, writer, snapshots)
 
 

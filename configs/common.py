@@ -84,8 +84,10 @@ def get_config() -> ConfigDict:
   config.run.grid = (16, 16)  # columns, rows
   config.run.grid_scale = 1  # pixels a pixel
   config.run.grid_channels = False  # show each image's red, green and blue beside it, in grey
-  config.run.metrics = ()  # at every snapshot: "modes"
-  config.run.metric_samples = 26_000
+  # At every snapshot: "modes" (of stacked data), "fid", "kid", "inception_score", "precision_recall"
+  config.run.metrics = ()
+  config.run.metric_samples = 50_000
+  config.run.resize = "tensorflow"  # how images come to Inception's size: metrics/features.py
   return config
 
 

@@ -36,4 +36,5 @@ def get_config(variant: str = "") -> ConfigDict:
   config.run.grid_channels = True
   config.run.grid_scale = 4
   config.run.metrics = ("modes",)
+  config.run.metric_samples = 26_000
   return common.select(config, variant)

@@ -39,4 +39,5 @@ def get_config(variant: str = "") -> ConfigDict:
   config.run.total_images = 10_000_000
   config.run.grid = (6, 12)
   config.run.grid_channels = True
+  config.run.metric_samples = 26_000  # for --config.run.metrics="('modes',)"; cli.train_classifier makes its classifier
   return common.select(config, variant)

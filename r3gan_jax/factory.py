@@ -3,7 +3,8 @@
 Names in a configuration are looked up in the plain dicts below; adding a GAN, a loss or a data source is one line.
 """
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,8 +36,11 @@ from r3gan_jax.losses.adversarial import NON_SATURATING, RELATIVISTIC
 from r3gan_jax.losses.penalties import directional, grad_of_grad
 from r3gan_jax.metrics import digits_cnn, inception, vgg
 from r3gan_jax.metrics.digit_classifier import DigitClassifier
+from r3gan_jax.metrics.evaluation import METRICS, Evaluation
+from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.features import RESIZES, FeatureNetwork
-from r3gan_jax.metrics.modes import ModeCoverage
+from r3gan_jax.metrics.modes import Classifier, ModeCoverage
+from r3gan_jax.metrics.statistics_cache import StatisticsCache
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 from r3gan_jax.ops.grouped_conv import ALGORITHMS as GROUPED_CONV_ALGORITHMS
 from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
@@ -159,17 +163,46 @@ SOURCES: Mapping[str, Callable[[ConfigDict], Source]] = {
 }
 
 
-def _modes(config: ConfigDict) -> ModeCoverage:
-  if config.data.source != "stacked_digits":
-    raise UserError("config.run.metrics: 'modes' needs config.data.source = 'stacked_digits'")
-  classifier = DigitClassifier(*load_small_digits())
-  if classifier.accuracy < 0.97:
-    raise UserError(f"the digit classifier reached only {classifier.accuracy:.1%} on held-out digits")
-  logging.info("the digit classifier names %.1f %% of held-out digits rightly", 100 * classifier.accuracy)
-  return ModeCoverage(classifier, config.run.metric_samples)
+Sample = Callable[[np.ndarray], np.ndarray]
+"""seeds int [n] -> uint8 [n, H, W, C]."""
+
+Metric = Callable[[Sample], dict[str, float]]
+
+LEAST_CLASSIFIER_ACCURACY = {"stacked_digits": 0.97, "stacked_mnist": 0.99}
+"""Below it, mode coverage would say more of the classifier than of the samples."""
 
 
-METRICS: Mapping[str, Callable[[ConfigDict], Callable[..., dict[str, float]]]] = {"modes": _modes}
+def _modes(config: ConfigDict, source: Source) -> Metric:
+  classifier: Classifier
+  if config.data.source == "stacked_digits":
+    classifier = svm = DigitClassifier(*load_small_digits())
+    accuracy = svm.accuracy
+  elif config.data.source == "stacked_mnist":
+    params, accuracy = digits_cnn.load(classifier_path(config.data.name))
+    classifier = partial(digits_cnn.classify, params)
+  else:
+    raise UserError("config.run.metrics: 'modes' needs config.data.source = 'stacked_digits' or 'stacked_mnist'")
+  if accuracy < LEAST_CLASSIFIER_ACCURACY[config.data.source]:
+    raise UserError(f"the digit classifier named only {accuracy:.1%} of digits rightly that it was not trained on")
+  coverage = ModeCoverage(classifier, config.run.metric_samples)
+  real = coverage(lambda indices: source[indices % len(source)]["image"])
+  logging.info(
+    "the digit classifier names %.1f %% of held-out digits rightly; of %d real images it finds %d modes, KL %.4f",
+    100 * accuracy,
+    config.run.metric_samples,
+    real["modes"],
+    real["modes_kl"],
+  )
+  return coverage
+
+
+def _evaluation(metrics: list[str], network: str, config: ConfigDict, source: Source) -> Metric:
+  real = _real_images(config, source, config.run.metric_samples)
+  evaluation = Evaluation(
+    metrics, build_feature_network(network, config.run.resize), make_mesh(), real, statistics_cache(), seed=config.seed
+  )
+  size = config.run.metric_samples
+  return lambda sample: evaluation(ImageSet("fake", size, sample))
 
 
 def _look_up(choices: Mapping[str, Any], setting: str, value: str) -> Any:
@@ -229,10 +262,14 @@ def _schedule(config: ConfigDict, name: str) -> schedules.Schedule:
   return schedules.cosine(start, end, config.burn_in_images)
 
 
+def build_source(config: ConfigDict) -> Source:
+  """The data, by index; a UserError where they are not prepared."""
+  return _look_up(SOURCES, "data.source", config.data.source)(config)
+
+
 def build_loader(config: ConfigDict) -> Loader:
-  """The data, ready to read; a UserError where they are not prepared."""
-  source = _look_up(SOURCES, "data.source", config.data.source)(config)
-  return Loader(source, config.seed, config.data.x_flip)
+  """The data, ready to train on; a UserError where they are not prepared."""
+  return Loader(build_source(config), config.seed, config.data.x_flip)
 
 
 FEATURE_NETWORKS = ("inception", "vgg16", "digits")
@@ -270,8 +307,25 @@ def classifier_path(data_set: str) -> Path:
   return cache_directory() / f"digits-cnn-{data_set}.npz"
 
 
-def build_snapshots(config: ConfigDict, algorithm: Algorithm, loader: Loader, workdir: epath.Path) -> list[Snapshot]:
-  """What is drawn and measured at every snapshot: a grid of samples, and the metrics of config.run.metrics."""
+def build_metrics(config: ConfigDict, loader: Loader) -> list[Metric]:
+  """Those of config.run.metrics; a UserError where they are unknown, or lack a network's weights."""
+  known = ("modes", *METRICS)
+  for name in config.run.metrics:
+    if name not in known:
+      raise UserError(f"config.run.metrics: {name!r} is unknown: choose from {sorted(known)}")
+  metrics = [_modes(config, loader.source)] if "modes" in config.run.metrics else []
+  default = "digits" if config.data.source == "stacked_mnist" else ""
+  compared = [name for name in config.run.metrics if name in METRICS]
+  return metrics + [
+    _evaluation(names, network, config, loader.source)
+    for network, names in networks_of_metrics(compared, default).items()
+  ]
+
+
+def build_snapshots(
+  config: ConfigDict, algorithm: Algorithm, loader: Loader, workdir: epath.Path, metrics: Sequence[Metric]
+) -> list[Snapshot]:
+  """What is drawn and measured at every snapshot: a grid of samples, and the metrics."""
   sampler = Sampler(algorithm, make_mesh())
   columns, rows = config.run.grid
   seeds = np.arange(columns * rows)
@@ -291,8 +345,6 @@ def build_snapshots(config: ConfigDict, algorithm: Algorithm, loader: Loader, wo
     image = save_grid(f"fakes_{images_seen:010}", sampler(params, carry, seeds, labels))
     writer.write_images(images_seen, {"samples": image[None]})
 
-  metrics = [_look_up(METRICS, "run.metrics", name)(config) for name in config.run.metrics]
-
   def measure(params: Any, carry: Any, images_seen: int, writer: Any) -> None:
     def sample(seeds: np.ndarray) -> np.ndarray:
       return sampler(params, carry, seeds)
@@ -307,7 +359,7 @@ def build_snapshots(config: ConfigDict, algorithm: Algorithm, loader: Loader, wo
 
 @dataclass(frozen=True)
 class TrainedRun:
-  """What a work directory holds: the newest checkpoint, with averaged parameters, ready to sample from."""
+  """What a work directory holds: a checkpoint, with averaged parameters, ready to sample from."""
 
   algorithm: Algorithm
   params: Params
@@ -315,16 +367,73 @@ class TrainedRun:
   images_seen: int
 
 
-def open_run(workdir: epath.PathLike) -> TrainedRun:
-  """Reads a work directory; changes nothing in it. A UserError where it holds no readable checkpoint."""
+def open_run(workdir: epath.PathLike, images_seen: int | None = None) -> TrainedRun:
+  """Reads a work directory; changes nothing in it.
+
+  Args:
+    images_seen: of the checkpoint to open; default: the newest.
+
+  Raises:
+    UserError: it holds no readable checkpoint, or not that one.
+  """
   config = ConfigDict(read_config(workdir))
   directory = epath.Path(workdir) / "checkpoints"
   algorithm = build_algorithm(config)
   if not directory.exists():
     raise UserError(f"{workdir} holds no checkpoint yet: train first")
   checkpoints = Checkpoints(directory)
-  state = checkpoints.restore_latest(abstract_state(algorithm, build_optimizers(algorithm), make_mesh()))
+  state = checkpoints.restore_latest(abstract_state(algorithm, build_optimizers(algorithm), make_mesh()), images_seen)
   checkpoints.close()
   if state is None:
     raise UserError(f"{workdir} holds no checkpoint yet: train first")
   return TrainedRun(algorithm, averaged_params(algorithm, state), state.carry, int(state.images_seen))
+
+
+def build_image_sets(
+  workdir: epath.PathLike, trained: TrainedRun, num_samples: int, seed: int
+) -> tuple[ImageSet, ImageSet]:
+  """What a run is scored on: all images that it trains on, not mirrored, and as many of its own as asked for.
+
+  Where classes condition it, those of its own are drawn from the data's. Another `seed` gives other samples altogether.
+  """
+  config = ConfigDict(read_config(workdir))
+  source = build_source(config)
+  seeds = seed * num_samples + np.arange(num_samples)
+  if seeds[-1] >= 2**32:
+    raise UserError(f"--seed={seed}: {num_samples} samples of it need seeds beyond 2^32; choose a smaller one")
+  labels: np.ndarray | None = None
+  if trained.algorithm.num_classes:
+    chosen = np.random.default_rng(seed).integers(len(source), size=num_samples)
+    parts = np.array_split(chosen, -(-num_samples // 1000))
+    labels = np.concatenate([source[part]["label"] for part in parts])
+  sampler = Sampler(trained.algorithm, make_mesh())
+
+  def fake(indices: np.ndarray) -> np.ndarray:
+    return sampler(trained.params, trained.carry, seeds[indices], None if labels is None else labels[indices])
+
+  return _real_images(config, source, num_samples), ImageSet("fake", num_samples, fake)
+
+
+def _real_images(config: ConfigDict, source: Source, num_samples: int) -> ImageSet:
+  """All images of the data, known again by their number and, evenly spread over them, 256 of them.
+
+  Stacked digits are draws without an end: of those as many as there are samples.
+  """
+  size = min(len(source), num_samples) if config.data.source.startswith("stacked") else len(source)
+  spread = np.linspace(0, size - 1, min(size, 256)).astype(np.int64)
+  images = source[spread]["image"]
+  fingerprint = hashlib.sha256(f"{size} {images.shape}".encode() + images.tobytes()).hexdigest()
+  return ImageSet("real", size, lambda indices: source[indices]["image"], fingerprint)
+
+
+def networks_of_metrics(metrics: Iterable[str], network: str = "") -> dict[str, list[str]]:
+  """Feature network -> which of `metrics` it serves: `network`, or by default those of the literature."""
+  served: dict[str, list[str]] = {}
+  for metric in dict.fromkeys(metrics):
+    served.setdefault(network or ("vgg16" if metric == "precision_recall" else "inception"), []).append(metric)
+  return served
+
+
+def statistics_cache() -> StatisticsCache:
+  """Where statistics of real images are kept."""
+  return StatisticsCache(cache_directory() / "statistics")

@@ -18,7 +18,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from r3gan_jax import factory
+from r3gan_jax.metrics import digits_cnn
 from r3gan_jax.training.checkpoint import Checkpoints
+from r3gan_jax.training.logging import read_metrics
 from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.state import abstract_state
 from r3gan_jax.training.workdir import read_config
@@ -29,10 +31,11 @@ SMOKE = "--config=configs/stacked_digits.py:smoke"
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-  """One device; compiled programs are shared between the commands of a test session."""
-  cache = tmp_path_factory.getbasetemp() / "compiled"
+  """One device; compiled programs, and what is cached, are shared between the commands of a test session."""
+  base = tmp_path_factory.getbasetemp()
   return os.environ | {
-    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "XDG_CACHE_HOME": str(base / "cache"),
+    "JAX_COMPILATION_CACHE_DIR": str(base / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "PYTHONWARNINGS": "error::DeprecationWarning:r3gan_jax",
   }
@@ -94,6 +97,28 @@ def test_training_on_prepared_data(command, tmp_path, name, data):
   command(*train, f"--config.run.data_path={tmp_path}", "--config.run.total_images=16")
   done = command(*train, f"--config.run.data_path={tmp_path / data / '3.0.1'}", "--config.run.total_images=24")
   assert "at 16 images" in done.stderr  # the data may have moved meanwhile
+
+
+def test_stacked_mnist_is_measured_by_its_classifier(command, environment, tmp_path):
+  """Modes and KL, of the real data too, and the FID of the classifier's features; here one of random weights."""
+  write_idx_files(tmp_path)
+  command("--idx", tmp_path, "--name=mnist", "--data_dir", tmp_path, module="-m r3gan_jax.cli.prepare_data")
+  blank = np.zeros((1, digits_cnn.SIDE, digits_cnn.SIDE, 1), np.uint8)
+  params = jax.jit(digits_cnn.DigitsCNN().init)(jax.random.key(0), blank)["params"]
+  classifier = Path(environment["XDG_CACHE_HOME"]) / "r3gan_jax" / "digits-cnn-mnist.npz"
+  run = tmp_path / "run"
+  train = ("--config=configs/stacked_mnist.py:smoke", "--config.data.source=stacked_mnist", f"--workdir={run}")
+  size = ("--config.run.total_images=8", "--config.run.metric_samples=40", "--config.run.metrics=('modes','fid')")
+  digits_cnn.save(classifier, params, 0.98)
+  done = command(*train, *size, f"--config.run.data_path={tmp_path}", status=2)
+  assert "named only 98.0% of digits" in done.stderr and not run.exists()
+  digits_cnn.save(classifier, params, 0.995)
+  done = command(*train, *size, f"--config.run.data_path={tmp_path}")
+  assert "of 40 real images it finds" in done.stderr
+  metrics = read_metrics(run)
+  assert metrics["metrics/modes_samples"][1].tolist() == [40, 40]
+  assert metrics["metrics/num_real"][1].tolist() == [40, 40]
+  assert (metrics["metrics/fid"][1] > 0).all()
 
 
 def test_resumed_equals_uninterrupted_bitwise(command, tmp_path):
@@ -162,6 +187,8 @@ def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
     ((SMOKE, "--config.augment_p=(0.0,1.5)"), "config.augment_p = (0.0, 1.5): probabilities lie between 0 and 1"),
     ((SMOKE, "--config.augment_p=(0.0,0.5)", "--config.augment.hue=-1.0"), "config.augment.hue = -1.0 must not be"),
     ((SMOKE, "--config.augment_p=(0.0,0.5)", "--config.data.channels=2"), "augmentation needs images of 1 or 3"),
+    ((SMOKE, "--config.run.metrics=('sharpness',)"), "'sharpness' is unknown: choose from ['fid',"),
+    ((SMOKE, "--config.run.metrics=('fid',)"), "put https://github.com/mseitzer/pytorch-fid"),
     ((), "--config"),
   ],
 )

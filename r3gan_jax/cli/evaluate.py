@@ -1,7 +1,11 @@
-"""Compares two sets of images: `python -m r3gan_jax.cli.evaluate --real=A --fake=B --metrics=fid,precision_recall`.
+"""Scores a run, or compares two sets of images:
 
-A and B are directories or zips of PNG, JPEG or WebP, the images of each of one size. The numbers go to the terminal
-and, with --json, to a file, with the sizes, network and resize that they belong to. The same seed, the same numbers.
+    python -m r3gan_jax.cli.evaluate --workdir=runs/NAME --metrics=fid,kid,precision_recall
+    python -m r3gan_jax.cli.evaluate --real=A --fake=B --metrics=fid,kid,precision_recall
+
+A and B are directories or zips of PNG, JPEG or WebP, the images of each of one size. A run is scored on all the images
+that it trains on. The numbers go to the terminal, to the run's metrics.jsonl and, with --json, to a file, with the
+sizes, network and resize that they belong to. The same seed, the same numbers.
 """
 
 import hashlib
@@ -18,44 +22,57 @@ from r3gan_jax.cli.runner import run
 from r3gan_jax.data.folder import ImageFiles
 from r3gan_jax.data.images import decode, open_image, to_array
 from r3gan_jax.errors import UserError
-from r3gan_jax.interop.weights import cache_directory
 from r3gan_jax.metrics.evaluation import METRICS, Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.features import RESIZES
-from r3gan_jax.metrics.statistics_cache import StatisticsCache
+from r3gan_jax.training.logging import METRICS_FILE, append_line
 from r3gan_jax.training.mesh import make_mesh
 
-_REAL = flags.DEFINE_string("real", None, "A directory or zip of real images.", required=True)
-_FAKE = flags.DEFINE_string("fake", None, "A directory or zip of images to score.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of a run.")
+_CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "With --workdir: images seen; default: the newest.")
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 50_000, "With --workdir: images that the run draws.", lower_bound=1)
+_REAL = flags.DEFINE_string("real", None, "A directory or zip of real images.")
+_FAKE = flags.DEFINE_string("fake", None, "A directory or zip of images to score.")
 _METRICS = flags.DEFINE_list("metrics", ["fid"], f"Of {', '.join(METRICS)}.")
 _NETWORK = flags.DEFINE_enum(
-  "network", None, factory.FEATURE_NETWORKS, "Default: VGG16 for precision_recall, Inception for the others."
+  "network", "", ("", *factory.FEATURE_NETWORKS), "Default: VGG16 for precision_recall, Inception for the others."
 )
 _RESIZE = flags.DEFINE_enum("resize", "tensorflow", RESIZES, "How images come to Inception's size.")
 _WEIGHTS = flags.DEFINE_string("weights", None, "With --network: its file; default: where the error says.")
 _DOWNLOAD = flags.DEFINE_bool("download", False, "Fetch published weights that are not at hand.")
 _BATCH = flags.DEFINE_integer("batch", 64, "Images a device handles at a time.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the subsets of KID.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the samples, and of the subsets of KID.", lower_bound=0)
 _JSON = flags.DEFINE_string("json", None, "Also write the numbers here.")
 
 
 def main() -> None:
   if _WEIGHTS.value and not _NETWORK.value:
     raise UserError("--weights needs --network: whose weights are they?")
-  real, fake = image_set("real", _REAL.value), image_set("fake", _FAKE.value)
-  cache = StatisticsCache(cache_directory() / "statistics")
-  metrics_of: dict[str, list[str]] = {}
-  for metric in dict.fromkeys(_METRICS.value):
+  if not bool(_WORKDIR.value) == (not _REAL.value) == (not _FAKE.value):
+    raise UserError("name either a --workdir, or --real and --fake")
+  trained = None
+  if _WORKDIR.value:
+    trained = factory.open_run(_WORKDIR.value, _CHECKPOINT.value)
+    real, fake = factory.build_image_sets(_WORKDIR.value, trained, _NUM_SAMPLES.value, _SEED.value)
+  else:
+    real, fake = image_set("real", _REAL.value or ""), image_set("fake", _FAKE.value or "")
+  for metric in _METRICS.value:
     if metric not in METRICS:
       raise UserError(f"--metrics={metric} is unknown: choose from {', '.join(METRICS)}")
-    name = _NETWORK.value or ("vgg16" if metric == "precision_recall" else "inception")
-    metrics_of.setdefault(name, []).append(metric)
   results: list[dict[str, str | float]] = []
-  for name, metrics in metrics_of.items():
+  for name, metrics in factory.networks_of_metrics(_METRICS.value, _NETWORK.value).items():
     weights = Path(_WEIGHTS.value).expanduser() if _WEIGHTS.value else None
     network = factory.build_feature_network(name, _RESIZE.value, weights, _DOWNLOAD.value)
-    numbers = Evaluation(metrics, network, make_mesh(), real, cache, _BATCH.value, _SEED.value)(fake)
-    results.append({"network": network.name, "resize": network.resize} | numbers)
+    numbers = Evaluation(metrics, network, make_mesh(), real, factory.statistics_cache(), _BATCH.value, _SEED.value)(
+      fake
+    )
+    result = {"network": network.name, "resize": network.resize} | numbers
+    results.append(result)
+    if trained:
+      named = {f"metrics/{key}": value for key, value in result.items()} | {"metrics/seed": float(_SEED.value)}
+      append_line(epath.Path(_WORKDIR.value) / METRICS_FILE, trained.images_seen, named)
+  if trained:
+    print(f"{'images_seen':24}{trained.images_seen}")
   for result in results:
     for key, value in result.items():
       print(f"{key:24}{value if isinstance(value, str) else format(value, '.6g')}")

@@ -28,7 +28,7 @@ class Loader:
   """Batches of `source` in the order of `seed`; with `x_flip`, an epoch holds every image and its mirror image."""
 
   def __init__(self, source: Source, seed: int, x_flip: bool):
-    self._source = source
+    self.source = source
     self._seed = seed
     self._x_flip = x_flip
     self._epoch_size = len(source) * (2 if x_flip else 1)
@@ -39,8 +39,8 @@ class Loader:
   def examples(self, samples: np.ndarray) -> Examples:
     """Those of the run's endless order that `samples`, int64 [n], count from 0: 'image' uint8 [n, H, W, C], ..."""
     indices = self.indices(samples)
-    flipped = indices >= len(self._source)
-    examples = self._read(indices % len(self._source))
+    flipped = indices >= len(self.source)
+    examples = self._read(indices % len(self.source))
     if self._x_flip:
       examples["image"][flipped] = examples["image"][flipped, :, ::-1]
     return examples
@@ -58,7 +58,7 @@ class Loader:
 
   def _read(self, indices: np.ndarray) -> Examples:
     parts = np.array_split(indices, max(1, min(self._threads, len(indices) // SMALLEST_READ)))
-    read = list(self._readers.map(self._source.__getitem__, parts))
+    read = list(self._readers.map(self.source.__getitem__, parts))
     return {name: np.concatenate([examples[name] for examples in read]) for name in read[0]}
 
   def iterate(

@@ -40,16 +40,21 @@ class Checkpoints:
     if not self._manager.save(images_seen, args=ocp.args.StandardSave(state)):
       raise RuntimeError(f"checkpoint {images_seen} was not saved: {self.directory} holds newer ones")
 
-  def restore_latest(self, abstract_state: Any) -> TrainState | None:
+  def restore_latest(self, abstract_state: Any, images_seen: int | None = None) -> TrainState | None:
     """The newest checkpoint that can be read, or None where there is none at all.
 
     Args:
       abstract_state: the state as `jax.ShapeDtypeStruct`s with the shardings to restore to.
+      images_seen: that checkpoint and no other.
 
     Raises:
-      UserError: where checkpoints exist but none can be read.
+      UserError: where checkpoints exist but none can be read, or there is none of `images_seen`.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
+    if images_seen is not None:
+      if images_seen not in steps:
+        raise UserError(f"{self.directory} has no checkpoint of {images_seen} images: choose from {steps}")
+      steps = [images_seen]
     for step in steps:
       try:
         state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract_state))

@@ -64,9 +64,7 @@ class JsonLinesWriter(_ScalarsAndImagesWriter):
     self._path = path
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-    line = json.dumps({"images_seen": step} | {name: float(value) for name, value in scalars.items()})
-    with self._path.open("a") as file:
-      file.write(line + "\n")
+    append_line(self._path, step, {name: float(value) for name, value in scalars.items()})
 
 
 class TensorBoardWriter(_ScalarsAndImagesWriter):
@@ -101,6 +99,12 @@ def make_writer(workdir: epath.Path) -> MetricWriter:
   )
 
 
+def append_line(path: epath.Path, images_seen: int, values: Mapping[str, float | str]) -> None:
+  """One more line of a metrics.jsonl."""
+  with path.open("a") as file:
+    file.write(json.dumps({"images_seen": images_seen} | dict(values)) + "\n")
+
+
 def read_metrics(workdir: epath.PathLike) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """From metrics.jsonl: name -> (images seen int64 [n], values float64 [n]), in order, without repetitions."""
   series: dict[str, dict[int, float]] = {}
@@ -111,7 +115,8 @@ def read_metrics(workdir: epath.PathLike) -> dict[str, tuple[np.ndarray, np.ndar
       continue
     images_seen = scalars.pop("images_seen")
     for name, value in scalars.items():
-      series.setdefault(name, {})[images_seen] = value
+      if not isinstance(value, str):
+        series.setdefault(name, {})[images_seen] = value
   return {
     name: (np.array(sorted(values), np.int64), np.array([values[n] for n in sorted(values)]))
     for name, values in series.items()

@@ -12,6 +12,7 @@ import pytest
 from image_files import write_images, zip_directory
 
 from r3gan_jax.metrics import digits_cnn
+from r3gan_jax.training.logging import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -53,6 +54,30 @@ def test_a_set_against_itself_and_against_another(files):
   assert f"{other['fid']:.6g}" in shown
   evaluate(files, f"--real={files / 'a'}", f"--fake={files / 'b'}", *arguments)
   assert json.loads((files / "numbers.json").read_text()) == [other]
+
+
+def test_a_run(files):
+  """Conditional, at 32x32; its samples are functions of the seed, and another checkpoint is another generator."""
+  run = files / "run"
+  command = [sys.executable, "main.py", "--config=configs/cifar10.py:smoke", f"--workdir={run}"]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+
+  def score(*arguments):
+    evaluate(files, f"--workdir={run}", "--num_samples=80", *digits(files), f"--json={files / 'run.json'}", *arguments)
+    (numbers,) = json.loads((files / "run.json").read_text())
+    return numbers
+
+  first = score("--seed=1")
+  assert (first["num_real"], first["num_fake"]) == (256, 80) and first["fid"] > 0
+  logged = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+  assert logged == {"images_seen": 64, "metrics/seed": 1} | {f"metrics/{name}": first[name] for name in first}
+  assert read_metrics(run)["metrics/fid"][1][-1] == first["fid"]
+  assert score("--seed=1") == first
+  assert score("--seed=1", "--checkpoint=32")["fid"] != first["fid"]
+  assert "name either" in evaluate(files, f"--workdir={run}", f"--real={files / 'a'}", status=2).stderr
+  error = evaluate(files, f"--workdir={run}", *digits(files), "--checkpoint=33", status=2).stderr
+  assert "has no checkpoint of 33 images: choose from [64, 32, 0]" in error
 
 
 @pytest.mark.parametrize(
