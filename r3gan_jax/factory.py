@@ -198,9 +198,9 @@ def _modes(config: ConfigDict, source: Source) -> Metric:
 
 def _evaluation(metrics: list[str], network: str, config: ConfigDict, source: Source) -> Metric:
   real = _real_images(config, source, config.run.metric_samples)
-  evaluation = Evaluation(
-    metrics, build_feature_network(network, config.run.resize), make_mesh(), real, statistics_cache(), seed=config.seed
-  )
+  weights = classifier_path(config.data.name) if network == "digits" else None  # the one that `_modes` counts by
+  features = build_feature_network(network, config.run.resize, weights)
+  evaluation = Evaluation(metrics, features, make_mesh(), real, statistics_cache(), seed=config.seed)
   size = config.run.metric_samples
   return lambda sample: evaluation(ImageSet("fake", size, sample))
 
