@@ -12,7 +12,7 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from r3gan_jax import factory
+from r3gan_jax import factory, runs
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.logging import make_writer
 from r3gan_jax.training.loop import train
@@ -38,11 +38,11 @@ def main() -> None:
     print(describe(experiment))
     return
   loader = factory.build_loader(config)
-  metrics = factory.build_metrics(config, loader)
+  scores = runs.build_scores(config, loader.source)
   workdir = claim_workdir(_WORKDIR.value or f"runs/{config.name}", config.to_dict())
   logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
   writer = make_writer(workdir)
-  snapshots = factory.build_snapshots(config, experiment.algorithm, loader, workdir, metrics)
+  snapshots = runs.build_snapshots(config, experiment.algorithm, loader, workdir, scores)
   train(experiment, loader, workdir, writer, snapshots)
 
 

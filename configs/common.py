@@ -87,6 +87,7 @@ def get_config() -> ConfigDict:
   # At every snapshot: "modes" (of stacked data), "fid", "kid", "inception_score", "precision_recall"
   config.run.metrics = ()
   config.run.metric_samples = 50_000
+  config.run.best_metric = ""  # "fid", "modes_kl", ...: keep the checkpoint with the best one, in best/
   config.run.resize = "tensorflow"  # how images come to Inception's size: metrics/features.py
   return config
 
@@ -119,3 +120,4 @@ def make_smoke(config: ConfigDict) -> None:
   config.run.grid = (4, 2)
   config.run.grid_channels = False
   config.run.metrics = ()
+  config.run.best_metric = ""

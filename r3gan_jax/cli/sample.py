@@ -11,13 +11,14 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from r3gan_jax import factory
+from r3gan_jax import runs
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler, image_grid, labels_of_seeds, save_png
-from r3gan_jax.training.mesh import make_mesh
+from r3gan_jax.training.mesh import make_local_mesh
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
 _SEEDS = flags.DEFINE_string("seeds", "0-63", "Seeds, e.g. 0-63 or 1,5,10-19.")
 _CLASS = flags.DEFINE_integer("class", None, "The class to draw; default: one drawn from each seed.")
 _OUT = flags.DEFINE_string("out", None, "A .png, a .npz, or a directory.", required=True)
@@ -25,9 +26,9 @@ _OUT = flags.DEFINE_string("out", None, "A .png, a .npz, or a directory.", requi
 
 def main() -> None:
   seeds = parse_seeds(_SEEDS.value)
-  trained = factory.open_run(_WORKDIR.value)
+  trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
   labels = _labels(trained.algorithm.num_classes, seeds)
-  images = Sampler(trained.algorithm, make_mesh())(trained.params, trained.carry, seeds, labels)
+  images = Sampler(trained.algorithm, make_local_mesh())(trained.params, trained.carry, seeds, labels)
   out = epath.Path(_OUT.value)
   try:
     _write(out, images, seeds, labels)

@@ -29,6 +29,11 @@ class ImageSet:
   images: Callable[[np.ndarray], np.ndarray]
   fingerprint: str | None = None
 
+  def thinned(self, size: int) -> "ImageSet":
+    """`size` of them, evenly spread."""
+    spread = np.linspace(0, self.size - 1, size).astype(np.int64)
+    return ImageSet(self.name, size, lambda indices: self.images(spread[indices]))
+
 
 class FeatureExtractor:
   """Runs `network` on all devices of `mesh` (of one axis), in batches of one size, the last one padded.

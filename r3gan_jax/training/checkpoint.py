@@ -1,5 +1,6 @@
 """Orbax checkpoints of the training state, named by images seen."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,6 +11,10 @@ from etils import epath
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.state import TrainState
 
+DIRECTORY = "checkpoints"
+BEST_DIRECTORY = "best"
+"""Of a work directory."""
+
 
 class Checkpoints:
   """Checkpoints under `directory`, each complete or absent.
@@ -18,15 +23,13 @@ class Checkpoints:
   temporary directory that is never taken for a checkpoint.
 
   Args:
-    directory: e.g. <workdir>/checkpoints.
+    directory: e.g. <workdir>/checkpoints; made where it does not exist.
     keep_last: how many of the newest to keep.
     keep_every_images: also keep those at multiples of this many images; 0: none.
   """
 
   def __init__(self, directory: epath.PathLike, keep_last: int = 1, keep_every_images: int = 0):
-    directory = epath.Path(directory)
-    # Orbax wants absolute paths; remote ones (gs://...) are.
-    self.directory = directory if "://" in str(directory) else directory.resolve()
+    self.directory = _absolute(directory)
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every_images or None),
@@ -85,3 +88,50 @@ class Checkpoints:
   def close(self) -> None:
     """Waits, and frees the manager's threads."""
     self._manager.close()
+
+
+class BestCheckpoint:
+  """The checkpoint with the best score so far, under `directory`, as `Checkpoints` reads it; with all its scores.
+
+  Args:
+    directory: e.g. <workdir>/best.
+    metric: the name of the score that decides.
+    mode: which of its values is best, "min" or "max".
+  """
+
+  def __init__(self, directory: epath.PathLike, metric: str, mode: str):
+    self._metric, self._mode = metric, mode
+    worst = float("inf") if mode == "min" else -float("inf")
+    self._manager = ocp.CheckpointManager(
+      _absolute(directory),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=1,
+        best_mode=mode,
+        # A run that was resumed may have chosen by another score before.
+        best_fn=lambda scores: scores.get(metric, worst),
+      ),
+    )
+    kept = self._manager.best_step()
+    self._best = worst if kept is None else (self._manager.metrics(kept) or {}).get(metric, worst)
+
+  def offer(self, state: TrainState, scores: Mapping[str, float]) -> None:
+    """Starts saving `state` if its score is better than the one kept, which is removed when the new one is complete."""
+    images_seen, score = int(state.images_seen), scores[self._metric]
+    if not (score < self._best if self._mode == "min" else score > self._best):
+      return
+    self._best = score
+    if images_seen in self._manager.all_steps():
+      return  # chosen by another score before
+    logging.info("the best %s so far: %g, at %s images", self._metric, score, f"{images_seen:,}")
+    # By force: a run that goes on from an older checkpoint may be behind the one that is kept.
+    self._manager.save(images_seen, args=ocp.args.StandardSave(state), metrics=dict(scores), force=True)
+
+  def close(self) -> None:
+    """Waits, and frees the manager's threads."""
+    self._manager.close()
+
+
+def _absolute(directory: epath.PathLike) -> epath.Path:
+  """Orbax wants absolute paths; remote ones (gs://...) are."""
+  path = epath.Path(directory)
+  return path if "://" in str(path) else path.resolve()

@@ -20,15 +20,15 @@ from etils import epath
 from r3gan_jax.algorithms.base import Algorithm, Params
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.schedules import Schedule
-from r3gan_jax.training.checkpoint import Checkpoints
+from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, BestCheckpoint, Checkpoints
 from r3gan_jax.training.logging import MetricWriter
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.progress import MetricWindow, Progress
 from r3gan_jax.training.state import TrainState, abstract_state, averaged_params, init_state
 from r3gan_jax.training.step import make_train_step
 
-Snapshot = Callable[[Params, Any, int, MetricWriter], None]
-"""(EMA parameters, carry, images seen, writer): draws, measures and writes what it is for."""
+Snapshot = Callable[[Params, Any, int, MetricWriter], Mapping[str, float]]
+"""(EMA parameters, carry, images seen, writer) -> scores: draws, measures and writes what it is for."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ class Experiment:
   keep_checkpoints: int
   keep_every_images: int
   micro_batches: Mapping[str, int] = field(default_factory=dict)
+  best_metric: str = ""
+  """The score whose best checkpoint is kept beside the newest ones; "": none."""
+  best_mode: str = "min"
 
   @property
   def images_per_iteration(self) -> int:
@@ -70,7 +73,12 @@ def train(
     UserError: at the first loss or gradient that is not finite; no later state is written.
   """
   mesh = make_mesh()
-  checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_checkpoints, experiment.keep_every_images)
+  checkpoints = Checkpoints(workdir / DIRECTORY, experiment.keep_checkpoints, experiment.keep_every_images)
+  best = (
+    BestCheckpoint(workdir / BEST_DIRECTORY, experiment.best_metric, experiment.best_mode)
+    if experiment.best_metric
+    else None
+  )
   try:
     state = checkpoints.restore_latest(abstract_state(experiment.algorithm, experiment.optimizers, mesh))
     if state is None:
@@ -82,9 +90,11 @@ def train(
     else:
       checkpoints.set_aside_after(int(state.images_seen))
       logging.info("resumed from %s at %s images", checkpoints.directory, f"{int(state.images_seen):,}")
-    return _train(experiment, loader, writer, snapshots, checkpoints, mesh, state)
+    return _train(experiment, loader, writer, snapshots, checkpoints, best, mesh, state)
   finally:
     checkpoints.close()
+    if best:
+      best.close()
     writer.flush()
 
 
@@ -94,6 +104,7 @@ def _train(
   writer: MetricWriter,
   snapshots: Sequence[Snapshot],
   checkpoints: Checkpoints,
+  best: BestCheckpoint | None,
   mesh: jax.sharding.Mesh,
   state: TrainState,
 ) -> TrainState:
@@ -110,9 +121,12 @@ def _train(
 
   def snapshot() -> None:
     params = averaged_params(experiment.algorithm, state)
+    scores: dict[str, float] = {}
     for take in snapshots:
-      take(params, state.carry, images_seen, writer)
+      scores |= take(params, state.carry, images_seen, writer)
     checkpoints.save(state)
+    if best:
+      best.offer(state, scores)
     writer.flush()
 
   try:
