@@ -196,6 +196,11 @@ def build_experiment(config: ConfigDict, device_count: int, platform: str | None
   for name in ("total_images", "log_every_images", "snapshot_every_images", "keep_checkpoints"):
     if not 0 < run[name] <= MAX_IMAGES:
       raise UserError(f"config.run.{name} = {run[name]} must be from 1 to {MAX_IMAGES:,}")
+  for name in ("peer_timeout_seconds", "stall_seconds"):
+    if run[name] <= 0:
+      raise UserError(f"config.run.{name} = {run[name]} must be positive")
+  if run.profile and not (len(run.profile) == 2 and 0 <= run.profile[0] <= run.profile[1]):
+    raise UserError(f"config.run.profile = {run.profile}: give the first and the last iteration, e.g. (10, 14)")
   if config.burn_in_images <= 0:
     raise UserError(f"config.burn_in_images = {config.burn_in_images} must be positive")
   return Experiment(
@@ -212,7 +217,16 @@ def build_experiment(config: ConfigDict, device_count: int, platform: str | None
     micro_batches=micro_batches,
     best_metric=run.best_metric,
     best_mode=best_mode,
+    max_rollbacks=_max_rollbacks(config),
+    stall_seconds=run.stall_seconds,
+    profile=tuple(run.profile) if run.profile else None,
   )
+
+
+def _max_rollbacks(config: ConfigDict) -> int:
+  run = config.run
+  limits = {"stop": 0, "rollback": run.max_rollbacks}
+  return _look_up(limits, "run.on_nonfinite", run.on_nonfinite)
 
 
 def _schedule(config: ConfigDict, name: str) -> schedules.Schedule:

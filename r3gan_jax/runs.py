@@ -29,6 +29,7 @@ from r3gan_jax.metrics.modes import Classifier, ModeCoverage
 from r3gan_jax.metrics.statistics_cache import StatisticsCache
 from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints
+from r3gan_jax.training.distributed import is_first_process
 from r3gan_jax.training.loop import Snapshot
 from r3gan_jax.training.mesh import local_copy, make_local_mesh, make_mesh
 from r3gan_jax.training.state import abstract_state, averaged_params
@@ -212,16 +213,19 @@ def build_snapshots(
   # Where classes condition it, each row of the grid is one class.
   labels = np.arange(len(seeds), dtype=np.int32) // columns % algorithm.num_classes if algorithm.num_classes else None
   directory = workdir / "samples"
-  directory.mkdir(exist_ok=True)
 
   def save_grid(name: str, images: np.ndarray) -> np.ndarray:
     image = image_grid(beside_its_channels(images) if config.run.grid_channels else images, columns)
     save_png(directory / f"{name}.png", image, config.run.grid_scale)
     return image
 
-  save_grid("reals", loader.examples(seeds)["image"])
+  if is_first_process():
+    directory.mkdir(exist_ok=True)
+    save_grid("reals", loader.examples(seeds)["image"])
 
   def grid(params: Params, carry: Any, images_seen: int, writer: Any) -> Mapping[str, float]:
+    if not is_first_process():
+      return {}
     params, carry = local_copy((params, carry))
     image = save_grid(f"fakes_{images_seen:010}", sampler(params, carry, seeds, labels))
     writer.write_images(images_seen, {"samples": image[None]})

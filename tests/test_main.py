@@ -29,18 +29,6 @@ ROOT = Path(__file__).parent.parent
 SMOKE = "--config=configs/stacked_digits.py:smoke"
 
 
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-  """One device; compiled programs, and what is cached, are shared between the commands of a test session."""
-  base = tmp_path_factory.getbasetemp()
-  return os.environ | {
-    "XDG_CACHE_HOME": str(base / "cache"),
-    "JAX_COMPILATION_CACHE_DIR": str(base / "compiled"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "PYTHONWARNINGS": "error::DeprecationWarning:r3gan_jax",
-  }
-
-
 @pytest.fixture
 def command(environment):
   def run(*arguments, module="main.py", status=0):

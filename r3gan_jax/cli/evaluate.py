@@ -19,13 +19,14 @@ from absl import flags
 from etils import epath
 
 from r3gan_jax import factory, runs
-from r3gan_jax.cli.runner import run
+from r3gan_jax.cli.runner import join_processes, run
 from r3gan_jax.data.folder import ImageFiles
 from r3gan_jax.data.images import decode, open_image, to_array
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics.evaluation import Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.features import RESIZES
+from r3gan_jax.training.distributed import is_first_process
 from r3gan_jax.training.logging import METRICS_FILE, append_line
 from r3gan_jax.training.mesh import make_mesh
 
@@ -47,6 +48,7 @@ _JSON = flags.DEFINE_string("json", None, "Also write the numbers here.")
 
 
 def main() -> None:
+  join_processes()
   if _WEIGHTS.value and not _NETWORK.value:
     raise UserError("--weights needs --network: whose weights are they?")
   if not bool(_WORKDIR.value) == (not _REAL.value) == (not _FAKE.value):
@@ -74,6 +76,8 @@ def main() -> None:
     network = runs.build_feature_network(name, _RESIZE.value, weights, _DOWNLOAD.value)
     evaluation = Evaluation(metrics, network, make_mesh(), real, runs.statistics_cache(), _BATCH.value, _SEED.value)
     results.append({"network": network.name, "resize": network.resize} | evaluation(fake))
+  if not is_first_process():
+    return
   if trained:
     for result in results:
       named = {f"metrics/{key}": value for key, value in result.items()} | {"metrics/seed": float(_SEED.value)}

@@ -48,6 +48,7 @@ class FeatureExtractor:
     self._params = jax.device_put(network.params, NamedSharding(mesh, P()))
     self._sharding = NamedSharding(mesh, rows)
     owners = np.array([device.process_index for device in mesh.devices.flat])
+    self._quiet = True if jax.process_index() else None  # None: unless it is a terminal
     self._is_mine = np.repeat(owners == jax.process_index(), batch_per_device)
 
   def __call__(self, images: ImageSet) -> Iterator[dict[str, np.ndarray]]:
@@ -59,7 +60,7 @@ class FeatureExtractor:
     batch = len(self._is_mine)
     shape = None
     running: tuple[dict[str, jax.Array], int] | None = None
-    with tqdm(total=images.size, unit="image", desc=images.name, disable=None) as bar:
+    with tqdm(total=images.size, unit="image", desc=images.name, disable=self._quiet) as bar:
       for start in range(0, images.size, batch):
         # Padding repeats the last image.
         indices = np.minimum(np.arange(start, start + batch), images.size - 1)[self._is_mine]
