@@ -164,7 +164,10 @@ def test_another_kind_of_gan():
       carry = {"mean": jax.lax.pmean(mean, "data")}
       return gradients, carry, {"mean": mean}
 
-    def sample(self, params, carry, rngs, labels):
+    def noise(self, rngs):
+      raise AssertionError
+
+    def generate(self, params, carry, noise, labels):
       raise AssertionError
 
   import optax
