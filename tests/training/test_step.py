@@ -104,8 +104,8 @@ def test_draws_differ_between_iterations_phases_and_samples():
   seen = []
 
   class Recording(R3GAN):
-    def _noise(self, rngs):
-      z = super()._noise(rngs)
+    def noise(self, rngs):
+      z = super().noise(rngs)
       jax.debug.callback(lambda z: seen.append(np.asarray(z)), z)
       return z
 
