@@ -48,7 +48,7 @@ from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.loop import Experiment, Snapshot
 from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.optimizer import adam_without_momentum
-from r3gan_jax.training.state import abstract_state, averaged_params
+from r3gan_jax.training.state import TrainState, abstract_state, averaged_params
 from r3gan_jax.training.workdir import read_config
 
 LOSSES = {"relativistic": RELATIVISTIC, "non_saturating": NON_SATURATING}
@@ -368,6 +368,22 @@ class TrainedRun:
 
 
 def open_run(workdir: epath.PathLike, images_seen: int | None = None) -> TrainedRun:
+  """The averaged networks of a work directory; as `open_state`."""
+  algorithm, state = open_state(workdir, images_seen)
+  return TrainedRun(algorithm, averaged_params(algorithm, state), state.carry, int(state.images_seen))
+
+
+_LEFT_OPEN = {
+  "loss": "relativistic",
+  "penalties": ("r1", "r2"),
+  "penalised_gradient": "directional",
+  "augment_p": (0.0, 0.0),
+  "network": {"bfloat16": "auto", "grouped_conv": "auto"},
+}
+"""What a converted snapshot's configuration leaves to a recipe; for what can be done without one, any value serves."""
+
+
+def open_state(workdir: epath.PathLike, images_seen: int | None = None) -> tuple[Algorithm, TrainState]:
   """Reads a work directory; changes nothing in it.
 
   Args:
@@ -376,7 +392,8 @@ def open_run(workdir: epath.PathLike, images_seen: int | None = None) -> Trained
   Raises:
     UserError: it holds no readable checkpoint, or not that one.
   """
-  config = ConfigDict(read_config(workdir))
+  config = ConfigDict(_LEFT_OPEN)
+  config.update(read_config(workdir))
   directory = epath.Path(workdir) / "checkpoints"
   algorithm = build_algorithm(config)
   if not directory.exists():
@@ -386,7 +403,7 @@ def open_run(workdir: epath.PathLike, images_seen: int | None = None) -> Trained
   checkpoints.close()
   if state is None:
     raise UserError(f"{workdir} holds no checkpoint yet: train first")
-  return TrainedRun(algorithm, averaged_params(algorithm, state), state.carry, int(state.images_seen))
+  return algorithm, state
 
 
 def build_image_sets(
@@ -397,6 +414,11 @@ def build_image_sets(
   Where classes condition it, those of its own are drawn from the data's. Another `seed` gives other samples altogether.
   """
   config = ConfigDict(read_config(workdir))
+  if "source" not in config.data:
+    raise UserError(
+      f"{workdir} was converted and names no data yet; a recipe does: python main.py --config=... --workdir={workdir}, "
+      "with --config.run.total_images=1 if it is not to train"
+    )
   source = build_source(config)
   seeds = seed * num_samples + np.arange(num_samples)
   if seeds[-1] >= 2**32:

@@ -26,16 +26,21 @@ def keep_memory() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def run(main: Callable[[], None]) -> None:
-  """Parses flags and calls `main`; exits with status 2 after bad flags or a `UserError`, printed as one line."""
+def run(main: Callable[..., None], max_arguments: int = 0) -> None:
+  """Parses flags and calls `main`; exits with status 2 after bad flags or a `UserError`, printed as one line.
+
+  Args:
+    max_arguments: how many arguments that are no flags `main` takes; none need be given.
+  """
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_only_ours_below_warning)
 
   def guarded(argv: list[str]) -> None:
     try:
-      if argv[1:]:
-        raise UserError(f"unexpected arguments {argv[1:]}: flags look like --name=value")
-      main()
+      arguments = argv[1:]
+      if surplus := arguments[max_arguments:]:
+        raise UserError(f"unexpected arguments {surplus}: flags look like --name=value")
+      main(*arguments)
     except UserError as error:
       _fail(str(error))
 
@@ -43,6 +48,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+  flags.FLAGS.set_gnu_getopt(True)  # flags may follow arguments
   try:
     rest = flags.FLAGS(argv)
     if "config" in flags.FLAGS:
