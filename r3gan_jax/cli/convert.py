@@ -4,10 +4,10 @@
     python -m r3gan_jax.cli.convert --workdir=runs/NAME --out=state.npz
 
 Nothing in the snapshot is executed, and PyTorch is not needed. The directory is one to draw samples from as it is, and
-one to go on training with any recipe of the same networks, from its weights, its Adams' second moments and its images
-seen: `python main.py --config=... --workdir=runs/NAME`; the recipe also says what data it is evaluated on.
+one to go on training in with any recipe of the same networks, from its weights, its Adams' second moments and its
+images seen: `python main.py --config=... --workdir=runs/NAME`. The recipe also says what data it is evaluated on.
 
-The .npz holds, in PyTorch's layout and by their official names, `G/NAME`, `D/NAME` and `G_ema/NAME`, Adam's
+The .npz holds, by official names and in PyTorch's layout, `G/NAME`, `D/NAME` and `G_ema/NAME`, Adam's
 `G_opt_state/exp_avg_sq/NAME` and `G_opt_state/step`, the same of D, and `cur_nimg`. In PyTorch:
 
     state = np.load("state.npz")
@@ -17,139 +17,78 @@ The .npz holds, in PyTorch's layout and by their official names, `G/NAME`, `D/NA
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from r3gan_jax import factory
+from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.download import check_sum, fetch
-from r3gan_jax.interop.official import Snapshot, read_snapshot, resampling_kernels, to_state_dict
-from r3gan_jax.training.checkpoint import Checkpoints
-from r3gan_jax.training.optimizer import AdamState
-from r3gan_jax.training.state import TrainState
-from r3gan_jax.training.workdir import claim_workdir
+from r3gan_jax.interop.official import Snapshot, read_snapshot
+from r3gan_jax.training.official import official_arrays, write_workdir
 
 _OUT = flags.DEFINE_string("out", None, "The work directory to make; with --workdir, the .npz to write.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory to convert back.")
 _CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "With --workdir: images seen; default: the newest.")
 _SHA256 = flags.DEFINE_string("sha256", "", "What the snapshot's SHA-256 begins with; default: it is not checked.")
 
-_SEED = 0
-"""Of what training draws from here on; the official one is not in the snapshot."""
-
 
 def main(snapshot: str = "") -> None:
   if bool(snapshot) == bool(_WORKDIR.value):
-    raise UserError("name either a snapshot, a file or an http(s) URL, or a --workdir")
-  if snapshot:
-    to_workdir(snapshot, Path(_OUT.value), _SHA256.value.lower())
-  else:
-    to_npz(_WORKDIR.value or "", Path(_OUT.value), _CHECKPOINT.value)
-
-
-def to_workdir(snapshot: str, out: Path, sha256: str = "") -> None:
-  """Writes a work directory, whole or not at all; a UserError where `out` is taken or the snapshot is refused."""
-  if not re.fullmatch("[0-9a-f]{0,64}", sha256):
-    raise UserError(f"--sha256={sha256} is not written in hexadecimal digits, 64 of them at most")
-  if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-    raise UserError(f"--out={out} exists: name another directory")
-  official = _read(snapshot, sha256)
-  config, state = configuration(official, snapshot), train_state(official)
+    raise UserError("name either a snapshot, as a file or an http(s) URL, or a --workdir")
+  if "://" in _OUT.value:
+    raise UserError(f"--out={_OUT.value}: name a local place, and copy it from there")
+  out = Path(_OUT.value).expanduser()
   try:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as directory:
-      workdir = claim_workdir(Path(directory) / out.name, config)
-      checkpoints = Checkpoints(workdir / "checkpoints")
-      checkpoints.save(state)
-      checkpoints.close()
-      workdir.rename(out)
+    if snapshot:
+      _to_workdir(snapshot, out)
+    else:
+      _to_npz(out)
   except OSError as error:
     raise UserError(f"cannot write --out={out}: {error.strerror or error}") from None
-  side = config["data"]["resolution"]
+
+
+def _to_workdir(name: str, out: Path) -> None:
+  if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    raise UserError(f"--out={out} exists and is no empty directory: name another one")
+  snapshot = _read(name)
+  write_workdir(snapshot, out)
+  side = 4 * 2 ** (len(snapshot.generator.widths) - 1)
   print(
-    f"{_count(official.params['generator']):,} parameters of G, {_count(official.params['discriminator']):,} of D, "
-    f"{side}x{side}, {official.generator.num_classes or 'no'} classes, {official.images_seen:,} images seen: {out}"
+    f"G and D of {_count(snapshot.params['generator']):,} and {_count(snapshot.params['discriminator']):,} parameters, "
+    f"{side}x{side}, {snapshot.generator.num_classes or 'no'} classes, {snapshot.images_seen:,} images seen: {out}"
   )
-  if not all(official.updates.values()):
+  if not all(snapshot.updates.values()):
     print("the snapshot holds no state of Adam: training would go on from second moments of zero")
 
 
-def to_npz(workdir: str, out: Path, images_seen: int | None = None) -> None:
-  """Writes a checkpoint by official names and in PyTorch's layout; a UserError where there is none."""
+def _to_npz(out: Path) -> None:
   if out.suffix != ".npz":
     raise UserError(f"--out={out}: with --workdir it names an .npz")
-  algorithm, state = factory.open_state(workdir, images_seen)
-  arrays: dict[str, np.ndarray] = {"cur_nimg": np.asarray(state.images_seen)}
-  for letter, name in (("G", "generator"), ("D", "discriminator")):
-    network, adam = getattr(algorithm, name), state.optimizer[name]
-    parts = {letter: state.params[name], f"{letter}_opt_state/exp_avg_sq": adam.second_moment}
-    if name in state.ema:
-      parts[f"{letter}_ema"] = state.ema[name]
-    for part, params in parts.items():
-      arrays |= {f"{part}/{key}": value for key, value in to_state_dict(network, params).items()}
-    for part in parts.keys() - {f"{letter}_opt_state/exp_avg_sq"}:
-      arrays |= {f"{part}/{key}": value for key, value in resampling_kernels(network).items()}
-    arrays[f"{letter}_opt_state/step"] = np.asarray(adam.updates)
-  try:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as directory:
-      np.savez(Path(directory) / out.name, **arrays)  # type: ignore[arg-type]
-      (Path(directory) / out.name).replace(out)
-  except OSError as error:
-    raise UserError(f"cannot write --out={out}: {error.strerror or error}") from None
+  algorithm, state = factory.open_state(_WORKDIR.value or "", _CHECKPOINT.value)
+  arrays = official_arrays(cast(R3GAN, algorithm), state)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as directory:
+    whole = Path(directory) / out.name
+    np.savez(whole, **arrays)  # type: ignore[arg-type]
+    whole.replace(out)
   print(f"the checkpoint at {int(state.images_seen):,} images seen: {out}")
 
 
-def configuration(snapshot: Snapshot, title: str) -> dict[str, Any]:
-  """The settings that a snapshot fixes, as in configs/common.py; a UserError where no settings say what it is."""
-  generator, discriminator = snapshot.generator, snapshot.discriminator
-  found, expected = (generator.embed_dim, discriminator.embed_dim), (generator.noise_dim, generator.widths[0])
-  if generator.num_classes and found != expected:
-    raise UserError(
-      f"{title}: the class embeddings of G and D have the lengths {found}; config.network knows no others than "
-      f"{expected}, noise_dim and widths[0]: interop.official.read_snapshot reads it for use without a configuration"
-    )
-  shape = ("widths", "cardinalities", "blocks", "expansion", "noise_dim", "bfloat16_stages")
-  return {
-    "seed": _SEED,
-    "algorithm": "r3gan",
-    "data": {
-      "resolution": 4 * 2 ** (len(generator.widths) - 1),
-      "channels": generator.image_channels,
-      "num_classes": generator.num_classes,
-    },
-    "network": {name: getattr(generator, name) for name in shape},
-  }
-
-
-def train_state(snapshot: Snapshot) -> TrainState:
-  """The state that training goes on from."""
-  return jax.device_put(
-    TrainState(
-      params=snapshot.params,
-      optimizer={
-        name: AdamState(jnp.int32(snapshot.updates[name]), moments) for name, moments in snapshot.second_moments.items()
-      },
-      ema={"generator": snapshot.ema},
-      carry={},
-      rng=jax.random.key(_SEED),
-      images_seen=jnp.int32(snapshot.images_seen),
-    )
-  )
-
-
-def _read(snapshot: str, sha256: str) -> Snapshot:
-  if re.match("https?://", snapshot):
+def _read(name: str) -> Snapshot:
+  sha256 = _SHA256.value.lower()
+  if not re.fullmatch("[0-9a-f]{0,64}", sha256):
+    raise UserError(f"--sha256={sha256}: write it in hexadecimal digits, 64 at most")
+  if re.match("https?://", name):
     with tempfile.TemporaryDirectory() as directory:
       path = Path(directory) / "snapshot.pkl"
-      fetch(snapshot, path, sha256, otherwise="name the file in place of the URL")
+      fetch(name, path, sha256, otherwise="name the file in place of the URL")
       return read_snapshot(path)
-  path = Path(snapshot).expanduser()
+  path = Path(name).expanduser()
   if sha256 and path.is_file():
     check_sum(path, sha256)
   return read_snapshot(path)

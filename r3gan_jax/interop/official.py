@@ -36,6 +36,7 @@ _MODULES = {
   "torch.nn.modules.conv": ("Conv2d",),
   "torch.nn.modules.linear": ("Linear",),
 }
+_PICKLE = b"\x80"
 _EMBEDDING = "Model.EmbeddingLayer.weight"
 _RESAMPLING_KERNEL = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 64
 
@@ -71,6 +72,7 @@ def read_snapshot(path: Path) -> Snapshot:
   with one_line_errors(path, "an official snapshot of R3GAN"):
     # Mapped: whatever sizes it claims, no more is reserved than is there.
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+      check(mapped[:1] == _PICKLE, "it is no pickle")
       content = _SnapshotUnpickler(cast(IO[bytes], mapped)).load()
     check(isinstance(content, dict), "it holds no dict")
     g, d, g_ema = (_OfficialNetwork(name, content) for name in ("G", "D", "G_ema"))
@@ -199,7 +201,9 @@ class _SnapshotUnpickler(Unpickler):
     return super().persistent_load(identifier)
 
   def _storage(self, content: Any) -> Storage:
-    check(isinstance(content, bytes), "a storage of no bytes")
+    check(
+      isinstance(content, bytes) and content[:1] == _PICKLE, "a storage that torch.save's legacy form does not hold"
+    )
     if id(content) not in self._read:  # once, however often a hostile file asks
       storage = load_legacy(content)
       check(isinstance(storage, Storage), "a storage that is something else")
@@ -300,7 +304,7 @@ class _OfficialNetwork:
     return sum(lowered)
 
   def _walk(self, module: Any, prefix: str, seen: set[int]) -> None:
-    check(isinstance(module, _Module), f"{self._name}.{prefix} is no module")
+    check(isinstance(module, _Module), f"{self._name}.{prefix}".rstrip(".") + " is no module")
     check(id(module) not in seen and len(prefix) < 200, "modules that are nested as R3GAN's are not")
     seen.add(id(module))
     for tensors, found in ((module.parameters, self._parameters), (module.buffers, self._buffers)):
