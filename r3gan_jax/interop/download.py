@@ -33,7 +33,7 @@ def fetch(url: str, path: Path, sha256: str, otherwise: str) -> None:
           progress.update(file.write(block))
     if total and partial.stat().st_size != total:
       raise OSError(f"it ended after {partial.stat().st_size:,} of {total:,} bytes")
-    check_sum(partial, sha256, str(path))
+    check_sum(partial, sha256, url)
     partial.replace(path)
   except (OSError, HTTPException, ValueError) as error:
     raise UserError(f"{url} could not be downloaded ({error}): fetch it elsewhere and {otherwise}") from None

@@ -73,7 +73,7 @@ def server(tmp_path):
 def test_from_a_server(tmp_path, server):
   url = f"{server}/{SNAPSHOT.name}"
   done = command(url, "--sha256=01234567", f"--out={tmp_path}/run", status=2)
-  assert "snapshot.pkl is damaged: its SHA-256 begins with" in done.stderr.splitlines()[-1]
+  assert f"{SNAPSHOT.name} is damaged: its SHA-256 begins with" in done.stderr.splitlines()[-1]
   done = command(f"{server}/none.pkl", f"--out={tmp_path}/run", status=2)
   assert "none.pkl could not be downloaded (HTTP Error 404" in done.stderr.splitlines()[-1]
   assert not list(tmp_path.iterdir())
