@@ -8,6 +8,7 @@ then every name and shape is checked against it.
 
 import itertools
 import mmap
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,8 +198,7 @@ class _SnapshotUnpickler(Unpickler):
     }
 
   def persistent_load(self, identifier: Any) -> Storage:
-    check(False, "a reference to a storage elsewhere")
-    return super().persistent_load(identifier)
+    raise pickle.UnpicklingError("a reference to a storage elsewhere")
 
   def _storage(self, content: Any) -> Storage:
     check(

@@ -266,10 +266,10 @@ def test_hostile_files_are_refused_at_once_and_not_executed(tmp_path, monkeypatc
   path = tmp_path / "hostile.pkl"
   path.write_bytes(content)
   tracemalloc.start()
-  start = time.perf_counter()
+  start = time.process_time()
   with pytest.raises(UserError) as error:
     read_snapshot(path)
-  took = time.perf_counter() - start
+  took = time.process_time() - start
   _, peak = tracemalloc.get_traced_memory()
   tracemalloc.stop()
   line = str(error.value)
@@ -345,7 +345,7 @@ def test_mutated(tmp_path):
   read = 0
   for content in mutants(300, seed=0):
     path.write_bytes(content)
-    start = time.perf_counter()
+    start = time.process_time()
     read += read_or_refuse(path)
-    assert time.perf_counter() - start < 5  # usually 0.03
+    assert time.process_time() - start < 5  # usually 0.03
   assert 30 < read < 250
