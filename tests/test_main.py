@@ -29,18 +29,6 @@ ROOT = Path(__file__).parent.parent
 SMOKE = "--config=configs/stacked_digits.py:smoke"
 
 
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-  """One device; compiled programs, and what is cached, are shared between the commands of a test session."""
-  base = tmp_path_factory.getbasetemp()
-  return os.environ | {
-    "XDG_CACHE_HOME": str(base / "cache"),
-    "JAX_COMPILATION_CACHE_DIR": str(base / "compiled"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "PYTHONWARNINGS": "error::DeprecationWarning:r3gan_jax",
-  }
-
-
 @pytest.fixture
 def command(environment):
   def run(*arguments, module="main.py", status=0):
@@ -114,11 +102,33 @@ def test_stacked_mnist_is_measured_by_its_classifier(command, environment, tmp_p
   assert "named only 98.0% of digits" in done.stderr and not run.exists()
   digits_cnn.save(classifier, params, 0.995)
   done = command(*train, *size, f"--config.run.data_path={tmp_path}")
-  assert "of 40 real images it finds" in done.stderr
+  assert "names 99.5 % of held-out digits rightly" in done.stderr
   metrics = read_metrics(run)
   assert metrics["metrics/modes_samples"][1].tolist() == [40, 40]
   assert metrics["metrics/num_real"][1].tolist() == [40, 40]
   assert (metrics["metrics/fid"][1] > 0).all()
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last(command, tmp_path):
+  """By its score, which `cli.evaluate` finds again; going on, it gives way only to a better one."""
+  run = tmp_path / "run"
+  train = ("--config=configs/stacked_digits.py", f"--workdir={run}", "--config.batch_size=8")
+  train += ("--config.run.metric_samples=60", "--config.run.snapshot_every_images=8", "--config.run.keep_checkpoints=1")
+  for total, direction, choose in ((40, "modes_kl", np.argmin), (48, "modes_kl", np.argmin), (56, "modes", np.argmax)):
+    command(*train, f"--config.run.total_images={total}", f"--config.run.best_metric={direction}")
+    images_seen, values = read_metrics(run)[f"metrics/{direction}"]
+    (best,) = (int(path.name) for path in (run / "best").iterdir())
+    assert values[list(images_seen).index(best)] == values[choose(values)]
+  arguments = ("--metrics=modes", "--num_samples=60", f"--json={tmp_path / 'scores.json'}", "--checkpoint=best")
+  shown = command(f"--workdir={run}", *arguments, module="-m r3gan_jax.cli.evaluate").stdout
+  (scores,) = json.loads((tmp_path / "scores.json").read_text())
+  assert scores["modes"] == values.max() and scores["real_modes"] > scores["modes"]
+  assert re.search(rf"images_seen +{best}\n", shown)
+  sample = "-m r3gan_jax.cli.sample"
+  done = command(f"--workdir={run}", "--checkpoint=best", "--seeds=0", f"--out={tmp_path}/x.png", module=sample)
+  assert f"checkpoint at {best} images" in done.stdout
+  done = command(f"--workdir={run}", "--checkpoint=last", f"--out={tmp_path}/x.png", module=sample, status=2)
+  assert "--checkpoint=last is neither a number of images seen nor 'best'" in done.stderr
 
 
 def test_resumed_equals_uninterrupted_bitwise(command, tmp_path):
@@ -188,6 +198,8 @@ def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
     ((SMOKE, "--config.augment_p=(0.0,0.5)", "--config.augment.hue=-1.0"), "config.augment.hue = -1.0 must not be"),
     ((SMOKE, "--config.augment_p=(0.0,0.5)", "--config.data.channels=2"), "augmentation needs images of 1 or 3"),
     ((SMOKE, "--config.run.metrics=('sharpness',)"), "'sharpness' is unknown: choose from ['fid',"),
+    ((SMOKE, "--config.run.best_metric=fid"), "config.run.best_metric = 'fid' needs 'fid' in config.run.metrics"),
+    ((SMOKE, "--config.run.best_metric=is"), "config.run.best_metric = 'is' is unknown: choose from ['fid',"),
     ((SMOKE, "--config.run.metrics=('fid',)"), "put https://github.com/mseitzer/pytorch-fid"),
     ((), "--config"),
   ],

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from r3gan_jax import factory
+from r3gan_jax import runs
 from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
@@ -33,7 +33,7 @@ from r3gan_jax.training.official import official_arrays, write_workdir
 
 _OUT = flags.DEFINE_string("out", None, "The work directory to make; with --workdir, the .npz to write.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory to convert back.")
-_CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "With --workdir: images seen; default: the newest.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "With --workdir: its images seen, or 'best'; default: the newest.")
 _SHA256 = flags.DEFINE_string("sha256", "", "What the snapshot's SHA-256 begins with; default: it is not checked.")
 
 
@@ -69,7 +69,7 @@ def _to_workdir(name: str, out: Path) -> None:
 def _to_npz(out: Path) -> None:
   if out.suffix != ".npz":
     raise UserError(f"--out={out}: with --workdir it names an .npz")
-  algorithm, state = factory.open_state(_WORKDIR.value or "", _CHECKPOINT.value)
+  _, algorithm, state = runs.open_state(_WORKDIR.value or "", _CHECKPOINT.value)
   arrays = official_arrays(cast(R3GAN, algorithm), state)
   out.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as directory:

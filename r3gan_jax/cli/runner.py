@@ -1,4 +1,4 @@
-"""How every command of the project runs: flags, logging, and one line for an error that the user can mend."""
+"""How every command of the project runs: flags, logging, its processes, and one line for what the user should know."""
 
 import logging as standard_logging
 import os
@@ -6,9 +6,11 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 
-from r3gan_jax.errors import UserError
+from r3gan_jax.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError
+from r3gan_jax.training import distributed
 
 _KEEP_MEMORY = ":".join(
   f"glibc.malloc.{name}" for name in ("arena_max=1", "hugetlb=1", f"mmap_threshold={2**32}", f"trim_threshold={2**33}")
@@ -26,8 +28,18 @@ def keep_memory() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "Of several processes: host:port of the first one.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
+
+
+def join_processes(peer_timeout_seconds: int = 100) -> None:
+  """`distributed.initialize` by the flags; for the top of a `main` that several processes run together."""
+  distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, peer_timeout_seconds)
+
+
 def run(main: Callable[..., None], max_arguments: int = 0) -> None:
-  """Parses flags and calls `main`; exits with status 2 after bad flags or a `UserError`, printed as one line.
+  """Parses flags and calls `main`. Bad flags, a `UserError` and `Interrupted` end it with one line and their status.
 
   Args:
     max_arguments: how many arguments that are no flags `main` takes; none need be given.
@@ -42,7 +54,13 @@ def run(main: Callable[..., None], max_arguments: int = 0) -> None:
         raise UserError(f"unexpected arguments {surplus}: flags look like --name=value")
       main(*arguments)
     except UserError as error:
-      _fail(str(error))
+      _end(f"error: {error}", USER_ERROR)
+    except Interrupted as error:
+      _end(str(error), INTERRUPTED)
+    except jax.errors.JaxRuntimeError as error:
+      if jax.process_count() == 1:
+        raise
+      _end(f"error: another process is gone, or this one failed: {str(error).splitlines()[0]}", INTERRUPTED)
 
   app.run(guarded, flags_parser=_parse)
 
@@ -62,8 +80,15 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _fail(message: str) -> NoReturn:
-  print(f"error: {message}", file=sys.stderr)
-  sys.exit(2)
+  _end(f"error: {message}", USER_ERROR)
+
+
+def _end(message: str, status: int) -> NoReturn:
+  print(message, file=sys.stderr, flush=True)
+  if jax.distributed.is_initialized() and jax.process_count() > 1:
+    sys.stdout.flush()
+    os._exit(status)  # an orderly exit would wait for the other processes
+  sys.exit(status)
 
 
 def _only_ours_below_warning(record: standard_logging.LogRecord) -> bool:

@@ -20,6 +20,8 @@ if importlib.util.find_spec("tensorflow") is None:
 from clu import metric_writers
 from clu.metric_writers import MetricWriter as MetricWriter
 
+from r3gan_jax.training.distributed import is_first_process
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -89,7 +91,9 @@ class TensorBoardWriter(_ScalarsAndImagesWriter):
 
 
 def make_writer(workdir: epath.Path) -> MetricWriter:
-  """The writer of a run: log, metrics.jsonl, tensorboard/."""
+  """The writer of a run: log, metrics.jsonl, tensorboard/; on any process but the first, of nothing."""
+  if not is_first_process():
+    return metric_writers.MultiWriter([])
   return metric_writers.MultiWriter(
     [
       metric_writers.LoggingWriter(),

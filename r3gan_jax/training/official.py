@@ -1,5 +1,7 @@
 """A work directory from a snapshot of the official implementation, and official arrays from a state of training."""
 
+import errno
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +14,7 @@ from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.official import Snapshot, resampling_kernels, to_state_dict
 from r3gan_jax.networks.r3gan import Discriminator, Generator
-from r3gan_jax.training.checkpoint import Checkpoints
+from r3gan_jax.training.checkpoint import DIRECTORY, Checkpoints
 from r3gan_jax.training.optimizer import AdamState
 from r3gan_jax.training.state import TrainState
 from r3gan_jax.training.workdir import claim_workdir
@@ -31,10 +33,13 @@ def write_workdir(snapshot: Snapshot, path: Path) -> None:
   config, state = configuration(snapshot), train_state(snapshot)
   path.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as directory:
-    workdir = claim_workdir(Path(directory) / path.name, config)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    checkpoints.save(state)
+    workdir = Path(directory) / path.name
+    claim_workdir(workdir, config)
+    checkpoints = Checkpoints(workdir / DIRECTORY)
+    saved = checkpoints.save(state)
     checkpoints.close()
+    if not saved:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     workdir.rename(path)
 
 
@@ -77,6 +82,7 @@ def train_state(snapshot: Snapshot) -> TrainState:
       carry={},
       rng=jax.random.key(_SEED),
       images_seen=jnp.int32(snapshot.images_seen),
+      rollbacks=jnp.int32(0),
     )
   )
 

@@ -16,7 +16,7 @@ RUN_SECTION = "run"
 """The part of a configuration that may change when a run is resumed: how it is carried out, not what is trained."""
 
 
-def claim_workdir(workdir: epath.PathLike, config: dict[str, Any]) -> epath.Path:
+def claim_workdir(workdir: epath.PathLike, config: dict[str, Any]) -> None:
   """Creates `workdir` for `config`, or checks that it was made by an equal one, or one that left settings open.
 
   Raises:
@@ -36,7 +36,6 @@ def claim_workdir(workdir: epath.PathLike, config: dict[str, Any]) -> epath.Path
     raise UserError(
       f"cannot write to the work directory {path}: {error.strerror or error}: name another --workdir"
     ) from None
-  return path
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:

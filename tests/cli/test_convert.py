@@ -12,7 +12,7 @@ import numpy as np
 import official_pickles
 import pytest
 
-from r3gan_jax import factory
+from r3gan_jax import runs
 
 ROOT = Path(__file__).parent.parent.parent
 SNAPSHOT = official_pickles.path("cond_8px")
@@ -43,7 +43,7 @@ def test_there_samples_training_and_back(tmp_path):
     module="main.py",
   )
   assert "resumed from" in done.stderr and "at 123,456 images" in done.stderr
-  _, state = factory.open_state(run)
+  _, _, state = runs.open_state(run)
   assert int(state.images_seen) == 123472
   assert [int(adam.updates) for adam in state.optimizer.values()] == [3, 3]  # one of them in the snapshot
 
@@ -78,7 +78,7 @@ def test_from_a_server(tmp_path, server):
   assert "none.pkl could not be downloaded (HTTP Error 404" in done.stderr.splitlines()[-1]
   assert not list(tmp_path.iterdir())
   command(url, f"--out={tmp_path}/run")
-  assert factory.open_run(tmp_path / "run").images_seen == 123456
+  assert runs.open_run(tmp_path / "run").images_seen == 123456
 
 
 @pytest.mark.parametrize(

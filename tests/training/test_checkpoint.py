@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from r3gan_jax.errors import UserError
-from r3gan_jax.training.checkpoint import Checkpoints
+from r3gan_jax.training.checkpoint import BestCheckpoint, Checkpoints
 from r3gan_jax.training.mesh import make_mesh, replicated
 from r3gan_jax.training.state import TrainState
 
@@ -134,3 +134,26 @@ def test_nothing_readable(tmp_path):
   with pytest.raises(UserError, match="none of the checkpoints"):
     Checkpoints(tmp_path).restore_latest(abstract())
   assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("mode, kept", [("min", [1, 1, 3, 3]), ("max", [1, 2, 2, 2])])
+def test_the_best_is_kept(tmp_path, mode, kept):
+  for images_seen, score, expected in zip((1, 2, 3, 4), (5.0, 6.0, 4.0, 4.5), kept, strict=True):
+    best = BestCheckpoint(tmp_path, "score", mode)  # of a new process
+    best.offer(make_state(images_seen), {"score": score, "other": 0.0})
+    best.close()
+    assert [int(path.name) for path in tmp_path.iterdir()] == [expected]
+    assert_same(Checkpoints(tmp_path).restore_latest(abstract()), make_state(expected))
+
+
+def test_the_best_of_an_older_state_replaces_a_newer_one(tmp_path):
+  best = BestCheckpoint(tmp_path, "score", "min")
+  for images_seen, score in ((5, 2.0), (3, 1.0), (4, 1.5), (3, 1.0)):
+    best.offer(make_state(images_seen), {"score": score})
+  best.close()
+  assert [path.name for path in tmp_path.iterdir()] == ["3"]
+  other = BestCheckpoint(tmp_path, "other", "max")
+  other.offer(make_state(3), {"other": -1.0})
+  other.offer(make_state(4), {"other": 0.0})
+  other.close()
+  assert [path.name for path in tmp_path.iterdir()] == ["4"]

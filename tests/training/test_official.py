@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import cifar10
-from r3gan_jax import factory
+from r3gan_jax import factory, runs
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.official import read_snapshot
 from r3gan_jax.training.official import official_arrays, write_workdir
@@ -36,7 +36,7 @@ def recipe():
 def test_its_images_are_the_official_ones(tmp_path, case):
   write_workdir(snapshot(case), tmp_path / "new" / "run")
   assert [path.name for path in (tmp_path / "new").iterdir()] == ["run"]
-  algorithm, state = factory.open_state(tmp_path / "new" / "run")
+  _, algorithm, state = runs.open_state(tmp_path / "new" / "run")
   arrays = golden_cases.load(case).arrays
   generate = jax.jit(lambda params: algorithm.generator.apply({"params": params}, arrays["z"], arrays.get("labels")))
   for params, images in ((state.params, "fake"), (averaged_params(algorithm, state), "ema_fake")):
@@ -49,7 +49,7 @@ def test_its_images_are_the_official_ones(tmp_path, case):
 def test_there_and_back_bit_for_bit(tmp_path, case):
   """What an independent reader finds in the official file is what we give back, and nothing else is."""
   write_workdir(snapshot(case), tmp_path / "run")
-  arrays = official_arrays(*factory.open_state(tmp_path / "run"))
+  arrays = official_arrays(*runs.open_state(tmp_path / "run")[1:])
   official = official_pickles.read(case)
   expected = {"cur_nimg": official["cur_nimg"]}
   for letter in ("G", "D", "G_ema"):
@@ -69,9 +69,8 @@ def test_there_and_back_bit_for_bit(tmp_path, case):
 def test_the_first_recipe_that_agrees_makes_it_its_own(tmp_path):
   run = tmp_path / "run"
   write_workdir(snapshot("cond_8px"), run)
-  trained = factory.open_run(run)
-  with pytest.raises(UserError, match=r"names no data yet; a recipe does: python main\.py --config=\.\.\. --workdir="):
-    factory.build_image_sets(run, trained, num_samples=8, seed=0)
+  with pytest.raises(UserError, match=r"converted snapshot names no data; a recipe does: python main\.py --config="):
+    factory.build_source(runs.open_run(run).config)
 
   before = read_config(run)
   other = recipe()
@@ -84,7 +83,10 @@ def test_the_first_recipe_that_agrees_makes_it_its_own(tmp_path):
   assert ConfigDict(read_config(run)).augment_p == [0.0, 0.55]
   with pytest.raises(UserError, match=r"config\.gamma = \[0\.05, 0\.005\], but now it is \[1\.0, 0\.1\]"):
     claim_workdir(run, recipe().to_dict() | {"gamma": (1.0, 0.1)})
-  real, fake = factory.build_image_sets(run, factory.open_run(run), num_samples=8, seed=0)
+  trained = runs.open_run(run)
+  source = factory.build_source(trained.config)
+  fake = runs.fake_images(trained.algorithm, source, num_samples=8, seed=0)(trained.params, trained.carry)
+  real = runs.real_images(trained.config, source, num_samples=8)
   assert fake.images(np.arange(8)).shape == real.images(np.arange(8)).shape == (8, 8, 8, 3)
 
 

@@ -10,7 +10,8 @@ CONFIG = {"name": "x", "gamma": (1.0, 0.1), "data": {"name": "mnist"}, "run": {"
 
 
 def test_created_and_claimed_again(tmp_path):
-  workdir = claim_workdir(tmp_path / "deep" / "run", CONFIG)
+  workdir = tmp_path / "deep" / "run"
+  claim_workdir(workdir, CONFIG)
   assert read_config(workdir) == json.loads(json.dumps(CONFIG))
   claim_workdir(workdir, CONFIG)
 
