@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from r3gan_jax import factory
+from r3gan_jax.errors import INTERRUPTED
 from r3gan_jax.metrics import digits_cnn
 from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.logging import read_metrics
@@ -147,7 +148,7 @@ def test_killed_at_random_moments_it_goes_on_from_the_last_complete_checkpoint(c
   command(SMOKE, f"--workdir={tmp_path}/whole", *frequent)
   killed = tmp_path / "killed"
   moments = random.Random(0)
-  for _ in range(4):
+  for attempt in range(4):
     process = subprocess.Popen(
       [sys.executable, "main.py", SMOKE, f"--workdir={killed}", *frequent],
       cwd=ROOT,
@@ -158,8 +159,8 @@ def test_killed_at_random_moments_it_goes_on_from_the_last_complete_checkpoint(c
     while process.poll() is None and len(list(killed.glob("samples/fakes*"))) <= already:
       time.sleep(0.01)  # it trains, and saves at every iteration
     time.sleep(moments.uniform(0, 0.5))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(signal.SIGTERM if attempt % 2 else signal.SIGKILL)
+    assert process.wait() == (INTERRUPTED if attempt % 2 else -signal.SIGKILL)
   command(SMOKE, f"--workdir={killed}", *frequent)
   assert_bitwise_equal(final_state(killed), final_state(tmp_path / "whole"))
 
@@ -199,6 +200,10 @@ def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
     ((SMOKE, "--config.augment_p=(0.0,0.5)", "--config.data.channels=2"), "augmentation needs images of 1 or 3"),
     ((SMOKE, "--config.run.metrics=('sharpness',)"), "'sharpness' is unknown: choose from ['fid',"),
     ((SMOKE, "--config.run.best_metric=fid"), "config.run.best_metric = 'fid' needs 'fid' in config.run.metrics"),
+    ((SMOKE, "--config.run.on_nonfinite=ignore"), "config.run.on_nonfinite = 'ignore' is unknown: choose from"),
+    ((SMOKE, "--config.run.profile=(3,1)"), "config.run.profile = (3, 1): give the first and the last iteration"),
+    ((SMOKE, "--config.run.stall_seconds=0.0"), "config.run.stall_seconds = 0.0 must be positive"),
+    ((SMOKE, "--process_id=0"), "go together: name all three, or none"),
     ((SMOKE, "--config.run.best_metric=is"), "config.run.best_metric = 'is' is unknown: choose from ['fid',"),
     ((SMOKE, "--config.run.metrics=('fid',)"), "put https://github.com/mseitzer/pytorch-fid"),
     ((), "--config"),
@@ -222,6 +227,18 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(command, tm
   done = command(SMOKE, f"--workdir={tmp_path}", "--config.learning_rate=(1e30,1e30)", status=2)
   assert re.search(r"error: training diverged at \d+ images: not finite: .*last good checkpoint", done.stderr)
   assert np.isfinite(final_state(tmp_path).params["generator"]["to_image"]["kernel"]).all()
+
+
+def test_rollbacks_come_to_an_end(command, tmp_path):
+  diverging = ("--config.learning_rate=(1e30,1e30)", "--config.run.on_nonfinite=rollback")
+  done = command(SMOKE, f"--workdir={tmp_path}", *diverging, "--config.run.max_rollbacks=2", status=2)
+  assert re.search(r"for the 1\. of 2 times(.|\n)*for the 2\. of 2 times(.|\n)*error: training diverged", done.stderr)
+
+
+def test_a_hang_ends_with_the_reason(command, tmp_path):
+  """Here compiling the first iteration takes longer than allowed."""
+  done = command(SMOKE, f"--workdir={tmp_path}", "--config.run.stall_seconds=0.1", status=INTERRUPTED)
+  assert "no iteration has ended for 0.1 seconds (config.run.stall_seconds)" in done.stderr.splitlines()[-1]
 
 
 def test_dry_run_prints_counts_memory_and_flops_and_touches_nothing(command, tmp_path):

@@ -77,10 +77,7 @@ Panels = dict[str, list[Curve]]
 def main() -> None:
   workdir = epath.Path(_WORKDIR.value)
   config = read_config(workdir)
-  try:
-    metrics = read_metrics(workdir)
-  except FileNotFoundError:  # written at the end of the first interval
-    metrics = {}
+  metrics = read_metrics(workdir)
   sections = arrange(metrics)
   if _CURVES.value:
     _write(epath.Path(_CURVES.value), _picture(sections), "--curves")

@@ -110,9 +110,13 @@ def append_line(path: epath.Path, images_seen: int, values: Mapping[str, float |
 
 
 def read_metrics(workdir: epath.PathLike) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """From metrics.jsonl: name -> (images seen int64 [n], values float64 [n]), in order, without repetitions."""
+  """From metrics.jsonl: name -> (images seen int64 [n], values float64 [n]), in order, without repetitions.
+
+  Nothing where there is no such file: it is written at the end of the first interval.
+  """
   series: dict[str, dict[int, float]] = {}
-  for line in (epath.Path(workdir) / METRICS_FILE).read_text().splitlines():
+  path = epath.Path(workdir) / METRICS_FILE
+  for line in path.read_text().splitlines() if path.exists() else []:
     try:
       scalars = json.loads(line)
     except json.JSONDecodeError:  # cut off in mid-write

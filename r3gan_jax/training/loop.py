@@ -181,7 +181,7 @@ class _Trainer:
     is_saved = True
     try:
       with Preemption().watched() as preemption:
-        if images_seen == 0 or self._snapshot_was_cut_off(images_seen):
+        if self._snapshot_is_missing(images_seen):
           is_saved = self._snapshot(state)
         watchdog.beat()
         while images_seen < experiment.total_images:
@@ -228,8 +228,8 @@ class _Trainer:
     self._writer.flush()
     return is_saved
 
-  def _snapshot_was_cut_off(self, images_seen: int) -> bool:
-    """Whether there should have been one at the checkpoint from which the run goes on, but it did not end."""
+  def _snapshot_is_missing(self, images_seen: int) -> bool:
+    """Whether there should have been one of the state from which the run goes on, but it was not ended or begun."""
     experiment = self._experiment
     due = images_seen >= experiment.total_images or _crosses(
       experiment.snapshot_every_images, images_seen - experiment.images_per_iteration, images_seen

@@ -27,6 +27,7 @@ def make_state(images_seen, devices=1):
     carry={},
     rng=jax.random.key(images_seen),
     images_seen=jnp.int32(images_seen),
+    rollbacks=jnp.int32(0),
   )
   return jax.device_put(state, replicated(make_mesh(devices)))
 
@@ -99,18 +100,22 @@ def files(directory):
 
 @damages
 def test_every_damage_falls_back_to_the_checkpoint_before(tmp_path):
-  """Each file of the newest checkpoint in turn is truncated or removed: either it still restores exactly, or it is
-  noticed and the one before it is used. Never anything in between."""
+  """Each file of the newest checkpoint in turn is truncated, removed, or has one bit flipped: either it still restores
+  exactly, or it is noticed and the one before it is used. Never anything in between."""
   saved(tmp_path / "good", 1, 2, keep_last=2)
   newest = tmp_path / "good" / "2"
   noticed = 0
   for i, file in enumerate(files(newest)):
-    for damage in ("truncate", "remove"):
+    for damage in ("truncate", "remove", "flip"):
       copy = tmp_path / f"{i}{damage}"
       shutil.copytree(tmp_path / "good", copy)
       damaged = copy / "2" / file.relative_to(newest)
       if damage == "truncate":
         damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+      elif damage == "flip":
+        data = bytearray(damaged.read_bytes()) or bytearray(1)
+        data[len(data) // 2] ^= 1
+        damaged.write_bytes(data)
       else:
         damaged.unlink()
       checkpoints = Checkpoints(copy)
