@@ -84,9 +84,7 @@ def test_from_a_server(tmp_path, server):
 @pytest.mark.parametrize(
   "arguments, message",
   [
-    ((), "name either a snapshot, as a file or an http(s) URL, or a --workdir"),
     ((SNAPSHOT, "more.pkl"), "unexpected arguments ['more.pkl']"),
-    ((SNAPSHOT, "--sha256=0123"), "is damaged: its SHA-256 begins with"),
     ((SNAPSHOT, f"--out={ROOT}"), "exists and is no empty directory"),
     (
       ("README.md",),
