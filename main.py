@@ -3,7 +3,7 @@
 The same command again resumes the run. Settings are changed with e.g. `--config.batch_size=64`.
 """
 
-from r3gan_jax.cli.runner import join_processes, keep_memory, run
+from r3gan_jax.cli.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()
@@ -14,6 +14,8 @@ from etils import epath
 from ml_collections import config_flags
 
 from r3gan_jax import factory, runs
+from r3gan_jax.cli.processes import join_processes
+from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.distributed import check_same_everywhere, on_first_process
 from r3gan_jax.training.logging import make_writer

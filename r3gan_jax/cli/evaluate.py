@@ -19,7 +19,8 @@ from absl import flags
 from etils import epath
 
 from r3gan_jax import factory, runs
-from r3gan_jax.cli.runner import join_processes, run
+from r3gan_jax.cli.processes import join_processes
+from r3gan_jax.cli.runner import run
 from r3gan_jax.data.folder import ImageFiles
 from r3gan_jax.data.images import decode, open_image, to_array
 from r3gan_jax.errors import UserError

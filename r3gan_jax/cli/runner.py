@@ -1,4 +1,4 @@
-"""How every command of the project runs: flags, logging, its processes, and one line for what the user should know."""
+"""How every command of the project runs: flags, logging, and one line for what the user should know."""
 
 import logging as standard_logging
 import os
@@ -10,32 +10,6 @@ import jax
 from absl import app, flags, logging
 
 from r3gan_jax.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError
-from r3gan_jax.training import distributed
-
-_KEEP_MEMORY = ":".join(
-  f"glibc.malloc.{name}" for name in ("arena_max=1", "hugetlb=1", f"mmap_threshold={2**32}", f"trim_threshold={2**33}")
-)
-
-
-def keep_memory() -> None:
-  """Starts this process anew with an allocator that keeps what it frees, in huge pages; for the top of a command.
-
-  XLA's CPU backend allocates its temporaries, GBs, at every step. glibc would return them to the system, and every
-  step would fault in each page again. The setting is read when a process starts. Set GLIBC_TUNABLES for another.
-  """
-  if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-    os.environ["GLIBC_TUNABLES"] = _KEEP_MEMORY
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "Of several processes: host:port of the first one.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
-
-
-def join_processes(peer_timeout_seconds: int = 100) -> None:
-  """`distributed.initialize` by the flags; for the top of a `main` that several processes run together."""
-  distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, peer_timeout_seconds)
 
 
 def run(main: Callable[..., None], max_arguments: int = 0) -> None:

@@ -13,7 +13,8 @@ from absl import flags
 from etils import epath
 
 from r3gan_jax import runs
-from r3gan_jax.cli.runner import join_processes, run
+from r3gan_jax.cli.processes import join_processes
+from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler, image_grid, labels_of_seeds, save_png
 from r3gan_jax.training.distributed import gathered, is_first_process
