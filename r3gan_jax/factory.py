@@ -235,7 +235,12 @@ def _schedule(config: ConfigDict, name: str) -> schedules.Schedule:
 
 
 def build_source(config: ConfigDict) -> Source:
-  """The data, by index; a UserError where they are not prepared."""
+  """The data, by index; a UserError where they are not prepared, or not named yet, as in a converted work directory."""
+  if "source" not in config.data:
+    raise UserError(
+      "a converted snapshot names no data; a recipe does: python main.py --config=... --workdir=..., of the same "
+      "networks, with --config.run.total_images=1 if it is not to train"
+    )
   return _look_up(SOURCES, "data.source", config.data.source)(config)
 
 

@@ -32,7 +32,7 @@ from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints
 from r3gan_jax.training.distributed import is_first_process
 from r3gan_jax.training.loop import Snapshot
 from r3gan_jax.training.mesh import local_copy, make_local_mesh, make_mesh
-from r3gan_jax.training.state import abstract_state, averaged_params
+from r3gan_jax.training.state import TrainState, abstract_state, averaged_params
 from r3gan_jax.training.workdir import read_config
 
 METRICS = ("modes", *FEATURE_METRICS)
@@ -54,6 +54,23 @@ class TrainedRun:
 
 
 def open_run(workdir: epath.PathLike, checkpoint: str = "") -> TrainedRun:
+  """The averaged networks of a work directory; otherwise as `open_state`."""
+  config, algorithm, state = open_state(workdir, checkpoint)
+  params, carry = local_copy((averaged_params(algorithm, state), state.carry))
+  return TrainedRun(config, algorithm, params, carry, int(state.images_seen))
+
+
+_LEFT_OPEN = {
+  "loss": "relativistic",
+  "penalties": ("r1", "r2"),
+  "penalised_gradient": "directional",
+  "augment_p": (0.0, 0.0),
+  "network": {"bfloat16": "auto", "grouped_conv": "auto"},
+}
+"""What the configuration of a converted snapshot leaves to a recipe. What is done without one is the same for all."""
+
+
+def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDict, Algorithm, TrainState]:
   """Reads a work directory; changes nothing in it.
 
   Args:
@@ -62,7 +79,8 @@ def open_run(workdir: epath.PathLike, checkpoint: str = "") -> TrainedRun:
   Raises:
     UserError: it holds no readable checkpoint, or not that one.
   """
-  config = ConfigDict(read_config(workdir))
+  config = ConfigDict(_LEFT_OPEN)
+  config.update(read_config(workdir))
   if not (checkpoint in ("", "best") or checkpoint.isdecimal()):
     raise UserError(f"--checkpoint={checkpoint} is neither a number of images seen nor 'best'")
   directory = epath.Path(workdir) / (BEST_DIRECTORY if checkpoint == "best" else DIRECTORY)
@@ -76,8 +94,7 @@ def open_run(workdir: epath.PathLike, checkpoint: str = "") -> TrainedRun:
   checkpoints.close()
   if state is None:
     raise UserError(f"{directory} holds no checkpoint yet: train first")
-  params, carry = local_copy((averaged_params(algorithm, state), state.carry))
-  return TrainedRun(config, algorithm, params, carry, int(state.images_seen))
+  return config, algorithm, state
 
 
 Score = Callable[[ImageSet], dict[str, float]]

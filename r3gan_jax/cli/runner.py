@@ -12,16 +12,21 @@ from absl import app, flags, logging
 from r3gan_jax.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError
 
 
-def run(main: Callable[[], None]) -> None:
-  """Parses flags and calls `main`. Bad flags, a `UserError` and `Interrupted` end it with one line and their status."""
+def run(main: Callable[..., None], max_arguments: int = 0) -> None:
+  """Parses flags and calls `main`. Bad flags, a `UserError` and `Interrupted` end it with one line and their status.
+
+  Args:
+    max_arguments: how many arguments that are no flags `main` takes; none need be given.
+  """
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_only_ours_below_warning)
 
   def guarded(argv: list[str]) -> None:
     try:
-      if argv[1:]:
-        raise UserError(f"unexpected arguments {argv[1:]}: flags look like --name=value")
-      main()
+      arguments = argv[1:]
+      if surplus := arguments[max_arguments:]:
+        raise UserError(f"unexpected arguments {surplus}: flags look like --name=value")
+      main(*arguments)
     except UserError as error:
       _end(f"error: {error}", USER_ERROR)
     except Interrupted as error:
@@ -35,6 +40,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+  flags.FLAGS.set_gnu_getopt(True)  # flags may follow arguments
   try:
     rest = flags.FLAGS(argv)
     if "config" in flags.FLAGS:

@@ -1,4 +1,8 @@
-"""A run's directory belongs to one configuration."""
+"""A run's directory belongs to one configuration.
+
+One made from a snapshot of another implementation (cli/convert.py) holds only the settings that the snapshot fixes; the
+first recipe that agrees with them makes it its own.
+"""
 
 import json
 from typing import Any
@@ -13,7 +17,7 @@ RUN_SECTION = "run"
 
 
 def claim_workdir(workdir: epath.PathLike, config: dict[str, Any]) -> None:
-  """Creates `workdir` for `config`, or checks that it was made by an equal one.
+  """Creates `workdir` for `config`, or checks that it was made by an equal one, or one that left settings open.
 
   Raises:
     UserError: where it cannot be written, holds something else, or was made by another configuration (the message
@@ -55,8 +59,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _check_same(path: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
   old_settings, new_settings = flatten(old), flatten(new)
-  for name in [*old_settings, *new_settings]:
-    before, now = old_settings.get(name, "(absent)"), new_settings.get(name, "(absent)")
+  for name, before in old_settings.items():
+    now = new_settings.get(name, "(absent)")
     if before != now and not name.startswith(f"{RUN_SECTION}."):
       raise UserError(
         f"{path} was made with config.{name} = {before!r}, but now it is {now!r}: "
