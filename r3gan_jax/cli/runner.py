@@ -30,6 +30,8 @@ def run(main: Callable[[], None]) -> None:
   """Parses flags and calls `main`; exits with status 2 after bad flags or a `UserError`, printed as one line."""
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_only_ours_below_warning)
+  # It logs what it raises too, with its traceback.
+  standard_logging.getLogger("gcsfs").setLevel(standard_logging.CRITICAL)
 
   def guarded(argv: list[str]) -> None:
     try:

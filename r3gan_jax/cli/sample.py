@@ -15,6 +15,7 @@ from r3gan_jax import runs
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler, image_grid, labels_of_seeds, save_png
+from r3gan_jax.storage import as_path, failing_as, make_directory
 from r3gan_jax.training.mesh import make_local_mesh
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
@@ -26,14 +27,12 @@ _OUT = flags.DEFINE_string("out", None, "A .png, a .npz, or a directory.", requi
 
 def main() -> None:
   seeds = parse_seeds(_SEEDS.value)
+  out = as_path(_OUT.value)
   trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
   labels = _labels(trained.algorithm.num_classes, seeds)
   images = Sampler(trained.algorithm, make_local_mesh())(trained.params, trained.carry, seeds, labels)
-  out = epath.Path(_OUT.value)
-  try:
+  with failing_as(f"cannot write --out={out}", out):
     _write(out, images, seeds, labels)
-  except OSError as error:
-    raise UserError(f"cannot write --out={out}: {error.strerror or error}") from None
   print(f"{len(seeds)} images of the checkpoint at {trained.images_seen:,} images seen: {out}")
 
 
@@ -65,16 +64,16 @@ def _labels(num_classes: int, seeds: np.ndarray) -> np.ndarray | None:
 
 def _write(out: epath.Path, images: np.ndarray, seeds: np.ndarray, labels: np.ndarray | None) -> None:
   if out.suffix == ".png":
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(out.parent)
     save_png(out, image_grid(images, math.ceil(math.sqrt(len(images)))))
   elif out.suffix == ".npz":
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(out.parent)
     buffer = BytesIO()
     arrays = {"images": images, "seeds": seeds} | ({} if labels is None else {"labels": labels})
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     out.write_bytes(buffer.getvalue())
   else:
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     for seed, image in zip(seeds.tolist(), images, strict=True):
       save_png(out / f"seed{seed:08}.png", image)
 

@@ -9,6 +9,7 @@ from absl import logging
 from etils import epath
 
 from r3gan_jax.errors import UserError
+from r3gan_jax.storage import absolute
 from r3gan_jax.training.state import TrainState
 
 DIRECTORY = "checkpoints"
@@ -29,7 +30,7 @@ class Checkpoints:
   """
 
   def __init__(self, directory: epath.PathLike, keep_last: int = 1, keep_every_images: int = 0):
-    self.directory = _absolute(directory)
+    self.directory = absolute(directory)
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every_images or None),
@@ -103,7 +104,7 @@ class BestCheckpoint:
     self._metric, self._mode = metric, mode
     worst = float("inf") if mode == "min" else -float("inf")
     self._manager = ocp.CheckpointManager(
-      _absolute(directory),
+      absolute(directory),
       options=ocp.CheckpointManagerOptions(
         max_to_keep=1,
         best_mode=mode,
@@ -129,9 +130,3 @@ class BestCheckpoint:
   def close(self) -> None:
     """Waits, and frees the manager's threads."""
     self._manager.close()
-
-
-def _absolute(directory: epath.PathLike) -> epath.Path:
-  """Orbax wants absolute paths; remote ones (gs://...) are."""
-  path = epath.Path(directory)
-  return path if "://" in str(path) else path.resolve()
