@@ -40,14 +40,16 @@ def failing_as(message: str, path: epath.PathLike, cure: str = "") -> Iterator[N
   except UserError:
     raise
   except Exception as error:  # whatever the many layers below raise for a remote path
-    if isinstance(error, ImportError):
-      why = "install gcsfs: pip install -e '.[gcs]'" if os.fspath(path).startswith("gs://") else str(error)
-    elif is_remote(path):
-      why = "no such bucket" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())[:300]
-    elif isinstance(error, OSError):
+    if not is_remote(path):
+      if not isinstance(error, OSError):
+        raise
       why = error.strerror or str(error)
+    elif isinstance(error, ImportError) and os.fspath(path).startswith("gs://"):
+      why = "install gcsfs: pip install -e '.[gcs]'"
+    elif isinstance(error, FileNotFoundError):
+      why = "no such bucket or file"
     else:
-      raise
+      why = " ".join(str(error).split())[:300]
     raise UserError(f"{message}: {why}" + (f": {cure}" if cure else "")) from None
 
 

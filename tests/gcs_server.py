@@ -16,8 +16,9 @@ from threading import Lock, Thread
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 BUCKET = "bucket"
+OBJECTS_ONLY = "objects-only"
 FORBIDDEN = "forbidden"
-"""The names of two buckets: one that anybody may read and write, one that nobody may. There is no other."""
+"""All the buckets: anybody may read and write one, by a second name only its objects, and nobody may the third."""
 
 PAGE = 5
 """Entries of a list that come at once, at most."""
@@ -78,12 +79,13 @@ class _Handler(BaseHTTPRequestHandler):
     self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
     found = _PATH.fullmatch(url.path)
     try:
-      if not found or found[2] not in (BUCKET, FORBIDDEN):
+      if not found or found[2] not in (BUCKET, OBJECTS_ONLY, FORBIDDEN):
         raise _Failed(404)
-      if found[2] == FORBIDDEN:
+      is_bucket = "/o" not in url.path.removeprefix(f"/storage/v1/b/{found[2]}")
+      if found[2] == FORBIDDEN or (found[2] == OBJECTS_ONLY and is_bucket):
         raise _Failed(403)
       with self.server.lock:
-        self._answer(found[1], *(part and unquote(part) for part in found.groups()[2:]), is_bucket="/o" not in url.path)
+        self._answer(found[1], *(part and unquote(part) for part in found.groups()[2:]), is_bucket)
     except _Failed as failed:
       self._reply({"error": {"code": failed.args[0], "message": "so says the server"}}, failed.args[0])
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from gcs_server import BUCKET, FORBIDDEN, gcs_server
+from gcs_server import BUCKET, FORBIDDEN, OBJECTS_ONLY, gcs_server
 from image_files import write_idx_files, write_images, zip_directory
 from ml_collections import ConfigDict
 from PIL import Image
@@ -153,7 +153,7 @@ def tfds_source(path):
   "act, path, message",
   [
     (claim, FORBIDDEN, "cannot write to the work directory gs://forbidden/x: Forbidden: .*: name another --workdir"),
-    (claim, "absent", "cannot write to the work directory gs://absent/x: no such bucket: name another"),
+    (claim, "absent", "cannot write to the work directory gs://absent/x: no such bucket or file: name another"),
     (read_config, FORBIDDEN, "config.json cannot be read: Forbidden"),
     (read_config, "absent", "is not a work directory"),
     (ImageFiles, FORBIDDEN, "cannot read gs://forbidden/x: Forbidden"),
@@ -166,6 +166,12 @@ def test_places_that_cannot_be_used(server, act, path, message):
     act(f"gs://{path}/x")
   assert "\n" not in str(error.value)
   assert not any(name.startswith("x/") for name in server[0])
+
+
+def test_checkpoints_need_to_know_the_kind_of_bucket(server):
+  server[0]["kept/8/file"] = b""
+  with pytest.raises(UserError, match="^cannot use gs://objects-only/kept: 403 .*: so says the server$"):
+    Checkpoints(f"gs://{OBJECTS_ONLY}/kept")
 
 
 def test_unknown_kinds_of_paths():
@@ -183,11 +189,12 @@ def command(environment, *arguments, status=0):
 
 def test_without_gcsfs_one_line_says_what_to_install(server):
   program = (
-    "import sys; sys.modules['gcsfs'] = None; sys.argv[1:] = ['--workdir=gs://bucket/run']; "
-    "from r3gan_jax.cli import report; from r3gan_jax.cli.runner import run; run(report.main)"
+    "import sys; sys.modules['gcsfs'] = None; from r3gan_jax.training.workdir import read_config; "
+    "read_config('gs://bucket/run')"
   )
-  (line,) = command(server[1], "-c", program, status=2).stderr.splitlines()
-  assert line.startswith("error: gs://bucket/run/config.json cannot be read: install gcsfs: pip install -e '.[gcs]'")
+  line = command(server[1], "-c", program, status=1).stderr.splitlines()[-1]
+  message = "gs://bucket/run/config.json cannot be read: install gcsfs: pip install -e '.[gcs]'"
+  assert line.startswith(f"r3gan_jax.errors.UserError: {message}")
 
 
 def final_state(workdir):
@@ -198,11 +205,11 @@ def final_state(workdir):
   return jax.tree.map(np.asarray, state.replace(rng=jax.random.key_data(state.rng)))
 
 
-def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path):
+def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path, tmp_path_factory):
   """Trained, its newest checkpoint damaged, resumed from the one before, scored, sampled and reported."""
   objects, environment = server
-  environment = environment | {
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+  environment = environment | {  # test_main.py compiles the same programs
+    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
   run = f"gs://{BUCKET}/run"

@@ -23,6 +23,8 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _LABELS = "dataset.json"
 _CHECKED_AT_START = 2000
 _READ_AT_ONCE = 16
+_LONG_HEADER = 512
+"""Of a zip's member; it and the data come in one read unless it is longer, and from an object store a read is slow."""
 
 
 class ImageFiles:
@@ -76,10 +78,12 @@ class ImageFiles:
       return storage.read(self.path / name)
     # Not through zipfile, whose readers share one file position: threads would wait for each other.
     member = self._zipped[name]
-    start, size = member.header_offset, member.compress_size
-    header = storage.read(self.path, start, start + 30)
-    start += 30 + sum(struct.unpack_from("<HH", header, 26))  # past the name and the extra field
-    data = storage.read(self.path, start, start + size)
+    start, stop = member.header_offset, member.header_offset + member.compress_size
+    data = storage.read(self.path, start, stop + _LONG_HEADER)
+    header = 30 + sum(struct.unpack_from("<HH", data, 26))  # with the name and the extra field
+    if header > _LONG_HEADER:
+      data = storage.read(self.path, start, stop + header)
+    data = data[header : header + member.compress_size]
     try:
       return data if member.compress_type == zipfile.ZIP_STORED else zlib.decompress(data, -zlib.MAX_WBITS)
     except zlib.error:

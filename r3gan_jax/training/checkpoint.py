@@ -9,7 +9,7 @@ from absl import logging
 from etils import epath
 
 from r3gan_jax.errors import UserError
-from r3gan_jax.storage import absolute
+from r3gan_jax.storage import absolute, failing_as
 from r3gan_jax.training.state import TrainState
 
 DIRECTORY = "checkpoints"
@@ -31,10 +31,9 @@ class Checkpoints:
 
   def __init__(self, directory: epath.PathLike, keep_last: int = 1, keep_every_images: int = 0):
     self.directory = absolute(directory)
-    self._manager = ocp.CheckpointManager(
-      self.directory,
-      options=ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every_images or None),
-    )
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every_images or None)
+    with failing_as(f"cannot use {self.directory}", self.directory):
+      self._manager = ocp.CheckpointManager(self.directory, options=options)
 
   def save(self, state: TrainState) -> None:
     """Starts saving `state`; waits for an earlier save to end first."""

@@ -75,6 +75,12 @@ def test_threads_and_processes_read_a_zip_at_once(tmp_path):
   assert len(images) == len(files)
 
 
+def test_long_names_in_a_zip(tmp_path):
+  images = write_images(tmp_path / "images" / ("a" * 200) / ("b" * 200) / ("c" * 200), 3)
+  path = zip_directory(tmp_path / "images", tmp_path / "images.zip", zipfile.ZIP_DEFLATED)
+  np.testing.assert_array_equal(everything(FolderSource(str(path), SHAPE, 0))["image"], images)
+
+
 def broken(directory, how):
   """The path to a folder that is wrong in one way."""
   file = directory / "00000" / "00003.png"
