@@ -170,7 +170,7 @@ def test_places_that_cannot_be_used(server, act, path, message):
 
 def test_checkpoints_need_to_know_the_kind_of_bucket(server):
   server[0]["kept/8/file"] = b""
-  with pytest.raises(UserError, match="^cannot use gs://objects-only/kept: 403 .*: so says the server$"):
+  with pytest.raises(UserError, match=r"^cannot use gs://objects-only/kept: 403 .*: so says the server$"):
     Checkpoints(f"gs://{OBJECTS_ONLY}/kept")
 
 
@@ -197,16 +197,18 @@ def test_without_gcsfs_one_line_says_what_to_install(server):
   assert line.startswith(f"r3gan_jax.errors.UserError: {message}")
 
 
-def final_state(workdir):
-  algorithm = factory.build_algorithm(ConfigDict(read_config(workdir)))
-  checkpoints = Checkpoints(workdir / "checkpoints")
-  state = checkpoints.restore_latest(abstract_state(algorithm, factory.build_optimizers(algorithm), make_mesh(1)))
-  checkpoints.close()
-  return jax.tree.map(np.asarray, state.replace(rng=jax.random.key_data(state.rng)))
+def final_states(*workdirs):
+  algorithm = factory.build_algorithm(ConfigDict(read_config(workdirs[0])))
+  abstract = abstract_state(algorithm, factory.build_optimizers(algorithm), make_mesh(1))
+  for workdir in workdirs:
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state = checkpoints.restore_latest(abstract)
+    checkpoints.close()
+    yield jax.tree.map(np.asarray, state.replace(rng=jax.random.key_data(state.rng)))
 
 
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path, tmp_path_factory):
-  """Trained, its newest checkpoint damaged, resumed from the one before, scored, sampled and reported."""
+  """Trained, cut off in its last save, the checkpoint before damaged, resumed, scored, sampled and reported."""
   objects, environment = server
   environment = environment | {  # test_main.py compiles the same programs
     "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "compiled"),
@@ -214,15 +216,17 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path, tmp_path_facto
   }
   run = f"gs://{BUCKET}/run"
   train = ("main.py", "--config=configs/stacked_digits.py:smoke", "--config.data.source=stacked_digits")
-  settings = {"metrics": "('modes',)", "best_metric": "modes", "metric_samples": 60, "keep_checkpoints": 2}
+  settings = {"metrics": "('modes',)", "best_metric": "modes", "metric_samples": 60, "keep_checkpoints": 3}
   settings |= {"snapshot_every_images": 8, "log_every_images": 8}
   train += tuple(f"--config.run.{name}={value}" for name, value in settings.items())
   command(environment, *train, f"--workdir={tmp_path / 'run'}", "--config.run.total_images=32")
   command(environment, *train, f"--workdir={run}", "--config.run.total_images=24")
-  for name in [name for name in objects if name.startswith("run/checkpoints/24/")]:
+  unfinished = {name for name in objects if name.startswith("run/checkpoints/24/default/ocdbt.process_0/d/")}
+  assert unfinished and objects.pop("run/checkpoints/24/commit_success.txt")
+  for name in [name for name in objects if name.startswith("run/checkpoints/16/")]:
     objects[name] = objects[name][: len(objects[name]) // 2]
   done = command(environment, *train, f"--workdir={run}", "--config.run.total_images=32")
-  assert re.search(r"resumed from gs://bucket/run/checkpoints at 16 images", done.stderr)
+  assert re.search(r"resumed from gs://bucket/run/checkpoints at 8 images", done.stderr)
   arguments = (f"--workdir={run}", "--metrics=modes", "--num_samples=60", "--checkpoint=best")
   shown = command(environment, "-m", "r3gan_jax.cli.evaluate", *arguments).stdout
   sample = ("-m", "r3gan_jax.cli.sample", f"--workdir={run}", "--seeds=0-7")
@@ -230,12 +234,13 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path, tmp_path_facto
   command(environment, "-m", "r3gan_jax.cli.report", f"--workdir={run}")
 
   checkpoints = {name.split("/")[2] for name in objects if name.startswith("run/checkpoints/")}
-  assert checkpoints == {"24", "32", "damaged-24"}  # and nothing is left of the others
+  assert checkpoints == {"16", "24", "32", "damaged-16"}  # nothing is left of 0 and 8
+  assert not unfinished & objects.keys()
   for name, data in objects.items():
     (tmp_path / "bucket" / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "bucket" / name).write_bytes(data)
   expected, actual = tmp_path / "run", tmp_path / "bucket" / "run"
-  jax.tree.map(np.testing.assert_array_equal, final_state(actual), final_state(expected))
+  jax.tree.map(np.testing.assert_array_equal, *final_states(actual, expected))
   grids = sorted((expected / "samples").iterdir())
   assert len(grids) == 6
   for grid in grids:
