@@ -74,15 +74,16 @@ class ImageFiles:
     return self._read(self.names[index])
 
   def _read(self, name: str) -> bytes:
-    if self._zipped is None:
-      return storage.read(self.path / name)
-    # Not through zipfile, whose readers share one file position: threads would wait for each other.
-    member = self._zipped[name]
-    start, stop = member.header_offset, member.header_offset + member.compress_size
-    data = storage.read(self.path, start, stop + _LONG_HEADER)
-    header = 30 + sum(struct.unpack_from("<HH", data, 26))  # with the name and the extra field
-    if header > _LONG_HEADER:
-      data = storage.read(self.path, start, stop + header)
+    with storage.failing_as(f"cannot read {name} in {self.path}", self.path):
+      if self._zipped is None:
+        return storage.read(self.path / name)
+      # Not through zipfile, whose readers share one file position: threads would wait for each other.
+      member = self._zipped[name]
+      start, stop = member.header_offset, member.header_offset + member.compress_size
+      data = storage.read(self.path, start, stop + _LONG_HEADER)
+      header = 30 + sum(struct.unpack_from("<HH", data, 26))  # with the name and the extra field
+      if header > _LONG_HEADER:
+        data = storage.read(self.path, start, stop + header)
     data = data[header : header + member.compress_size]
     try:
       return data if member.compress_type == zipfile.ZIP_STORED else zlib.decompress(data, -zlib.MAX_WBITS)
@@ -147,9 +148,12 @@ class FolderSource:
     self._shape = image_shape
     self._labels = _labels(self._files, num_classes) if num_classes else None
     spread = np.linspace(0, len(self) - 1, min(len(self), _CHECKED_AT_START)).astype(int)
+
+    def check(index: int) -> None:
+      self._check_size(open_image(self._files.read(index), self._files.title(index)).size, index)
+
     with ThreadPoolExecutor(_READ_AT_ONCE) as threads:
-      for index, data in zip(spread.tolist(), threads.map(self._files.read, spread.tolist()), strict=True):
-        self._check_size(open_image(data, self._files.title(index)).size, index)
+      list(threads.map(check, spread.tolist()))
 
   def __len__(self) -> int:
     return len(self._files)

@@ -139,3 +139,11 @@ def test_bad_folders_are_named(labelled, how, message):
   with pytest.raises(UserError, match=message) as error:
     everything(FolderSource(str(path), SHAPE, 3))
   assert "\n" not in str(error.value)
+
+
+def test_a_file_that_goes_away_is_named(tmp_path):
+  write_images(tmp_path, 2)
+  files = ImageFiles(tmp_path)
+  (tmp_path / "00001.png").unlink()
+  with pytest.raises(UserError, match=r"^cannot read 00001.png in .*: No such file or directory$"):
+    files.read(1)
