@@ -12,6 +12,9 @@ from etils import epath
 
 from r3gan_jax.errors import UserError
 
+# With TensorFlow installed, epath would else go through it, which has other credentials, settings and errors.
+os.environ.setdefault("EPATH_USE_TF", "false")
+
 
 def is_remote(path: epath.PathLike) -> bool:
   """Whether it lies in an object store."""
