@@ -10,13 +10,13 @@ if __name__ == "__main__":
 
 import jax
 from absl import flags, logging
-from etils import epath
 from ml_collections import config_flags
 
 from r3gan_jax import factory, runs
 from r3gan_jax.cli.processes import join_processes
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
+from r3gan_jax.storage import as_path
 from r3gan_jax.training.distributed import check_same_everywhere, on_first_process
 from r3gan_jax.training.logging import make_writer
 from r3gan_jax.training.loop import train
@@ -45,7 +45,7 @@ def main() -> None:
   check_same_everywhere("the configuration", config.to_dict())
   loader = factory.build_loader(config)
   scores = runs.build_scores(config, loader.source)
-  workdir = epath.Path(_WORKDIR.value or f"runs/{config.name}")
+  workdir = as_path(_WORKDIR.value or f"runs/{config.name}")
   on_first_process(lambda: claim_workdir(workdir, config.to_dict()))
   logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
   writer = make_writer(workdir)

@@ -28,6 +28,7 @@ from r3gan_jax.metrics.features import RESIZES, FeatureNetwork
 from r3gan_jax.metrics.modes import Classifier, ModeCoverage
 from r3gan_jax.metrics.statistics_cache import StatisticsCache
 from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
+from r3gan_jax.storage import as_path, make_directory
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints
 from r3gan_jax.training.distributed import is_first_process
 from r3gan_jax.training.loop import Snapshot
@@ -83,7 +84,7 @@ def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDic
   config.update(read_config(workdir))
   if not (checkpoint in ("", "best") or checkpoint.isdecimal()):
     raise UserError(f"--checkpoint={checkpoint} is neither a number of images seen nor 'best'")
-  directory = epath.Path(workdir) / (BEST_DIRECTORY if checkpoint == "best" else DIRECTORY)
+  directory = as_path(workdir) / (BEST_DIRECTORY if checkpoint == "best" else DIRECTORY)
   algorithm = factory.build_algorithm(config)
   if not directory.exists():
     cure = "train with config.run.best_metric" if checkpoint == "best" else "train first"
@@ -237,7 +238,7 @@ def build_snapshots(
     return image
 
   if is_first_process():
-    directory.mkdir(exist_ok=True)
+    make_directory(directory)
     save_grid("reals", loader.examples(seeds)["image"])
 
   def grid(params: Params, carry: Any, images_seen: int, writer: Any) -> Mapping[str, float]:

@@ -7,7 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "r3gan_jax"
 FLOORS = (
-  ("errors", "ops", "schedules"),
+  ("errors",),
+  ("ops", "schedules", "storage"),
   ("augment", "data", "losses", "networks"),
   ("algorithms", "interop", "metrics"),
   ("sampling", "training"),

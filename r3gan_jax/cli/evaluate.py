@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from etils import epath
 
 from r3gan_jax import factory, runs
 from r3gan_jax.cli.processes import join_processes
@@ -27,6 +26,7 @@ from r3gan_jax.errors import UserError
 from r3gan_jax.metrics.evaluation import Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.features import RESIZES
+from r3gan_jax.storage import absolute, as_path, failing_as
 from r3gan_jax.training.distributed import is_first_process
 from r3gan_jax.training.logging import METRICS_FILE, append_line
 from r3gan_jax.training.mesh import make_mesh
@@ -82,17 +82,15 @@ def main() -> None:
   if trained:
     for result in results:
       named = {f"metrics/{key}": value for key, value in result.items()} | {"metrics/seed": float(_SEED.value)}
-      append_line(epath.Path(_WORKDIR.value) / METRICS_FILE, trained.images_seen, named)
+      append_line(as_path(_WORKDIR.value) / METRICS_FILE, trained.images_seen, named)
   if trained:
     print(f"{'images_seen':24}{trained.images_seen}")
   for result in results:
     for key, value in result.items():
       print(f"{key:24}{value if isinstance(value, str) else format(value, '.6g')}")
   if _JSON.value:
-    try:
-      epath.Path(_JSON.value).write_text(json.dumps(results, indent=2) + "\n")
-    except OSError as error:
-      raise UserError(f"cannot write --json={_JSON.value}: {error.strerror or error}") from None
+    with failing_as(f"cannot write --json={_JSON.value}", _JSON.value):
+      as_path(_JSON.value).write_text(json.dumps(results, indent=2) + "\n")
 
 
 def image_set(name: str, path: str) -> ImageSet:
@@ -113,7 +111,7 @@ def image_set(name: str, path: str) -> ImageSet:
   def images(indices: np.ndarray) -> np.ndarray:
     return np.stack(list(threads.map(read, indices.tolist())))
 
-  described = [str(files.path.resolve()), *map(str, zip(files.names, files.sizes, strict=True))]
+  described = [str(absolute(files.path)), *map(str, zip(files.names, files.sizes, strict=True))]
   return ImageSet(name, len(files), images, hashlib.sha256("\n".join(described).encode()).hexdigest())
 
 

@@ -23,6 +23,7 @@ from PIL import Image
 
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
+from r3gan_jax.storage import as_path, failing_as
 from r3gan_jax.training.logging import read_metrics
 from r3gan_jax.training.workdir import flatten, read_config
 
@@ -75,12 +76,12 @@ Panels = dict[str, list[Curve]]
 
 
 def main() -> None:
-  workdir = epath.Path(_WORKDIR.value)
+  workdir = as_path(_WORKDIR.value)
   config = read_config(workdir)
   metrics = read_metrics(workdir)
   sections = arrange(metrics)
   if _CURVES.value:
-    _write(epath.Path(_CURVES.value), _picture(sections), "--curves")
+    _write(as_path(_CURVES.value), _picture(sections), "--curves")
   _write(workdir / "report.html", _page(workdir, config, metrics, sections).encode(), "--workdir")
   for name, (_, values) in metrics.items():
     if name.startswith("metrics/"):
@@ -246,10 +247,8 @@ def _picture(sections: dict[str, Panels]) -> bytes:
 
 
 def _write(path: epath.Path, data: bytes, flag: str) -> None:
-  try:
+  with failing_as(f"{flag}: cannot write {path}", path):
     path.write_bytes(data)
-  except OSError as error:
-    raise UserError(f"{flag}: cannot write {path}: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

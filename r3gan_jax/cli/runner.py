@@ -20,6 +20,8 @@ def run(main: Callable[..., None], max_arguments: int = 0) -> None:
   """
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_only_ours_below_warning)
+  # It logs what it raises too, with its traceback.
+  standard_logging.getLogger("gcsfs").setLevel(standard_logging.CRITICAL)
 
   def guarded(argv: list[str]) -> None:
     try:

@@ -17,6 +17,7 @@ from r3gan_jax.cli.processes import join_processes
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler, image_grid, labels_of_seeds, save_png
+from r3gan_jax.storage import as_path, failing_as, make_directory
 from r3gan_jax.training.distributed import gathered, is_first_process
 from r3gan_jax.training.mesh import make_local_mesh
 
@@ -30,6 +31,7 @@ _OUT = flags.DEFINE_string("out", None, "A .png, a .npz, or a directory.", requi
 def main() -> None:
   join_processes()
   seeds = parse_seeds(_SEEDS.value)
+  out = as_path(_OUT.value)
   trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
   labels = _labels(trained.algorithm.num_classes, seeds)
   # Of several processes each draws a share.
@@ -37,16 +39,13 @@ def main() -> None:
   mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
   sampler = Sampler(trained.algorithm, make_local_mesh())
   images = sampler(trained.params, trained.carry, seeds[mine], None if labels is None else labels[mine])
-  out = epath.Path(_OUT.value)
-  try:
+  with failing_as(f"cannot write --out={out}", out):
     if out.suffix not in (".png", ".npz"):
       _write_directory(out, images, seeds[mine])
     else:
       images = gathered(images, share)[: len(seeds)]
       if is_first_process():
         _write_file(out, images, seeds, labels)
-  except OSError as error:
-    raise UserError(f"cannot write --out={out}: {error.strerror or error}") from None
   if is_first_process():
     print(f"{len(seeds)} images of the checkpoint at {trained.images_seen:,} images seen: {out}")
 
@@ -78,7 +77,7 @@ def _labels(num_classes: int, seeds: np.ndarray) -> np.ndarray | None:
 
 
 def _write_file(out: epath.Path, images: np.ndarray, seeds: np.ndarray, labels: np.ndarray | None) -> None:
-  out.parent.mkdir(parents=True, exist_ok=True)
+  make_directory(out.parent)
   if out.suffix == ".png":
     save_png(out, image_grid(images, math.ceil(math.sqrt(len(images)))))
     return
@@ -89,7 +88,7 @@ def _write_file(out: epath.Path, images: np.ndarray, seeds: np.ndarray, labels: 
 
 
 def _write_directory(out: epath.Path, images: np.ndarray, seeds: np.ndarray) -> None:
-  out.mkdir(parents=True, exist_ok=True)
+  make_directory(out)
   for seed, image in zip(seeds.tolist(), images, strict=True):
     save_png(out / f"seed{seed:08}.png", image)
 

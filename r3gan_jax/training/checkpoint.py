@@ -13,6 +13,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from r3gan_jax.errors import UserError
+from r3gan_jax.storage import absolute, failing_as, is_remote
 from r3gan_jax.training.distributed import agreed, is_first_process
 from r3gan_jax.training.state import TrainState
 
@@ -37,12 +38,8 @@ class Checkpoints:
   """
 
   def __init__(self, directory: epath.PathLike, keep_last: int = 1, keep_every_images: int = 0):
-    self.directory = _absolute(directory)
-    self._manager = ocp.CheckpointManager(
-      self.directory,
-      options=ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every_images or None),
-      item_names=(_STATE, _CHECKSUMS),
-    )
+    self.directory = absolute(directory)
+    self._manager = _manager(self.directory, max_to_keep=keep_last, keep_period=keep_every_images or None)
 
   def save(self, state: TrainState) -> bool:
     """Starts saving `state`; waits for an earlier save to end first.
@@ -124,15 +121,12 @@ class BestCheckpoint:
   def __init__(self, directory: epath.PathLike, metric: str, mode: str):
     self._metric, self._mode = metric, mode
     worst = float("inf") if mode == "min" else -float("inf")
-    self._manager = ocp.CheckpointManager(
-      _absolute(directory),
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=1,
-        best_mode=mode,
-        # A run that was resumed may have chosen by another score before.
-        best_fn=lambda scores: scores.get(metric, worst),
-      ),
-      item_names=(_STATE, _CHECKSUMS),
+    self._manager = _manager(
+      absolute(directory),
+      max_to_keep=1,
+      best_mode=mode,
+      # A run that was resumed may have chosen by another score before.
+      best_fn=lambda scores: scores.get(metric, worst),
     )
     kept = self._manager.best_step()
     self._best = worst if kept is None else (self._manager.metrics(kept) or {}).get(metric, worst)
@@ -152,6 +146,13 @@ class BestCheckpoint:
   def close(self) -> None:
     """Waits, and frees the manager's threads."""
     self._manager.close()
+
+
+def _manager(directory: epath.Path, **options: Any) -> ocp.CheckpointManager:
+  with failing_as(f"cannot use {directory}", directory):
+    return ocp.CheckpointManager(
+      directory, options=ocp.CheckpointManagerOptions(**options), item_names=(_STATE, _CHECKSUMS)
+    )
 
 
 def _saved(state: TrainState) -> ocp.args.Composite:
@@ -184,7 +185,7 @@ def _check(state: TrainState, checksums: Mapping[str, int]) -> None:
 def _has_room_for(directory: epath.Path, state: TrainState) -> bool:
   """Whether the first process sees room for `state`; where not, it says so. Of remote storage nothing is asked."""
   needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SPARE_BYTES
-  free = needed if "://" in str(directory) else shutil.disk_usage(directory).free
+  free = needed if is_remote(directory) else shutil.disk_usage(directory).free
   if free < needed:
     logging.error(
       "no checkpoint was written: %s has %.2f GiB left of the %.2f that it takes; make room, the run goes on and tries "
@@ -198,9 +199,3 @@ def _has_room_for(directory: epath.Path, state: TrainState) -> bool:
 
 def _first_line(error: Exception) -> str:
   return str(error).strip().split("\n")[0][:200]
-
-
-def _absolute(directory: epath.PathLike) -> epath.Path:
-  """Orbax wants absolute paths; remote ones (gs://...) are."""
-  path = epath.Path(directory)
-  return path if "://" in str(path) else path.resolve()

@@ -8,6 +8,7 @@ import jax
 from absl import logging
 from etils import epath
 
+from r3gan_jax.storage import make_directory
 from r3gan_jax.training.distributed import is_first_process
 
 
@@ -45,7 +46,7 @@ class Profile:
     for path in Path(self._trace.name).rglob("*"):
       if path.is_file():
         target = self._directory / str(path.relative_to(self._trace.name))
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(target.parent)
         target.write_bytes(path.read_bytes())
     self._trace.cleanup()
     self._trace = None
