@@ -2,8 +2,17 @@
 
 One seed gives the same image whatever else is drawn with it. `--out` names a .png (one grid), a .npz (array `images`,
 uint8 [n, H, W, C], and `seeds` and, if conditional, `labels`), or a directory (one PNG a seed).
+
+    --class=3                               one class for all seeds; without it, each seed decides on one
+    --class=0-9                             every seed in each of these: in a grid, a row a class and a column a seed
+    --interpolate=2 --out=walk.gif          from each seed to the next in 2 seconds, and back to the first: a loop;
+                                            .mp4 with `pip install -e '.[video]'`; several classes move side by side
+    --truncation=0.7                        not of the paper: less varied, more typical images, from noise times 0.7.
+                                            The features at 4x4 are linear in the noise, so this moves them towards
+                                            their mean (of the class), as StyleGAN's truncation does its w.
 """
 
+import importlib.util
 import math
 from io import BytesIO
 
@@ -16,7 +25,16 @@ from r3gan_jax import runs
 from r3gan_jax.cli.processes import join_processes
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
-from r3gan_jax.sampling import Sampler, image_grid, labels_of_seeds, save_png
+from r3gan_jax.sampling import (
+  FRAME_RATE,
+  Sampler,
+  image_grid,
+  interpolation,
+  labels_of_seeds,
+  save_png,
+  save_pngs,
+  save_video,
+)
 from r3gan_jax.storage import as_path, failing_as, make_directory
 from r3gan_jax.training.distributed import gathered, is_first_process
 from r3gan_jax.training.mesh import make_local_mesh
@@ -24,73 +42,116 @@ from r3gan_jax.training.mesh import make_local_mesh
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
 _SEEDS = flags.DEFINE_string("seeds", "0-63", "Seeds, e.g. 0-63 or 1,5,10-19.")
-_CLASS = flags.DEFINE_integer("class", None, "The class to draw; default: one drawn from each seed.")
-_OUT = flags.DEFINE_string("out", None, "A .png, a .npz, or a directory.", required=True)
+_CLASS = flags.DEFINE_string("class", None, "The class, or classes, to draw; default: one drawn from each seed.")
+_INTERPOLATE = flags.DEFINE_float(
+  "interpolate", None, "Seconds from each seed to the next, for a video.", lower_bound=1 / FRAME_RATE
+)
+_TRUNCATION = flags.DEFINE_float(
+  "truncation", 1.0, "What the noise is multiplied by; outside the paper.", lower_bound=0.0, upper_bound=1.0
+)
+_OUT = flags.DEFINE_string("out", None, "A .png, a .npz, or a directory; a .gif or .mp4 to interpolate.", required=True)
+
+_VIDEOS = (".gif", ".mp4")
+_LEAST_VIDEO_SIDE = 256
+"""Pixels; smaller frames are enlarged."""
 
 
 def main() -> None:
   join_processes()
-  seeds = parse_seeds(_SEEDS.value)
+  seeds = parse_numbers("seeds", _SEEDS.value, 2**32)
   out = as_path(_OUT.value)
+  _check_video(out, seeds)
   trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
-  labels = _labels(trained.algorithm.num_classes, seeds)
-  # Of several processes each draws a share.
-  share = -(-len(seeds) // jax.process_count())
-  mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+  classes = _classes(trained.algorithm.num_classes)
   sampler = Sampler(trained.algorithm, make_local_mesh())
-  images = sampler(trained.params, trained.carry, seeds[mine], None if labels is None else labels[mine])
+  noise = sampler.noise(seeds) * np.float32(_TRUNCATION.value)
+  if _INTERPOLATE.value:
+    noise = interpolation(noise, round(_INTERPOLATE.value * FRAME_RATE))
+  labels = None
+  if classes is not None:  # all of the noise in the first class, all of it in the second, ...
+    labels = np.repeat(classes, len(noise))
+    noise, seeds = np.tile(noise, (len(classes), 1)), np.tile(seeds, len(classes))
+  elif trained.algorithm.num_classes:
+    labels = labels_of_seeds(seeds, trained.algorithm.num_classes)
+
+  # Of several processes each draws a share.
+  share = -(-len(noise) // jax.process_count())
+  mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+  batches = sampler.batches(trained.params, trained.carry, noise[mine], None if labels is None else labels[mine])
+  several = 1 if classes is None else len(classes)
   with failing_as(f"cannot write --out={out}", out):
-    if out.suffix not in (".png", ".npz"):
-      _write_directory(out, images, seeds[mine])
-    else:
-      images = gathered(images, share)[: len(seeds)]
+    if out.suffix in (".png", ".npz", *_VIDEOS):
+      images = gathered(np.concatenate(list(batches)), share)[: len(noise)]
       if is_first_process():
-        _write_file(out, images, seeds, labels)
+        make_directory(out.parent)
+        _write_file(out, images, seeds, labels, several)
+    else:
+      make_directory(out)
+      save_pngs(out, _names(seeds, labels if several > 1 else None)[mine], batches)
   if is_first_process():
-    print(f"{len(seeds)} images of the checkpoint at {trained.images_seen:,} images seen: {out}")
+    print(f"{len(noise)} images of the checkpoint at {trained.images_seen:,} images seen: {out}")
 
 
-def parse_seeds(text: str) -> np.ndarray:
-  """ "0-2,7" -> [0, 1, 2, 7]."""
-  seeds: list[int] = []
+def parse_numbers(flag: str, text: str, limit: int) -> np.ndarray:
+  """ "0-2,7" -> [0, 1, 2, 7], int64; a UserError where one is not below `limit`."""
+  numbers: list[int] = []
   for part in text.split(","):
     first, dash, last = part.partition("-")
     try:
-      part_seeds = range(int(first), int(last if dash else first) + 1)
+      part_numbers = range(int(first), int(last if dash else first) + 1)
     except ValueError:
-      part_seeds = range(0)
-    if not part_seeds or part_seeds[-1] >= 2**32:
-      raise UserError(f"--seeds={text}: {part!r} is neither a number nor a range such as 0-63")
-    seeds += part_seeds
-  return np.array(seeds, np.int64)
+      part_numbers = range(0)
+    if not part_numbers:
+      raise UserError(f"--{flag}={text}: {part!r} is neither a number nor a range such as 0-63")
+    if part_numbers[-1] >= limit:
+      raise UserError(f"--{flag}={text}: choose from 0 to {limit - 1}")
+    numbers += part_numbers
+  return np.array(numbers, np.int64)
 
 
-def _labels(num_classes: int, seeds: np.ndarray) -> np.ndarray | None:
+def _check_video(out: epath.Path, seeds: np.ndarray) -> None:
+  if (out.suffix in _VIDEOS) != bool(_INTERPOLATE.value):
+    raise UserError(f"--out={out}: --interpolate, and nothing else, makes a .gif or .mp4")
+  if _INTERPOLATE.value and len(seeds) < 2:
+    raise UserError(f"--interpolate needs two seeds at least: --seeds={_SEEDS.value} is one")
+  if out.suffix == ".mp4" and importlib.util.find_spec("av") is None:
+    raise UserError(f"--out={out}: install PyAV for it, pip install -e '.[video]', or name a .gif")
+
+
+def _classes(num_classes: int) -> np.ndarray | None:
   wanted = _CLASS.value
-  if wanted is None:
-    return labels_of_seeds(seeds, num_classes) if num_classes else None
-  if not num_classes:
+  if wanted is not None and not num_classes:
     raise UserError(f"--class={wanted}: the run in {_WORKDIR.value} has no classes; leave --class out")
-  if not 0 <= wanted < num_classes:
-    raise UserError(f"--class={wanted}: choose from 0 to {num_classes - 1}")
-  return np.full(len(seeds), wanted, np.int32)
+  if wanted is not None:
+    return parse_numbers("class", wanted, num_classes).astype(np.int32)
+  if num_classes and _INTERPOLATE.value:
+    raise UserError(f"--interpolate moves within a class: choose one or more, as --class=0-{num_classes - 1}")
+  return None
 
 
-def _write_file(out: epath.Path, images: np.ndarray, seeds: np.ndarray, labels: np.ndarray | None) -> None:
-  make_directory(out.parent)
+def _names(seeds: np.ndarray, labels: np.ndarray | None) -> list[str]:
+  names = [f"seed{seed:08}.png" for seed in seeds.tolist()]
+  if labels is None:
+    return names
+  return [f"class{label:04}_{name}" for label, name in zip(labels.tolist(), names, strict=True)]
+
+
+def _write_file(
+  out: epath.Path, images: np.ndarray, seeds: np.ndarray, labels: np.ndarray | None, several: int
+) -> None:
+  """`images` are those of the first of `several` classes, then those of the second, ..."""
   if out.suffix == ".png":
-    save_png(out, image_grid(images, math.ceil(math.sqrt(len(images)))))
-    return
-  buffer = BytesIO()
-  arrays = {"images": images, "seeds": seeds} | ({} if labels is None else {"labels": labels})
-  np.savez(buffer, **arrays)  # type: ignore[arg-type]
-  out.write_bytes(buffer.getvalue())
-
-
-def _write_directory(out: epath.Path, images: np.ndarray, seeds: np.ndarray) -> None:
-  make_directory(out)
-  for seed, image in zip(seeds.tolist(), images, strict=True):
-    save_png(out / f"seed{seed:08}.png", image)
+    columns = len(images) // several if several > 1 else math.ceil(math.sqrt(len(images)))
+    save_png(out, image_grid(images, columns))
+  elif out.suffix == ".npz":
+    buffer = BytesIO()
+    arrays = {"images": images, "seeds": seeds} | ({} if labels is None else {"labels": labels})
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    out.write_bytes(buffer.getvalue())
+  else:
+    frames = images.reshape(several, -1, *images.shape[1:]).swapaxes(0, 1)
+    columns = math.ceil(math.sqrt(several))
+    save_video(out, (image_grid(frame, columns) for frame in frames), -(-_LEAST_VIDEO_SIDE // images.shape[1]))
 
 
 if __name__ == "__main__":

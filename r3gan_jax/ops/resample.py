@@ -75,11 +75,16 @@ def _define(name: str, ratio: float, portable: Callable, tpu: Callable) -> Primi
     out = primitive.bind(x.reshape(-1, *x.shape[2:]), **params)
     return out.reshape(*x.shape[:2], *out.shape[1:]), 0
 
+  def on_tpu(x, **params):
+    # jax.export's symbolic batch cannot be cut into blocks.
+    form = portable if jax.export.is_symbolic_dim(x.shape[0]) else tpu
+    return form(x, **params)
+
   primitive.def_abstract_eval(abstract)
   primitive.def_impl(lambda x, **params: jax.jit(partial(primitive.bind, **params))(x))
   batching.primitive_batchers[primitive] = batch
   mlir.register_lowering(primitive, mlir.lower_fun(portable, multiple_results=False))
-  mlir.register_lowering(primitive, mlir.lower_fun(tpu, multiple_results=False), platform="tpu")
+  mlir.register_lowering(primitive, mlir.lower_fun(on_tpu, multiple_results=False), platform="tpu")
   return primitive
 
 
