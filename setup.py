@@ -22,6 +22,7 @@ setup(
     "array_record>=0.8.1,<0.9",
     "clu>=0.0.12,<0.1",
     "etils[epath]>=1.10,<2",
+    "flatbuffers>=24,<27",  # jax.export needs it; its versions are dates
     "flax>=0.12.8,<0.13",
     "importlib_resources>=6,<8",  # tensorflow-datasets imports it without declaring it
     "jax>=0.10.2,<0.11",
@@ -43,6 +44,14 @@ setup(
     "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
     "tfds": ["tensorflow-cpu>=2.21,<2.22"],  # only to *prepare* stock TFDS data sets; reading needs no TensorFlow
     "bench": ["torch>=2.9,<3"],  # benchmarks/ compare with PyTorch
-    "dev": ["gcsfs>=2026.10", "mypy>=1.18,<3", "pytest>=8.4,<10", "pytest-xdist>=3.8,<4", "ruff>=0.14,<1"],
+    "video": ["av>=15,<20"],  # cli.sample's .mp4; its wheels bring FFmpeg
+    "dev": [
+      "av>=15,<20",
+      "gcsfs>=2026.10",
+      "mypy>=1.18,<3",
+      "pytest>=8.4,<10",
+      "pytest-xdist>=3.8,<4",
+      "ruff>=0.14,<1",
+    ],
   },
 )

@@ -61,6 +61,13 @@ def open_run(workdir: epath.PathLike, checkpoint: str = "") -> TrainedRun:
   return TrainedRun(config, algorithm, params, carry, int(state.images_seen))
 
 
+def portable_algorithm(config: ConfigDict) -> Algorithm:
+  """The algorithm of a run for programs that are exported, of symbolic batch: in float32, without our own kernels."""
+  config = config.copy_and_resolve_references()
+  config.network.update({"bfloat16": "off", "grouped_conv": "auto"})
+  return factory.build_algorithm(config, platform="cpu")
+
+
 _LEFT_OPEN = {
   "loss": "relativistic",
   "penalties": ("r1", "r2"),

@@ -1,7 +1,115 @@
+import golden_cases
+import jax
 import numpy as np
+import pytest
+from etils import epath
 from PIL import Image
 
-from r3gan_jax.sampling import beside_its_channels, image_grid, labels_of_seeds, save_png
+from r3gan_jax.sampling import (
+  FRAME_RATE,
+  Sampler,
+  beside_its_channels,
+  image_grid,
+  interpolation,
+  labels_of_seeds,
+  save_png,
+  save_pngs,
+  save_video,
+  slerp,
+)
+from r3gan_jax.training.mesh import make_mesh
+
+
+@golden_cases.cases
+def test_one_seed_one_image(case):
+  """Alone, among others, at another place of a batch, by way of its noise: to the bit, on 1 device and on 4."""
+  case = golden_cases.load(case)
+  params = {"generator": case.params("G", "generator")}
+  seeds = np.array([7, 2**32 - 1, 0, 3, 11, 12, 13])
+  labels = labels_of_seeds(seeds, case.algorithm.num_classes) if case.algorithm.num_classes else None
+  drawn = []
+  for devices in (1, 4):
+    sampler = Sampler(case.algorithm, make_mesh(devices), batch_per_device=2)
+    drawn.append(sampler(params, {}, seeds))
+    np.testing.assert_array_equal(sampler(params, {}, seeds[3:4]), drawn[-1][3:4])
+    noise = sampler.noise(seeds)
+    batches = list(sampler.batches(params, {}, noise, labels))
+    assert [len(batch) for batch in batches] == {1: [2, 2, 2, 1], 4: [7]}[devices]
+    np.testing.assert_array_equal(np.concatenate(batches), drawn[-1])
+    assert sampler(params, {}, seeds[:0]).shape == (0, *case.algorithm.image_shape)
+  np.testing.assert_array_equal(*drawn)
+  assert len(np.unique(drawn[0], axis=0)) == len(seeds) and drawn[0].dtype == np.uint8
+  expected = [jax.random.normal(jax.random.key(seed), noise.shape[1:]) for seed in seeds.astype(np.uint32)]
+  np.testing.assert_allclose(noise, expected, rtol=1e-6)
+
+
+def test_slerp():
+  """By hand in the plane; on the sphere by equal angles; and where there is no arc."""
+  thirds = slerp(np.array([2.0, 0.0]), np.array([0.0, 2.0]), np.array([0, 1 / 3, 2 / 3, 1]))
+  np.testing.assert_allclose(thirds, [[2, 0], [3**0.5, 1], [1, 3**0.5], [0, 2]], atol=1e-12)
+  start, end = np.random.default_rng(0).standard_normal((2, 64))
+  start, end = start / np.linalg.norm(start), end / np.linalg.norm(end)
+  arc = slerp(start, end, np.linspace(0, 1, 9))
+  np.testing.assert_allclose(np.linalg.norm(arc, axis=1), 1)
+  cosines = np.sum(arc[1:] * arc[:-1], axis=1)
+  np.testing.assert_allclose(np.arccos(cosines), np.arccos(start @ end) / 8)
+  np.testing.assert_array_equal(slerp(start, start, np.array([0, 0.5])), [start, start])
+  np.testing.assert_allclose(slerp(start, -start, np.array([0, 0.25])), [start, start / 2])
+
+
+def test_interpolation_is_a_loop_through_the_rows():
+  noise = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
+  walk = interpolation(noise, steps=5)
+  assert walk.shape == (15, 64) and walk.dtype == np.float32
+  np.testing.assert_array_equal(walk[::5], noise)
+  np.testing.assert_array_equal(walk[12], slerp(noise[2], noise[0], np.array([2 / 5]))[0])
+  steps = np.linalg.norm(np.diff(walk, axis=0, append=walk[:1]), axis=1)
+  assert steps.max() < 1.2 * np.linalg.norm(noise - np.roll(noise, -1, axis=0), axis=1).max() / 5
+
+
+def test_pngs_of_batches(tmp_path):
+  images = np.random.default_rng(0).integers(0, 256, (11, 4, 4, 3), dtype=np.uint8)
+  names = [f"{index:02}.png" for index in range(11)]
+  save_pngs(epath.Path(tmp_path), names, np.split(images, [3, 6, 6, 9]))
+  assert sorted(path.name for path in tmp_path.iterdir()) == names
+  for name, image in zip(names, images, strict=True):
+    with Image.open(tmp_path / name) as picture:
+      np.testing.assert_array_equal(np.asarray(picture), image)
+  with pytest.raises(FileNotFoundError):
+    save_pngs(epath.Path(tmp_path / "nowhere"), names, [images])
+
+
+def test_few_batches_wait_to_be_written(tmp_path):
+  """When another is asked for, all but the newest have been written."""
+
+  def batches():
+    for index in range(20):
+      assert len(list(tmp_path.iterdir())) >= 50 * (index - 1)
+      yield np.zeros((50, 8, 8, 3), np.uint8)
+
+  save_pngs(epath.Path(tmp_path), [f"{index}.png" for index in range(1000)], batches())
+
+
+@pytest.mark.parametrize("suffix", ["gif", "mp4"])
+def test_video(tmp_path, suffix):
+  """Frames in order, enlarged, nearly in their colours; grey ones, too."""
+  frames = np.arange(0, 240, 40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
+  if suffix == "mp4":
+    av = pytest.importorskip("av")
+  save_video(tmp_path / f"video.{suffix}", iter(frames), scale=4)
+  if suffix == "mp4":
+    with av.open(str(tmp_path / "video.mp4")) as container:
+      assert container.streams.video[0].average_rate == FRAME_RATE
+      read = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+  else:
+    with Image.open(tmp_path / "video.gif") as video:
+      read = []
+      for frame in range(video.n_frames):
+        video.seek(frame)
+        read.append(np.asarray(video.convert("RGB")))
+  assert np.shape(read) == (6, 32, 32, 3)
+  expected = frames.repeat(4, 1).repeat(4, 2).repeat(3, 3).astype(int)
+  assert np.abs(np.array(read) - expected).max() <= 3
 
 
 def test_grid_is_row_by_row_and_ends_in_black():

@@ -64,9 +64,10 @@ def main() -> None:
   trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
   classes = _classes(trained.algorithm.num_classes)
   sampler = Sampler(trained.algorithm, make_local_mesh())
-  noise = sampler.noise(seeds) * np.float32(_TRUNCATION.value)
+  noise = sampler.noise(seeds)
   if _INTERPOLATE.value:
     noise = interpolation(noise, round(_INTERPOLATE.value * FRAME_RATE))
+  noise *= np.float32(_TRUNCATION.value)
   labels = None
   if classes is not None:  # all of the noise in the first class, all of it in the second, ...
     labels = np.repeat(classes, len(noise))

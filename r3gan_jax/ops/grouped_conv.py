@@ -75,7 +75,7 @@ def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return grouped_conv(x, kernel[None, None], groups=1)
 
 
-def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dtype) -> str:
+def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dtype, portable: bool = False) -> str:
   """The algorithm for a shape, by benchmarks/grouped_conv.py (CPU) and benchmarks/tpu.py (TPU).
 
   Args:
@@ -84,12 +84,13 @@ def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dty
     inputs: a group's input channels.
     outputs: a group's output channels.
     dtype: of the operands.
+    portable: without our own kernels.
   """
   if groups == 1:
     return "native"
   if platform == "cpu":
-    return "compiled" if grouped_conv_cpu.supports(outputs, dtype) else "per_group"
-  if platform == "tpu" and grouped_conv_tpu.supports(groups, inputs, outputs):
+    return "compiled" if not portable and grouped_conv_cpu.supports(outputs, dtype) else "per_group"
+  if platform == "tpu" and not portable and grouped_conv_tpu.supports(groups, inputs, outputs):
     return "pallas"
   return "native"
 
@@ -330,7 +331,9 @@ def _lower(primitive: Primitive, operation: str) -> None:
         return getattr(chosen, operation)(x, y)
       if algorithm == "auto":
         # In both operations the last axis of the second operand is the groups' outputs.
-        algorithm = choose(platform, groups, x.shape[-1] // groups, y.shape[-1] // groups, x.dtype)
+        # A program of symbolic batch is one to be exported, for where our kernels are not.
+        portable = jax.export.is_symbolic_dim(x.shape[0])
+        algorithm = choose(platform, groups, x.shape[-1] // groups, y.shape[-1] // groups, x.dtype, portable)
       if algorithm == "pallas" and platform != "tpu":
         algorithm = "lanes"  # the same blocks, where there is no kernel
       function = partial(getattr(ALGORITHMS[algorithm], operation), groups=groups, **params)

@@ -76,7 +76,7 @@ def _define(name: str, ratio: float, portable: Callable, tpu: Callable) -> Primi
     return out.reshape(*x.shape[:2], *out.shape[1:]), 0
 
   def on_tpu(x, **params):
-    # jax.export's symbolic batch cannot be cut into blocks.
+    # A symbolic batch cannot be cut into blocks, and is of a program to be exported, for where our kernels are not.
     form = portable if jax.export.is_symbolic_dim(x.shape[0]) else tpu
     return form(x, **params)
 

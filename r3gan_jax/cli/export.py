@@ -1,0 +1,69 @@
+"""Exports the averaged generator of a run as one file of StableHLO, parameters included:
+
+    python -m r3gan_jax.cli.export --workdir=runs/NAME --out=generator.stablehlo
+
+The file runs on CPUs, NVIDIA GPUs and TPUs, at any batch size, without this package: it takes `pip install jax
+flatbuffers` and what jax needs for the device. In Python:
+
+    generator = jax.export.deserialize(bytearray(open("generator.stablehlo", "rb").read()))
+    noise = numpy.random.default_rng(0).standard_normal(generator.in_avals[0].shape[1:], numpy.float32)[None]
+    images = generator.call(noise)            # of a run of classes: generator.call(noise, labels)
+
+    noise   float32 [b, noise_dim], standard normal; that of seed s: jax.random.normal(jax.random.key(s), (noise_dim,))
+    labels  int32 [b]
+    images  float32 [b, H, W, C] in about [-1, 1]; as uint8, numpy.clip(images * 127.5 + 128, 0, 255).astype("uint8")
+
+It computes in float32, at the device's default precision of products, with none of our own kernels. For how long newer
+releases of jax read it, jax.export says: https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees
+"""
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from jax import export
+
+from r3gan_jax import runs
+from r3gan_jax.cli.runner import run
+from r3gan_jax.errors import UserError
+from r3gan_jax.runs import TrainedRun
+from r3gan_jax.storage import as_path, failing_as, make_directory
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
+_OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def main() -> None:
+  out = as_path(_OUT.value)
+  if out.is_dir():
+    raise UserError(f"--out={out} is a directory: name a file in it")
+  trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
+  serialized = exported_generator(trained).serialize()
+  with failing_as(f"cannot write --out={out}", out):
+    make_directory(out.parent)
+    out.write_bytes(serialized)
+  print(
+    f"the generator at {trained.images_seen:,} images seen, {len(serialized) / 2**20:.1f} MiB, for "
+    f"{', '.join(PLATFORMS)}: {out}"
+  )
+
+
+def exported_generator(trained: TrainedRun) -> export.Exported:
+  """(noise float32 [b, noise_dim][, labels int32 [b]]) -> images float32 [b, H, W, C], for any b, on `PLATFORMS`."""
+  algorithm = runs.portable_algorithm(trained.config)
+
+  def generate(noise: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+    return algorithm.generate(trained.params, trained.carry, noise, labels)
+
+  (batch,) = export.symbolic_shape("b")
+  one_noise = jax.eval_shape(algorithm.noise, jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)))
+  arguments = [jax.ShapeDtypeStruct((batch, *one_noise.shape[1:]), one_noise.dtype)]
+  if algorithm.num_classes:
+    arguments.append(jax.ShapeDtypeStruct((batch,), jnp.int32))
+  return export.export(jax.jit(generate), platforms=PLATFORMS)(*arguments)
+
+
+if __name__ == "__main__":
+  run(main)

@@ -1,0 +1,39 @@
+"""Many calls of one command of r3gan_jax.cli, in one process: it takes seconds to start."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+_CALLS = """
+import importlib, json, sys
+from absl import flags
+from absl.testing import flagsaver
+from r3gan_jax.errors import UserError
+
+name, calls = sys.argv[1], json.loads(sys.argv[2])
+command = importlib.import_module(f"r3gan_jax.cli.{name}")
+command.join_processes = lambda: None  # a process joins once
+errors = []
+for arguments in calls:
+  with flagsaver.flagsaver():
+    try:
+      flags.FLAGS([name, *arguments])
+      command.main()
+    except (UserError, flags.Error) as error:
+      errors.append(str(error))
+    else:
+      errors.append(None)
+print(json.dumps(errors))
+"""
+
+
+def call(environment, name, calls):
+  """The error of each call, a list of flags; None of one that went well."""
+  calls = json.dumps([list(map(str, arguments)) for arguments in calls])
+  command = [sys.executable, "-c", _CALLS, name, calls]
+  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout.splitlines()[-1])
