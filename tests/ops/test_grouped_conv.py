@@ -1,5 +1,6 @@
 """The grouped convolution against XLA's own, in every derivative."""
 
+import re
 from functools import partial
 
 import jax
@@ -66,6 +67,17 @@ def test_the_pointwise_convolution():
 def test_the_compiled_kernel(groups, inputs, outputs, kernel_size, padding):
   assert choose("cpu", groups, inputs, outputs, jnp.dtype(jnp.float32)) == "compiled"
   check_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, "compiled")
+
+
+def test_what_is_exported_for_any_batch_has_no_kernel_of_ours():
+  """On shapes that there are kernels for, on CPUs and on TPUs."""
+  (batch,) = jax.export.symbolic_shape("n")
+  x, kernel = operands(2, 16, 16, (3, 3))
+  abstract = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+  convolve = jax.jit(lambda x, kernel: grouped_conv(x, kernel, groups=2))
+  exported = jax.export.export(convolve, platforms=("cpu", "cuda", "tpu"))(abstract, kernel)
+  assert set(re.findall(r"custom_call @(\w+)", exported.mlir_module())) <= {"shape_assertion"}
+  assert_same(exported.call(x, kernel), native(x, kernel, 2, None))
 
 
 @pytest.mark.skipif(not grouped_conv_cpu.available(), reason="no C++ compiler")
