@@ -46,7 +46,7 @@ def distributed(process: int) -> str:
   return f"{QUOTED_FLAGS} --coordinator=a:8476 --num_processes=2 --process_id={process}"
 
 
-# name: arguments, the variables that differ, the commands
+# name: the commands, the variables that it sets, the call
 CASES = {
   "gpu install": (
     [["python3", "-m", "venv", ".venv"], [".venv/bin/pip", "install", "--editable", ".[gpu]"]],
