@@ -32,7 +32,8 @@ case ${1:-} in
   job) # what the batch job runs, on its first node
     status=0
     # The first process to end must not take the others with it while they save.
-    run srun --kill-on-bad-exit=0 --wait=300 .venv/bin/python main.py "${@:2}" || status=$?
+    run srun --cpus-per-task="$CPUS_PER_GPU" --kill-on-bad-exit=0 --wait=300 .venv/bin/python main.py "${@:2}" ||
+      status=$?
     if [[ $status == 0 || $status == 2 ]] || ((${SLURM_RESTART_COUNT:-0} >= MAX_RESTARTS)); then
       exit "$status"
     fi

@@ -92,8 +92,13 @@ CASES = {
     ["slurm.sh", "submit", *FLAGS],
   ),
   "slurm job": (
-    [["srun", "--kill-on-bad-exit=0", "--wait=300", ".venv/bin/python", "main.py", *FLAGS]],
-    {},
+    [
+      [
+        *["srun", "--cpus-per-task=4", "--kill-on-bad-exit=0", "--wait=300"],
+        *[".venv/bin/python", "main.py", *FLAGS],
+      ]
+    ],
+    {"CPUS_PER_GPU": "4"},
     ["slurm.sh", "job", *FLAGS],
   ),
   "cloud_tpu create": (
