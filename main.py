@@ -3,7 +3,7 @@
 The same command again resumes the run. Settings are changed with e.g. `--config.batch_size=64`.
 """
 
-from r3gan_jax.cli.runner import keep_memory, run
+from r3gan_jax.cli.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()
@@ -12,8 +12,12 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from r3gan_jax import factory
+from r3gan_jax import factory, runs
+from r3gan_jax.cli.processes import join_processes
+from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
+from r3gan_jax.storage import as_path
+from r3gan_jax.training.distributed import check_same_everywhere, on_first_process
 from r3gan_jax.training.logging import make_writer
 from r3gan_jax.training.loop import train
 from r3gan_jax.training.plan import describe
@@ -33,16 +37,19 @@ def main() -> None:
       raise UserError("--tpu_topology plans a run and goes with --dry_run")
     print(describe_plan(compile_for_topology(factory.build_experiment(config, 1, "tpu"), _TPU_TOPOLOGY.value)))
     return
+  join_processes(config.run.peer_timeout_seconds)
   experiment = factory.build_experiment(config, jax.device_count())
   if _DRY_RUN.value:
     print(describe(experiment))
     return
+  check_same_everywhere("the configuration", config.to_dict())
   loader = factory.build_loader(config)
-  metrics = factory.build_metrics(config, loader)
-  workdir = claim_workdir(_WORKDIR.value or f"runs/{config.name}", config.to_dict())
+  scores = runs.build_scores(config, loader.source)
+  workdir = as_path(_WORKDIR.value or f"runs/{config.name}")
+  on_first_process(lambda: claim_workdir(workdir, config.to_dict()))
   logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
   writer = make_writer(workdir)
-  snapshots = factory.build_snapshots(config, experiment.algorithm, loader, workdir, metrics)
+  snapshots = runs.build_snapshots(config, experiment.algorithm, loader, workdir, scores)
   train(experiment, loader, workdir, writer, snapshots)
 
 

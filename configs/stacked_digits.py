@@ -37,4 +37,5 @@ def get_config(variant: str = "") -> ConfigDict:
   config.run.grid_scale = 4
   config.run.metrics = ("modes",)
   config.run.metric_samples = 26_000
+  config.run.best_metric = "modes_kl"
   return common.select(config, variant)

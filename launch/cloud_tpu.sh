@@ -10,9 +10,9 @@
 #   launch/cloud_tpu.sh stop        # saves; `train` with the same flags resumes
 #   launch/cloud_tpu.sh delete [--queued]
 #
-# With several hosts the work directory must be one that all see: NFS, a share of e.g. Filestore, is mounted at
-# /mnt/r3gan. A spot slice that was preempted is gone for good: delete, create, install and train again, with the same
-# arguments, and training resumes. launch/cloud_tpu.sh --dry_run COMMAND ... prints what it would run.
+# With several hosts the work directory must be one that all see: gs://BUCKET/..., or on NFS, a share of e.g. Filestore
+# that is mounted at /mnt/r3gan. A spot slice that was preempted is gone for good: delete, create, install and train
+# again, with the same arguments, and training resumes. launch/cloud_tpu.sh --dry_run COMMAND ... prints what it would run.
 # Variables of the environment, with their defaults: the first lines of this file. Before commands to more than one
 # host: ssh-add ~/.ssh/google_compute_engine
 
@@ -90,7 +90,7 @@ case $command in
  export PATH=\$HOME/.local/bin:\$PATH &&\
  { command -v uv || curl -LsSf https://astral.sh/uv/install.sh | sh; } &&\
  uv venv --allow-existing --python=$(quoted "$PYTHON_VERSION") .venv &&\
- uv pip install --python=.venv/bin/python --editable '.[tpu]'"
+ uv pip install --python=.venv/bin/python --editable '.[tpu,gcs]'"
     if [[ -n $NFS ]]; then
       on_workers all "sudo apt-get -o DPkg::Lock::Timeout=300 install --yes nfs-common && sudo mkdir -p /mnt/r3gan &&\
  { mountpoint -q /mnt/r3gan || sudo mount $(quoted "$NFS") /mnt/r3gan; } && sudo chmod 1777 /mnt/r3gan"

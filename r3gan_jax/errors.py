@@ -1,8 +1,16 @@
-"""The one exception for what a user can mend."""
+"""The exceptions that commands tell the user about without a traceback, and their exit statuses."""
+
+USER_ERROR = 2
+INTERRUPTED = 75
+"""EX_TEMPFAIL of sysexits.h: the same command, run again, goes on."""
 
 
 class UserError(Exception):
   """Bad input: the message is one line that names the setting or file and says how to mend it.
 
-  Commands print the message alone, without a traceback, and exit with a status other than 0.
+  Commands print the message alone, without a traceback, and exit with status `USER_ERROR`.
   """
+
+
+class Interrupted(Exception):
+  """The command was stopped from outside, with nothing lost; it exits with status `INTERRUPTED`."""

@@ -31,7 +31,8 @@ class Sampler:
     self._num_classes = algorithm.num_classes
 
     def sample(params: Any, carry: Any, seeds: jax.Array, labels: jax.Array | None) -> jax.Array:
-      return to_uint8(algorithm.sample(params, carry, jax.vmap(jax.random.key)(seeds), labels))
+      noise = algorithm.noise(jax.vmap(jax.random.key)(seeds))
+      return to_uint8(algorithm.generate(params, carry, noise, labels))
 
     sharded = P(DATA_AXIS)
     self._sample = jax.jit(jax.shard_map(sample, mesh=mesh, in_specs=(P(), P(), sharded, sharded), out_specs=sharded))

@@ -7,7 +7,20 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+  """One device; compiled programs, and what is cached, are shared between the commands of a test session."""
+  base = tmp_path_factory.getbasetemp()
+  return os.environ | {
+    "XDG_CACHE_HOME": str(base / "cache"),
+    "JAX_COMPILATION_CACHE_DIR": str(base / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "PYTHONWARNINGS": "error::DeprecationWarning:r3gan_jax",
+  }

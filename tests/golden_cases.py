@@ -1,7 +1,6 @@
 """The recorded numbers of the official implementation (tests/golden), in this project's layout."""
 
 import json
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from r3gan_jax.algorithms.r3gan import R3GAN
+from r3gan_jax.interop.official import to_params
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -28,7 +28,6 @@ class GoldenCase:
     for key in ("real", "fake", "ema_fake", "steps/real"):
       self.arrays[key] = np.moveaxis(self.arrays[key], -3, -1)
     self.labels = self.arrays.get("labels")
-    self.stages = len(self.meta["generator"]["widths"])
     generator, discriminator = self.meta["generator"], self.meta["discriminator"]
     shape = {"widths": generator["widths"], "cardinalities": generator["cardinalities"], "blocks": generator["blocks"]}
     assert shape == {key: discriminator[key][::-1] for key in shape}, "D mirrors G"
@@ -45,57 +44,10 @@ class GoldenCase:
 
   def params(self, prefix: str, network: str) -> dict[str, Any]:
     """The tree recorded under `prefix` ("G", "dgrad", "steps/D", ...) of a "generator" or "discriminator"."""
-    tree: dict[str, Any] = {}
-    for key, value in self.arrays.items():
-      name = key.removeprefix(prefix + "/Model.")
-      if name == key or name.endswith("Kernel"):
-        continue
-      *path, leaf = self._path(name, network)
-      node = tree
-      for part in path:
-        node = node.setdefault(part, {})
-      node[leaf] = _to_our_layout(value, name)
-    return tree
-
-  def _path(self, name: str, network: str) -> list[str]:
-    """The official parameter name as a path in our tree."""
-    for official, ours in (
-      ("ExtractionLayer", "from_image"),
-      ("AggregationLayer", "to_image"),
-      ("EmbeddingLayer", "class_embedding"),
-    ):
-      if name.startswith(official):
-        return [ours, "kernel"]
-    match = re.fullmatch(r"MainLayers\.(\d+)\.Layers\.(\d+)\.(.+)", name)
-    assert match, name
-    stage, layer, rest = int(match[1]), int(match[2]), match[3]
-    if rest in ("Basis", "Basis.weight"):
-      return ["basis", "constant"]
-    if rest == "LinearLayer.weight":
-      return ["basis", "linear", "kernel"]
-    resolution = stage if network == "generator" else self.stages - 1 - stage
-    if rest == "LinearLayer.Layer.weight":  # a transition; D's stands at the end of the finer stage
-      return (
-        [f"up_{resolution}", "conv", "kernel"]
-        if network == "generator"
-        else [f"down_{resolution - 1}", "conv", "kernel"]
-      )
-    block = layer - 1 if network == "generator" else layer
-    leaf = re.sub(r"(LinearLayer|NonLinearity)(\d).*", lambda m: {"L": "conv", "N": "bias"}[m[1][0]] + m[2], rest)
-    return [f"stage_{resolution}_block_{block}", leaf]
-
-
-def _to_our_layout(value: np.ndarray, name: str) -> np.ndarray:
-  if value.ndim == 1:
-    return value
-  if value.ndim == 2:  # linear: [out, in] -> [in, out]
-    return value.T
-  if name.endswith("Basis"):  # [C, H, W] -> [H, W, C]
-    return value.transpose(1, 2, 0)
-  if name.endswith("Basis.weight"):  # depthwise [C, 1, H, W] -> [H, W, C]
-    return value[:, 0].transpose(1, 2, 0)
-  value = value.transpose(2, 3, 1, 0)  # OIHW -> HWIO
-  return value[0, 0] if value.shape[:2] == (1, 1) else value
+    state = {
+      key.removeprefix(f"{prefix}/"): value for key, value in self.arrays.items() if key.startswith(f"{prefix}/")
+    }
+    return to_params(getattr(self.algorithm, network), state)
 
 
 @cache

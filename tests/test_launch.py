@@ -30,7 +30,7 @@ ARCHIVE = ["git", "archive", "--format=tar.gz", "--output=/tmp/it.tar.gz", "HEAD
 INSTALL_TPU = (
   "mkdir -p r3gan_jax && tar -xzf r3gan_jax.tar.gz -C r3gan_jax && cd r3gan_jax && export PATH=$HOME/.local/bin:$PATH "
   "&& { command -v uv || curl -LsSf https://astral.sh/uv/install.sh | sh; } && uv venv --allow-existing --python=3.12 "
-  ".venv && uv pip install --python=.venv/bin/python --editable '.[tpu]'"
+  ".venv && uv pip install --python=.venv/bin/python --editable '.[tpu,gcs]'"
 )
 MOUNT = (
   "sudo apt-get -o DPkg::Lock::Timeout=300 install --yes nfs-common && sudo mkdir -p /mnt/r3gan && "

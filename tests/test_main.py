@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from r3gan_jax import factory
+from r3gan_jax.errors import INTERRUPTED
 from r3gan_jax.metrics import digits_cnn
 from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.logging import read_metrics
@@ -27,18 +28,6 @@ from r3gan_jax.training.workdir import read_config
 
 ROOT = Path(__file__).parent.parent
 SMOKE = "--config=configs/stacked_digits.py:smoke"
-
-
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-  """One device; compiled programs, and what is cached, are shared between the commands of a test session."""
-  base = tmp_path_factory.getbasetemp()
-  return os.environ | {
-    "XDG_CACHE_HOME": str(base / "cache"),
-    "JAX_COMPILATION_CACHE_DIR": str(base / "compiled"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "PYTHONWARNINGS": "error::DeprecationWarning:r3gan_jax",
-  }
 
 
 @pytest.fixture
@@ -114,11 +103,33 @@ def test_stacked_mnist_is_measured_by_its_classifier(command, environment, tmp_p
   assert "named only 98.0% of digits" in done.stderr and not run.exists()
   digits_cnn.save(classifier, params, 0.995)
   done = command(*train, *size, f"--config.run.data_path={tmp_path}")
-  assert "of 40 real images it finds" in done.stderr
+  assert "names 99.5 % of held-out digits rightly" in done.stderr
   metrics = read_metrics(run)
   assert metrics["metrics/modes_samples"][1].tolist() == [40, 40]
   assert metrics["metrics/num_real"][1].tolist() == [40, 40]
   assert (metrics["metrics/fid"][1] > 0).all()
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last(command, tmp_path):
+  """By its score, which `cli.evaluate` finds again; going on, it gives way only to a better one."""
+  run = tmp_path / "run"
+  train = ("--config=configs/stacked_digits.py", f"--workdir={run}", "--config.batch_size=8")
+  train += ("--config.run.metric_samples=60", "--config.run.snapshot_every_images=8", "--config.run.keep_checkpoints=1")
+  for total, direction, choose in ((40, "modes_kl", np.argmin), (48, "modes_kl", np.argmin), (56, "modes", np.argmax)):
+    command(*train, f"--config.run.total_images={total}", f"--config.run.best_metric={direction}")
+    images_seen, values = read_metrics(run)[f"metrics/{direction}"]
+    (best,) = (int(path.name) for path in (run / "best").iterdir())
+    assert values[list(images_seen).index(best)] == values[choose(values)]
+  arguments = ("--metrics=modes", "--num_samples=60", f"--json={tmp_path / 'scores.json'}", "--checkpoint=best")
+  shown = command(f"--workdir={run}", *arguments, module="-m r3gan_jax.cli.evaluate").stdout
+  (scores,) = json.loads((tmp_path / "scores.json").read_text())
+  assert scores["modes"] == values.max() and scores["real_modes"] > scores["modes"]
+  assert re.search(rf"images_seen +{best}\n", shown)
+  sample = "-m r3gan_jax.cli.sample"
+  done = command(f"--workdir={run}", "--checkpoint=best", "--seeds=0", f"--out={tmp_path}/x.png", module=sample)
+  assert f"checkpoint at {best} images" in done.stdout
+  done = command(f"--workdir={run}", "--checkpoint=last", f"--out={tmp_path}/x.png", module=sample, status=2)
+  assert "--checkpoint=last is neither a number of images seen nor 'best'" in done.stderr
 
 
 def test_resumed_equals_uninterrupted_bitwise(command, tmp_path):
@@ -137,7 +148,7 @@ def test_killed_at_random_moments_it_goes_on_from_the_last_complete_checkpoint(c
   command(SMOKE, f"--workdir={tmp_path}/whole", *frequent)
   killed = tmp_path / "killed"
   moments = random.Random(0)
-  for _ in range(4):
+  for attempt in range(4):
     process = subprocess.Popen(
       [sys.executable, "main.py", SMOKE, f"--workdir={killed}", *frequent],
       cwd=ROOT,
@@ -148,8 +159,8 @@ def test_killed_at_random_moments_it_goes_on_from_the_last_complete_checkpoint(c
     while process.poll() is None and len(list(killed.glob("samples/fakes*"))) <= already:
       time.sleep(0.01)  # it trains, and saves at every iteration
     time.sleep(moments.uniform(0, 0.5))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(signal.SIGTERM if attempt % 2 else signal.SIGKILL)
+    assert process.wait() == (INTERRUPTED if attempt % 2 else -signal.SIGKILL)
   command(SMOKE, f"--workdir={killed}", *frequent)
   assert_bitwise_equal(final_state(killed), final_state(tmp_path / "whole"))
 
@@ -188,6 +199,12 @@ def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
     ((SMOKE, "--config.augment_p=(0.0,0.5)", "--config.augment.hue=-1.0"), "config.augment.hue = -1.0 must not be"),
     ((SMOKE, "--config.augment_p=(0.0,0.5)", "--config.data.channels=2"), "augmentation needs images of 1 or 3"),
     ((SMOKE, "--config.run.metrics=('sharpness',)"), "'sharpness' is unknown: choose from ['fid',"),
+    ((SMOKE, "--config.run.best_metric=fid"), "config.run.best_metric = 'fid' needs 'fid' in config.run.metrics"),
+    ((SMOKE, "--config.run.on_nonfinite=ignore"), "config.run.on_nonfinite = 'ignore' is unknown: choose from"),
+    ((SMOKE, "--config.run.profile=(3,1)"), "config.run.profile = (3, 1): give the first and the last iteration"),
+    ((SMOKE, "--config.run.stall_seconds=0.0"), "config.run.stall_seconds = 0.0 must be positive"),
+    ((SMOKE, "--process_id=0"), "go together: name all three, or none"),
+    ((SMOKE, "--config.run.best_metric=is"), "config.run.best_metric = 'is' is unknown: choose from ['fid',"),
     ((SMOKE, "--config.run.metrics=('fid',)"), "put https://github.com/mseitzer/pytorch-fid"),
     ((), "--config"),
   ],
@@ -210,6 +227,18 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(command, tm
   done = command(SMOKE, f"--workdir={tmp_path}", "--config.learning_rate=(1e30,1e30)", status=2)
   assert re.search(r"error: training diverged at \d+ images: not finite: .*last good checkpoint", done.stderr)
   assert np.isfinite(final_state(tmp_path).params["generator"]["to_image"]["kernel"]).all()
+
+
+def test_rollbacks_come_to_an_end(command, tmp_path):
+  diverging = ("--config.learning_rate=(1e30,1e30)", "--config.run.on_nonfinite=rollback")
+  done = command(SMOKE, f"--workdir={tmp_path}", *diverging, "--config.run.max_rollbacks=2", status=2)
+  assert re.search(r"for the 1\. of 2 times(.|\n)*for the 2\. of 2 times(.|\n)*error: training diverged", done.stderr)
+
+
+def test_a_hang_ends_with_the_reason(command, tmp_path):
+  """Here compiling the first iteration takes longer than allowed."""
+  done = command(SMOKE, f"--workdir={tmp_path}", "--config.run.stall_seconds=0.1", status=INTERRUPTED)
+  assert "no iteration has ended for 0.1 seconds (config.run.stall_seconds)" in done.stderr.splitlines()[-1]
 
 
 def test_dry_run_prints_counts_memory_and_flops_and_touches_nothing(command, tmp_path):

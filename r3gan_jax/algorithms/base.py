@@ -76,7 +76,7 @@ class Algorithm(Protocol):
 
   @property
   def averages(self) -> Mapping[str, Average]:
-    """The moving averages to keep, by name; `sample` takes the parameters with any of them put in place."""
+    """The moving averages to keep, by name; `generate` takes the parameters with any of them put in place."""
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -89,5 +89,8 @@ class Algorithm(Protocol):
   def init(self, rng: jax.Array) -> tuple[dict[str, Any], Carry]:
     """The initial (params, carry); pure and traceable, so `jax.eval_shape` gives the shapes for nothing."""
 
-  def sample(self, params: Params, carry: Carry, rngs: jax.Array, labels: jax.Array | None) -> jax.Array:
-    """One image a key: rngs [N], labels [N] int32 or None -> float32 [N, H, W, C] in about [-1, 1]."""
+  def noise(self, rngs: jax.Array) -> jax.Array:
+    """What one image a key is made from: rngs [N] -> float32 [N, noise_dim]."""
+
+  def generate(self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None) -> jax.Array:
+    """[N, noise_dim], labels [N] int32 or None -> images, float32 [N, H, W, C] in about [-1, 1]."""

@@ -81,9 +81,12 @@ class R3GAN:
     }
     return params, {}
 
-  def sample(self, params: Params, carry: Carry, rngs: jax.Array, labels: jax.Array | None) -> jax.Array:
+  def noise(self, rngs: jax.Array) -> jax.Array:
+    return jax.vmap(lambda rng: jax.random.normal(rng, (self.noise_dim,)))(rngs)
+
+  def generate(self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None) -> jax.Array:
     del carry
-    return self._generate(params["generator"], self._noise(rngs), labels)
+    return self._generate(params["generator"], noise, labels)
 
   def _discriminator_gradients(
     self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
@@ -91,7 +94,7 @@ class R3GAN:
     z_rngs, real_rngs, fake_rngs = _split(rngs, 3)
     labels = batch.get("label")
     real = to_float(batch["image"])
-    fake = self._generate(params["generator"], self._noise(z_rngs), labels)
+    fake = self._generate(params["generator"], self.noise(z_rngs), labels)
     # D treats samples one by one: reals and fakes go through it as one batch.
     images = jnp.concatenate([real, fake])
     augment_rngs = jnp.concatenate([real_rngs, fake_rngs])
@@ -132,7 +135,7 @@ class R3GAN:
   ) -> tuple[Params, Carry, dict[str, jax.Array]]:
     z_rngs, real_rngs, fake_rngs = _split(rngs, 3)
     labels = batch.get("label")
-    z = self._noise(z_rngs)
+    z = self.noise(z_rngs)
     real = self._augment(to_float(batch["image"]), real_rngs, knobs)
     real_logits = self._judge(params["discriminator"], real, labels)
 
@@ -147,9 +150,6 @@ class R3GAN:
 
     gradients, metrics = jax.grad(loss, has_aux=True)(params["generator"])
     return {"generator": gradients}, carry, metrics
-
-  def _noise(self, rngs: jax.Array) -> jax.Array:
-    return jax.vmap(lambda rng: jax.random.normal(rng, (self.noise_dim,)))(rngs)
 
   def _generate(self, generator: Any, z: jax.Array, labels: jax.Array | None) -> jax.Array:
     return cast(jax.Array, self.generator.apply({"params": generator}, z, labels))

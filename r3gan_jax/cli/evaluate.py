@@ -4,8 +4,9 @@
     python -m r3gan_jax.cli.evaluate --real=A --fake=B --metrics=fid,kid,precision_recall
 
 A and B are directories or zips of PNG, JPEG or WebP, the images of each of one size. A run is scored on all the images
-that it trains on. The numbers go to the terminal, to the run's metrics.jsonl and, with --json, to a file, with the
-sizes, network and resize that they belong to. The same seed, the same numbers.
+that it trains on; on stacked digits `modes` counts the modes, of the real images too. The numbers go to the terminal,
+to the run's metrics.jsonl and, with --json, to a file, with the sizes, network and resize that they belong to. The same
+seed, the same numbers.
 """
 
 import hashlib
@@ -15,27 +16,29 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from etils import epath
 
-from r3gan_jax import factory
+from r3gan_jax import factory, runs
+from r3gan_jax.cli.processes import join_processes
 from r3gan_jax.cli.runner import run
 from r3gan_jax.data.folder import ImageFiles
 from r3gan_jax.data.images import decode, open_image, to_array
 from r3gan_jax.errors import UserError
-from r3gan_jax.metrics.evaluation import METRICS, Evaluation
+from r3gan_jax.metrics.evaluation import Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.features import RESIZES
+from r3gan_jax.storage import absolute, as_path, failing_as
+from r3gan_jax.training.distributed import is_first_process
 from r3gan_jax.training.logging import METRICS_FILE, append_line
 from r3gan_jax.training.mesh import make_mesh
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of a run.")
-_CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "With --workdir: images seen; default: the newest.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "With --workdir: its images seen, or 'best'; default: the newest.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 50_000, "With --workdir: images that the run draws.", lower_bound=1)
 _REAL = flags.DEFINE_string("real", None, "A directory or zip of real images.")
 _FAKE = flags.DEFINE_string("fake", None, "A directory or zip of images to score.")
-_METRICS = flags.DEFINE_list("metrics", ["fid"], f"Of {', '.join(METRICS)}.")
+_METRICS = flags.DEFINE_list("metrics", ["fid"], f"Of {', '.join(runs.METRICS)}.")
 _NETWORK = flags.DEFINE_enum(
-  "network", "", ("", *factory.FEATURE_NETWORKS), "Default: VGG16 for precision_recall, Inception for the others."
+  "network", "", ("", *runs.FEATURE_NETWORKS), "Default: VGG16 for precision_recall, Inception for the others."
 )
 _RESIZE = flags.DEFINE_enum("resize", "tensorflow", RESIZES, "How images come to Inception's size.")
 _WEIGHTS = flags.DEFINE_string("weights", None, "With --network: its file; default: where the error says.")
@@ -46,41 +49,48 @@ _JSON = flags.DEFINE_string("json", None, "Also write the numbers here.")
 
 
 def main() -> None:
+  join_processes()
   if _WEIGHTS.value and not _NETWORK.value:
     raise UserError("--weights needs --network: whose weights are they?")
   if not bool(_WORKDIR.value) == (not _REAL.value) == (not _FAKE.value):
     raise UserError("name either a --workdir, or --real and --fake")
+  for metric in _METRICS.value:
+    if metric not in runs.METRICS:
+      raise UserError(f"--metrics={metric} is unknown: choose from {', '.join(runs.METRICS)}")
+  results: list[dict[str, str | float]] = []
   trained = None
   if _WORKDIR.value:
-    trained = factory.open_run(_WORKDIR.value, _CHECKPOINT.value)
-    real, fake = factory.build_image_sets(_WORKDIR.value, trained, _NUM_SAMPLES.value, _SEED.value)
+    trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
+    source = factory.build_source(trained.config)
+    real = runs.real_images(trained.config, source, _NUM_SAMPLES.value)
+    draw = runs.fake_images(trained.algorithm, source, _NUM_SAMPLES.value, _SEED.value)
+    fake = draw(trained.params, trained.carry)
+    if "modes" in _METRICS.value:
+      results.append({**runs.build_mode_coverage(trained.config, source, _NUM_SAMPLES.value)(fake)})
   else:
     real, fake = image_set("real", _REAL.value or ""), image_set("fake", _FAKE.value or "")
-  for metric in _METRICS.value:
-    if metric not in METRICS:
-      raise UserError(f"--metrics={metric} is unknown: choose from {', '.join(METRICS)}")
-  results: list[dict[str, str | float]] = []
-  for name, metrics in factory.networks_of_metrics(_METRICS.value, _NETWORK.value).items():
+    if "modes" in _METRICS.value:
+      raise UserError("--metrics=modes needs the --workdir of a run on stacked digits")
+  compared = [metric for metric in _METRICS.value if metric != "modes"]
+  for name, metrics in runs.networks_of_metrics(compared, _NETWORK.value).items():
     weights = Path(_WEIGHTS.value).expanduser() if _WEIGHTS.value else None
-    network = factory.build_feature_network(name, _RESIZE.value, weights, _DOWNLOAD.value)
-    numbers = Evaluation(metrics, network, make_mesh(), real, factory.statistics_cache(), _BATCH.value, _SEED.value)(
-      fake
-    )
-    result = {"network": network.name, "resize": network.resize} | numbers
-    results.append(result)
-    if trained:
+    network = runs.build_feature_network(name, _RESIZE.value, weights, _DOWNLOAD.value)
+    evaluation = Evaluation(metrics, network, make_mesh(), real, runs.statistics_cache(), _BATCH.value, _SEED.value)
+    results.append({"network": network.name, "resize": network.resize} | evaluation(fake))
+  if not is_first_process():
+    return
+  if trained:
+    for result in results:
       named = {f"metrics/{key}": value for key, value in result.items()} | {"metrics/seed": float(_SEED.value)}
-      append_line(epath.Path(_WORKDIR.value) / METRICS_FILE, trained.images_seen, named)
+      append_line(as_path(_WORKDIR.value) / METRICS_FILE, trained.images_seen, named)
   if trained:
     print(f"{'images_seen':24}{trained.images_seen}")
   for result in results:
     for key, value in result.items():
       print(f"{key:24}{value if isinstance(value, str) else format(value, '.6g')}")
   if _JSON.value:
-    try:
-      epath.Path(_JSON.value).write_text(json.dumps(results, indent=2) + "\n")
-    except OSError as error:
-      raise UserError(f"cannot write --json={_JSON.value}: {error.strerror or error}") from None
+    with failing_as(f"cannot write --json={_JSON.value}", _JSON.value):
+      as_path(_JSON.value).write_text(json.dumps(results, indent=2) + "\n")
 
 
 def image_set(name: str, path: str) -> ImageSet:
@@ -101,7 +111,7 @@ def image_set(name: str, path: str) -> ImageSet:
   def images(indices: np.ndarray) -> np.ndarray:
     return np.stack(list(threads.map(read, indices.tolist())))
 
-  described = [str(files.path.resolve()), *map(str, zip(files.names, files.sizes, strict=True))]
+  described = [str(absolute(files.path)), *map(str, zip(files.names, files.sizes, strict=True))]
   return ImageSet(name, len(files), images, hashlib.sha256("\n".join(described).encode()).hexdigest())
 
 

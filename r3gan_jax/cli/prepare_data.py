@@ -18,6 +18,7 @@ from r3gan_jax.data.folder import ImageFiles
 from r3gan_jax.data.prepare import prepare_idx, prepare_images, prepare_tfds
 from r3gan_jax.data.tfds import default_data_dir
 from r3gan_jax.errors import UserError
+from r3gan_jax.storage import as_path, is_remote
 
 _IMAGES = flags.DEFINE_string("images", None, "A directory tree or zip of PNG, JPEG or WebP files.")
 _IDX = flags.DEFINE_string("idx", None, "A directory of train- and t10k-, -images-idx3-ubyte and -labels-idx1-ubyte.")
@@ -34,6 +35,8 @@ _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "With --tfds: files that a
 
 
 def main() -> None:
+  if is_remote(_DATA_DIR.value or ""):
+    raise UserError(f"--data_dir={_DATA_DIR.value}: ArrayRecord files are written to a disk: name one, and copy them")
   data_dir = Path(_DATA_DIR.value).expanduser() if _DATA_DIR.value else default_data_dir()
   name = _TFDS.value or _NAME.value
   if not name:
@@ -41,7 +44,7 @@ def main() -> None:
   if _TFDS.value:
     prepared = prepare_tfds(name, data_dir, Path(_MANUAL_DIR.value).expanduser() if _MANUAL_DIR.value else None)
   elif _IDX.value:
-    prepared = prepare_idx(Path(_IDX.value).expanduser(), name, data_dir)
+    prepared = prepare_idx(as_path(_IDX.value), name, data_dir)
   elif not _RESOLUTION.value:
     raise UserError("--resolution is missing: the side to resize the images to")
   else:

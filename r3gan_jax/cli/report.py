@@ -23,6 +23,7 @@ from PIL import Image
 
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
+from r3gan_jax.storage import as_path, failing_as
 from r3gan_jax.training.logging import read_metrics
 from r3gan_jax.training.workdir import flatten, read_config
 
@@ -49,6 +50,8 @@ TRAINING = {
 IN_THE_PICTURE = 3
 """So many panels of `TRAINING`, then those of the metrics, make the picture of --curves."""
 TITLES = {
+  "metrics/fid": "FID",
+  "metrics/kid": "KID",
   "metrics/modes_kl": "KL(samples || uniform), nats",
   "knobs/augment_p": "augmentation probability",
   "knobs/beta2": "Adam's beta2",
@@ -56,6 +59,8 @@ TITLES = {
   "progress/images_per_second": "images/s",
   "progress/peak_memory_bytes": "peak memory, GiB",
 }
+SETTINGS = ("_samples", "num_real", "num_fake", "neighbours", "_subsets", "_subset_size", "_splits", "seed")
+"""How a metric ends that says how another was computed: in the table of metrics, not a curve."""
 SCALES = {"progress/peak_memory_bytes": 2**-30}
 
 Metrics = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -71,15 +76,12 @@ Panels = dict[str, list[Curve]]
 
 
 def main() -> None:
-  workdir = epath.Path(_WORKDIR.value)
+  workdir = as_path(_WORKDIR.value)
   config = read_config(workdir)
-  try:
-    metrics = read_metrics(workdir)
-  except FileNotFoundError:  # written at the end of the first interval
-    metrics = {}
+  metrics = read_metrics(workdir)
   sections = arrange(metrics)
   if _CURVES.value:
-    _write(epath.Path(_CURVES.value), _picture(sections), "--curves")
+    _write(as_path(_CURVES.value), _picture(sections), "--curves")
   _write(workdir / "report.html", _page(workdir, config, metrics, sections).encode(), "--workdir")
   for name, (_, values) in metrics.items():
     if name.startswith("metrics/"):
@@ -97,11 +99,12 @@ def arrange(metrics: Metrics) -> dict[str, Panels]:
   of_prefix = {"metrics": "Metrics", "knobs": "Schedules", "progress": "Speed and memory"}
   for name, (images_seen, values) in metrics.items():
     prefix, _, rest = name.partition("/")
-    # How many samples a metric was computed from is in the table of metrics.
-    if name not in known and not (prefix == "metrics" and rest.endswith("_samples")):
-      title = TITLES.get(name, (rest if prefix in of_prefix else name).replace("_", " "))
-      curve = Curve(title, images_seen, values * SCALES.get(name, 1))
-      sections[of_prefix.get(prefix, "Other")][title] = [curve]
+    if name in known or (prefix == "metrics" and rest.endswith(SETTINGS)):
+      continue
+    fake = name.replace("metrics/real_", "metrics/")
+    title = TITLES.get(fake, (fake.partition("/")[2] if prefix in of_prefix else fake).replace("_", " "))
+    curve = Curve("of real images" if name != fake else title, images_seen, values * SCALES.get(name, 1))
+    sections[of_prefix.get(prefix, "Other")].setdefault(title, []).append(curve)
   return {section: panels for section, panels in sections.items() if panels}
 
 
@@ -244,10 +247,8 @@ def _picture(sections: dict[str, Panels]) -> bytes:
 
 
 def _write(path: epath.Path, data: bytes, flag: str) -> None:
-  try:
+  with failing_as(f"{flag}: cannot write {path}", path):
     path.write_bytes(data)
-  except OSError as error:
-    raise UserError(f"{flag}: cannot write {path}: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How every command of the project runs: flags, logging, and one line for an error that the user can mend."""
+"""How every command of the project runs: flags, logging, and one line for what the user should know."""
 
 import logging as standard_logging
 import os
@@ -6,43 +6,43 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 
-from r3gan_jax.errors import UserError
-
-_KEEP_MEMORY = ":".join(
-  f"glibc.malloc.{name}" for name in ("arena_max=1", "hugetlb=1", f"mmap_threshold={2**32}", f"trim_threshold={2**33}")
-)
+from r3gan_jax.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError
 
 
-def keep_memory() -> None:
-  """Starts this process anew with an allocator that keeps what it frees, in huge pages; for the top of a command.
+def run(main: Callable[..., None], max_arguments: int = 0) -> None:
+  """Parses flags and calls `main`. Bad flags, a `UserError` and `Interrupted` end it with one line and their status.
 
-  XLA's CPU backend allocates its temporaries, GBs, at every step. glibc would return them to the system, and every
-  step would fault in each page again. The setting is read when a process starts. Set GLIBC_TUNABLES for another.
+  Args:
+    max_arguments: how many arguments that are no flags `main` takes; none need be given.
   """
-  if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-    os.environ["GLIBC_TUNABLES"] = _KEEP_MEMORY
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def run(main: Callable[[], None]) -> None:
-  """Parses flags and calls `main`; exits with status 2 after bad flags or a `UserError`, printed as one line."""
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_only_ours_below_warning)
+  # It logs what it raises too, with its traceback.
+  standard_logging.getLogger("gcsfs").setLevel(standard_logging.CRITICAL)
 
   def guarded(argv: list[str]) -> None:
     try:
-      if argv[1:]:
-        raise UserError(f"unexpected arguments {argv[1:]}: flags look like --name=value")
-      main()
+      arguments = argv[1:]
+      if surplus := arguments[max_arguments:]:
+        raise UserError(f"unexpected arguments {surplus}: flags look like --name=value")
+      main(*arguments)
     except UserError as error:
-      _fail(str(error))
+      _end(f"error: {error}", USER_ERROR)
+    except Interrupted as error:
+      _end(str(error), INTERRUPTED)
+    except jax.errors.JaxRuntimeError as error:
+      if jax.process_count() == 1:
+        raise
+      _end(f"error: another process is gone, or this one failed: {str(error).splitlines()[0]}", INTERRUPTED)
 
   app.run(guarded, flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
+  flags.FLAGS.set_gnu_getopt(True)  # flags may follow arguments
   try:
     rest = flags.FLAGS(argv)
     if "config" in flags.FLAGS:
@@ -56,8 +56,15 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _fail(message: str) -> NoReturn:
-  print(f"error: {message}", file=sys.stderr)
-  sys.exit(2)
+  _end(f"error: {message}", USER_ERROR)
+
+
+def _end(message: str, status: int) -> NoReturn:
+  print(message, file=sys.stderr, flush=True)
+  if jax.distributed.is_initialized() and jax.process_count() > 1:
+    sys.stdout.flush()
+    os._exit(status)  # an orderly exit would wait for the other processes
+  sys.exit(status)
 
 
 def _only_ours_below_warning(record: standard_logging.LogRecord) -> bool:

@@ -7,33 +7,47 @@ uint8 [n, H, W, C], and `seeds` and, if conditional, `labels`), or a directory (
 import math
 from io import BytesIO
 
+import jax
 import numpy as np
 from absl import flags
 from etils import epath
 
-from r3gan_jax import factory
+from r3gan_jax import runs
+from r3gan_jax.cli.processes import join_processes
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler, image_grid, labels_of_seeds, save_png
-from r3gan_jax.training.mesh import make_mesh
+from r3gan_jax.storage import as_path, failing_as, make_directory
+from r3gan_jax.training.distributed import gathered, is_first_process
+from r3gan_jax.training.mesh import make_local_mesh
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
 _SEEDS = flags.DEFINE_string("seeds", "0-63", "Seeds, e.g. 0-63 or 1,5,10-19.")
 _CLASS = flags.DEFINE_integer("class", None, "The class to draw; default: one drawn from each seed.")
 _OUT = flags.DEFINE_string("out", None, "A .png, a .npz, or a directory.", required=True)
 
 
 def main() -> None:
+  join_processes()
   seeds = parse_seeds(_SEEDS.value)
-  trained = factory.open_run(_WORKDIR.value)
+  out = as_path(_OUT.value)
+  trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
   labels = _labels(trained.algorithm.num_classes, seeds)
-  images = Sampler(trained.algorithm, make_mesh())(trained.params, trained.carry, seeds, labels)
-  out = epath.Path(_OUT.value)
-  try:
-    _write(out, images, seeds, labels)
-  except OSError as error:
-    raise UserError(f"cannot write --out={out}: {error.strerror or error}") from None
-  print(f"{len(seeds)} images of the checkpoint at {trained.images_seen:,} images seen: {out}")
+  # Of several processes each draws a share.
+  share = -(-len(seeds) // jax.process_count())
+  mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+  sampler = Sampler(trained.algorithm, make_local_mesh())
+  images = sampler(trained.params, trained.carry, seeds[mine], None if labels is None else labels[mine])
+  with failing_as(f"cannot write --out={out}", out):
+    if out.suffix not in (".png", ".npz"):
+      _write_directory(out, images, seeds[mine])
+    else:
+      images = gathered(images, share)[: len(seeds)]
+      if is_first_process():
+        _write_file(out, images, seeds, labels)
+  if is_first_process():
+    print(f"{len(seeds)} images of the checkpoint at {trained.images_seen:,} images seen: {out}")
 
 
 def parse_seeds(text: str) -> np.ndarray:
@@ -62,20 +76,21 @@ def _labels(num_classes: int, seeds: np.ndarray) -> np.ndarray | None:
   return np.full(len(seeds), wanted, np.int32)
 
 
-def _write(out: epath.Path, images: np.ndarray, seeds: np.ndarray, labels: np.ndarray | None) -> None:
+def _write_file(out: epath.Path, images: np.ndarray, seeds: np.ndarray, labels: np.ndarray | None) -> None:
+  make_directory(out.parent)
   if out.suffix == ".png":
-    out.parent.mkdir(parents=True, exist_ok=True)
     save_png(out, image_grid(images, math.ceil(math.sqrt(len(images)))))
-  elif out.suffix == ".npz":
-    out.parent.mkdir(parents=True, exist_ok=True)
-    buffer = BytesIO()
-    arrays = {"images": images, "seeds": seeds} | ({} if labels is None else {"labels": labels})
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    out.write_bytes(buffer.getvalue())
-  else:
-    out.mkdir(parents=True, exist_ok=True)
-    for seed, image in zip(seeds.tolist(), images, strict=True):
-      save_png(out / f"seed{seed:08}.png", image)
+    return
+  buffer = BytesIO()
+  arrays = {"images": images, "seeds": seeds} | ({} if labels is None else {"labels": labels})
+  np.savez(buffer, **arrays)  # type: ignore[arg-type]
+  out.write_bytes(buffer.getvalue())
+
+
+def _write_directory(out: epath.Path, images: np.ndarray, seeds: np.ndarray) -> None:
+  make_directory(out)
+  for seed, image in zip(seeds.tolist(), images, strict=True):
+    save_png(out / f"seed{seed:08}.png", image)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from absl import flags
-from etils import epath
 from PIL import Image, ImageOps, UnidentifiedImageError
 from sklearn.datasets import load_sample_image
 
@@ -19,6 +18,7 @@ from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.ops.images import to_float, to_uint8
+from r3gan_jax.storage import as_path, failing_as
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -48,11 +48,9 @@ def main() -> None:
     axis.set_title(title if p == 1 else f"{title}, p = {p}", fontsize=9)
   buffer = BytesIO()
   figure.savefig(buffer, format="png", dpi=80)
-  out = epath.Path(_OUT.value)
-  try:
+  out = as_path(_OUT.value)
+  with failing_as(f"cannot write --out={out}", out):
     out.write_bytes(buffer.getvalue())
-  except OSError as error:
-    raise UserError(f"cannot write --out={out}: {error.strerror or error}") from None
   print(f"the image, then {DRAWS} draws of each augmentation: {out}")
 
 
@@ -61,12 +59,11 @@ def _load(path: str | None, side: int) -> np.ndarray:
   if path is None:
     picture = Image.fromarray(load_sample_image("flower.jpg"))
   else:
-    try:
-      picture = Image.open(BytesIO(epath.Path(path).read_bytes()))
-    except UnidentifiedImageError:
-      raise UserError(f"--image={path} is not an image") from None
-    except OSError as error:
-      raise UserError(f"cannot read --image={path}: {error.strerror or error}") from None
+    with failing_as(f"cannot read --image={path}", path):
+      try:
+        picture = Image.open(BytesIO(as_path(path).read_bytes()))
+      except UnidentifiedImageError:
+        raise UserError(f"--image={path} is not an image") from None
   return np.asarray(ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.LANCZOS))
 
 

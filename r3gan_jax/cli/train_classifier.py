@@ -5,7 +5,7 @@
 It trains on the split "train", prints its accuracy on the split "test", and saves both as an .npz. Minutes on 2 cores.
 """
 
-from r3gan_jax.cli.runner import keep_memory, run
+from r3gan_jax.cli.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()
@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from r3gan_jax import factory
+from r3gan_jax import runs
+from r3gan_jax.cli.runner import run
 from r3gan_jax.data.source import Examples
 from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.metrics import digits_cnn
@@ -27,7 +28,7 @@ _OUT = flags.DEFINE_string("out", None, "The .npz to write; default: where the m
 
 
 def main() -> None:
-  out = Path(_OUT.value).expanduser() if _OUT.value else factory.classifier_path(_NAME.value)
+  out = Path(_OUT.value).expanduser() if _OUT.value else runs.classifier_path(_NAME.value)
   training, test = _load("train"), _load("test")
   params = digits_cnn.train(training["image"], training["label"], _EPOCHS.value)
   named = digits_cnn.classify(params, test["image"][..., 0])

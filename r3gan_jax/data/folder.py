@@ -6,14 +6,15 @@ without it, from the names of the directories. A folder is read as it is: every 
 """
 
 import json
-import os
 import struct
 import zipfile
 import zlib
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from etils import epath
 
+from r3gan_jax import storage
 from r3gan_jax.data.images import decode, open_image, to_array
 from r3gan_jax.data.source import Examples
 from r3gan_jax.errors import UserError
@@ -21,10 +22,15 @@ from r3gan_jax.errors import UserError
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _LABELS = "dataset.json"
 _CHECKED_AT_START = 2000
+_READ_AT_ONCE = 16
+_LONG_HEADER = 512
+"""Of a zip's member; it and the data come in one read unless it is longer, and from an object store a read is slow."""
 
 
 class ImageFiles:
   """The image files under a directory or in a zip, in the order of their names. Safe to read in threads; picklable.
+
+  Either may lie in an object store.
 
   Attributes:
     path: the directory or zip.
@@ -32,19 +38,20 @@ class ImageFiles:
     sizes: bytes of each file as it is stored.
 
   Raises:
-    UserError: `path` is neither, is damaged, or holds no image.
+    UserError: `path` is neither, is damaged, cannot be read, or holds no image.
   """
 
-  def __init__(self, path: str | Path):
-    self.path = Path(path).expanduser()
+  def __init__(self, path: epath.PathLike):
+    self.path = storage.as_path(path)
     self._zipped: dict[str, zipfile.ZipInfo] | None = None
-    if self.path.is_dir():
-      names = [str(file.relative_to(self.path).as_posix()) for file in _walk(self.path)]
-    elif self.path.is_file():
-      self._zipped = _members(self.path)
-      names = list(self._zipped)
-    else:
-      raise UserError(f"{self.path} is neither a directory nor a zip: name the images' folder or zip")
+    with storage.failing_as(f"cannot read {self.path}", self.path):
+      if self.path.is_dir():
+        names = storage.list_files(self.path)
+      elif self.path.exists():
+        self._zipped = _members(self.path)
+        names = list(self._zipped)
+      else:
+        raise UserError(f"{self.path} is neither a directory nor a zip: name the images' folder or zip")
     self.names = sorted(name for name in names if name.lower().endswith(_SUFFIXES))
     if not self.names:
       raise UserError(f"{self.path} holds no image: put files named {', '.join('*' + s for s in _SUFFIXES)} there")
@@ -53,7 +60,7 @@ class ImageFiles:
   def sizes(self) -> list[int]:
     if self._zipped:
       return [self._zipped[name].compress_size for name in self.names]
-    return [(self.path / name).stat().st_size for name in self.names]
+    return storage.file_sizes(self.path, self.names)
 
   def __len__(self) -> int:
     return len(self.names)
@@ -67,14 +74,17 @@ class ImageFiles:
     return self._read(self.names[index])
 
   def _read(self, name: str) -> bytes:
-    if self._zipped is None:
-      return (self.path / name).read_bytes()
-    # Not through zipfile, whose readers share one file position: threads would wait for each other.
-    member = self._zipped[name]
-    with open(self.path, "rb", buffering=0) as file:
-      file.seek(member.header_offset + 26)
-      file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)  # past the name and the extra field
-      data = file.read(member.compress_size)
+    with storage.failing_as(f"cannot read {name} in {self.path}", self.path):
+      if self._zipped is None:
+        return storage.read(self.path / name)
+      # Not through zipfile, whose readers share one file position: threads would wait for each other.
+      member = self._zipped[name]
+      start, stop = member.header_offset, member.header_offset + member.compress_size
+      data = storage.read(self.path, start, stop + _LONG_HEADER)
+      header = 30 + sum(struct.unpack_from("<HH", data, 26))  # with the name and the extra field
+      if header > _LONG_HEADER:
+        data = storage.read(self.path, start, stop + header)
+    data = data[header : header + member.compress_size]
     try:
       return data if member.compress_type == zipfile.ZIP_STORED else zlib.decompress(data, -zlib.MAX_WBITS)
     except zlib.error:
@@ -86,7 +96,7 @@ class ImageFiles:
     Raises:
       UserError: it is not of the format, or lacks an image.
     """
-    if not (_LABELS in self._zipped if self._zipped is not None else (self.path / _LABELS).is_file()):
+    if not (_LABELS in self._zipped if self._zipped is not None else (self.path / _LABELS).exists()):
       return None
     where = f"{_LABELS} in {self.path}"
     try:
@@ -138,8 +148,12 @@ class FolderSource:
     self._shape = image_shape
     self._labels = _labels(self._files, num_classes) if num_classes else None
     spread = np.linspace(0, len(self) - 1, min(len(self), _CHECKED_AT_START)).astype(int)
-    for index in spread.tolist():
+
+    def check(index: int) -> None:
       self._check_size(open_image(self._files.read(index), self._files.title(index)).size, index)
+
+    with ThreadPoolExecutor(_READ_AT_ONCE) as threads:
+      list(threads.map(check, spread.tolist()))
 
   def __len__(self) -> int:
     return len(self._files)
@@ -179,15 +193,11 @@ def _labels(files: ImageFiles, num_classes: int) -> np.ndarray:
   return labels
 
 
-def _walk(directory: Path) -> list[Path]:
-  return [Path(root, name) for root, _, names in os.walk(directory, followlinks=True) for name in names]
-
-
-def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
+def _members(path: epath.Path) -> dict[str, zipfile.ZipInfo]:
   try:
-    with zipfile.ZipFile(path) as archive:
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
       members = {member.filename: member for member in archive.infolist() if not member.is_dir()}
-  except (zipfile.BadZipFile, OSError):
+  except zipfile.BadZipFile:
     raise UserError(f"{path} is no zip, or one cut short: fetch or make it again") from None
   for member in members.values():
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:

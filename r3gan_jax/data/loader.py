@@ -1,8 +1,9 @@
 """From a source to batches on the devices: shuffled, resumable, decoded in threads, prefetched.
 
 The n-th sample that a run consumes is a function of the seed and n alone: each epoch is a permutation made from
-(seed, epoch). So a run resumed from its count of images, on any number of processes or devices, sees what it would
-have seen. A process reads the rows of a global batch that its devices hold, and no others.
+(seed, epoch) and, once the run went back to try another order, the number of that. So a run resumed from its count of
+images, on any number of processes or devices, sees what it would have seen. A process reads the rows of a global batch
+that its devices hold, and no others.
 """
 
 import os
@@ -36,25 +37,25 @@ class Loader:
     self._threads = os.cpu_count() or 1
     self._readers = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
 
-  def examples(self, samples: np.ndarray) -> Examples:
-    """Those of the run's endless order that `samples`, int64 [n], count from 0: 'image' uint8 [n, H, W, C], ..."""
-    indices = self.indices(samples)
+  def examples(self, samples: np.ndarray, order: int = 0) -> Examples:
+    """Those of an endless order, by number, that `samples`, int64 [n], count from 0: 'image' uint8 [n, H, W, C], ..."""
+    indices = self.indices(samples, order)
     flipped = indices >= len(self.source)
     examples = self._read(indices % len(self.source))
     if self._x_flip:
       examples["image"][flipped] = examples["image"][flipped, :, ::-1]
     return examples
 
-  def indices(self, samples: np.ndarray) -> np.ndarray:
+  def indices(self, samples: np.ndarray, order: int = 0) -> np.ndarray:
     """int64 [n]: the place of each of `samples` in the (doubled) data set."""
     epochs, offsets = np.divmod(samples, self._epoch_size)
     indices = np.empty_like(samples)
     for epoch in np.unique(epochs).tolist():
-      indices[epochs == epoch] = self._permutation(epoch)[offsets[epochs == epoch]]
+      indices[epochs == epoch] = self._permutation(epoch, order)[offsets[epochs == epoch]]
     return indices
 
-  def _make_permutation(self, epoch: int) -> np.ndarray:
-    return np.random.default_rng((self._seed, epoch)).permutation(self._epoch_size)
+  def _make_permutation(self, epoch: int, order: int) -> np.ndarray:
+    return np.random.default_rng((self._seed, epoch, order)).permutation(self._epoch_size)
 
   def _read(self, indices: np.ndarray) -> Examples:
     parts = np.array_split(indices, max(1, min(self._threads, len(indices) // SMALLEST_READ)))
@@ -62,7 +63,7 @@ class Loader:
     return {name: np.concatenate([examples[name] for examples in read]) for name in read[0]}
 
   def iterate(
-    self, batch_sizes: Sequence[int], first_iteration: int, sharding: NamedSharding
+    self, batch_sizes: Sequence[int], first_iteration: int, sharding: NamedSharding, order: int = 0
   ) -> Iterator[tuple[dict[str, jax.Array], ...]]:
     """From `first_iteration` on, for ever: one tuple an iteration, of one global batch for each of `batch_sizes`.
 
@@ -72,7 +73,7 @@ class Loader:
 
     def make(iteration: int) -> tuple[dict[str, jax.Array], ...]:
       return tuple(
-        self._global_batch(iteration * starts[-1] + start, size, sharding)
+        self._global_batch(iteration * starts[-1] + start, size, sharding, order)
         for start, size in zip(starts, batch_sizes, strict=False)
       )
 
@@ -88,10 +89,10 @@ class Loader:
       finally:
         thread.shutdown(cancel_futures=True)
 
-  def _global_batch(self, start: int, size: int, sharding: NamedSharding) -> dict[str, jax.Array]:
+  def _global_batch(self, start: int, size: int, sharding: NamedSharding, order: int) -> dict[str, jax.Array]:
     shards = sharding.addressable_devices_indices_map((size,))
     rows = [np.arange(size)[index] for index in shards.values()]
-    examples = self.examples(start + np.concatenate(rows))
+    examples = self.examples(start + np.concatenate(rows), order)
     ends = np.cumsum([len(part) for part in rows])[:-1]
     return {
       name: jax.make_array_from_single_device_arrays(

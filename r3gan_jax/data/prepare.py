@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
 from r3gan_jax.data.folder import ImageFiles
@@ -18,6 +19,7 @@ from r3gan_jax.data.images import decode, fit
 from r3gan_jax.data.shards import Prepared, write_data_set
 from r3gan_jax.data.tfds import IDX_DATA_SETS
 from r3gan_jax.errors import UserError
+from r3gan_jax.storage import failing_as
 
 MOST_SHARDS = 512
 """A process keeps all shards open, of the 1024 files that systems commonly allow it."""
@@ -108,7 +110,7 @@ def prepare_images(
   return write_data_set(info, data_dir, {"train": records}, images_per_shard, processes, skip_corrupt)
 
 
-def prepare_idx(directory: Path, name: str, data_dir: Path) -> Prepared:
+def prepare_idx(directory: epath.Path, name: str, data_dir: Path) -> Prepared:
   """MNIST, or a data set of its form, from its four idx files: what TFDS's own recipe makes, without TensorFlow."""
   import tensorflow_datasets as tfds
 
@@ -164,12 +166,13 @@ def prepare_tfds(name: str, data_dir: Path, manual_dir: Path | None) -> Prepared
   return Prepared(Path(builder.data_path), builder.info.splits.total_num_examples, 0)
 
 
-def _read_idx(directory: Path, name: str) -> np.ndarray:
+def _read_idx(directory: epath.Path, name: str) -> np.ndarray:
   """An idx file of unsigned bytes, as it is or gzipped: uint8 of any shape."""
-  path = next((path for path in (directory / name, directory / f"{name}.gz") if path.exists()), None)
-  if path is None:
-    raise UserError(f"{directory} holds neither {name} nor {name}.gz: fetch it, and name the directory with --idx")
-  data = path.read_bytes()
+  with failing_as(f"cannot read {directory}", directory):
+    path = next((path for path in (directory / name, directory / f"{name}.gz") if path.exists()), None)
+    if path is None:
+      raise UserError(f"{directory} holds neither {name} nor {name}.gz: fetch it, and name the directory with --idx")
+    data = path.read_bytes()
   try:
     data = gzip.decompress(data) if path.suffix == ".gz" else data
     zeros, kind, rank = struct.unpack_from(">HBB", data)

@@ -9,6 +9,7 @@ import numpy as np
 from r3gan_jax.data.images import decode, fit, to_array
 from r3gan_jax.data.source import Examples
 from r3gan_jax.errors import UserError
+from r3gan_jax.storage import is_remote
 
 IDX_DATA_SETS = ("mnist", "fashion_mnist", "kmnist")
 """Those that `prepare_data` makes from idx files, without TensorFlow."""
@@ -20,7 +21,7 @@ class TfdsSource:
   Args:
     name: as TFDS knows it, e.g. "cifar10" or "imagenet_resized/64x64", or the --name given to `prepare_data`.
     split: e.g. "train" or "train+test".
-    data_path: the directory of prepared data sets ("": TFDS's own default), or one prepared data set's.
+    data_path: the directory of prepared data sets ("": TFDS's own default), or one prepared data set's; local.
     image_shape: (H, W, C) of the result; grey records become RGB where C is 3.
     fit_by: how records of another size come to it, see `images.fit`.
     num_classes: 0 for images without labels.
@@ -128,6 +129,11 @@ def _open(name: str, data_path: str) -> Any:
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core.read_only_builder import builder_from_files
 
+  if is_remote(data_path):
+    raise UserError(
+      f"config.run.data_path = {data_path}: ArrayRecord files are read from a disk: copy the data set to one, e.g. by "
+      "`gcloud storage cp --recursive`, and name that"
+    )
   try:
     if data_path and (Path(data_path) / "dataset_info.json").is_file():
       return tfds.builder_from_directory(data_path, file_format="array_record")

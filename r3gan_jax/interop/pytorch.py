@@ -1,8 +1,8 @@
 """Tensors out of files that PyTorch wrote, without PyTorch and without executing anything in them.
 
 A pickle is a program that may call whatever its reader can name. This reader knows the few names below and refuses all
-others. Each stands for a string, for `OrderedDict`, or for a bound method that checks its arguments: calling them, or
-setting their state, reaches nothing else.
+others. Each stands for a string or for a bound method that checks its arguments: calling them, or setting their state,
+reaches nothing else. Nor does a small file cost much: what takes memory or time is bounded by the file's size.
 
 torch.save's two forms (torch/serialization.py):
 
@@ -16,9 +16,10 @@ import math
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,21 +49,28 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
   Raises:
     UserError: there is no such file, or it is damaged, holds something else, or names what no state dict needs.
   """
-  try:
+  with one_line_errors(path, "weights"):
     if path.suffix == ".npz":
       with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
     with path.open("rb") as file:
       state = load(file)
-    _check(isinstance(state, dict), "it holds no state dict")
-    _check(all(isinstance(name, str) for name in state), "it holds no state dict")
-    _check(all(isinstance(value, Tensor) for value in state.values()), "its state dict holds more than tensors")
+    check(isinstance(state, dict), "it holds no state dict")
+    check(all(isinstance(name, str) for name in state), "it holds no state dict")
+    check(all(isinstance(value, Tensor) for value in state.values()), "its state dict holds more than tensors")
     return {name: tensor.array() for name, tensor in state.items()}
+
+
+@contextmanager
+def one_line_errors(path: Path, content: str) -> Iterator[None]:
+  """A broken or hostile file makes its readers raise anything: here it becomes a UserError of one line."""
+  try:
+    yield
   except FileNotFoundError:
     raise UserError(f"{path} does not exist") from None
-  except Exception as error:  # a broken or hostile file makes its readers raise anything
-    cause = f"{type(error).__name__}: {error}".partition("\n")[0]
-    raise UserError(f"{path} cannot be read as weights: replace it ({cause})") from None
+  except Exception as error:
+    cause = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+    raise UserError(f"{path} cannot be read as {content}: replace it ({cause})") from None
 
 
 def load(file: IO[bytes]) -> Any:
@@ -72,7 +80,10 @@ def load(file: IO[bytes]) -> Any:
     pickle.UnpicklingError: the file asks for a name that is not admitted, or is inconsistent. Or whatever else Python's
       readers of zip files and pickles raise at broken ones.
   """
-  return _load_zip(file) if zipfile.is_zipfile(file) else _load_legacy(file)
+  if zipfile.is_zipfile(file):
+    return _load_zip(file)
+  file.seek(0)
+  return load_legacy(file.read())
 
 
 class Storage:
@@ -81,9 +92,9 @@ class Storage:
   __slots__ = ("data", "dtype", "size")
 
   def __init__(self, dtype: str, size: int):
-    _check(isinstance(size, int) and size >= 0, "a storage of no size")
+    check(isinstance(size, int) and size >= 0, "a storage of no size")
     self.dtype, self.size = jnp.dtype(dtype), size
-    self.data: bytes | None = None
+    self.data: bytes | memoryview | None = None
 
   @property
   def nbytes(self) -> int:
@@ -96,12 +107,13 @@ class Tensor:
   __slots__ = ("offset", "shape", "storage", "strides")
 
   def __init__(self, storage: Storage, offset: int, shape: Sequence[int], strides: Sequence[int]):
-    _check(isinstance(storage, Storage), "a tensor without a storage")
-    _check(isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides), "no shape")
-    _check(all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *strides)), "a shape that is not one of a view")
+    check(isinstance(storage, Storage), "a tensor without a storage")
+    check(isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) < 65, "no shape")
+    sizes = (offset, *shape, *strides)
+    check(all(isinstance(n, int) and 0 <= n < 2**63 for n in sizes), "a shape that is not one of a view")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     inside = math.prod(shape) <= storage.size and last < storage.size
-    _check(inside or 0 in shape, f"a tensor {shape} that exceeds its storage")
+    check(inside or 0 in shape, f"a tensor {shape} that exceeds its storage")
     self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
   def array(self) -> np.ndarray:
@@ -117,14 +129,43 @@ class Tensor:
     """Of a Parameter as PyTorch 0.1 pickled it: nothing in it concerns the values."""
 
 
+def _refuse(unpickler: Any) -> None:
+  """In place of opcodes that reserve memory unread, or make dicts and sets unchecked."""
+  raise pickle.UnpicklingError("an opcode that PyTorch does not write")
+
+
+def _checking_keys(code: bytes, keys: slice) -> Callable[[Any], None]:
+  """The loader of an opcode that takes `keys` of the stack as keys of a dict or members of a set."""
+  load = pickle._Unpickler.dispatch[code[0]]
+
+  def checked(unpickler: Any) -> None:
+    check(all(map(_is_key, unpickler.stack[keys])), "a key that is neither text nor a small number")
+    load(unpickler)
+
+  return checked
+
+
+def _is_key(key: Any) -> bool:
+  """Others are refused: to hash a few bytes' nest of tuples can take for ever."""
+  return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
+
+
 class Unpickler(pickle._Unpickler):  # in Python: a few bytes make the one in C reserve, and write, 64 GiB for its memo
   """Reads one pickle; `storages` are those that its tensors refer to, by key."""
+
+  dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+    **pickle._Unpickler.dispatch,
+    **{code[0]: _refuse for code in (pickle.BYTEARRAY8, pickle.DICT, pickle.FROZENSET)},
+    pickle.SETITEM[0]: _checking_keys(pickle.SETITEM, slice(-2, -1)),
+    pickle.SETITEMS[0]: _checking_keys(pickle.SETITEMS, slice(None, None, 2)),
+    pickle.ADDITEMS[0]: _checking_keys(pickle.ADDITEMS, slice(None)),
+  }
 
   def __init__(self, file: IO[bytes]):
     super().__init__(file, encoding="utf-8")
     self.storages: dict[str, Storage] = {}
     self._admitted = {
-      ("collections", "OrderedDict"): OrderedDict,
+      ("collections", "OrderedDict"): self._ordered_dict,
       ("torch._utils", "_rebuild_tensor"): self._tensor,  # before PyTorch 0.4, torchvision's VGG16 among them
       ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
       ("torch._utils", "_rebuild_parameter"): self._parameter,
@@ -140,18 +181,27 @@ class Unpickler(pickle._Unpickler):  # in Python: a few bytes make the one in C 
 
   def persistent_load(self, identifier: Any) -> Storage:
     kind, dtype, key, _location, size, *view = identifier
-    _check(kind == "storage" and isinstance(key, str), "a reference to something other than a storage")
-    _check(view in ([], [None]), "a storage that is a view of another")
-    _check(dtype in _DTYPES.values(), "a storage of no known type")
+    check(kind == "storage" and isinstance(key, str), "a reference to something other than a storage")
+    check(view in ([], [None]), "a storage that is a view of another")
+    check(dtype in _DTYPES.values(), "a storage of no known type")
     storage = self.storages.setdefault(key, Storage(dtype, size))
-    _check((storage.dtype, storage.size) == (jnp.dtype(dtype), size), f"two storages {key}")
+    check((storage.dtype, storage.size) == (jnp.dtype(dtype), size), f"two storages {key}")
     return storage
+
+  def _ordered_dict(self, items: Any = None) -> OrderedDict[Any, Any]:
+    if items is None:
+      return OrderedDict()
+    check(isinstance(items, list), "a dict made of no list")  # as Python 2 wrote it
+    check(all(_is_key(key) for key, _ in items), "a key that is neither text nor a small number")
+    made = OrderedDict(items)
+    items.clear()  # else a file could have it copied over and over
+    return made
 
   def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_gradient_and_hooks: Any) -> Tensor:
     return Tensor(storage, offset, shape, strides)
 
   def _parameter(self, tensor: Any, *_gradient_and_hooks: Any) -> Tensor:
-    _check(isinstance(tensor, Tensor), "a parameter that is no tensor")
+    check(isinstance(tensor, Tensor), "a parameter that is no tensor")
     return tensor
 
 
@@ -159,10 +209,10 @@ def _load_zip(file: IO[bytes]) -> Any:
   with zipfile.ZipFile(file) as archive:
     names = set(archive.namelist())
     pickles = [name for name in names if name.endswith("/data.pkl")]
-    _check(len(pickles) == 1, "a zip that torch.save did not write")
+    check(len(pickles) == 1, "a zip that torch.save did not write")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}byteorder" in names:
-      _check(archive.read(f"{root}byteorder") == b"little", "a file of a big-endian machine")
+      check(_stored(archive, f"{root}byteorder") == b"little", "a file of a big-endian machine")
     unpickler = Unpickler(io.BytesIO(_stored(archive, pickles[0])))
     state = unpickler.load()
     for key, storage in unpickler.storages.items():
@@ -173,29 +223,33 @@ def _load_zip(file: IO[bytes]) -> Any:
 def _stored(archive: zipfile.ZipFile, name: str, size: int | None = None) -> bytes:
   """A member of the archive. torch.save compresses nothing, so one that is compressed is a trap."""
   entry = archive.getinfo(name)
-  _check(entry.compress_type == zipfile.ZIP_STORED, f"a compressed {name}")
-  _check(size in (None, entry.file_size), f"{name} of {entry.file_size} bytes where {size} are needed")
+  check(entry.compress_type == zipfile.ZIP_STORED, f"a compressed {name}")
+  check(size in (None, entry.file_size), f"{name} of {entry.file_size} bytes where {size} are needed")
   return archive.read(entry)
 
 
-def _load_legacy(file: IO[bytes]) -> Any:
-  end = file.seek(0, io.SEEK_END)
-  file.seek(0)
+def load_legacy(content: bytes) -> Any:
+  """What torch.save's legacy form holds; storages are views of `content`."""
+  file = io.BytesIO(content)
   header = [Unpickler(file).load() for _ in range(3)]
-  _check(header[:2] == [_LEGACY_MAGIC, _LEGACY_PROTOCOL], "torch.save did not write it")
-  _check(isinstance(header[2], dict) and header[2].get("little_endian") is True, "a file of a big-endian machine")
+  check(header[:2] == [_LEGACY_MAGIC, _LEGACY_PROTOCOL], "torch.save did not write it")
+  check(isinstance(header[2], dict) and header[2].get("little_endian") is True, "a file of a big-endian machine")
   unpickler = Unpickler(file)
   state = unpickler.load()
   keys = Unpickler(file).load()
-  _check(isinstance(keys, list) and set(keys) == set(unpickler.storages), "storages other than its tensors'")
+  check(isinstance(keys, list) and all(isinstance(key, str) for key in keys), "no list of storages")
+  check(set(keys) == set(unpickler.storages), "storages other than its tensors'")
   for key in keys:
     storage = unpickler.storages[key]
-    _check(file.read(8) == storage.size.to_bytes(8, "little"), f"storage {key} of another size")
-    _check(storage.nbytes <= end - file.tell(), "it is cut short")
-    storage.data = file.read(storage.nbytes)
+    check(file.read(8) == storage.size.to_bytes(8, "little"), f"storage {key} of another size")
+    start = file.tell()
+    storage.data = memoryview(content)[start : start + storage.nbytes]
+    check(len(storage.data) == storage.nbytes, "it is cut short")
+    file.seek(storage.nbytes, io.SEEK_CUR)
   return state
 
 
-def _check(condition: bool, otherwise: str) -> None:
+def check(condition: bool, otherwise: str) -> None:
+  """Raises an UnpicklingError of that message where `condition` does not hold."""
   if not condition:
     raise pickle.UnpicklingError(otherwise)

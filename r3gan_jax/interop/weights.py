@@ -1,9 +1,6 @@
 """Published weights of the metrics' networks: found or downloaded, checked, and turned into Flax parameters."""
 
-import hashlib
 import os
-import re
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from tqdm import tqdm
 
 from r3gan_jax.errors import UserError
+from r3gan_jax.interop.download import check_sum, fetch
 from r3gan_jax.interop.pytorch import read_state_dict
 
 Params = dict[str, Any]
@@ -22,7 +19,6 @@ Reader = Callable[[str, tuple[int, ...]], np.ndarray]
 """(name, shape) of a tensor -> float32 array; a UserError where there is none of that shape."""
 
 _BATCH_NORM_EPSILON = 1e-3
-_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,11 @@ class PublishedWeights:
   def file_name(self) -> str:
     return self.url.rpartition("/")[2]
 
+  @property
+  def sha256(self) -> str:
+    """The first 8 hex digits."""
+    return self.file_name.rpartition("-")[2].partition(".")[0]
+
   def params(self, abstract: Params, path: Path | None = None, download: bool = False) -> Params:
     """The parameters, of the structure and shapes of `abstract`: layers of 'kernel' and 'bias'.
 
@@ -57,10 +58,9 @@ class PublishedWeights:
     if not path.exists():
       if not download:
         raise UserError(f"{path} does not exist: put {self.url} there, or let it be downloaded: --download")
-      _fetch(self.url, path)
+      fetch(self.url, path, self.sha256, otherwise=f"put it at {path}")
     if path.name == self.file_name:
-      with path.open("rb") as file:
-        _check_sum(hashlib.file_digest(file, "sha256").hexdigest(), path)
+      check_sum(path, self.sha256)
     return self.convert(read_state_dict(path), abstract, str(path))
 
   def convert(self, tensors: Mapping[str, np.ndarray], abstract: Params, title: str) -> Params:
@@ -139,29 +139,3 @@ INCEPTION = PublishedWeights(
   _inception_layer,
 )
 VGG16 = PublishedWeights("https://download.pytorch.org/models/vgg16-397923af.pth", _vgg16_layer)
-
-
-def _fetch(url: str, path: Path) -> None:
-  """Downloads to a file beside `path`, which takes its place once it is whole and has the right checksum."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-  digest = hashlib.sha256()
-  try:
-    with urllib.request.urlopen(url, timeout=60) as response, partial.open("wb") as file:
-      total = int(response.headers.get("Content-Length") or 0) or None
-      with tqdm(total=total, unit="B", unit_scale=True, desc=path.name, disable=None) as progress:
-        while block := response.read(_BLOCK):
-          digest.update(block)
-          progress.update(file.write(block))
-    _check_sum(digest.hexdigest(), path)
-    partial.replace(path)
-  except OSError as error:
-    raise UserError(f"{url} could not be downloaded ({error}): fetch it elsewhere and put it at {path}") from None
-  finally:
-    partial.unlink(missing_ok=True)
-
-
-def _check_sum(digest: str, path: Path) -> None:
-  match = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
-  if match and not digest.startswith(match[1]):
-    raise UserError(f"{path} is damaged: its SHA-256 begins with {digest[:8]}, not {match[1]}: fetch it anew")

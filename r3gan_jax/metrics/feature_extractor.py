@@ -29,6 +29,11 @@ class ImageSet:
   images: Callable[[np.ndarray], np.ndarray]
   fingerprint: str | None = None
 
+  def thinned(self, size: int) -> "ImageSet":
+    """`size` of them, evenly spread."""
+    spread = np.linspace(0, self.size - 1, size).astype(np.int64)
+    return ImageSet(self.name, size, lambda indices: self.images(spread[indices]))
+
 
 class FeatureExtractor:
   """Runs `network` on all devices of `mesh` (of one axis), in batches of one size, the last one padded.
@@ -43,6 +48,7 @@ class FeatureExtractor:
     self._params = jax.device_put(network.params, NamedSharding(mesh, P()))
     self._sharding = NamedSharding(mesh, rows)
     owners = np.array([device.process_index for device in mesh.devices.flat])
+    self._quiet = True if jax.process_index() else None  # None: unless it is a terminal
     self._is_mine = np.repeat(owners == jax.process_index(), batch_per_device)
 
   def __call__(self, images: ImageSet) -> Iterator[dict[str, np.ndarray]]:
@@ -54,7 +60,7 @@ class FeatureExtractor:
     batch = len(self._is_mine)
     shape = None
     running: tuple[dict[str, jax.Array], int] | None = None
-    with tqdm(total=images.size, unit="image", desc=images.name, disable=None) as bar:
+    with tqdm(total=images.size, unit="image", desc=images.name, disable=self._quiet) as bar:
       for start in range(0, images.size, batch):
         # Padding repeats the last image.
         indices = np.minimum(np.arange(start, start + batch), images.size - 1)[self._is_mine]

@@ -11,7 +11,7 @@ def kid(
   """The mean of `mmd2_unbiased` over random subsets of real [n, d] and fake [m, d] features; not times 1000.
 
   Returns:
-    'kid', 'kid_std' (over the subsets), 'kid_subsets', 'kid_subset_size', 'num_real' and 'num_fake'.
+    'kid', 'kid_std' (over the subsets), 'kid_subsets', 'kid_subset_size', 'kid_num_real' and 'kid_num_fake'.
 
   Raises:
     UserError: fewer than `subset_size` images a side.
@@ -30,8 +30,8 @@ def kid(
     "kid_std": float(np.std(distances)),
     "kid_subsets": num_subsets,
     "kid_subset_size": subset_size,
-    "num_real": len(real),
-    "num_fake": len(fake),
+    "kid_num_real": len(real),
+    "kid_num_fake": len(fake),
   }
 
 

@@ -11,8 +11,6 @@ from jax.sharding import PartitionSpec as P
 from r3gan_jax.errors import UserError
 
 _BLOCK = 1024
-# Squared distances below this part of a squared norm are the rounding of float32 products, so the points are the same.
-_ROUNDING = 2.0**-20
 
 
 def precision_recall(
@@ -32,7 +30,7 @@ def precision_recall(
     block: points.
 
   Returns:
-    'precision', 'recall', 'neighbours', 'num_real' and 'num_fake'.
+    'precision', 'recall', 'neighbours', 'precision_recall_num_real' and '..._num_fake'.
 
   Raises:
     UserError: `neighbours` images or fewer on a side.
@@ -63,8 +61,8 @@ def precision_recall(
     "precision": covered(real_rows, len(real), fake_rows, len(fake)),
     "recall": covered(fake_rows, len(fake), real_rows, len(real)),
     "neighbours": neighbours,
-    "num_real": len(real),
-    "num_fake": len(fake),
+    "precision_recall_num_real": len(real),
+    "precision_recall_num_fake": len(fake),
   }
 
 
@@ -131,11 +129,10 @@ def count_covered(
 
 
 def _squared_distances(rows: jax.Array, columns: jax.Array) -> jax.Array:
-  """float32 [m, d] and [n, d] -> [m, n]; exactly 0 between equal points."""
+  """float32 [m, d] and [n, d] -> [m, n]."""
   products = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
   norms = jnp.sum(rows * rows, axis=1, keepdims=True)
-  distances = norms + jnp.sum(columns * columns, axis=1)[None] - 2.0 * products
-  return jnp.where(distances <= _ROUNDING * norms, 0.0, distances)
+  return norms + jnp.sum(columns * columns, axis=1)[None] - 2.0 * products
 
 
 def _placed(features: np.ndarray, centre: np.ndarray, mesh: Mesh, block: int) -> jax.Array:

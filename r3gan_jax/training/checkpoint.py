@@ -1,47 +1,68 @@
-"""Orbax checkpoints of the training state, named by images seen."""
+"""Orbax checkpoints of the training state, named by images seen, with a checksum of every array."""
 
+import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 
 from r3gan_jax.errors import UserError
+from r3gan_jax.storage import absolute, failing_as, is_remote
+from r3gan_jax.training.distributed import agreed, is_first_process
 from r3gan_jax.training.state import TrainState
+
+DIRECTORY = "checkpoints"
+BEST_DIRECTORY = "best"
+"""Of a work directory."""
+
+_STATE, _CHECKSUMS = "state", "checksums"
+_SPARE_BYTES = 64 * 2**20
 
 
 class Checkpoints:
   """Checkpoints under `directory`, each complete or absent.
 
   Saving is asynchronous: the state is copied, and written while training goes on. A save that is cut off leaves a
-  temporary directory that is never taken for a checkpoint.
+  temporary directory that is never taken for a checkpoint. Every process takes part in every call.
 
   Args:
-    directory: e.g. <workdir>/checkpoints.
+    directory: e.g. <workdir>/checkpoints; made where it does not exist.
     keep_last: how many of the newest to keep.
     keep_every_images: also keep those at multiples of this many images; 0: none.
   """
 
   def __init__(self, directory: epath.PathLike, keep_last: int = 1, keep_every_images: int = 0):
-    directory = epath.Path(directory)
-    # Orbax wants absolute paths; remote ones (gs://...) are.
-    self.directory = directory if "://" in str(directory) else directory.resolve()
-    self._manager = ocp.CheckpointManager(
-      self.directory,
-      options=ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every_images or None),
-    )
+    self.directory = absolute(directory)
+    self._manager = _manager(self.directory, max_to_keep=keep_last, keep_period=keep_every_images or None)
 
-  def save(self, state: TrainState) -> None:
-    """Starts saving `state`; waits for an earlier save to end first."""
+  def save(self, state: TrainState) -> bool:
+    """Starts saving `state`; waits for an earlier save to end first.
+
+    Returns:
+      False where the disk is too full, or an earlier save failed; both are logged, and nothing is changed.
+    """
     images_seen = int(state.images_seen)
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:  # whatever the many layers below raise
+      logging.error("the last checkpoint could not be written (%s)", _first_line(error))
+      self._manager.reload()
     if images_seen in self._manager.all_steps():
-      return
-    if not self._manager.save(images_seen, args=ocp.args.StandardSave(state)):
+      return True
+    if not _has_room_for(self.directory, state):
+      return False
+    if not self._manager.save(images_seen, args=_saved(state)):
       raise RuntimeError(f"checkpoint {images_seen} was not saved: {self.directory} holds newer ones")
+    return True
 
   def restore_latest(self, abstract_state: Any, images_seen: int | None = None) -> TrainState | None:
-    """The newest checkpoint that can be read, or None where there is none at all.
+    """The newest checkpoint that can be read and is what was saved, or None where there is none at all.
 
     Args:
       abstract_state: the state as `jax.ShapeDtypeStruct`s with the shardings to restore to.
@@ -55,17 +76,16 @@ class Checkpoints:
       if images_seen not in steps:
         raise UserError(f"{self.directory} has no checkpoint of {images_seen} images: choose from {steps}")
       steps = [images_seen]
+    arguments = {_STATE: ocp.args.StandardRestore(abstract_state), _CHECKSUMS: ocp.args.JsonRestore()}
     for step in steps:
       try:
-        state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract_state))
-        jax.block_until_ready(state)
+        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        _check(restored[_STATE], restored[_CHECKSUMS])
       except Exception as error:  # whatever the many layers below raise for a damaged file
-        reason = str(error).strip().split("\n")[0][:200]
-        logging.warning(
-          "checkpoint %s cannot be read, trying the one before it (%s)", self.directory / str(step), reason
-        )
+        path = self.directory / str(step)
+        logging.warning("checkpoint %s cannot be read, trying the one before it (%s)", path, _first_line(error))
         continue
-      return state
+      return restored[_STATE]
     if steps:
       raise UserError(
         f"none of the checkpoints in {self.directory} can be read; they were left as they are: restore a backup, "
@@ -75,13 +95,107 @@ class Checkpoints:
 
   def set_aside_after(self, images_seen: int) -> None:
     """Renames checkpoints newer than `images_seen`, which could not be read, so that they can be saved anew."""
-    for newer in self._manager.all_steps():
-      if newer > images_seen:
-        damaged = self.directory / f"damaged-{newer}"
-        (self.directory / str(newer)).rename(damaged)
-        logging.warning("the damaged checkpoint of %s images is now %s", f"{newer:,}", damaged)
+    newer = [step for step in self._manager.all_steps() if step > images_seen]
+    if newer and is_first_process():
+      for step in newer:
+        damaged = self.directory / f"damaged-{step}"
+        (self.directory / str(step)).rename(damaged)
+        logging.warning("the damaged checkpoint of %s images is now %s", f"{step:,}", damaged)
+    multihost_utils.sync_global_devices("checkpoints set aside")
     self._manager.reload()
 
   def close(self) -> None:
     """Waits, and frees the manager's threads."""
     self._manager.close()
+
+
+class BestCheckpoint:
+  """The checkpoint with the best score so far, under `directory`, as `Checkpoints` reads it; with all its scores.
+
+  Args:
+    directory: e.g. <workdir>/best.
+    metric: the name of the score that decides.
+    mode: which of its values is best, "min" or "max".
+  """
+
+  def __init__(self, directory: epath.PathLike, metric: str, mode: str):
+    self._metric, self._mode = metric, mode
+    worst = float("inf") if mode == "min" else -float("inf")
+    self._manager = _manager(
+      absolute(directory),
+      max_to_keep=1,
+      best_mode=mode,
+      # A run that was resumed may have chosen by another score before.
+      best_fn=lambda scores: scores.get(metric, worst),
+    )
+    kept = self._manager.best_step()
+    self._best = worst if kept is None else (self._manager.metrics(kept) or {}).get(metric, worst)
+
+  def offer(self, state: TrainState, scores: Mapping[str, float]) -> None:
+    """Starts saving `state` if its score is better than the one kept, which is removed when the new one is complete."""
+    images_seen, score = int(state.images_seen), scores[self._metric]
+    if not (score < self._best if self._mode == "min" else score > self._best):
+      return
+    if images_seen in self._manager.all_steps() or not _has_room_for(self._manager.directory, state):
+      return
+    self._best = score
+    logging.info("the best %s so far: %g, at %s images", self._metric, score, f"{images_seen:,}")
+    # By force: a run that goes on from an older checkpoint may be behind the one that is kept.
+    self._manager.save(images_seen, args=_saved(state), metrics=dict(scores), force=True)
+
+  def close(self) -> None:
+    """Waits, and frees the manager's threads."""
+    self._manager.close()
+
+
+def _manager(directory: epath.Path, **options: Any) -> ocp.CheckpointManager:
+  with failing_as(f"cannot use {directory}", directory):
+    return ocp.CheckpointManager(
+      directory, options=ocp.CheckpointManagerOptions(**options), item_names=(_STATE, _CHECKSUMS)
+    )
+
+
+def _saved(state: TrainState) -> ocp.args.Composite:
+  return ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state), _CHECKSUMS: ocp.args.JsonSave(_checksums(state))})
+
+
+def _checksums(state: TrainState) -> dict[str, int]:
+  """Of every array by its name: a change of any one bit changes it."""
+  names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(state)]
+  return dict(zip(names, np.asarray(_checksums_of_leaves(state)).tolist(), strict=True))
+
+
+@jax.jit
+def _checksums_of_leaves(state: TrainState) -> jax.Array:
+  def checksum(leaf: jax.Array) -> jax.Array:
+    bits = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    bits = jax.lax.bitcast_convert_type(bits, f"uint{8 * bits.dtype.itemsize}").astype(jnp.uint32).ravel()
+    return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+
+  return jnp.stack([checksum(leaf) for leaf in jax.tree.leaves(state)])
+
+
+def _check(state: TrainState, checksums: Mapping[str, int]) -> None:
+  """Raises a ValueError where `state` is not what was saved."""
+  for name, checksum in _checksums(state).items():
+    if checksums.get(name) != checksum:
+      raise ValueError(f"{name} is not what was saved")
+
+
+def _has_room_for(directory: epath.Path, state: TrainState) -> bool:
+  """Whether the first process sees room for `state`; where not, it says so. Of remote storage nothing is asked."""
+  needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SPARE_BYTES
+  free = needed if is_remote(directory) else shutil.disk_usage(directory).free
+  if free < needed:
+    logging.error(
+      "no checkpoint was written: %s has %.2f GiB left of the %.2f that it takes; make room, the run goes on and tries "
+      "again",
+      directory,
+      free / 2**30,
+      needed / 2**30,
+    )
+  return agreed(free >= needed)
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).strip().split("\n")[0][:200]

@@ -2,14 +2,19 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 import types
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 import tensorboardX
 from etils import epath
+
+from r3gan_jax.storage import append, is_remote
 
 if importlib.util.find_spec("tensorflow") is None:
   # clu imports this module for its TensorFlow writer, which is not used here.
@@ -19,6 +24,8 @@ if importlib.util.find_spec("tensorflow") is None:
 
 from clu import metric_writers
 from clu.metric_writers import MetricWriter as MetricWriter
+
+from r3gan_jax.training.distributed import is_first_process
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -58,13 +65,22 @@ class JsonLinesWriter(_ScalarsAndImagesWriter):
   """Appends one object a call, {"images_seen": ..., name: value, ...}, to a file.
 
   A resumed run repeats the images between the last checkpoint and the interruption: the last line of a count holds.
+  Lines for an object store wait for `flush`.
   """
 
   def __init__(self, path: epath.Path):
     self._path = path
+    self._waiting = ""
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-    append_line(self._path, step, {name: float(value) for name, value in scalars.items()})
+    self._waiting += _line(step, {name: float(value) for name, value in scalars.items()})
+    if not is_remote(self._path):
+      self.flush()
+
+  def flush(self) -> None:
+    if self._waiting:
+      append(self._path, self._waiting)
+      self._waiting = ""
 
 
 class TensorBoardWriter(_ScalarsAndImagesWriter):
@@ -88,27 +104,74 @@ class TensorBoardWriter(_ScalarsAndImagesWriter):
     self._writer.close()
 
 
+class RemoteTensorBoardWriter(_ScalarsAndImagesWriter):
+  """TensorBoard event files in an object store, one from each `flush` to the next; TensorBoard reads them in turn."""
+
+  def __init__(self, directory: epath.Path):
+    self._directory = directory
+    self._flushed = 0
+    self._local: tuple[Path, TensorBoardWriter] | None = None
+
+  def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+    self._writer().write_scalars(step, scalars)
+
+  def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+    self._writer().write_images(step, images)
+
+  def _writer(self) -> TensorBoardWriter:
+    if not self._local:
+      directory = Path(mkdtemp(prefix="r3gan_jax-"))
+      self._local = directory, TensorBoardWriter(epath.Path(directory))
+    return self._local[1]
+
+  def flush(self) -> None:
+    if self._local:
+      directory, writer = self._local
+      writer.close()
+      (events,) = directory.iterdir()
+      (self._directory / f"{events.name}.{self._flushed:05}").write_bytes(events.read_bytes())
+      shutil.rmtree(directory)
+      self._flushed += 1
+      self._local = None
+
+  def close(self) -> None:
+    self.flush()
+
+
 def make_writer(workdir: epath.Path) -> MetricWriter:
-  """The writer of a run: log, metrics.jsonl, tensorboard/."""
+  """The writer of a run: log, metrics.jsonl, tensorboard/; on any process but the first, of nothing.
+
+  What is flushed is where it belongs.
+  """
+  if not is_first_process():
+    return metric_writers.MultiWriter([])
+  tensorboard = RemoteTensorBoardWriter if is_remote(workdir) else TensorBoardWriter
   return metric_writers.MultiWriter(
     [
       metric_writers.LoggingWriter(),
       JsonLinesWriter(workdir / METRICS_FILE),
-      TensorBoardWriter(workdir / "tensorboard"),
+      tensorboard(workdir / "tensorboard"),
     ]
   )
 
 
 def append_line(path: epath.Path, images_seen: int, values: Mapping[str, float | str]) -> None:
   """One more line of a metrics.jsonl."""
-  with path.open("a") as file:
-    file.write(json.dumps({"images_seen": images_seen} | dict(values)) + "\n")
+  append(path, _line(images_seen, values))
+
+
+def _line(images_seen: int, values: Mapping[str, float | str]) -> str:
+  return json.dumps({"images_seen": images_seen} | dict(values)) + "\n"
 
 
 def read_metrics(workdir: epath.PathLike) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """From metrics.jsonl: name -> (images seen int64 [n], values float64 [n]), in order, without repetitions."""
+  """From metrics.jsonl: name -> (images seen int64 [n], values float64 [n]), in order, without repetitions.
+
+  Nothing where there is no such file: it is written at the end of the first interval.
+  """
   series: dict[str, dict[int, float]] = {}
-  for line in (epath.Path(workdir) / METRICS_FILE).read_text().splitlines():
+  path = epath.Path(workdir) / METRICS_FILE
+  for line in path.read_text().splitlines() if path.exists() else []:
     try:
       scalars = json.loads(line)
     except json.JSONDecodeError:  # cut off in mid-write

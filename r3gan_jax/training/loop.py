@@ -1,34 +1,44 @@
 """The training loop: batches in, steps, and every now and then a line, a snapshot, a checkpoint.
 
-The loop never waits for the step that it has just started: it reads the metrics of the step before. It stops at the
-first value that is not finite, and a checkpoint is written only of a state whose last step was finite.
+The loop never waits for the step that it has just started: it reads the metrics of the step before. At the first
+value that is not finite it stops, or goes back to the last checkpoint; a checkpoint is written only of a state whose
+last step was finite.
 
 In order, an iteration: step; check and collect the metrics of the previous step; if due, log; if due, snapshot
-(sample grid, evaluation, checkpoint). What is due follows from images seen alone, so a resumed run does what an
+(checkpoint, sample grid, evaluation). What is due follows from images seen alone, so a resumed run does what an
 uninterrupted one does.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from absl import logging
 from etils import epath
 
 from r3gan_jax.algorithms.base import Algorithm, Params
 from r3gan_jax.data.loader import Loader
+from r3gan_jax.errors import Interrupted
 from r3gan_jax.schedules import Schedule
-from r3gan_jax.training.checkpoint import Checkpoints
-from r3gan_jax.training.logging import MetricWriter
+from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, BestCheckpoint, Checkpoints
+from r3gan_jax.training.distributed import Preemption, Watchdog, agreed
+from r3gan_jax.training.logging import MetricWriter, read_metrics
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
-from r3gan_jax.training.progress import MetricWindow, Progress
+from r3gan_jax.training.profile import Profile
+from r3gan_jax.training.progress import Diverged, MetricWindow, Progress
 from r3gan_jax.training.state import TrainState, abstract_state, averaged_params, init_state
 from r3gan_jax.training.step import make_train_step
 
-Snapshot = Callable[[Params, Any, int, MetricWriter], None]
-"""(EMA parameters, carry, images seen, writer): draws, measures and writes what it is for."""
+Snapshot = Callable[[Params, Any, int, MetricWriter], Mapping[str, float]]
+"""(EMA parameters, carry, images seen, writer) -> scores: draws, measures and writes what it is for."""
+
+SNAPSHOT_SECONDS = "progress/snapshot_seconds"
+"""Written when a snapshot is complete."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,15 @@ class Experiment:
   keep_checkpoints: int
   keep_every_images: int
   micro_batches: Mapping[str, int] = field(default_factory=dict)
+  best_metric: str = ""
+  """The score whose best checkpoint is kept beside the newest ones; "": none."""
+  best_mode: str = "min"
+  max_rollbacks: int = 0
+  """How often the run may go back to its last checkpoint after a value that is not finite."""
+  stall_seconds: float = 3600.0
+  """An iteration that takes longer is taken for a hang."""
+  profile: tuple[int, int] | None = None
+  """First and last iteration to profile, counted from the start of this process."""
 
   @property
   def images_per_iteration(self) -> int:
@@ -67,74 +86,155 @@ def train(
   """Trains from the newest checkpoint of `workdir`, or from scratch, to `experiment.total_images`.
 
   Raises:
-    UserError: at the first loss or gradient that is not finite; no later state is written.
+    Diverged: at a loss or gradient that is not finite, and no more going back; no later state is written.
+    Interrupted: after SIGTERM; the state of the last iteration has been saved.
   """
-  mesh = make_mesh()
-  checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_checkpoints, experiment.keep_every_images)
-  try:
-    state = checkpoints.restore_latest(abstract_state(experiment.algorithm, experiment.optimizers, mesh))
+  with _Trainer(experiment, loader, workdir, writer, snapshots) as trainer:
+    state = trainer.restored()
     if state is None:
       init = jax.jit(
         lambda: init_state(experiment.algorithm, experiment.optimizers, experiment.seed),
-        out_shardings=replicated(mesh),
+        out_shardings=replicated(trainer.mesh),
       )
       state = init()
     else:
-      checkpoints.set_aside_after(int(state.images_seen))
-      logging.info("resumed from %s at %s images", checkpoints.directory, f"{int(state.images_seen):,}")
-    return _train(experiment, loader, writer, snapshots, checkpoints, mesh, state)
-  finally:
-    checkpoints.close()
-    writer.flush()
+      logging.info("resumed from %s at %s images", trainer.checkpoints.directory, f"{int(state.images_seen):,}")
+    while True:
+      rollbacks = int(state.rollbacks) + 1
+      try:
+        return trainer.train(state)
+      except Diverged as error:
+        state = trainer.restored() if rollbacks <= experiment.max_rollbacks else None
+        if state is None:
+          raise
+        logging.warning("%s", error)
+        images_seen, most = f"{int(state.images_seen):,}", experiment.max_rollbacks
+        logging.warning("going back to %s images, for the %d. of %d times", images_seen, rollbacks, most)
+        state = _with_other_draws(state, rollbacks)
 
 
-def _train(
-  experiment: Experiment,
-  loader: Loader,
-  writer: MetricWriter,
-  snapshots: Sequence[Snapshot],
-  checkpoints: Checkpoints,
-  mesh: jax.sharding.Mesh,
-  state: TrainState,
-) -> TrainState:
-  step = make_train_step(
-    experiment.algorithm, experiment.optimizers, experiment.schedules, mesh, experiment.micro_batches
-  )
-  images_seen = int(state.images_seen)
-  increment = experiment.images_per_iteration
-  batches = loader.iterate(experiment.batch_sizes, images_seen // increment, batch_sharding(mesh))
-  progress = Progress(images_seen, experiment.total_images)
-  window = MetricWindow(
-    f"The last good checkpoint is in {checkpoints.directory}: lower config.learning_rate or raise config.gamma"
+@partial(jax.jit, donate_argnums=0)
+def _with_other_draws(state: TrainState, rollbacks: int | jax.Array) -> TrainState:
+  """`state`, to go on with other noise and another data order than before."""
+  return replace(
+    state, rng=jax.random.fold_in(state.rng, rollbacks), rollbacks=jnp.full_like(state.rollbacks, rollbacks)
   )
 
-  def snapshot() -> None:
-    params = averaged_params(experiment.algorithm, state)
-    for take in snapshots:
-      take(params, state.carry, images_seen, writer)
-    checkpoints.save(state)
-    writer.flush()
 
-  try:
-    if images_seen == 0:
-      snapshot()
-    while images_seen < experiment.total_images:
-      state, metrics = step(state, next(batches))
-      previous, images_seen = images_seen, images_seen + increment
-      last = images_seen >= experiment.total_images
-      snapshot_due = last or _crosses(experiment.snapshot_every_images, previous, images_seen)
-      log_due = last or _crosses(experiment.log_every_images, previous, images_seen)
-      window.add(images_seen, metrics)
-      if log_due or snapshot_due:
-        window.catch_up()
-      if log_due:
-        writer.write_scalars(images_seen, window.means() | progress.report(images_seen))
-      if snapshot_due:
-        with progress.paused():
-          snapshot()
-  finally:
-    batches.close()  # type: ignore[attr-defined]
-  return state
+class _Trainer:
+  """What stays the same whether a run goes on or goes back: programs, data, and where everything is written."""
+
+  def __init__(
+    self,
+    experiment: Experiment,
+    loader: Loader,
+    workdir: epath.Path,
+    writer: MetricWriter,
+    snapshots: Sequence[Snapshot],
+  ):
+    self._experiment, self._loader, self._workdir = experiment, loader, workdir
+    self._writer, self._snapshots = writer, snapshots
+    self.mesh = make_mesh()
+    self._step = make_train_step(
+      experiment.algorithm, experiment.optimizers, experiment.schedules, self.mesh, experiment.micro_batches
+    )
+    self._iteration = 0  # of this process
+    self.checkpoints = Checkpoints(workdir / DIRECTORY, experiment.keep_checkpoints, experiment.keep_every_images)
+    self._best = None
+    if experiment.best_metric:
+      self._best = BestCheckpoint(workdir / BEST_DIRECTORY, experiment.best_metric, experiment.best_mode)
+    self._watchdog = Watchdog(experiment.stall_seconds)
+    self._profile = Profile(workdir / "profile", experiment.profile)
+
+  def __enter__(self) -> "_Trainer":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._watchdog.close()
+    self._profile.close()
+    self.checkpoints.close()
+    if self._best:
+      self._best.close()
+    self._writer.flush()
+
+  def restored(self) -> TrainState | None:
+    """The newest checkpoint that can be read; those after it are set aside."""
+    experiment = self._experiment
+    state = self.checkpoints.restore_latest(abstract_state(experiment.algorithm, experiment.optimizers, self.mesh))
+    if state is not None:
+      self.checkpoints.set_aside_after(int(state.images_seen))
+    return state
+
+  def train(self, state: TrainState) -> TrainState:
+    """From `state` to the end of the run."""
+    experiment, watchdog = self._experiment, self._watchdog
+    images_seen = int(state.images_seen)
+    increment = experiment.images_per_iteration
+    batches = self._loader.iterate(
+      experiment.batch_sizes, images_seen // increment, batch_sharding(self.mesh), int(state.rollbacks)
+    )
+    progress = Progress(images_seen, experiment.total_images)
+    window = MetricWindow(
+      f"The last good checkpoint is in {self.checkpoints.directory}: lower config.learning_rate or raise config.gamma, "
+      "or see config.run.on_nonfinite"
+    )
+    is_saved = True
+    try:
+      with Preemption().watched() as preemption:
+        if self._snapshot_is_missing(images_seen):
+          is_saved = self._snapshot(state)
+        watchdog.beat()
+        while images_seen < experiment.total_images:
+          self._profile.before(self._iteration)
+          state, metrics = self._step(state, next(batches))
+          self._profile.after(self._iteration, metrics)
+          self._iteration += 1
+          previous, images_seen = images_seen, images_seen + increment
+          last = images_seen >= experiment.total_images
+          snapshot_due = last or _crosses(experiment.snapshot_every_images, previous, images_seen)
+          log_due = last or _crosses(experiment.log_every_images, previous, images_seen)
+          interrupted = preemption.requested(self._iteration)
+          window.add(images_seen, metrics)
+          watchdog.beat()
+          if log_due or snapshot_due or interrupted:
+            window.catch_up()
+          if log_due:
+            self._writer.write_scalars(images_seen, window.means() | progress.report(images_seen))
+          if snapshot_due:
+            watchdog.rest()
+            with progress.paused():
+              is_saved = self._snapshot(state)
+            watchdog.beat()
+          elif interrupted or (log_due and not is_saved):
+            is_saved = self.checkpoints.save(state)
+          if interrupted and not last:
+            raise Interrupted(f"stopped by SIGTERM at {images_seen:,} images: the same command goes on")
+    finally:
+      watchdog.rest()
+      batches.close()  # type: ignore[attr-defined]
+    return state
+
+  def _snapshot(self, state: TrainState) -> bool:
+    """Saves, draws, measures; whether it could be saved."""
+    began, images_seen = time.perf_counter(), int(state.images_seen)
+    is_saved = self.checkpoints.save(state)
+    params = averaged_params(self._experiment.algorithm, state)
+    scores: dict[str, float] = {}
+    for take in self._snapshots:
+      scores |= take(params, state.carry, images_seen, self._writer)
+    if self._best and is_saved:
+      self._best.offer(state, scores)
+    self._writer.write_scalars(images_seen, {SNAPSHOT_SECONDS: time.perf_counter() - began})
+    self._writer.flush()
+    return is_saved
+
+  def _snapshot_is_missing(self, images_seen: int) -> bool:
+    """Whether there should have been one of the state from which the run goes on, but it was not ended or begun."""
+    experiment = self._experiment
+    due = images_seen >= experiment.total_images or _crosses(
+      experiment.snapshot_every_images, images_seen - experiment.images_per_iteration, images_seen
+    )
+    return due and not agreed(images_seen in read_metrics(self._workdir).get(SNAPSHOT_SECONDS, ((), ()))[0])
 
 
 def _crosses(interval: int, before: int, after: int) -> bool:

@@ -14,6 +14,10 @@ from r3gan_jax.errors import UserError
 from r3gan_jax.training.step import Metrics
 
 
+class Diverged(UserError):
+  """A loss or a gradient is not finite."""
+
+
 class Progress:
   """Times a run from `images_seen` on and logs the status line."""
 
@@ -63,7 +67,7 @@ class MetricWindow:
     """Waits for the metrics taken last and checks them.
 
     Raises:
-      UserError: where one is not finite.
+      Diverged: where one is not finite.
     """
     if self._pending is None:
       return
@@ -72,7 +76,7 @@ class MetricWindow:
     values = jax.device_get(metrics)
     if not values["finite"]:
       names = ", ".join(sorted(name for name, value in values.items() if not np.isfinite(value)))
-      raise UserError(f"training diverged at {images_seen:,} images: not finite: {names}. {self._cure}")
+      raise Diverged(f"training diverged at {images_seen:,} images: not finite: {names}. {self._cure}")
     self._collected.append(values)
 
   def means(self) -> dict[str, float]:

@@ -22,8 +22,11 @@ class TrainState:
     optimizer: network -> state of its optax optimiser.
     ema: name of an average -> averaged parameters.
     carry: the algorithm's own state.
-    rng: the run's base key; an iteration's draws are a function of it and of `images_seen`, so it never changes.
+    rng: the run's base key; an iteration's draws are a function of it and of `images_seen`, so it changes only when
+      the run goes back.
     images_seen: int32 scalar.
+    rollbacks: int32 scalar: how often the run went back after a value that was not finite; the order of the data is a
+      function of it, too.
   """
 
   params: dict[str, Any]
@@ -32,6 +35,7 @@ class TrainState:
   carry: Any
   rng: jax.Array
   images_seen: jax.Array
+  rollbacks: jax.Array
 
 
 def init_state(
@@ -48,6 +52,7 @@ def init_state(
     carry=carry,
     rng=rng,
     images_seen=jnp.zeros((), jnp.int32),
+    rollbacks=jnp.zeros((), jnp.int32),
   )
 
 

@@ -92,7 +92,7 @@ def make_train_step(
     }
     metrics["finite"] = finite.astype(jnp.float32)
     images_seen = state.images_seen + images_counted
-    return TrainState(params, optimizer, ema, carry, state.rng, images_seen), metrics
+    return TrainState(params, optimizer, ema, carry, state.rng, images_seen, state.rollbacks), metrics
 
   return jax.jit(
     step,

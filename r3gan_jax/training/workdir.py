@@ -1,4 +1,8 @@
-"""A run's directory belongs to one configuration."""
+"""A run's directory belongs to one configuration.
+
+One made from a snapshot of another implementation (cli/convert.py) holds only the settings that the snapshot fixes; the
+first recipe that agrees with them makes it its own.
+"""
 
 import json
 from typing import Any
@@ -6,44 +10,42 @@ from typing import Any
 from etils import epath
 
 from r3gan_jax.errors import UserError
+from r3gan_jax.storage import as_path, failing_as, is_remote, make_directory
 
 CONFIG_FILE = "config.json"
 RUN_SECTION = "run"
 """The part of a configuration that may change when a run is resumed: how it is carried out, not what is trained."""
 
 
-def claim_workdir(workdir: epath.PathLike, config: dict[str, Any]) -> epath.Path:
-  """Creates `workdir` for `config`, or checks that it was made by an equal one.
+def claim_workdir(workdir: epath.PathLike, config: dict[str, Any]) -> None:
+  """Creates `workdir` for `config`, or checks that it was made by an equal one, or one that left settings open.
 
   Raises:
     UserError: where it cannot be written, holds something else, or was made by another configuration (the message
       names the first setting that differs). Nothing is changed then.
   """
-  path = epath.Path(workdir)
+  path = as_path(workdir)
   config = json.loads(json.dumps(config))  # as read back: tuples become lists
-  try:
-    path.mkdir(parents=True, exist_ok=True)
+  with failing_as(f"cannot write to the work directory {path}", path, "name another --workdir"):
+    make_directory(path)
     if (path / CONFIG_FILE).exists():
       _check_same(path, read_config(path), config)
-    elif any(path.iterdir()):
+    elif path.exists() and any(path.iterdir()):
       raise UserError(f"{path} is not empty and was not made by r3gan_jax: name another --workdir")
     _write_whole(path / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
-  except OSError as error:
-    raise UserError(
-      f"cannot write to the work directory {path}: {error.strerror or error}: name another --workdir"
-    ) from None
-  return path
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   """The configuration that a work directory was made by."""
-  path = epath.Path(workdir) / CONFIG_FILE
-  try:
-    return json.loads(path.read_text())
-  except FileNotFoundError:
-    raise UserError(f"{path} not found: {workdir} is not a work directory of r3gan_jax") from None
-  except (OSError, json.JSONDecodeError) as error:
-    raise UserError(f"{path} cannot be read ({error}): restore it, or name another --workdir") from None
+  path = as_path(workdir) / CONFIG_FILE
+  cure = "restore it, or name another --workdir"
+  with failing_as(f"{path} cannot be read", path, cure):
+    try:
+      return json.loads(path.read_text())
+    except FileNotFoundError:
+      raise UserError(f"{path} not found: {workdir} is not a work directory of r3gan_jax") from None
+    except json.JSONDecodeError as error:
+      raise UserError(f"{path} cannot be read: {error}: {cure}") from None
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -56,8 +58,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _check_same(path: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
   old_settings, new_settings = flatten(old), flatten(new)
-  for name in [*old_settings, *new_settings]:
-    before, now = old_settings.get(name, "(absent)"), new_settings.get(name, "(absent)")
+  for name, before in old_settings.items():
+    now = new_settings.get(name, "(absent)")
     if before != now and not name.startswith(f"{RUN_SECTION}."):
       raise UserError(
         f"{path} was made with config.{name} = {before!r}, but now it is {now!r}: "
@@ -67,6 +69,9 @@ def _check_same(path: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> N
 
 def _write_whole(path: epath.Path, text: str) -> None:
   """Writes a file so that a reader finds the old text or the new one, never a part."""
+  if is_remote(path):
+    path.write_text(text)
+    return
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_text(text)
   temporary.replace(path)

@@ -38,7 +38,7 @@ class RecordedNoise(R3GAN):
       with_batch_noise(generator, "_generator_gradients"),
     )
 
-  def _noise(self, rngs):
+  def noise(self, rngs):
     return self.z
 
 
@@ -130,6 +130,7 @@ def test_three_iterations(case, devices, micro_batches):
     ema={"generator": case.params("G", "generator")},
     rng=jax.random.key(0),
     images_seen=jnp.zeros((), jnp.int32),
+    rollbacks=jnp.zeros((), jnp.int32),
   )
   state = jax.device_put(state, replicated(mesh))
   step = make_train_step(algorithm, optimizers, knobs, mesh, micro_batches)

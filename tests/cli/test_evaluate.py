@@ -84,7 +84,8 @@ def test_a_run(files):
   "arguments, cure",
   [
     (("--fake=a", "--metrics=fid"), "put https://github.com/mseitzer/pytorch-fid"),
-    (("--fake=a", "--metrics=sharpness"), "choose from fid, kid, inception_score, precision_recall"),
+    (("--fake=a", "--metrics=sharpness"), "choose from modes, fid, kid, inception_score, precision_recall"),
+    (("--fake=a", "--metrics=modes"), "needs the --workdir of a run on stacked digits"),
     (("--fake=a", "--weights=x.npz"), "--weights needs --network"),
     (("--fake=nowhere",), "neither a directory nor a zip"),
     (("--fake=a", "--metrics=kid", "digits"), "1000"),

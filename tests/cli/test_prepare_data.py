@@ -76,3 +76,8 @@ def test_bad_input_is_one_line_that_names_the_cure(tmp_path, arguments, message)
   done = run(*arguments, f"--data_dir={tmp_path}", status=2)
   (line,) = done.stderr.strip().splitlines()
   assert line.startswith("error: ") and message in line
+
+
+def test_data_sets_are_prepared_on_a_disk():
+  done = run("--idx=nowhere", "--name=mnist", "--data_dir=gs://bucket/data", status=2)
+  assert "error: --data_dir=gs://bucket/data: ArrayRecord files are written to a disk" in done.stderr

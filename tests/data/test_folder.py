@@ -75,6 +75,12 @@ def test_threads_and_processes_read_a_zip_at_once(tmp_path):
   assert len(images) == len(files)
 
 
+def test_long_names_in_a_zip(tmp_path):
+  images = write_images(tmp_path / "images" / ("a" * 200) / ("b" * 200) / ("c" * 200), 3)
+  path = zip_directory(tmp_path / "images", tmp_path / "images.zip", zipfile.ZIP_DEFLATED)
+  np.testing.assert_array_equal(everything(FolderSource(str(path), SHAPE, 0))["image"], images)
+
+
 def broken(directory, how):
   """The path to a folder that is wrong in one way."""
   file = directory / "00000" / "00003.png"
@@ -133,3 +139,11 @@ def test_bad_folders_are_named(labelled, how, message):
   with pytest.raises(UserError, match=message) as error:
     everything(FolderSource(str(path), SHAPE, 3))
   assert "\n" not in str(error.value)
+
+
+def test_a_file_that_goes_away_is_named(tmp_path):
+  write_images(tmp_path, 2)
+  files = ImageFiles(tmp_path)
+  (tmp_path / "00001.png").unlink()
+  with pytest.raises(UserError, match=r"^cannot read 00001.png in .*: No such file or directory$"):
+    files.read(1)

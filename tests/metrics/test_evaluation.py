@@ -64,6 +64,18 @@ def test_all_metrics_are_those_of_the_features():
   assert result["num_real"] == 1100 and result["num_fake"] == 1050
 
 
+def test_of_a_large_set_features_are_of_an_even_part_and_moments_of_all(monkeypatch):
+  monkeypatch.setattr("r3gan_jax.metrics.evaluation.MOST_FEATURES", 300)
+  metrics, mesh = ["fid", "inception_score", "precision_recall"], make_mesh(8)
+  result = Evaluation(metrics, NETWORK, mesh, image_set("real", REAL))(image_set("fake", FAKE))
+  score = InceptionScore(len(FAKE))
+  score.add(features(FAKE))
+  some = [images[np.linspace(0, len(images) - 1, 300).astype(int)] for images in (REAL, FAKE)]
+  expected = fid(Moments.of(features(REAL)), Moments.of(features(FAKE))) | score.result()
+  assert result == pytest.approx(expected | precision_recall(*map(features, some), make_mesh(1)), rel=1e-5)
+  assert result["precision_recall_num_real"] == 300 and result["num_real"] == 1100
+
+
 def test_images_against_themselves():
   evaluation = Evaluation(["fid", "precision_recall"], NETWORK, make_mesh(8), image_set("real", REAL))
   result = evaluation(image_set("fake", REAL))

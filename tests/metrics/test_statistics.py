@@ -56,8 +56,8 @@ def test_golden_precision_and_recall(devices):
     "precision": float(GOLDEN["precision_k3"]),
     "recall": float(GOLDEN["recall_k3"]),
     "neighbours": 3,
-    "num_real": 1500,
-    "num_fake": 1200,
+    "precision_recall_num_real": 1500,
+    "precision_recall_num_fake": 1200,
   }
 
 

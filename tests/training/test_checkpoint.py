@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from r3gan_jax.errors import UserError
-from r3gan_jax.training.checkpoint import Checkpoints
+from r3gan_jax.training.checkpoint import BestCheckpoint, Checkpoints
 from r3gan_jax.training.mesh import make_mesh, replicated
 from r3gan_jax.training.state import TrainState
 
@@ -27,6 +27,7 @@ def make_state(images_seen, devices=1):
     carry={},
     rng=jax.random.key(images_seen),
     images_seen=jnp.int32(images_seen),
+    rollbacks=jnp.int32(0),
   )
   return jax.device_put(state, replicated(make_mesh(devices)))
 
@@ -99,18 +100,22 @@ def files(directory):
 
 @damages
 def test_every_damage_falls_back_to_the_checkpoint_before(tmp_path):
-  """Each file of the newest checkpoint in turn is truncated or removed: either it still restores exactly, or it is
-  noticed and the one before it is used. Never anything in between."""
+  """Each file of the newest checkpoint in turn is truncated, removed, or has one bit flipped: either it still restores
+  exactly, or it is noticed and the one before it is used. Never anything in between."""
   saved(tmp_path / "good", 1, 2, keep_last=2)
   newest = tmp_path / "good" / "2"
   noticed = 0
   for i, file in enumerate(files(newest)):
-    for damage in ("truncate", "remove"):
+    for damage in ("truncate", "remove", "flip"):
       copy = tmp_path / f"{i}{damage}"
       shutil.copytree(tmp_path / "good", copy)
       damaged = copy / "2" / file.relative_to(newest)
       if damage == "truncate":
         damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+      elif damage == "flip":
+        data = bytearray(damaged.read_bytes()) or bytearray(1)
+        data[len(data) // 2] ^= 1
+        damaged.write_bytes(data)
       else:
         damaged.unlink()
       checkpoints = Checkpoints(copy)
@@ -134,3 +139,26 @@ def test_nothing_readable(tmp_path):
   with pytest.raises(UserError, match="none of the checkpoints"):
     Checkpoints(tmp_path).restore_latest(abstract())
   assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("mode, kept", [("min", [1, 1, 3, 3]), ("max", [1, 2, 2, 2])])
+def test_the_best_is_kept(tmp_path, mode, kept):
+  for images_seen, score, expected in zip((1, 2, 3, 4), (5.0, 6.0, 4.0, 4.5), kept, strict=True):
+    best = BestCheckpoint(tmp_path, "score", mode)  # of a new process
+    best.offer(make_state(images_seen), {"score": score, "other": 0.0})
+    best.close()
+    assert [int(path.name) for path in tmp_path.iterdir()] == [expected]
+    assert_same(Checkpoints(tmp_path).restore_latest(abstract()), make_state(expected))
+
+
+def test_the_best_of_an_older_state_replaces_a_newer_one(tmp_path):
+  best = BestCheckpoint(tmp_path, "score", "min")
+  for images_seen, score in ((5, 2.0), (3, 1.0), (4, 1.5), (3, 1.0)):
+    best.offer(make_state(images_seen), {"score": score})
+  best.close()
+  assert [path.name for path in tmp_path.iterdir()] == ["3"]
+  other = BestCheckpoint(tmp_path, "other", "max")
+  other.offer(make_state(3), {"other": -1.0})
+  other.offer(make_state(4), {"other": 0.0})
+  other.close()
+  assert [path.name for path in tmp_path.iterdir()] == ["4"]

@@ -104,8 +104,8 @@ def test_draws_differ_between_iterations_phases_and_samples():
   seen = []
 
   class Recording(R3GAN):
-    def _noise(self, rngs):
-      z = super()._noise(rngs)
+    def noise(self, rngs):
+      z = super().noise(rngs)
       jax.debug.callback(lambda z: seen.append(np.asarray(z)), z)
       return z
 
@@ -164,7 +164,10 @@ def test_another_kind_of_gan():
       carry = {"mean": jax.lax.pmean(mean, "data")}
       return gradients, carry, {"mean": mean}
 
-    def sample(self, params, carry, rngs, labels):
+    def noise(self, rngs):
+      raise AssertionError
+
+    def generate(self, params, carry, noise, labels):
       raise AssertionError
 
   import optax

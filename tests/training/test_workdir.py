@@ -10,7 +10,8 @@ CONFIG = {"name": "x", "gamma": (1.0, 0.1), "data": {"name": "mnist"}, "run": {"
 
 
 def test_created_and_claimed_again(tmp_path):
-  workdir = claim_workdir(tmp_path / "deep" / "run", CONFIG)
+  workdir = tmp_path / "deep" / "run"
+  claim_workdir(workdir, CONFIG)
   assert read_config(workdir) == json.loads(json.dumps(CONFIG))
   claim_workdir(workdir, CONFIG)
 
@@ -26,7 +27,7 @@ def test_how_a_run_is_carried_out_may_change(tmp_path):
   [
     ({"gamma": (2.0, 0.1)}, r"config.gamma = \[1.0, 0.1\], but now it is \[2.0, 0.1\]"),
     ({"data": {"name": "cifar10"}}, "config.data.name = 'mnist', but now it is 'cifar10'"),
-    ({"new": 1}, "config.new = '\\(absent\\)'"),
+    ({"data": {}}, "config.data.name = 'mnist', but now it is '\\(absent\\)'"),
   ],
 )
 def test_another_configuration_is_refused(tmp_path, change, message):
@@ -34,6 +35,14 @@ def test_another_configuration_is_refused(tmp_path, change, message):
   with pytest.raises(UserError, match=message):
     claim_workdir(tmp_path, CONFIG | change)
   assert read_config(tmp_path) == json.loads(json.dumps(CONFIG))
+
+
+def test_settings_left_open_are_fixed_by_the_first_that_says_them(tmp_path):
+  claim_workdir(tmp_path, {"data": {}, "gamma": (1.0, 0.1)})
+  claim_workdir(tmp_path, CONFIG)
+  assert read_config(tmp_path) == json.loads(json.dumps(CONFIG))
+  with pytest.raises(UserError, match=r"config\.data\.name = 'mnist', but now it is 'cifar10'"):
+    claim_workdir(tmp_path, CONFIG | {"data": {"name": "cifar10"}})
 
 
 def test_a_foreign_directory_is_refused(tmp_path):

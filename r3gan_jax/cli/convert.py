@@ -1,0 +1,102 @@
+"""Turns a snapshot of the official PyTorch implementation into a work directory, and a work directory back:
+
+    python -m r3gan_jax.cli.convert network-snapshot-000010000.pkl --out=runs/NAME    # or an http(s) URL
+    python -m r3gan_jax.cli.convert --workdir=runs/NAME --out=state.npz
+
+Nothing in the snapshot is executed, and PyTorch is not needed. The directory is one to draw samples from as it is, and
+one to go on training in with any recipe of the same networks, from its weights, its Adams' second moments and its
+images seen: `python main.py --config=... --workdir=runs/NAME`. The recipe also says what data it is evaluated on.
+
+The .npz holds, by official names and in PyTorch's layout, `G/NAME`, `D/NAME` and `G_ema/NAME`, Adam's
+`G_opt_state/exp_avg_sq/NAME` and `G_opt_state/step`, the same of D, and `cur_nimg`. In PyTorch:
+
+    state = np.load("state.npz")
+    G_ema.load_state_dict({name[6:]: torch.from_numpy(state[name]) for name in state if name.startswith("G_ema/")})
+"""
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+from absl import flags
+
+from r3gan_jax import runs
+from r3gan_jax.algorithms.r3gan import R3GAN
+from r3gan_jax.cli.runner import run
+from r3gan_jax.errors import UserError
+from r3gan_jax.interop.download import check_sum, fetch
+from r3gan_jax.interop.official import Snapshot, read_snapshot
+from r3gan_jax.training.official import official_arrays, write_workdir
+
+_OUT = flags.DEFINE_string("out", None, "The work directory to make; with --workdir, the .npz to write.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The work directory to convert back.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "With --workdir: its images seen, or 'best'; default: the newest.")
+_SHA256 = flags.DEFINE_string("sha256", "", "What the snapshot's SHA-256 begins with; default: it is not checked.")
+
+
+def main(snapshot: str = "") -> None:
+  if bool(snapshot) == bool(_WORKDIR.value):
+    raise UserError("name either a snapshot, as a file or an http(s) URL, or a --workdir")
+  if "://" in _OUT.value:
+    raise UserError(f"--out={_OUT.value}: name a local place, and copy it from there")
+  out = Path(_OUT.value).expanduser()
+  try:
+    if snapshot:
+      _to_workdir(snapshot, out)
+    else:
+      _to_npz(out)
+  except OSError as error:
+    raise UserError(f"cannot write --out={out}: {error.strerror or error}") from None
+
+
+def _to_workdir(name: str, out: Path) -> None:
+  if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    raise UserError(f"--out={out} exists and is no empty directory: name another one")
+  snapshot = _read(name)
+  write_workdir(snapshot, out)
+  side = 4 * 2 ** (len(snapshot.generator.widths) - 1)
+  print(
+    f"G and D of {_count(snapshot.params['generator']):,} and {_count(snapshot.params['discriminator']):,} parameters, "
+    f"{side}x{side}, {snapshot.generator.num_classes or 'no'} classes, {snapshot.images_seen:,} images seen: {out}"
+  )
+  if not all(snapshot.updates.values()):
+    print("the snapshot holds no state of Adam: training would go on from second moments of zero")
+
+
+def _to_npz(out: Path) -> None:
+  if out.suffix != ".npz":
+    raise UserError(f"--out={out}: with --workdir it names an .npz")
+  _, algorithm, state = runs.open_state(_WORKDIR.value or "", _CHECKPOINT.value)
+  arrays = official_arrays(cast(R3GAN, algorithm), state)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as directory:
+    whole = Path(directory) / out.name
+    np.savez(whole, **arrays)  # type: ignore[arg-type]
+    whole.replace(out)
+  print(f"the checkpoint at {int(state.images_seen):,} images seen: {out}")
+
+
+def _read(name: str) -> Snapshot:
+  sha256 = _SHA256.value.lower()
+  if not re.fullmatch("[0-9a-f]{0,64}", sha256):
+    raise UserError(f"--sha256={sha256}: write it in hexadecimal digits, 64 at most")
+  if re.match("https?://", name):
+    with tempfile.TemporaryDirectory() as directory:
+      path = Path(directory) / "snapshot.pkl"
+      fetch(name, path, sha256, otherwise="name the file in place of the URL")
+      return read_snapshot(path)
+  path = Path(name).expanduser()
+  if sha256 and path.is_file():
+    check_sum(path, sha256)
+  return read_snapshot(path)
+
+
+def _count(params: Any) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+if __name__ == "__main__":
+  run(main, max_arguments=1)

@@ -1,0 +1,258 @@
+"""Work directories and data in an object store: Google Cloud Storage's API, by a server on loopback."""
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from gcs_server import BUCKET, FORBIDDEN, OBJECTS_ONLY, gcs_server
+from image_files import write_idx_files, write_images, zip_directory
+from ml_collections import ConfigDict
+from PIL import Image
+from tensorboardX.proto import event_pb2
+
+from r3gan_jax import factory, storage
+from r3gan_jax.data.folder import FolderSource, ImageFiles
+from r3gan_jax.data.prepare import prepare_idx
+from r3gan_jax.data.tfds import TfdsSource
+from r3gan_jax.errors import UserError
+from r3gan_jax.sampling import image_grid
+from r3gan_jax.training.checkpoint import Checkpoints
+from r3gan_jax.training.logging import append_line, make_writer, read_metrics
+from r3gan_jax.training.mesh import make_mesh
+from r3gan_jax.training.state import abstract_state
+from r3gan_jax.training.workdir import claim_workdir, read_config
+
+ROOT = Path(__file__).parent.parent
+CONFIG = {"name": "x", "gamma": (1.0, 0.1), "run": {"total_images": 8}}
+
+
+@pytest.fixture(scope="module")
+def server():
+  """The bucket's objects, and the environment of a process that works on them; this one does from here on."""
+  with gcs_server() as (objects, environment), pytest.MonkeyPatch.context() as patch:
+    for name, value in environment.items():
+      patch.setenv(name, value)
+    yield objects, environment
+
+
+@pytest.fixture(params=["local", "remote"])
+def place(request, server, tmp_path):
+  """A directory that is not there yet: what holds on a disk holds in a bucket."""
+  return epath.Path(f"gs://{BUCKET}/{tmp_path.name}" if request.param == "remote" else tmp_path / "place")
+
+
+def upload(directory, objects, prefix):
+  for path in directory.rglob("*"):
+    if path.is_file():
+      objects[f"{prefix}/{path.relative_to(directory).as_posix()}"] = path.read_bytes()
+
+
+def test_files(place):
+  storage.make_directory(place / "a")
+  assert storage.as_path(str(place)) == place == storage.absolute(place)
+  for text in ("0123", "4567"):
+    storage.append(place / "a" / "file", text)
+  assert storage.read(place / "a" / "file") == b"01234567"
+  assert storage.read(place / "a" / "file", 2, 5) == b"234"
+  for index in range(12):
+    (place / f"{index}").write_text("x" * index)
+  names = ["a/file", *map(str, range(12))]
+  assert sorted(storage.list_files(place)) == sorted(names)
+  assert storage.file_sizes(place, names) == [8, *range(12)]
+
+
+def test_a_work_directory(place):
+  workdir = claim_workdir(str(place), CONFIG)
+  claim_workdir(str(place), CONFIG | {"run": {"total_images": 16}})
+  assert read_config(workdir) == json.loads(json.dumps(CONFIG | {"run": {"total_images": 16}}))
+  with pytest.raises(UserError, match=r"was made with config.gamma = \[1.0, 0.1\], but now"):
+    claim_workdir(str(place), CONFIG | {"gamma": (2.0, 0.1)})
+  (workdir / "config.json").unlink()
+  (workdir / "thesis.tex").write_text("precious")
+  with pytest.raises(UserError, match="not made by r3gan_jax"):
+    claim_workdir(str(place), CONFIG)
+  with pytest.raises(UserError, match="not a work directory"):
+    read_config(str(place))
+  assert storage.list_files(place) == ["thesis.tex"]
+
+
+def events(directory):
+  """(images seen, tag, value or None) of all event files, in TensorBoard's order."""
+  found = []
+  for path in sorted(directory.iterdir()):
+    data = path.read_bytes()
+    while data:
+      size = struct.unpack_from("<Q", data)[0]
+      event = event_pb2.Event.FromString(data[12 : 12 + size])
+      data = data[16 + size :]
+      found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+  return found
+
+
+def test_logs(place):
+  """All that was written before a flush is there after it, and what another process wrote meanwhile stays."""
+  storage.make_directory(place)
+  image = np.zeros((1, 2, 2, 3), np.uint8)
+  for start in (0, 2):  # the second writer goes on where the first was stopped
+    writer = make_writer(place)
+    for step in (start, start + 1):
+      writer.write_scalars(step, {"loss": 0.5 * step})
+      writer.write_images(step, {"samples": image})
+      writer.flush()
+      append_line(place / "metrics.jsonl", step, {"metrics/fid": 1.0})
+    writer.close()
+    time.sleep(1)  # tensorboardX names its files by the second
+  metrics = read_metrics(place)
+  np.testing.assert_array_equal(metrics["loss"], [[0, 1, 2, 3], [0, 0.5, 1, 1.5]])
+  np.testing.assert_array_equal(metrics["metrics/fid"][0], [0, 1, 2, 3])
+  logged = [(step, tag, value) for step in range(4) for tag, value in (("loss", 0.5 * step), ("samples", 0))]
+  assert sorted(events(place / "tensorboard")) == logged
+
+
+@pytest.mark.parametrize("kind", ["directory", zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_images(server, tmp_path, kind):
+  images = np.concatenate([write_images(tmp_path / "images" / name, 7, first=ord(name)) for name in "ab"])
+  if kind != "directory":
+    zip_directory(tmp_path / "images", tmp_path / "images.zip", kind)
+  upload(tmp_path, server[0], tmp_path.name)
+  path = f"gs://{BUCKET}/{tmp_path.name}/images" + (".zip" if kind != "directory" else "")
+  examples = FolderSource(path, (8, 8, 3), num_classes=2)[np.arange(14)]
+  np.testing.assert_array_equal(examples["image"], images)
+  np.testing.assert_array_equal(examples["label"], [0] * 7 + [1] * 7)
+  assert sum(ImageFiles(path).sizes) >= 14 * 8 * 8 * 3  # random images do not compress
+
+
+def test_idx_files(server, tmp_path):
+  splits = write_idx_files(tmp_path)
+  upload(tmp_path, server[0], tmp_path.name)
+  prepare_idx(epath.Path(f"gs://{BUCKET}/{tmp_path.name}"), "mnist", tmp_path / "data")
+  read = TfdsSource("mnist", "train", str(tmp_path / "data"), (28, 28, 1), "pad")[np.arange(12)]
+  np.testing.assert_array_equal(read["image"][..., 0], splits["train"][0])
+
+
+def claim(path):
+  claim_workdir(path, CONFIG)
+
+
+def tfds_source(path):
+  return TfdsSource("mnist", "train", path, (28, 28, 1), "pad")
+
+
+@pytest.mark.parametrize(
+  "act, path, message",
+  [
+    (claim, FORBIDDEN, "cannot write to the work directory gs://forbidden/x: Forbidden: .*: name another --workdir"),
+    (claim, "absent", "cannot write to the work directory gs://absent/x: no such bucket or file: name another"),
+    (read_config, FORBIDDEN, "config.json cannot be read: Forbidden"),
+    (read_config, "absent", "is not a work directory"),
+    (ImageFiles, FORBIDDEN, "cannot read gs://forbidden/x: Forbidden"),
+    (ImageFiles, "absent", "gs://absent/x is neither a directory nor a zip"),
+    (tfds_source, BUCKET, r"config.run.data_path = gs://bucket/x: .* copy the data set to one"),
+  ],
+)
+def test_places_that_cannot_be_used(server, act, path, message):
+  with pytest.raises(UserError, match=message) as error:
+    act(f"gs://{path}/x")
+  assert "\n" not in str(error.value)
+  assert not any(name.startswith("x/") for name in server[0])
+
+
+def test_checkpoints_need_to_know_the_kind_of_bucket(server):
+  server[0]["kept/8/file"] = b""
+  with pytest.raises(UserError, match=r"^cannot use gs://objects-only/kept: 403 .*: so says the server$"):
+    Checkpoints(f"gs://{OBJECTS_ONLY}/kept")
+
+
+def test_unknown_kinds_of_paths():
+  with pytest.raises(UserError, match=r"ftp://host/run: of remote paths, gs://, .* are known"):
+    claim_workdir("ftp://host/run", CONFIG)
+
+
+def command(environment, *arguments, status=0):
+  done = subprocess.run(
+    [sys.executable, *map(str, arguments)], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+  )
+  assert done.returncode == status, done.stderr
+  return done
+
+
+def test_without_gcsfs_one_line_says_what_to_install(server):
+  program = (
+    "import sys; sys.modules['gcsfs'] = None; from r3gan_jax.training.workdir import read_config; "
+    "read_config('gs://bucket/run')"
+  )
+  line = command(server[1], "-c", program, status=1).stderr.splitlines()[-1]
+  message = "gs://bucket/run/config.json cannot be read: install gcsfs: pip install -e '.[gcs]'"
+  assert line.startswith(f"r3gan_jax.errors.UserError: {message}")
+
+
+def final_states(*workdirs):
+  algorithm = factory.build_algorithm(ConfigDict(read_config(workdirs[0])))
+  abstract = abstract_state(algorithm, factory.build_optimizers(algorithm), make_mesh(1))
+  for workdir in workdirs:
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state = checkpoints.restore_latest(abstract)
+    checkpoints.close()
+    yield jax.tree.map(np.asarray, state.replace(rng=jax.random.key_data(state.rng)))
+
+
+def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path, tmp_path_factory):
+  """Trained, cut off in its last save, the checkpoint before damaged, resumed, scored, sampled and reported."""
+  objects, environment = server
+  environment = environment | {  # test_main.py compiles the same programs
+    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+  run = f"gs://{BUCKET}/run"
+  train = ("main.py", "--config=configs/stacked_digits.py:smoke", "--config.data.source=stacked_digits")
+  settings = {"metrics": "('modes',)", "best_metric": "modes", "metric_samples": 60, "keep_checkpoints": 3}
+  settings |= {"snapshot_every_images": 8, "log_every_images": 8}
+  train += tuple(f"--config.run.{name}={value}" for name, value in settings.items())
+  command(environment, *train, f"--workdir={tmp_path / 'run'}", "--config.run.total_images=32")
+  command(environment, *train, f"--workdir={run}", "--config.run.total_images=24")
+  unfinished = {name for name in objects if name.startswith("run/checkpoints/24/default/ocdbt.process_0/d/")}
+  assert unfinished and objects.pop("run/checkpoints/24/commit_success.txt")
+  for name in [name for name in objects if name.startswith("run/checkpoints/16/")]:
+    objects[name] = objects[name][: len(objects[name]) // 2]
+  done = command(environment, *train, f"--workdir={run}", "--config.run.total_images=32")
+  assert re.search(r"resumed from gs://bucket/run/checkpoints at 8 images", done.stderr)
+  arguments = (f"--workdir={run}", "--metrics=modes", "--num_samples=60", "--checkpoint=best")
+  shown = command(environment, "-m", "r3gan_jax.cli.evaluate", *arguments).stdout
+  sample = ("-m", "r3gan_jax.cli.sample", f"--workdir={run}", "--seeds=0-7")
+  command(environment, *sample, f"--out=gs://{BUCKET}/samples.npz")
+  command(environment, "-m", "r3gan_jax.cli.report", f"--workdir={run}")
+
+  checkpoints = {name.split("/")[2] for name in objects if name.startswith("run/checkpoints/")}
+  assert checkpoints == {"16", "24", "32", "damaged-16"}  # nothing is left of 0 and 8
+  assert not unfinished & objects.keys()
+  for name, data in objects.items():
+    (tmp_path / "bucket" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "bucket" / name).write_bytes(data)
+  expected, actual = tmp_path / "run", tmp_path / "bucket" / "run"
+  jax.tree.map(np.testing.assert_array_equal, *final_states(actual, expected))
+  grids = sorted((expected / "samples").iterdir())
+  assert len(grids) == 6
+  for grid in grids:
+    assert (actual / "samples" / grid.name).read_bytes() == grid.read_bytes()
+  metrics, expected_metrics = read_metrics(actual), read_metrics(expected)
+  assert metrics.pop("metrics/seed")[1] == [0]
+  for name in metrics.keys() - {"progress/images_per_second", "progress/peak_memory_bytes"}:
+    np.testing.assert_array_equal(metrics[name], expected_metrics[name])
+  assert {name for name, _ in metrics.items()} == expected_metrics.keys()
+  (best,) = (path.name for path in (actual / "best").iterdir())
+  assert [path.name for path in (expected / "best").iterdir()] == [best]
+  assert re.search(rf"images_seen +{best}\n", shown)
+  with np.load(BytesIO(objects["samples.npz"])) as samples, Image.open(grids[-2]) as grid:
+    np.testing.assert_array_equal(np.asarray(grid), image_grid(samples["images"], 4).repeat(4, 0).repeat(4, 1))
+  assert b"No samples" not in objects["run/report.html"] and b"of 32" in objects["run/report.html"]

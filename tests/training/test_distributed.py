@@ -1,0 +1,159 @@
+"""Several processes on loopback, run as a user runs them: they train as one, end together, and go on in any number."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from test_main import ROOT, final_state
+
+from r3gan_jax.errors import INTERRUPTED
+
+TRAIN = ("main.py", "--config=configs/stacked_digits.py:smoke", "--config.batch_size=8")
+INTERVALS = ("--config.run.snapshot_every_images=80", "--config.run.log_every_images=80")
+MODES = (
+  *INTERVALS,
+  "--config.data.source=stacked_digits",
+  "--config.run.metrics=('modes',)",
+  "--config.run.metric_samples=90",
+)
+
+
+class Processes:
+  """The same command in each of several processes, joined on a free port, each with `devices` devices."""
+
+  def __init__(self, environment, count, devices, *arguments):
+    with socket.socket() as probe:
+      probe.bind(("localhost", 0))
+      port = probe.getsockname()[1]
+    join = (f"--coordinator=localhost:{port}", f"--num_processes={count}") if count > 1 else ()
+    self.processes = [
+      subprocess.Popen(
+        [sys.executable, *arguments, *join, *([f"--process_id={index}"] if join else [])],
+        cwd=ROOT,
+        env=environment | {"JAX_NUM_CPU_DEVICES": str(devices)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+      )
+      for index in range(count)
+    ]
+
+  def finish(self, *statuses):
+    """Waits; returns what each printed."""
+    try:
+      printed = [process.communicate(timeout=240)[0] for process in self.processes]
+    finally:
+      for process in self.processes:
+        process.kill()
+    assert [process.returncode for process in self.processes] == list(statuses), "\n".join(printed)
+    return printed
+
+  def wait_for(self, path):
+    while not path.exists():
+      assert all(process.poll() is None for process in self.processes)
+      time.sleep(0.05)
+
+
+def parameters(workdir):
+  params = final_state(workdir).params
+  return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
+
+
+def assert_same_run(workdir, expected):
+  """To the rounding of another order of summation."""
+  actual, expected = parameters(workdir), parameters(expected)
+  assert np.linalg.norm(actual - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.fixture(scope="module")
+def whole(environment, tmp_path_factory):
+  """30 iterations on 1 device of 1 process."""
+  workdir = tmp_path_factory.mktemp("whole")
+  Processes(environment, 1, 1, *TRAIN, *MODES, f"--workdir={workdir}", "--config.run.total_images=240").finish(0)
+  return workdir
+
+
+def test_a_run_goes_on_in_any_number_of_processes_and_devices(environment, tmp_path, whole):
+  """Its images are those of one process; modes are counted by all, and logs and grids written by the first alone."""
+  for total, count, devices in ((80, 2, 2), (160, 1, 8), (240, 2, 1)):
+    train = (*TRAIN, *MODES, f"--workdir={tmp_path}", f"--config.run.total_images={total}")
+    printed = Processes(environment, count, devices, *train).finish(*[0] * count)
+    assert f"{total} of {total} images" in printed[0] and (f"{total - 80} images" in printed[0] or total == 80)
+    assert all("images" not in text for text in printed[1:])
+  assert_same_run(tmp_path, whole)
+
+  def logged(workdir, name):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {line["images_seen"]: line[name] for line in lines if name in line}
+
+  assert logged(tmp_path, "metrics/modes") == logged(whole, "metrics/modes")
+  assert logged(tmp_path, "discriminator/r1") == pytest.approx(logged(whole, "discriminator/r1"), rel=1e-3)
+
+
+def test_several_processes_sample_and_score_as_one(environment, tmp_path, whole):
+  for module, arguments, name in (
+    ("sample", ("--seeds=0-6",), "x.npz"),
+    ("sample", ("--seeds=0-6",), "pictures"),
+    ("evaluate", ("--metrics=modes", "--num_samples=90"), "x.json"),
+  ):
+    for count in (1, 2):
+      out = tmp_path / str(count) / name
+      out.parent.mkdir(exist_ok=True)
+      flag = "--json" if module == "evaluate" else "--out"
+      command = ("-m", f"r3gan_jax.cli.{module}", f"--workdir={whole}", *arguments, f"{flag}={out}")
+      Processes(environment, count, 3 - count, *command).finish(*[0] * count)
+  for file in (tmp_path / "1").rglob("*"):
+    other = tmp_path / "2" / file.relative_to(tmp_path / "1")
+    if file.suffix == ".npz":
+      np.testing.assert_array_equal(np.load(other)["images"], np.load(file)["images"])
+    elif file.is_file():
+      assert other.read_bytes() == file.read_bytes()
+  assert len(list((tmp_path / "2" / "pictures").iterdir())) == 7
+
+
+LONG = ("--config.run.total_images=2000000", "--config.run.snapshot_every_images=800")
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_processes_end_when_one_is_killed_and_go_on_when_restarted(environment, tmp_path, whole, which):
+  train = (*TRAIN, f"--workdir={tmp_path}", "--config.run.peer_timeout_seconds=10")
+  joined = Processes(environment, 2, 2, *train, *LONG)
+  joined.wait_for(tmp_path / "samples" / "fakes_0000000800.png")
+  joined.processes[which].kill()
+  killed, began = joined.processes[which], time.monotonic()
+  other = joined.processes[1 - which]
+  printed = other.communicate(timeout=60)[0]
+  assert time.monotonic() - began < 40
+  assert other.returncode not in (0, 2)
+  assert "another task died" in printed or "another process is gone" in printed
+  killed.communicate()
+  total = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()) + 80
+  printed = Processes(environment, 2, 2, *train, f"--config.run.total_images={total}").finish(0, 0)
+  assert f"resumed from {tmp_path}/checkpoints at {total - 80:,} images" in printed[0]
+
+
+def test_sigterm_to_one_process_saves_and_ends_all(environment, tmp_path):
+  train = (*TRAIN, f"--workdir={tmp_path}")
+  joined = Processes(environment, 2, 1, *train, *LONG)
+  joined.wait_for(tmp_path / "samples" / "fakes_0000000800.png")
+  joined.processes[1].send_signal(signal.SIGTERM)
+  printed = joined.finish(INTERRUPTED, INTERRUPTED)
+  saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+  assert saved % 800 != 0 or saved == 800
+  assert all(f"stopped by SIGTERM at {saved:,} images" in text for text in printed)
+
+
+def test_bad_input_ends_all_with_the_reason(environment, tmp_path):
+  (tmp_path / "something").write_text("else")
+  printed = Processes(environment, 2, 1, *TRAIN, f"--workdir={tmp_path}").finish(2, 2)
+  assert all("is not empty and was not made by r3gan_jax" in text for text in printed)
+  done = subprocess.run(
+    [sys.executable, *TRAIN, "--num_processes=2"], cwd=ROOT, env=environment, capture_output=True, text=True
+  )
+  assert done.returncode == 2 and "go together: name all three, or none" in done.stderr

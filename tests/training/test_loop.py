@@ -1,0 +1,138 @@
+"""The loop's health: going back after a value that is not finite, full disks, snapshots that were cut off."""
+
+import dataclasses
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import logging
+from etils import epath
+
+from configs import stacked_digits
+from r3gan_jax import factory
+from r3gan_jax.training.logging import make_writer, metric_writers, read_metrics
+from r3gan_jax.training.loop import SNAPSHOT_SECONDS, train
+from r3gan_jax.training.progress import Diverged
+
+
+@dataclasses.dataclass(frozen=True)
+class Faulty:
+  """R3GAN, but for NaN in G's gradient wherever the first sample's key says so: one iteration in `one_in`."""
+
+  algorithm: object
+  one_in: int
+
+  def __getattr__(self, name):
+    return getattr(self.algorithm, name)
+
+  @property
+  def phases(self):
+    discriminator, generator = self.algorithm.phases
+
+    def gradients(params, carry, batch, rngs, knobs):
+      gradients, carry, metrics = generator.gradients(params, carry, batch, rngs, knobs)
+      fault = jax.lax.pmean(jax.random.randint(rngs[0], (), 0, self.one_in) == 0, "data") > 0
+      return jax.tree.map(lambda g: jnp.where(fault, jnp.nan, g), gradients), carry, metrics
+
+    return discriminator, dataclasses.replace(generator, gradients=gradients)
+
+
+def run(workdir, writer=None, snapshots=(), one_in=0, loader=None, **changes):
+  config = stacked_digits.get_config("smoke")
+  experiment = factory.build_experiment(config, jax.device_count())
+  if one_in:
+    changes["algorithm"] = Faulty(experiment.algorithm, one_in)
+  experiment = dataclasses.replace(experiment, snapshot_every_images=16, keep_checkpoints=100, **changes)
+  workdir = epath.Path(workdir)
+  loader = loader or factory.build_loader(config)
+  return train(experiment, loader, workdir, writer or metric_writers.MultiWriter([]), snapshots)
+
+
+def saved(workdir):
+  return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+
+
+def test_going_back_finds_a_way_on_and_is_logged(tmp_path, caplog):
+  """A fault that depends on the draws: with other ones the run reaches its end, its images in another order."""
+  asked = []
+  loader = factory.build_loader(stacked_digits.get_config("smoke"))
+  examples = loader.examples
+  loader.examples = lambda samples, order=0: asked.append((order, samples)) or examples(samples, order)
+  with caplog.at_level("WARNING"), pytest.raises(Diverged, match=r"not finite: generator/gradient_norm.*on_nonfinite"):
+    run(tmp_path / "stop", one_in=40)
+  assert not caplog.records
+  stopped_after = saved(tmp_path / "stop")[-1]
+  logging.use_absl_handler()
+  with caplog.at_level("WARNING", logger="absl"):
+    state = run(tmp_path / "back", one_in=40, max_rollbacks=20, loader=loader)
+  assert int(state.images_seen) == 64
+  assert f"going back to {stopped_after} images, for the 1. of 20 times" in caplog.text
+  assert int(state.rollbacks) >= 1 and f"for the {int(state.rollbacks)}. of 20 times" in caplog.text
+  assert {order for order, _ in asked} == set(range(int(state.rollbacks) + 1))
+  assert np.isfinite(state.params["generator"]["to_image"]["kernel"]).all()
+  indices = [loader.indices(np.arange(50), order) for order in (0, 1, 2)]
+  assert (indices[0] != indices[1]).any() and (indices[1] != indices[2]).any()
+
+
+def test_going_back_ends_after_so_many_times(tmp_path):
+  with pytest.raises(Diverged):
+    run(tmp_path, one_in=1, max_rollbacks=2)
+  assert saved(tmp_path) == [0]
+
+
+def test_a_full_disk_is_reported_and_saving_tried_again(tmp_path, caplog):
+  """On a real file system of 2 MiB above what the files take; only root can make one."""
+  mounted = tmp_path / "small"
+  mounted.mkdir()
+  if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", mounted], capture_output=True).returncode:
+    pytest.skip("mounting a small file system needs root")
+  try:
+    ballast = mounted / "ballast"
+    workdir = mounted / "run"
+    run(workdir, total_images=16)
+    filled = []
+
+    def fill(params, carry, images_seen, writer):
+      if images_seen == 16:
+        ballast.write_bytes(b"x" * 2**20 * 60)
+        filled.append(images_seen)
+      if images_seen == 48:
+        ballast.unlink()
+      return {}
+
+    with caplog.at_level("ERROR", logger="absl"):
+      state = run(workdir, snapshots=[fill], log_every_images=8)
+    assert filled == [16] and int(state.images_seen) == 64
+    assert "no checkpoint was written" in caplog.text and "GiB left" in caplog.text
+    # Tried again with the next line of the log after there was room.
+    assert saved(workdir) == [0, 16, 56, 64]
+  finally:
+    subprocess.run(["umount", mounted], check=True)
+
+
+def test_a_snapshot_that_was_cut_off_is_made_when_the_run_goes_on(tmp_path):
+  seen = []
+
+  def cut_off(params, carry, images_seen, writer):
+    seen.append(images_seen)
+    if seen == [0, 16, 32]:
+      raise KeyboardInterrupt
+    return {}
+
+  tmp_path = epath.Path(tmp_path)
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path, make_writer(tmp_path), [cut_off])
+  assert saved(tmp_path) == [0, 16, 32]  # saved before it was looked at
+  run(tmp_path, make_writer(tmp_path), [cut_off])
+  assert seen == [0, 16, 32, 32, 48, 64]
+  run(tmp_path, make_writer(tmp_path), [cut_off])
+  assert seen == [0, 16, 32, 32, 48, 64]
+  assert read_metrics(tmp_path)[SNAPSHOT_SECONDS][0].tolist() == [0, 16, 32, 48, 64]
+
+
+def test_a_trace_is_written_on_request(tmp_path):
+  run(tmp_path, total_images=32, profile=(1, 2))
+  names = {path.name for path in (tmp_path / "profile").rglob("*") if path.is_file()}
+  assert "perfetto_trace.json.gz" in names and any(name.endswith(".xplane.pb") for name in names)
