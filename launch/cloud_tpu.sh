@@ -12,7 +12,8 @@
 #
 # With several hosts the work directory must be one that all see: gs://BUCKET/..., or on NFS, a share of e.g. Filestore
 # that is mounted at /mnt/r3gan. A spot slice that was preempted is gone for good: delete, create, install and train
-# again, with the same arguments, and training resumes. launch/cloud_tpu.sh --dry_run COMMAND ... prints what it would run.
+# again, with the same arguments, and training resumes.
+# launch/cloud_tpu.sh --dry_run COMMAND ... prints what it would run.
 # Variables of the environment, with their defaults: the first lines of this file. Before commands to more than one
 # host: ssh-add ~/.ssh/google_compute_engine
 

@@ -2,7 +2,7 @@
 # Trains on the GPUs of a SLURM cluster: one process a GPU.
 #
 #   python3 -m venv .venv && .venv/bin/pip install --editable '.[gpu]'    # once, where the compute nodes see it
-#   NODES=8 launch/slurm.sh submit --config=configs/imagenet64.py --workdir=/scratch/imagenet64    # any flags of main.py
+#   NODES=8 launch/slurm.sh submit --config=configs/imagenet64.py --workdir=/scratch/run    # any flags of main.py
 #
 # Two minutes before its time limit, and when it is preempted, the job saves and queues again, and resumes. It queues
 # again after a crash, too, MAX_RESTARTS times in all; not when it is done, nor after a mistake of the user's.
