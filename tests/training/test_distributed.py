@@ -149,6 +149,21 @@ def test_sigterm_to_one_process_saves_and_ends_all(environment, tmp_path):
   assert all(f"stopped by SIGTERM at {saved:,} images" in text for text in printed)
 
 
+def test_a_process_that_is_to_be_alone_asks_nobody(environment, tmp_path):
+  """Where the environment says SLURM, as inside an allocation that another program uses, but is of no help."""
+  slurm = {
+    "SLURM_JOB_ID": "x",
+    "SLURM_STEP_NODELIST": "",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+  }
+  train = (*TRAIN, f"--workdir={tmp_path}/run", "--config.run.total_images=8")
+  (printed,) = Processes(environment | slurm, 1, 1, *train).finish(2)
+  assert "could not be joined" in printed and "for this machine alone: --num_processes=1" in printed
+  Processes(environment | slurm, 1, 1, *train, "--num_processes=1").finish(0)
+
+
 def test_bad_input_ends_all_with_the_reason(environment, tmp_path):
   (tmp_path / "something").write_text("else")
   printed = Processes(environment, 2, 1, *TRAIN, f"--workdir={tmp_path}").finish(2, 2)
