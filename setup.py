@@ -45,7 +45,9 @@ setup(
     "bench": ["torch>=2.9,<3"],  # benchmarks/ compare with PyTorch
     "dev": [
       "gcsfs>=2026.10",
+      "ipykernel>=7,<8",
       "mypy>=1.18,<3",
+      "nbclient>=0.10,<0.12",
       "pytest>=8.4,<10",
       "pytest-xdist>=3.8,<4",
       "ruff>=0.14,<1",

@@ -71,6 +71,7 @@ class Checkpoints:
     Raises:
       UserError: where checkpoints exist but none can be read, or there is none of `images_seen`.
     """
+    self._manager.wait_until_finished()
     steps = sorted(self._manager.all_steps(), reverse=True)
     if images_seen is not None:
       if images_seen not in steps:
