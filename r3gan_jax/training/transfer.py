@@ -2,9 +2,11 @@
 
 Parameters are known by their names, which say in networks of every size what they are for, their resolution included.
 A layer, the parameters that stand together in one module, is taken over where the other network has one of the same
-name and shapes, and is initialised otherwise. Optimisers start anew, as where StyleGAN2-ADA ([arXiv 2006.06676]) is
-fine-tuned: Adam corrects the bias of all second moments by one count of updates, which old and new layers would not
-share. So do images seen, and with them every schedule.
+name and shapes, and is initialised otherwise. G's last layer and D's first go along whatever their resolution, if they
+fit: the new blocks before and after them begin as the identity.
+
+Optimisers start anew, as in StyleGAN's practice: Adam corrects the bias of all second moments by one count of updates,
+which old and new layers would not share. So do images seen, and with them every schedule.
 """
 
 from collections.abc import Mapping
