@@ -186,6 +186,7 @@ def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
     ((SMOKE, "--config.batch_size=many"), "batch_size"),
     ((SMOKE, "--config.loss=hinge"), "config.loss = 'hinge' is unknown: choose from"),
     ((SMOKE, "--config.data.resolution=16"), "config.data.resolution = 16"),
+    ((SMOKE, "--config.init_from=/nowhere"), "config.init_from = '/nowhere': /nowhere/config.json not found"),
     ((SMOKE, "--config.network.cardinalities=(3,3)"), "config.network.cardinalities: 3 groups"),
     ((SMOKE, "--config.penalties=('r3',)"), "config.penalties: unknown ['r3']"),
     ((SMOKE, "--config.run.total_images=3000000000"), "config.run.total_images"),
