@@ -46,11 +46,12 @@ def main() -> None:
   loader = factory.build_loader(config)
   scores = runs.build_scores(config, loader.source)
   workdir = as_path(_WORKDIR.value or f"runs/{config.name}")
+  start = runs.build_start(config, experiment, workdir)
   on_first_process(lambda: claim_workdir(workdir, config.to_dict()))
   logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
   writer = make_writer(workdir)
   snapshots = runs.build_snapshots(config, experiment.algorithm, loader, workdir, scores)
-  train(experiment, loader, workdir, writer, snapshots)
+  train(experiment, loader, workdir, writer, snapshots, start)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """What an iteration takes on TPUs, as libtpu compiles it on a machine that has none (pip install 'r3gan_jax[tpu]').
 
+    python -m benchmarks.tpu    # every preset, at its batch, on the slice that its docstring recommends
     python -m benchmarks.tpu --configs cifar10:unconditional --topologies v5e:2x2 --grouped_conv native pallas
 
-Every number is of one chip. The roofline time max(FLOPs / peak, bytes / bandwidth) is a lower bound, not a measurement.
-A whole iteration compiles in minutes.
+Every number is of one chip. The roofline time max(FLOPs / peak, bytes / bandwidth) and the time of the all-reduces are
+lower bounds, not measurements. A whole iteration compiles in minutes.
 """
 
 import importlib
 import os
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -20,51 +23,73 @@ from r3gan_jax.errors import UserError
 from r3gan_jax.training.loop import Experiment
 from r3gan_jax.training.tpu import GIB, TpuPlan, compile_for_topology
 
+PRESETS = ("stacked_mnist", "cifar10", "cifar10:unconditional", "ffhq64", "ffhq256", "imagenet32", "imagenet64")
+
 
 def main() -> None:
-  parser = measure.parser(__doc__ or "", repetitions=1)
-  parser.add_argument("--configs", nargs="+", default=["cifar10:unconditional"], help="recipes (%(default)s)")
-  parser.add_argument("--topologies", nargs="+", default=["v5e:2x2", "v5e:4x4"], help="slices (%(default)s)")
+  parser = measure.parser(__doc__ or "")
+  parser.add_argument("--configs", nargs="+", default=PRESETS, help="recipes (all presets)")
+  parser.add_argument("--topologies", nargs="+", help="slices, e.g. v5e:2x2 (what each recipe recommends)")
+  parser.add_argument("--micro_batch", type=int, default=0, help="images a chip handles at a time (as many as fit)")
   parser.add_argument("--grouped_conv", nargs="+", default=["auto"], help="algorithms (%(default)s)")
   parser.add_argument("--penalties", nargs="+", default=["directional"], help="or grad_of_grad (%(default)s)")
   options = parser.parse_args()
-  rows: list[measure.Row] = []
-  for recipe in options.configs:
-    for topology in options.topologies:
-      for grouped_conv in options.grouped_conv:
-        for penalty in options.penalties:
-          names = {"recipe": recipe, "topology": topology, "grouped conv": grouped_conv, "penalty": penalty}
-          try:
-            rows.append(names | row(compile_for_topology(experiment(recipe, grouped_conv, penalty), topology)))
-          except UserError as error:
-            sys.exit(f"error: {error}")
-          print(measure.table(rows[-1:]), flush=True)
+  try:
+    rows = [
+      compiled(recipe, topology, grouped_conv, penalty, options.micro_batch)
+      for recipe in options.configs
+      for topology in options.topologies or [recommended_topology(recipe)]
+      for grouped_conv in options.grouped_conv
+      for penalty in options.penalties
+    ]
+  except UserError as error:
+    sys.exit(f"error: {error}")
   measure.report({"One iteration, per chip": rows}, options.json)
 
 
-def experiment(recipe: str, grouped_conv: str, penalised_gradient: str) -> Experiment:
+def compiled(recipe: str, topology: str, grouped_conv: str, penalty: str, micro_batch: int) -> measure.Row:
+  """A line of the table, which is printed at once, too."""
+  built = experiment(recipe, grouped_conv, penalty, micro_batch)
+  names = {"recipe": recipe, "topology": topology, "grouped conv": grouped_conv, "penalty": penalty}
+  line = names | row(compile_for_topology(built, topology), built.batch_size)
+  print(measure.table([line]), flush=True)
+  return line
+
+
+def recommended_topology(recipe: str) -> str:
+  """The slice that a recipe's docstring names: "TPU: v5litepod-4, v5e:2x2, ..."."""
+  docstring = importlib.import_module(f"configs.{recipe.partition(':')[0]}").__doc__ or ""
+  found = re.search(r"^TPU: \S+, (v\w+:[\dx]+),", docstring, re.MULTILINE)
+  if found is None:
+    raise UserError(f"configs/{recipe} recommends no TPU slice: name one with --topologies")
+  return found[1]
+
+
+def experiment(recipe: str, grouped_conv: str, penalised_gradient: str, micro_batch: int) -> Experiment:
   """A recipe, "NAME[:variant]" of configs/, for TPUs."""
   name, _, variant = recipe.partition(":")
   config = importlib.import_module(f"configs.{name}").get_config(variant)
   config.network.grouped_conv = grouped_conv
   config.penalised_gradient = penalised_gradient
+  for phase in config.run.micro_batch:
+    config.run.micro_batch[phase] = micro_batch
   return factory.build_experiment(config, device_count=1, platform="tpu")
 
 
-def row(plan: TpuPlan) -> measure.Row:
-  micro_batches = ", ".join(f"{phase} {size}" for phase, size in plan.micro_batches.items())
-  sizes: dict[str, list[int]] = {}
-  for collective in plan.collectives:
-    sizes.setdefault(collective.kind, []).append(collective.size)
+def row(plan: TpuPlan, batch_size: int) -> measure.Row:
+  counts = Counter(collective.kind for collective in plan.collectives)
   return {
+    "images": batch_size // plan.chip_count,
+    "at a time": min(plan.micro_batches.values(), default=0) or batch_size // plan.chip_count,
     "TFLOP": plan.flops / 1e12,
     "GB": plan.bytes_accessed / 1e9,
-    "arguments GiB": plan.arguments / GIB,
     "temporaries GiB": plan.temporaries / GIB,
-    "of HBM %": 100 * (plan.arguments + plan.temporaries) / plan.memory,
-    "collectives": "; ".join(f"{len(all_)} {kind} {sum(all_) / 1e6:.1f} MB" for kind, all_ in sizes.items()),
+    "HBM GiB": plan.used / GIB,
+    "HBM free %": 100 * (1 - plan.used / plan.memory),
     "roofline ms": 1e3 * plan.roofline_seconds,
-    "micro-batches": micro_batches or "none",
+    "collectives": ", ".join(f"{count} {kind}" for kind, count in counts.items()),
+    "all-reduced MB": plan.all_reduce_bytes / 1e6,
+    "all-reduce ms": 1e3 * plan.all_reduce_seconds,
   }
 
 

@@ -9,6 +9,7 @@ Or from the zip of EDM's data tool, as it is, 32x32 with labels:
     python main.py --config=configs/cifar10.py --config.data.source=folder --config.run.data_path=cifar10-32x32.zip
 
 Published ([P]): FID 1.96, recall 0.57 (conditional), on 8 x L40, about 4 days.
+TPU: v5litepod-4, v5e:2x2, 128 images a chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 

@@ -12,6 +12,9 @@ def get_config() -> ConfigDict:
   config = ConfigDict()
   config.name = ""  # also names the default work directory, runs/<name>
   config.seed = 0  # of initialisation, noise, augmentation and data order
+  # A work directory, own or converted, whose newest parameters a new run begins with, wherever layers agree in name and
+  # shapes: on other data, of other classes, at another resolution (training/transfer.py).
+  config.init_from = ""
 
   config.algorithm = "r3gan"
   config.loss = "relativistic"  # or "non_saturating", for the ablation

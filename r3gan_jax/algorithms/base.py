@@ -86,8 +86,18 @@ class Algorithm(Protocol):
   def num_classes(self) -> int:
     """How many classes condition it; 0 if none."""
 
+  @property
+  def leading_rows(self) -> Mapping[str, Mapping[str, int]]:
+    """Network -> parameter, "layer/.../name" -> how many of its first rows mean the same whatever the other rows are.
+
+    Of parameters whose rows are of two kinds, for training/transfer.py.
+    """
+
   def init(self, rng: jax.Array) -> tuple[dict[str, Any], Carry]:
-    """The initial (params, carry); pure and traceable, so `jax.eval_shape` gives the shapes for nothing."""
+    """The initial (params, carry); pure and traceable, so `jax.eval_shape` gives the shapes for nothing.
+
+    The same name, in networks of other sizes, is the same place: training/transfer.py goes by names.
+    """
 
   def noise(self, rngs: jax.Array) -> jax.Array:
     """What one image a key is made from: rngs [N] -> float32 [N, noise_dim]."""

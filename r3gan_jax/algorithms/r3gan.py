@@ -71,6 +71,11 @@ class R3GAN:
   def averages(self) -> Mapping[str, Average]:
     return {"generator": Average("generator", "ema_half_life")}
 
+  @property
+  def leading_rows(self) -> Mapping[str, Mapping[str, int]]:
+    # G's first linear map: the rows of z, then those of the class embedding, if there is one.
+    return {"generator": {"basis/linear/kernel": self.noise_dim}}
+
   def init(self, rng: jax.Array) -> tuple[dict[str, Any], Carry]:
     generator_rng, discriminator_rng = jax.random.split(rng)
     z, images = jnp.zeros((1, self.noise_dim)), jnp.zeros((1, *self.image_shape))

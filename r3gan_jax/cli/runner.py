@@ -34,7 +34,7 @@ def run(main: Callable[..., None], max_arguments: int = 0) -> None:
     except Interrupted as error:
       _end(str(error), INTERRUPTED)
     except jax.errors.JaxRuntimeError as error:
-      if jax.process_count() == 1:
+      if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):  # starting again would not help
         raise
       _end(f"error: another process is gone, or this one failed: {str(error).splitlines()[0]}", INTERRUPTED)
 

@@ -5,7 +5,6 @@ scikit-learn.
 """
 
 import numpy as np
-from sklearn import datasets
 
 from r3gan_jax.data.source import Examples
 
@@ -31,5 +30,7 @@ class StackedSource:
 
 def load_small_digits() -> tuple[np.ndarray, np.ndarray]:
   """The 1,797 handwritten digits of scikit-learn: images uint8 [n, 8, 8] in [0, 255], labels int32 [n]."""
+  from sklearn import datasets  # takes most of a second, and few runs need it
+
   digits = datasets.load_digits()
   return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int32)

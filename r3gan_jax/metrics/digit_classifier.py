@@ -1,8 +1,6 @@
 """A classifier of single digits, for the mode coverage of stacked ones."""
 
 import numpy as np
-from sklearn import svm
-from sklearn.model_selection import train_test_split
 
 
 class DigitClassifier:
@@ -17,6 +15,9 @@ class DigitClassifier:
   """
 
   def __init__(self, digits: np.ndarray, labels: np.ndarray):
+    from sklearn import svm  # takes most of a second, and few runs need it
+    from sklearn.model_selection import train_test_split
+
     features = self._features(digits)
     train, test, train_labels, test_labels = train_test_split(
       features, labels, test_size=0.2, random_state=0, stratify=labels

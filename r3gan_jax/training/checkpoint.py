@@ -71,6 +71,7 @@ class Checkpoints:
     Raises:
       UserError: where checkpoints exist but none can be read, or there is none of `images_seen`.
     """
+    self._manager.wait_until_finished()
     steps = sorted(self._manager.all_steps(), reverse=True)
     if images_seen is not None:
       if images_seen not in steps:
@@ -89,7 +90,7 @@ class Checkpoints:
     if steps:
       raise UserError(
         f"none of the checkpoints in {self.directory} can be read; they were left as they are: restore a backup, "
-        "or start again in another --workdir"
+        "or start again in another work directory"
       )
     return None
 
@@ -107,6 +108,13 @@ class Checkpoints:
   def close(self) -> None:
     """Waits, and frees the manager's threads."""
     self._manager.close()
+
+
+def has_checkpoint(directory: epath.PathLike) -> bool:
+  """Whether the first process finds one under `directory`; makes nothing."""
+  path = absolute(directory)
+  with failing_as(f"cannot read {path}", path):
+    return agreed(path.exists() and bool(ocp.utils.checkpoint_steps(path)))
 
 
 class BestCheckpoint:

@@ -28,7 +28,8 @@ def initialize(
 ) -> None:
   """Joins this process with its peers, before anything else asks JAX for devices.
 
-  With no arguments but the last, the environment decides: a TPU pod, SLURM, Open MPI, or a process of its own.
+  With no arguments but the last, the environment decides: a TPU pod, SLURM, Open MPI, or a process of its own, which
+  `num_processes` = 1 makes it in any case.
   Only the first process logs below warnings from here on.
 
   Args:
@@ -39,6 +40,8 @@ def initialize(
     UserError: only some of the first three are given, or the peers do not come.
   """
   given = [value is not None for value in (coordinator, num_processes, process_id)]
+  if num_processes == 1:
+    return
   if any(given) and not all(given):
     raise UserError("--coordinator, --num_processes and --process_id go together: name all three, or none")
   try:
@@ -49,11 +52,10 @@ def initialize(
       heartbeat_timeout_seconds=peer_timeout_seconds,
       shutdown_timeout_seconds=peer_timeout_seconds,
     )
-  except ValueError as error:
-    if any(given) or "coordinator_address" not in str(error):
-      raise UserError(f"the processes could not be joined: {error}") from None
-  except RuntimeError as error:
-    raise UserError(f"the processes could not be joined: {str(error).splitlines()[0]}") from None
+  except Exception as error:  # whatever asking the environment raises
+    if any(given) or "coordinator_address should be defined" not in str(error):
+      cure = "for this machine alone: --num_processes=1"
+      raise UserError(f"the processes could not be joined ({str(error).splitlines()[0]}): {cure}") from None
   if jax.process_index() > 0:
     logging.set_verbosity(logging.WARNING)
   if jax.process_count() > 1:

@@ -82,8 +82,12 @@ def train(
   workdir: epath.Path,
   writer: MetricWriter,
   snapshots: Sequence[Snapshot],
+  start: TrainState | None = None,
 ) -> TrainState:
-  """Trains from the newest checkpoint of `workdir`, or from scratch, to `experiment.total_images`.
+  """Trains from the newest checkpoint of `workdir`, or from the start, to `experiment.total_images`.
+
+  Args:
+    start: what a run without a checkpoint begins with, on `make_mesh()`, and gives away; default: from scratch.
 
   Raises:
     Diverged: at a loss or gradient that is not finite, and no more going back; no later state is written.
@@ -91,14 +95,16 @@ def train(
   """
   with _Trainer(experiment, loader, workdir, writer, snapshots) as trainer:
     state = trainer.restored()
-    if state is None:
+    if state is not None:
+      logging.info("resumed from %s at %s images", trainer.checkpoints.directory, f"{int(state.images_seen):,}")
+    elif start is not None:
+      state = start
+    else:
       init = jax.jit(
         lambda: init_state(experiment.algorithm, experiment.optimizers, experiment.seed),
         out_shardings=replicated(trainer.mesh),
       )
       state = init()
-    else:
-      logging.info("resumed from %s at %s images", trainer.checkpoints.directory, f"{int(state.images_seen):,}")
     while True:
       rollbacks = int(state.rollbacks) + 1
       try:

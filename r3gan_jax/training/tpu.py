@@ -2,8 +2,8 @@
 
     compile_for_topology(experiment, "v5e:2x2")
 
-Memory, FLOPs, bytes and collectives are the compiler's own; the roofline time max(FLOPs / peak, bytes / bandwidth) is
-a lower bound, from published peaks.
+Memory, FLOPs, bytes and collectives are the compiler's own; the roofline time max(FLOPs / peak, bytes / bandwidth) and
+the time of the all-reduces are lower bounds, from published peaks.
 """
 
 import dataclasses
@@ -32,21 +32,24 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-  """Published peaks of one chip: bfloat16 FLOP/s, bytes/s and bytes of HBM; and a slice of it, as Cloud names it."""
+  """Published peaks of one chip: bfloat16 FLOP/s, bytes/s and bytes of HBM, bytes/s that its links to other chips
+  send, all together; and a slice of it, as Cloud names it."""
 
   flops: float
   bandwidth: float
   memory: float
+  interconnect: float
   accelerator_type: str
 
 
 CHIPS: Mapping[str, Chip] = {
-  "v4": Chip(275e12, 1228e9, 32 * GIB, "v4-8"),
-  "v5e": Chip(197e12, 819e9, 16 * GIB, "v5litepod-4"),
-  "v5p": Chip(459e12, 2765e9, 95 * GIB, "v5p-8"),
-  "v6e": Chip(918e12, 1640e9, 32 * GIB, "v6e-4"),
+  "v4": Chip(275e12, 1228e9, 32 * GIB, 300e9, "v4-8"),
+  "v5e": Chip(197e12, 819e9, 16 * GIB, 200e9, "v5litepod-4"),
+  "v5p": Chip(459e12, 2765e9, 95 * GIB, 600e9, "v5p-8"),
+  "v6e": Chip(918e12, 1640e9, 32 * GIB, 400e9, "v6e-4"),
 }
-"""By the name in front of the colon of a topology; https://cloud.google.com/tpu/docs/v6e and its siblings."""
+"""By the name in front of the colon of a topology; https://cloud.google.com/tpu/docs/v6e and its siblings, whose
+interconnect bandwidth is of both directions (v5e: 400 GB/s). Links of v4: arXiv 2304.01433."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class TpuPlan:
     memory: bytes of HBM of the chip.
     collectives: in order of the program.
     roofline_seconds: the larger of FLOPs / peak and bytes / bandwidth.
+    interconnect: bytes/s that the chip's links send, all together.
     text: the compiled program.
   """
 
@@ -77,7 +81,23 @@ class TpuPlan:
   memory: float
   collectives: tuple[Collective, ...]
   roofline_seconds: float
+  interconnect: float
   text: str = dataclasses.field(repr=False)
+
+  @property
+  def used(self) -> int:
+    """Bytes of HBM that an iteration takes."""
+    return self.arguments + self.temporaries
+
+  @property
+  def all_reduce_bytes(self) -> int:
+    """Bytes that an iteration sums over the chips: its gradients."""
+    return sum(collective.size for collective in self.collectives if collective.kind == "all-reduce")
+
+  @property
+  def all_reduce_seconds(self) -> float:
+    """What summing them takes at least, on rings that keep every link busy: 2 (n - 1) / n of them leave each chip."""
+    return 2 * (self.chip_count - 1) / self.chip_count * self.all_reduce_bytes / self.interconnect
 
 
 def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
@@ -132,6 +152,7 @@ def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
     memory=chip.memory,
     collectives=collectives(text),
     roofline_seconds=max(flops / chip.flops, accessed / chip.bandwidth),
+    interconnect=chip.interconnect,
     text=text,
   )
 
@@ -139,15 +160,15 @@ def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
 def describe_plan(plan: TpuPlan) -> str:
   """The plan in lines for people."""
   micro_batches = ", ".join(f"config.run.micro_batch.{name}={size}" for name, size in plan.micro_batches.items())
-  used = plan.arguments + plan.temporaries
   lines = [
     f"one iteration on {plan.topology} ({plan.chip_count} chips), per chip, as the TPU compiler states it:",
-    f"  HBM: {used / GIB:.2f} of {plan.memory / GIB:.0f} GiB: {plan.arguments / GIB:.2f} for state and batches, "
+    f"  HBM: {plan.used / GIB:.2f} of {plan.memory / GIB:.0f} GiB: {plan.arguments / GIB:.2f} for state and batches, "
     f"{plan.temporaries / GIB:.2f} for temporaries",
     f"  micro-batches: {micro_batches or 'none needed'}",
     f"  FLOPs: {plan.flops:.4g}",
     f"  HBM traffic: {plan.bytes_accessed / 1e9:.1f} GB",
-    f"  at least {1e3 * plan.roofline_seconds:.0f} ms, by the chip's published peaks",
+    f"  at least {1e3 * plan.roofline_seconds:.0f} ms, by the chip's published peaks, and "
+    f"{1e3 * plan.all_reduce_seconds:.1f} ms for the all-reduces",
   ]
   for (kind, size), count in sorted(Counter((c.kind, c.size) for c in plan.collectives).items()):
     lines += [f"  {count} x {kind} of {size:,} bytes"]

@@ -38,7 +38,7 @@ def claim_workdir(workdir: epath.PathLike, config: dict[str, Any]) -> None:
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   """The configuration that a work directory was made by."""
   path = as_path(workdir) / CONFIG_FILE
-  cure = "restore it, or name another --workdir"
+  cure = "restore it, or name another work directory"
   with failing_as(f"{path} cannot be read", path, cure):
     try:
       return json.loads(path.read_text())

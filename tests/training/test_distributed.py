@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,7 +9,8 @@ import time
 import jax
 import numpy as np
 import pytest
-from test_main import ROOT, final_state
+from processes import ROOT, Processes
+from test_main import final_state
 
 from r3gan_jax.errors import INTERRUPTED
 
@@ -22,42 +22,6 @@ MODES = (
   "--config.run.metrics=('modes',)",
   "--config.run.metric_samples=90",
 )
-
-
-class Processes:
-  """The same command in each of several processes, joined on a free port, each with `devices` devices."""
-
-  def __init__(self, environment, count, devices, *arguments):
-    with socket.socket() as probe:
-      probe.bind(("localhost", 0))
-      port = probe.getsockname()[1]
-    join = (f"--coordinator=localhost:{port}", f"--num_processes={count}") if count > 1 else ()
-    self.processes = [
-      subprocess.Popen(
-        [sys.executable, *arguments, *join, *([f"--process_id={index}"] if join else [])],
-        cwd=ROOT,
-        env=environment | {"JAX_NUM_CPU_DEVICES": str(devices)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-      )
-      for index in range(count)
-    ]
-
-  def finish(self, *statuses):
-    """Waits; returns what each printed."""
-    try:
-      printed = [process.communicate(timeout=240)[0] for process in self.processes]
-    finally:
-      for process in self.processes:
-        process.kill()
-    assert [process.returncode for process in self.processes] == list(statuses), "\n".join(printed)
-    return printed
-
-  def wait_for(self, path):
-    while not path.exists():
-      assert all(process.poll() is None for process in self.processes)
-      time.sleep(0.05)
 
 
 def parameters(workdir):
@@ -147,6 +111,21 @@ def test_sigterm_to_one_process_saves_and_ends_all(environment, tmp_path):
   saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
   assert saved % 800 != 0 or saved == 800
   assert all(f"stopped by SIGTERM at {saved:,} images" in text for text in printed)
+
+
+def test_a_process_that_is_to_be_alone_asks_nobody(environment, tmp_path):
+  """Where the environment says SLURM, as inside an allocation that another program uses, but is of no help."""
+  slurm = {
+    "SLURM_JOB_ID": "x",
+    "SLURM_STEP_NODELIST": "",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+  }
+  train = (*TRAIN, f"--workdir={tmp_path}/run", "--config.run.total_images=8")
+  (printed,) = Processes(environment | slurm, 1, 1, *train).finish(2)
+  assert "could not be joined" in printed and "for this machine alone: --num_processes=1" in printed
+  Processes(environment | slurm, 1, 1, *train, "--num_processes=1").finish(0)
 
 
 def test_bad_input_ends_all_with_the_reason(environment, tmp_path):

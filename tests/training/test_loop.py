@@ -62,7 +62,7 @@ def test_going_back_finds_a_way_on_and_is_logged(tmp_path, caplog):
   loader.examples = lambda samples, order=0: asked.append((order, samples)) or examples(samples, order)
   with caplog.at_level("WARNING"), pytest.raises(Diverged, match=r"not finite: generator/gradient_norm.*on_nonfinite"):
     run(tmp_path / "stop", one_in=40)
-  assert not caplog.records
+  assert "going back" not in caplog.text
   stopped_after = saved(tmp_path / "stop")[-1]
   logging.use_absl_handler()
   with caplog.at_level("WARNING", logger="absl"):

@@ -1,0 +1,44 @@
+"""The notebooks run from top to bottom, here with tiny settings, and are committed without outputs."""
+
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+def executed(name, environment, monkeypatch, **parameters):
+  """The notebook, run in its own directory with other values in its cell of parameters."""
+  notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
+  (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+  names = [line.partition(" = ")[0] for line in cell.source.splitlines()]
+  assert names == list(parameters)
+  cell.source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+  for variable in environment.keys() - os.environ.keys():
+    monkeypatch.setenv(variable, environment[variable])
+  monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # for !python
+  NotebookClient(notebook, timeout=300, resources={"metadata": {"path": NOTEBOOKS}}).execute()
+  return notebook
+
+
+def pictures(notebook):
+  outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+  return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_outputs_are_cleared(path):
+  notebook = nbformat.read(path, as_version=4)
+  nbformat.validate(notebook)
+  for cell in notebook.cells:
+    assert not cell.get("outputs") and not cell.get("execution_count")
+
+
+def test_quickstart(environment, monkeypatch, tmp_path):
+  notebook = executed("quickstart.ipynb", environment, monkeypatch, images=640, workdir=str(tmp_path / "run"))
+  assert pictures(notebook) == 4
+  assert "(4, 8, 8, 3)" in notebook.cells[-1].outputs[0].data["text/plain"]
