@@ -24,8 +24,9 @@ ELSEWHERE = """
 import json, sys
 import jax, numpy
 
+sys.modules["r3gan_jax"] = None
 try:
-  import r3gan_jax
+  import r3gan_jax.ops
 except ImportError:
   pass
 else:
