@@ -84,10 +84,10 @@ def main() -> None:
       named = {f"metrics/{key}": value for key, value in result.items()} | {"metrics/seed": float(_SEED.value)}
       append_line(as_path(_WORKDIR.value) / METRICS_FILE, trained.images_seen, named)
   if trained:
-    print(f"{'images_seen':24}{trained.images_seen}")
+    print(f"{'images_seen':28}{trained.images_seen}")
   for result in results:
     for key, value in result.items():
-      print(f"{key:24}{value if isinstance(value, str) else format(value, '.6g')}")
+      print(f"{key:28}{value if isinstance(value, str) else format(value, '.6g')}")
   if _JSON.value:
     with failing_as(f"cannot write --json={_JSON.value}", _JSON.value):
       as_path(_JSON.value).write_text(json.dumps(results, indent=2) + "\n")
