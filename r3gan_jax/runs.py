@@ -97,8 +97,9 @@ def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDic
   directory = as_path(workdir) / (BEST_DIRECTORY if checkpoint == "best" else DIRECTORY)
   algorithm = factory.build_algorithm(config)
   if not directory.exists():
-    cure = "train with config.run.best_metric" if checkpoint == "best" else "train first"
-    raise UserError(f"{workdir} holds no {checkpoint} checkpoint yet: {cure}".replace("  ", " "))
+    if checkpoint == "best":
+      raise UserError(f"{workdir} holds no best checkpoint yet: train with config.run.best_metric")
+    raise UserError(f"{workdir} holds no checkpoint yet: train first")
   checkpoints = Checkpoints(directory)
   abstract = abstract_state(algorithm, factory.build_optimizers(algorithm), make_mesh())
   state = checkpoints.restore_latest(abstract, int(checkpoint) if checkpoint.isdecimal() else None)

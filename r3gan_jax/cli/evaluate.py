@@ -83,7 +83,6 @@ def main() -> None:
     for result in results:
       named = {f"metrics/{key}": value for key, value in result.items()} | {"metrics/seed": float(_SEED.value)}
       append_line(as_path(_WORKDIR.value) / METRICS_FILE, trained.images_seen, named)
-  if trained:
     print(f"{'images_seen':28}{trained.images_seen}")
   for result in results:
     for key, value in result.items():

@@ -45,14 +45,10 @@ class Checkpoints:
     """Starts saving `state`; waits for an earlier save to end first.
 
     Returns:
-      False where the disk is too full, or an earlier save failed; both are logged, and nothing is changed.
+      False where the disk is too full, which is logged, as is an earlier save that failed.
     """
     images_seen = int(state.images_seen)
-    try:
-      self._manager.wait_until_finished()
-    except Exception as error:  # whatever the many layers below raise
-      logging.error("the last checkpoint could not be written (%s)", _first_line(error))
-      self._manager.reload()
+    self._finish_earlier_save()
     if images_seen in self._manager.all_steps():
       return True
     if not _has_room_for(self.directory, state):
@@ -71,7 +67,7 @@ class Checkpoints:
     Raises:
       UserError: where checkpoints exist but none can be read, or there is none of `images_seen`.
     """
-    self._manager.wait_until_finished()
+    self._finish_earlier_save()
     steps = sorted(self._manager.all_steps(), reverse=True)
     if images_seen is not None:
       if images_seen not in steps:
@@ -108,6 +104,13 @@ class Checkpoints:
   def close(self) -> None:
     """Waits, and frees the manager's threads."""
     self._manager.close()
+
+  def _finish_earlier_save(self) -> None:
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:  # whatever the many layers below raise
+      logging.error("the last checkpoint could not be written (%s)", _first_line(error))
+      self._manager.reload()
 
 
 def has_checkpoint(directory: epath.PathLike) -> bool:

@@ -214,7 +214,8 @@ class _Trainer:
           elif interrupted or (log_due and not is_saved):
             is_saved = self.checkpoints.save(state)
           if interrupted and not last:
-            raise Interrupted(f"stopped by SIGTERM at {images_seen:,} images: the same command goes on")
+            lost = "" if is_saved else ", which could not be saved"
+            raise Interrupted(f"stopped by SIGTERM at {images_seen:,} images{lost}: the same command goes on")
     finally:
       watchdog.rest()
       batches.close()  # type: ignore[attr-defined]
