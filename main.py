@@ -9,20 +9,15 @@ if __name__ == "__main__":
   keep_memory()
 
 import jax
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from r3gan_jax import factory, runs
 from r3gan_jax.cli.processes import join_processes
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
-from r3gan_jax.storage import as_path
-from r3gan_jax.training.distributed import check_same_everywhere, on_first_process
-from r3gan_jax.training.logging import make_writer
-from r3gan_jax.training.loop import train
 from r3gan_jax.training.plan import describe
 from r3gan_jax.training.tpu import compile_for_topology, describe_plan
-from r3gan_jax.training.workdir import claim_workdir
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. configs/cifar10.py:unconditional.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default: runs/<name of the configuration>.")
@@ -38,20 +33,10 @@ def main() -> None:
     print(describe_plan(compile_for_topology(factory.build_experiment(config, 1, "tpu"), _TPU_TOPOLOGY.value)))
     return
   join_processes(config.run.peer_timeout_seconds)
-  experiment = factory.build_experiment(config, jax.device_count())
   if _DRY_RUN.value:
-    print(describe(experiment))
+    print(describe(factory.build_experiment(config, jax.device_count())))
     return
-  check_same_everywhere("the configuration", config.to_dict())
-  loader = factory.build_loader(config)
-  scores = runs.build_scores(config, loader.source)
-  workdir = as_path(_WORKDIR.value or f"runs/{config.name}")
-  start = runs.build_start(config, experiment, workdir)
-  on_first_process(lambda: claim_workdir(workdir, config.to_dict()))
-  logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
-  writer = make_writer(workdir)
-  snapshots = runs.build_snapshots(config, experiment.algorithm, loader, workdir, scores)
-  train(experiment, loader, workdir, writer, snapshots, start)
+  runs.train_run(config, _WORKDIR.value or f"runs/{config.name}")
 
 
 if __name__ == "__main__":

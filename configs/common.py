@@ -95,6 +95,8 @@ def get_config() -> ConfigDict:
   # At every snapshot: "modes" (of stacked data), "fid", "kid", "inception_score", "precision_recall"
   config.run.metrics = ()
   config.run.metric_samples = 50_000
+  # What sees the images for these: "inception", "vgg16", or "digits", of cli.train_classifier; "": the literature's.
+  config.run.feature_network = ""
   config.run.best_metric = ""  # "fid", "modes_kl", ...: keep the checkpoint with the best one, in best/
   config.run.resize = "tensorflow"  # how images come to Inception's size: metrics/features.py
   return config

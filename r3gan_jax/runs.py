@@ -1,4 +1,4 @@
-"""Looks at runs, whether in training or from their work directories: what they draw, and how it scores."""
+"""Carries out runs and looks at them, in training or from their work directories: what they draw, how it scores."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 from etils import epath
@@ -30,18 +31,38 @@ from r3gan_jax.metrics.statistics_cache import StatisticsCache
 from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
 from r3gan_jax.storage import as_path, make_directory
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints, has_checkpoint
-from r3gan_jax.training.distributed import is_first_process
-from r3gan_jax.training.loop import Experiment, Snapshot
+from r3gan_jax.training.distributed import check_same_everywhere, is_first_process, on_first_process
+from r3gan_jax.training.logging import make_writer
+from r3gan_jax.training.loop import Experiment, Snapshot, train
 from r3gan_jax.training.mesh import local_copy, make_local_mesh, make_mesh
 from r3gan_jax.training.state import TrainState, abstract_state, averaged_params
 from r3gan_jax.training.transfer import transferred_state
-from r3gan_jax.training.workdir import read_config
+from r3gan_jax.training.workdir import claim_workdir, read_config
 
 METRICS = ("modes", *FEATURE_METRICS)
 FEATURE_NETWORKS = ("inception", "vgg16", "digits")
 
 LEAST_CLASSIFIER_ACCURACY = {"stacked_digits": 0.97, "stacked_mnist": 0.99}
 """Below it, mode coverage would say more of the classifier than of the samples."""
+
+
+def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
+  """Trains what `config` says in `workdir`: from its newest checkpoint, or from the start.
+
+  Raises:
+    UserError: a setting, the data or the work directory will not do; nothing is changed then.
+    Diverged, Interrupted: as `training.loop.train`.
+  """
+  workdir = as_path(workdir)
+  experiment = factory.build_experiment(config, jax.device_count())
+  check_same_everywhere("the configuration", config.to_dict())
+  loader = factory.build_loader(config)
+  scores = build_scores(config, loader.source)
+  start = build_start(config, experiment, workdir)
+  on_first_process(lambda: claim_workdir(workdir, config.to_dict()))
+  logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
+  snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scores)
+  train(experiment, loader, workdir, make_writer(workdir), snapshots, start)
 
 
 @dataclass(frozen=True)
@@ -142,9 +163,9 @@ def build_scores(config: ConfigDict, source: Source) -> list[Score]:
     if name not in METRICS:
       raise UserError(f"config.run.metrics: {name!r} is unknown: choose from {sorted(METRICS)}")
   scores: list[Score] = [build_mode_coverage(config, source, run.metric_samples)] if "modes" in run.metrics else []
-  default = "digits" if config.data.source == "stacked_mnist" else ""
+  chosen = run.feature_network or ("digits" if config.data.source == "stacked_mnist" else "")
   compared = [name for name in run.metrics if name in FEATURE_METRICS]
-  for network, names in networks_of_metrics(compared, default).items():
+  for network, names in networks_of_metrics(compared, chosen).items():
     real = real_images(config, source, run.metric_samples)
     weights = classifier_path(config.data.name) if network == "digits" else None  # the one that modes are counted by
     features = build_feature_network(network, run.resize, weights)

@@ -22,6 +22,7 @@ from absl import flags
 from etils import epath
 
 from r3gan_jax import runs
+from r3gan_jax.cli.numbers import parse_numbers
 from r3gan_jax.cli.processes import join_processes
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
@@ -91,23 +92,6 @@ def main() -> None:
       save_pngs(out, _names(seeds, labels if several > 1 else None)[mine], batches)
   if is_first_process():
     print(f"{len(noise)} images of the checkpoint at {trained.images_seen:,} images seen: {out}")
-
-
-def parse_numbers(flag: str, text: str, limit: int) -> np.ndarray:
-  """ "0-2,7" -> [0, 1, 2, 7], int64; a UserError where one is not below `limit`."""
-  numbers: list[int] = []
-  for part in text.split(","):
-    first, dash, last = part.partition("-")
-    try:
-      part_numbers = range(int(first), int(last if dash else first) + 1)
-    except ValueError:
-      part_numbers = range(0)
-    if not part_numbers:
-      raise UserError(f"--{flag}={text}: {part!r} is neither a number nor a range such as 0-63")
-    if part_numbers[-1] >= limit:
-      raise UserError(f"--{flag}={text}: choose from 0 to {limit - 1}")
-    numbers += part_numbers
-  return np.array(numbers, np.int64)
 
 
 def _check_video(out: epath.Path, seeds: np.ndarray) -> None:

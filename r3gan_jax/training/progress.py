@@ -15,7 +15,11 @@ from r3gan_jax.training.step import Metrics
 
 
 class Diverged(UserError):
-  """A loss or a gradient is not finite."""
+  """A loss or a gradient is not finite, after `images_seen` images."""
+
+  def __init__(self, message: str, images_seen: int):
+    super().__init__(message)
+    self.images_seen = images_seen
 
 
 class Progress:
@@ -76,7 +80,8 @@ class MetricWindow:
     values = jax.device_get(metrics)
     if not values["finite"]:
       names = ", ".join(sorted(name for name, value in values.items() if not np.isfinite(value)))
-      raise Diverged(f"training diverged at {images_seen:,} images: not finite: {names}. {self._cure}")
+      message = f"training diverged at {images_seen:,} images: not finite: {names}. {self._cure}"
+      raise Diverged(message, images_seen)
     self._collected.append(values)
 
   def means(self) -> dict[str, float]:

@@ -1,0 +1,217 @@
+"""Compares adversarial losses under one budget, over several seeds ([P] Table 1):
+
+    python -m r3gan_jax.cli.ablate --config=configs/stacked_digits.py --seeds=0-2 --out=runs/ablation
+
+trains the recipe once with each of {GAN, RpGAN} x {none, R1, R2, R1 + R2}, or of --losses, and each seed. What has
+been trained stays: the same command again goes on, and one with another recipe, loss or seed adds to the comparison,
+which `table.md`, as on the terminal, and `curves.png` in --out show. `--losses=recipe` takes the recipe's own, which
+compares recipes:
+
+    python -m r3gan_jax.cli.ablate --config=configs/roadmap/b.py:fashion32 --losses=recipe --out=runs/roadmap
+    python -m r3gan_jax.cli.ablate --config=configs/roadmap/e2.py:fashion32 --losses=recipe --out=runs/roadmap
+
+The scores are those of config.run.metrics at the end of each run, as mean and standard deviation over the seeds. A run
+whose losses or gradients cease to be finite has diverged, and has none. Each run is a work directory,
+OUT/RECIPE/LOSS/seed_N, as of main.py.
+"""
+
+from r3gan_jax.cli.memory import keep_memory
+
+if __name__ == "__main__":
+  keep_memory()
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from itertools import product
+
+import jax
+import matplotlib
+import numpy as np
+from absl import flags, logging
+from etils import epath
+from ml_collections import ConfigDict, config_flags
+
+from r3gan_jax import factory, runs
+from r3gan_jax.cli.numbers import parse_numbers
+from r3gan_jax.cli.processes import join_processes
+from r3gan_jax.cli.runner import run
+from r3gan_jax.errors import UserError
+from r3gan_jax.storage import as_path, failing_as
+from r3gan_jax.training.distributed import is_first_process
+from r3gan_jax.training.logging import read_metrics
+from r3gan_jax.training.progress import Diverged
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+_ADVERSARIAL = {"gan": "non_saturating", "rpgan": "relativistic"}
+_PENALTIES = {"": (), "_r1": ("r1",), "_r2": ("r2",), "_r1_r2": ("r1", "r2")}
+LOSSES = {name + paid: (loss, _PENALTIES[paid]) for name, loss in _ADVERSARIAL.items() for paid in _PENALTIES}
+"""Name -> config.loss, config.penalties."""
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. configs/stacked_digits.py.")
+_LOSSES = flags.DEFINE_list("losses", list(LOSSES), f"Of {', '.join(LOSSES)}; or 'recipe', the recipe's own.")
+_SEEDS = flags.DEFINE_string("seeds", "0-2", "Seeds, e.g. 0-2 or 1,5.")
+_OUT = flags.DEFINE_string("out", None, "The directory of the comparison.")
+
+RESULT = "result.json"
+_TITLES = {"fid": "FID", "kid": "KID", "modes_kl": "KL"}
+
+
+@dataclass(frozen=True)
+class Result:
+  """How one run ended: `scores` by name, or the images seen when it diverged."""
+
+  recipe: str
+  loss: str
+  seed: int
+  images: int
+  diverged_at: int | None
+  scores: Mapping[str, float]
+
+
+def main() -> None:
+  config = _CONFIG.value
+  join_processes(config.run.peer_timeout_seconds)
+  seeds = parse_numbers("seeds", _SEEDS.value, 2**31).tolist()
+  out = as_path(_OUT.value)
+  if not config.run.metrics:
+    raise UserError("config.run.metrics is empty: name what to compare by, e.g. --config.run.metrics=\"('fid',)\"")
+  if out.exists() and not out.is_dir():
+    raise UserError(f"--out={out} is not a directory")
+  planned = [_configured(config, loss, seed) for loss, seed in product(_LOSSES.value, seeds)]
+  for one in planned:
+    factory.build_experiment(one, jax.device_count())  # what is wrong with any of them ends it now
+  for one in planned:
+    _carry_out(one, out / one.name / loss_name(one) / f"seed_{one.seed}")
+    results = _results(out)
+    if is_first_process():
+      with failing_as(f"cannot write to --out={out}", out):
+        (out / "table.md").write_text(table(results))
+        (out / "curves.png").write_bytes(_curves(out, results))
+  print(table(results), end="")
+
+
+def loss_name(config: ConfigDict) -> str:
+  """The key of `LOSSES` that a configuration trains by."""
+  chosen = config.loss, tuple(sorted(config.penalties))
+  return next(name for name, loss in LOSSES.items() if loss == chosen)
+
+
+def _configured(config: ConfigDict, loss: str, seed: int) -> ConfigDict:
+  if loss != "recipe" and loss not in LOSSES:
+    raise UserError(f"--losses={loss} is unknown: choose from {', '.join(LOSSES)}, recipe")
+  config = config.copy_and_resolve_references()
+  config.seed = seed
+  if loss != "recipe":
+    config.loss, config.penalties = LOSSES[loss]
+  return config
+
+
+def _carry_out(config: ConfigDict, workdir: epath.Path) -> None:
+  """Trains and writes the result, unless it is there."""
+  total = config.run.total_images
+  if (workdir / RESULT).exists() and _read(workdir / RESULT).images == total:
+    return
+  diverged_at = None
+  try:
+    runs.train_run(config, workdir)
+  except Diverged as error:
+    logging.warning("%s", error)
+    diverged_at = error.images_seen
+  jax.clear_caches()  # the next run has programs of its own
+  scores: dict[str, float] = {}
+  if diverged_at is None:
+    prefix = "metrics/"
+    for name, (images_seen, values) in read_metrics(workdir).items():
+      if name.startswith(prefix) and images_seen[-1] >= total:
+        scores[name.removeprefix(prefix)] = float(values[-1])
+  result = Result(config.name, loss_name(config), config.seed, total, diverged_at, scores)
+  if is_first_process():
+    (workdir / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n")
+
+
+def _results(out: epath.Path) -> list[Result]:
+  """All that are there, in the order of the recipes' names, `LOSSES` and the seeds."""
+  results = [_read(path) for path in out.glob(f"*/*/seed_*/{RESULT}")]
+  order = list(LOSSES)
+  return sorted(results, key=lambda result: (result.recipe, order.index(result.loss), result.seed))
+
+
+def _read(path: epath.Path) -> Result:
+  try:
+    return Result(**json.loads(path.read_text()))
+  except (OSError, ValueError, TypeError):
+    raise UserError(f"{path} cannot be read: delete it, and the same command makes it again") from None
+
+
+def table(results: Sequence[Result]) -> str:
+  """Markdown: a row for each recipe and loss, and one for the real data where they were scored."""
+  names = [name for name in factory.BEST_METRICS if any(name in result.scores for result in results)]
+  head = ["recipe", "loss", "seeds", *(_TITLES.get(name, name) for name in names), "diverged"]
+  rows = [head, ["---"] * len(head)]
+  for (recipe, loss), group in _groups(results).items():
+    scores = [_spread([result.scores[name] for result in group if name in result.scores]) for name in names]
+    ends = [result.diverged_at for result in group if result.diverged_at is not None]
+    at = f"{len(ends)} of {len(group)}, at {' and '.join(f'{end:,}' for end in ends)} images" if ends else "none"
+    rows.append([recipe, _title(loss), str(len(group)), *scores, at])
+  yardstick = next((result.scores for result in results if any(f"real_{name}" in result.scores for name in names)), {})
+  if yardstick:
+    of_real = [_spread([yardstick[f"real_{name}"]] if f"real_{name}" in yardstick else []) for name in names]
+    rows.append(["real images", "", "", *of_real, ""])
+  return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def _groups(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
+  groups: dict[tuple[str, str], list[Result]] = {}
+  for result in results:
+    groups.setdefault((result.recipe, result.loss), []).append(result)
+  return groups
+
+
+def _spread(values: Sequence[float]) -> str:
+  if not values:
+    return "-"
+  numbers = [(np.mean(values), 4)] + ([(np.std(values, ddof=1), 2)] if len(values) > 1 else [])
+  return " ± ".join(
+    np.format_float_positional(number, precision=digits, fractional=False, trim="-") for number, digits in numbers
+  )
+
+
+def _title(loss: str) -> str:
+  name, *paid = loss.split("_")
+  return " + ".join([{"gan": "GAN", "rpgan": "RpGAN"}[name], *(penalty.upper() for penalty in paid)])
+
+
+def _curves(out: epath.Path, results: Sequence[Result]) -> bytes:
+  """PNG: the scores and R2, whether paid or not, against images seen; a line a seed, a colour a recipe and loss."""
+  names = [name for name in factory.BEST_METRICS if any(name in result.scores for result in results)]
+  panels = {f"metrics/{name}": _TITLES.get(name, name) for name in names} | {"discriminator/r2": "R2 (on fakes)"}
+  figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), layout="constrained")
+  several = len({result.recipe for result in results}) > 1
+  for index, ((recipe, loss), group) in enumerate(_groups(results).items()):
+    for number, result in enumerate(group):
+      metrics = read_metrics(out / recipe / loss / f"seed_{result.seed}")
+      label = None if number else (f"{recipe}: " if several else "") + _title(loss)
+      for axis, name in zip(np.atleast_1d(axes), panels, strict=True):
+        if name in metrics:
+          images_seen, values = metrics[name]
+          axis.plot(images_seen / 1e3, values, color=f"C{index}", label=label, linewidth=1)
+  for axis, (name, title) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+    axis.set_title(title, parse_math=False)
+    axis.set_xlabel("images seen (thousands)")
+    axis.grid(alpha=0.2)
+    if name == "discriminator/r2":
+      axis.set_yscale("log")
+  np.atleast_1d(axes)[0].legend(framealpha=0.5, fontsize="small")
+  buffer = BytesIO()
+  figure.savefig(buffer, format="png", dpi=110)
+  plt.close(figure)
+  return buffer.getvalue()
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "out"])
+  run(main)
