@@ -1,0 +1,92 @@
+"""The command, run as a user runs it: on results made by hand, and on real runs of a tiny network."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from r3gan_jax.training.logging import read_metrics
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = (
+  "--config.network.widths=(8,8)",
+  "--config.network.cardinalities=(2,2)",
+  "--config.batch_size=16",
+  "--config.run.total_images=64",
+  "--config.run.log_every_images=16",
+  "--config.run.metric_samples=200",
+)
+
+
+def ablate(environment, out, *arguments, status=0):
+  config = "--config=configs/stacked_digits.py"
+  command = [sys.executable, "-m", "r3gan_jax.cli.ablate", config, f"--out={out}", *arguments]
+  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+  assert done.returncode == status, done.stderr
+  return done
+
+
+def write_result(out, loss, seed, diverged_at=None, **scores):
+  directory = out / "stacked_digits" / loss / f"seed_{seed}"
+  directory.mkdir(parents=True)
+  result = {"recipe": "stacked_digits", "loss": loss, "seed": seed, "images": 200_000}
+  (directory / "result.json").write_text(json.dumps(result | {"diverged_at": diverged_at, "scores": scores}))
+
+
+def test_the_table(environment, tmp_path):
+  for seed, modes, kl in ((0, 990, 0.5), (1, 994, 0.25), (2, 998, 0.75)):
+    write_result(tmp_path, "rpgan_r1_r2", seed, modes=modes, modes_kl=kl, real_modes=1000, real_modes_kl=0.02)
+  write_result(tmp_path, "gan", 0, diverged_at=12_345)
+  write_result(tmp_path, "gan", 1, modes=123.0, modes_kl=2.0)
+  write_result(tmp_path, "gan", 2, diverged_at=6_789)
+  shown = ablate(environment, tmp_path, "--losses=rpgan_r1_r2,gan", "--seeds=0-2").stdout
+  assert shown == (tmp_path / "table.md").read_text()
+  assert shown.splitlines() == [
+    "| recipe | loss | seeds | modes | KL | diverged |",
+    "| --- | --- | --- | --- | --- | --- |",
+    "| stacked_digits | GAN | 3 | 123 | 2 | 2 of 3, at 12,345 and 6,789 images |",
+    "| stacked_digits | RpGAN + R1 + R2 | 3 | 994 ± 4 | 0.5 ± 0.25 | none |",
+    "| real images |  |  | 1000 | 0.02 |  |",
+  ]
+
+
+def test_runs_are_made_once_gone_on_with_and_added_to(environment, tmp_path):
+  first = ablate(environment, tmp_path, *TINY, "--losses=gan_r1,recipe", "--seeds=3").stdout
+  assert [line.split(" | ")[1:3] for line in first.splitlines()[2:4]] == [["GAN + R1", "1"], ["RpGAN + R1 + R2", "1"]]
+  runs = {loss: tmp_path / "stacked_digits" / loss / "seed_3" for loss in ("gan_r1", "rpgan_r1_r2")}
+  settings = json.loads((runs["gan_r1"] / "config.json").read_text())
+  assert (settings["loss"], settings["penalties"], settings["seed"]) == ("non_saturating", ["r1"], 3)
+  metrics = {loss: read_metrics(run) for loss, run in runs.items()}
+  # One start, one set of images: the first losses tell what is minimised. softplus(0) once or twice.
+  starts = {loss: values["discriminator/adversarial_loss"][1][0] for loss, values in metrics.items()}
+  assert starts["gan_r1"] == pytest.approx(2 * starts["rpgan_r1_r2"], rel=0.1)
+  for loss, run in runs.items():
+    result = json.loads((run / "result.json").read_text())
+    images_seen, modes = metrics[loss]["metrics/modes"]
+    assert images_seen[-1] == 64 and result["scores"]["modes"] == modes[-1]
+  Image.open(tmp_path / "curves.png").verify()
+
+  # As if cut off: one run has lost its end, one its result alone; the third is new, and diverges.
+  (runs["gan_r1"] / "result.json").unlink()
+  shutil.rmtree(runs["rpgan_r1_r2"])
+  before = (runs["gan_r1"] / "metrics.jsonl").read_bytes()
+  again = ablate(environment, tmp_path, *TINY, "--losses=gan_r1,rpgan_r1_r2", "--seeds=3").stdout
+  assert again == first
+  assert (runs["gan_r1"] / "metrics.jsonl").read_bytes() == before
+  wild = (*TINY, "--config.name=wild", "--config.learning_rate=(1e30,1e30)")
+  added = ablate(environment, tmp_path, *wild, "--losses=rpgan", "--seeds=0").stdout.splitlines()
+  assert added[:4] == [*first.splitlines()[:4]]
+  assert added[4].startswith("| wild | RpGAN | 1 | - | - | 1 of 1, at ")
+
+
+def test_mistakes(environment, tmp_path):
+  assert "--losses=wgan is unknown" in ablate(environment, tmp_path, "--losses=wgan", status=2).stderr
+  without = ablate(environment, tmp_path, "--config.run.metrics=()", "--config.run.best_metric=", status=2).stderr
+  assert "config.run.metrics is empty" in without
+  write_result(tmp_path, "gan", 0)
+  (tmp_path / "stacked_digits/gan/seed_0/result.json").write_text("{")
+  assert "result.json cannot be read" in ablate(environment, tmp_path, "--losses=gan", "--seeds=0", status=2).stderr
