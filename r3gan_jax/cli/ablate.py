@@ -62,7 +62,7 @@ _TITLES = {"fid": "FID", "kid": "KID", "modes_kl": "KL"}
 
 @dataclass(frozen=True)
 class Result:
-  """How one run ended: `scores` by name, or the images seen when it diverged."""
+  """How one run of `images` ended: `scores` by name, or the images seen when it diverged."""
 
   recipe: str
   loss: str
@@ -113,7 +113,13 @@ def _configured(config: ConfigDict, loss: str, seed: int) -> ConfigDict:
 def _carry_out(config: ConfigDict, workdir: epath.Path) -> None:
   """Trains and writes the result, unless it is there."""
   total = config.run.total_images
-  if (workdir / RESULT).exists() and _read(workdir / RESULT).images == total:
+  trained = _read(workdir / RESULT).images if (workdir / RESULT).exists() else 0
+  if trained > total:
+    raise UserError(
+      f"{workdir} was trained on {trained:,} images, which is more than config.run.total_images = {total:,}: name "
+      "another --out"
+    )
+  if trained == total:
     return
   diverged_at = None
   try:
@@ -137,7 +143,7 @@ def _results(out: epath.Path) -> list[Result]:
   """All that are there, in the order of the recipes' names, `LOSSES` and the seeds."""
   results = [_read(path) for path in out.glob(f"*/*/seed_*/{RESULT}")]
   order = list(LOSSES)
-  return sorted(results, key=lambda result: (result.recipe, order.index(result.loss), result.seed))
+  return sorted(results, key=lambda result: (result.recipe, order.index(result.loss), result.images, result.seed))
 
 
 def _read(path: epath.Path) -> Result:
@@ -150,24 +156,24 @@ def _read(path: epath.Path) -> Result:
 def table(results: Sequence[Result]) -> str:
   """Markdown: a row for each recipe and loss, and one for the real data where they were scored."""
   names = [name for name in factory.BEST_METRICS if any(name in result.scores for result in results)]
-  head = ["recipe", "loss", "seeds", *(_TITLES.get(name, name) for name in names), "diverged"]
+  head = ["recipe", "loss", "images", "seeds", *(_TITLES.get(name, name) for name in names), "diverged"]
   rows = [head, ["---"] * len(head)]
-  for (recipe, loss), group in _groups(results).items():
+  for (recipe, loss, images), group in _groups(results).items():
     scores = [_spread([result.scores[name] for result in group if name in result.scores]) for name in names]
     ends = [result.diverged_at for result in group if result.diverged_at is not None]
     at = f"{len(ends)} of {len(group)}, at {' and '.join(f'{end:,}' for end in ends)} images" if ends else "none"
-    rows.append([recipe, _title(loss), str(len(group)), *scores, at])
+    rows.append([recipe, _title(loss), f"{images:,}", str(len(group)), *scores, at])
   yardstick = next((result.scores for result in results if any(f"real_{name}" in result.scores for name in names)), {})
   if yardstick:
     of_real = [_spread([yardstick[f"real_{name}"]] if f"real_{name}" in yardstick else []) for name in names]
-    rows.append(["real images", "", "", *of_real, ""])
+    rows.append(["real images", "", "", "", *of_real, ""])
   return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
-def _groups(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
-  groups: dict[tuple[str, str], list[Result]] = {}
+def _groups(results: Sequence[Result]) -> dict[tuple[str, str, int], list[Result]]:
+  groups: dict[tuple[str, str, int], list[Result]] = {}
   for result in results:
-    groups.setdefault((result.recipe, result.loss), []).append(result)
+    groups.setdefault((result.recipe, result.loss, result.images), []).append(result)
   return groups
 
 
@@ -191,7 +197,7 @@ def _curves(out: epath.Path, results: Sequence[Result]) -> bytes:
   panels = {f"metrics/{name}": _TITLES.get(name, name) for name in names} | {"discriminator/r2": "R2 (on fakes)"}
   figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), layout="constrained")
   several = len({result.recipe for result in results}) > 1
-  for index, ((recipe, loss), group) in enumerate(_groups(results).items()):
+  for index, ((recipe, loss, _), group) in enumerate(_groups(results).items()):
     for number, result in enumerate(group):
       metrics = read_metrics(out / recipe / loss / f"seed_{result.seed}")
       label = None if number else (f"{recipe}: " if several else "") + _title(loss)

@@ -46,17 +46,20 @@ def test_the_table(environment, tmp_path):
   shown = ablate(environment, tmp_path, "--losses=rpgan_r1_r2,gan", "--seeds=0-2").stdout
   assert shown == (tmp_path / "table.md").read_text()
   assert shown.splitlines() == [
-    "| recipe | loss | seeds | modes | KL | diverged |",
-    "| --- | --- | --- | --- | --- | --- |",
-    "| stacked_digits | GAN | 3 | 123 | 2 | 2 of 3, at 12,345 and 6,789 images |",
-    "| stacked_digits | RpGAN + R1 + R2 | 3 | 994 ± 4 | 0.5 ± 0.25 | none |",
-    "| real images |  |  | 1000 | 0.02 |  |",
+    "| recipe | loss | images | seeds | modes | KL | diverged |",
+    "| --- | --- | --- | --- | --- | --- | --- |",
+    "| stacked_digits | GAN | 200,000 | 3 | 123 | 2 | 2 of 3, at 12,345 and 6,789 images |",
+    "| stacked_digits | RpGAN + R1 + R2 | 200,000 | 3 | 994 ± 4 | 0.5 ± 0.25 | none |",
+    "| real images |  |  |  | 1000 | 0.02 |  |",
   ]
 
 
 def test_runs_are_made_once_gone_on_with_and_added_to(environment, tmp_path):
   first = ablate(environment, tmp_path, *TINY, "--losses=gan_r1,recipe", "--seeds=3").stdout
-  assert [line.split(" | ")[1:3] for line in first.splitlines()[2:4]] == [["GAN + R1", "1"], ["RpGAN + R1 + R2", "1"]]
+  assert [line.split(" | ")[1:4] for line in first.splitlines()[2:4]] == [
+    ["GAN + R1", "64", "1"],
+    ["RpGAN + R1 + R2", "64", "1"],
+  ]
   runs = {loss: tmp_path / "stacked_digits" / loss / "seed_3" for loss in ("gan_r1", "rpgan_r1_r2")}
   settings = json.loads((runs["gan_r1"] / "config.json").read_text())
   assert (settings["loss"], settings["penalties"], settings["seed"]) == ("non_saturating", ["r1"], 3)
@@ -80,7 +83,7 @@ def test_runs_are_made_once_gone_on_with_and_added_to(environment, tmp_path):
   wild = (*TINY, "--config.name=wild", "--config.learning_rate=(1e30,1e30)")
   added = ablate(environment, tmp_path, *wild, "--losses=rpgan", "--seeds=0").stdout.splitlines()
   assert added[:4] == [*first.splitlines()[:4]]
-  assert added[4].startswith("| wild | RpGAN | 1 | - | - | 1 of 1, at ")
+  assert added[4].startswith("| wild | RpGAN | 64 | 1 | - | - | 1 of 1, at ")
 
 
 def test_mistakes(environment, tmp_path):
@@ -88,5 +91,7 @@ def test_mistakes(environment, tmp_path):
   without = ablate(environment, tmp_path, "--config.run.metrics=()", "--config.run.best_metric=", status=2).stderr
   assert "config.run.metrics is empty" in without
   write_result(tmp_path, "gan", 0)
+  shorter = ablate(environment, tmp_path, "--config.run.total_images=64", "--losses=gan", "--seeds=0", status=2).stderr
+  assert "was trained on 200,000 images" in shorter
   (tmp_path / "stacked_digits/gan/seed_0/result.json").write_text("{")
   assert "result.json cannot be read" in ablate(environment, tmp_path, "--losses=gan", "--seeds=0", status=2).stderr
