@@ -1,0 +1,166 @@
+import dataclasses
+
+import golden_cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from r3gan_jax.errors import UserError
+from r3gan_jax.inversion import FineTuned, Inverter, feature_errors, feature_maps
+from r3gan_jax.ops.images import to_uint8
+from r3gan_jax.sampling import Sampler
+from r3gan_jax.training.mesh import make_mesh
+
+
+@pytest.fixture(autouse=True)
+def type_promotion():
+  with jax.numpy_dtype_promotion("standard"):  # optax.adam asks for it
+    yield
+
+
+class Setting:
+  """Recorded networks, an inverter of them, and what it finds of an image that G drew and of noise, not G's."""
+
+  def __init__(self, name):
+    self.case = golden_cases.load(name)
+    self.algorithm = self.case.algorithm
+    generator, discriminator = self.case.params("G", "generator"), self.case.params("D", "discriminator")
+    generator["to_image"]["kernel"] = generator["to_image"]["kernel"] * 2  # so that much is beyond black and white
+    self.params = {"generator": generator, "discriminator": discriminator}
+    self.label = 3 if self.algorithm.num_classes else None
+    self.invert = Inverter(self.algorithm, self.params, {}, self.algorithm.discriminator, steps=200, fine_tune=True)
+    self.starts = self.noise(4)
+    self.own_noise = self.noise(1)
+    # Where the prior has its minimum.
+    self.own_noise *= self.own_noise.shape[1] ** 0.5 / np.linalg.norm(self.own_noise)
+    drawn = jax.jit(self.algorithm.generate)(self.params, {}, self.own_noise, self.labels(1))
+    assert 0.1 < jnp.mean(jnp.abs(drawn) > 1) < 0.5
+    self.own = np.asarray(to_uint8(drawn))[0]
+    self.own_found = self.invert(self.own, self.label, self.starts)
+    self.foreign = np.random.default_rng(0).integers(0, 256, self.own.shape, dtype=np.uint8)
+    self.foreign_found = self.invert(self.foreign, self.label, self.starts)
+
+  def noise(self, count):
+    return np.random.default_rng(count).standard_normal((count, self.algorithm.noise_dim)).astype(np.float32)
+
+  def labels(self, count):
+    return None if self.label is None else np.full(count, self.label, np.int32)
+
+
+@pytest.fixture(scope="module", params=["uncond_16px", "cond_8px"])
+def setting(request):
+  with jax.numpy_dtype_promotion("standard"):
+    return Setting(request.param)
+
+
+def test_noise_of_an_image_that_g_drew_is_found(setting):
+  found = setting.own_found
+  np.testing.assert_allclose(found.noise, setting.own_noise[0], atol=0.03)
+  assert found.losses.min() < 1e-3 and found.mse < 1e-4
+  sampler = Sampler(setting.algorithm, make_mesh(1), batch_per_device=1)
+  (drawn,) = sampler.batches(setting.params, {}, found.noise[None], setting.labels(1))
+  assert np.abs(drawn[0].astype(int) - setting.own).mean() < 1
+
+
+def test_fine_tuning_comes_closer(setting):
+  """To what G cannot draw, by a third at least; and its offsets are those that do it."""
+  found = setting.foreign_found
+  assert found.loss < 0.67 * found.losses.min()
+  sampler = Sampler(FineTuned(setting.algorithm, setting.params, {}), make_mesh(1), batch_per_device=1)
+  errors = []
+  for offsets in (0 * found.offsets, found.offsets):
+    row = np.concatenate([found.noise, offsets])[None]
+    (drawn,) = sampler.batches(setting.params, {}, row, setting.labels(1))
+    errors.append(np.mean(np.square((drawn[0].astype(float) - setting.foreign) / 127.5)))
+  assert errors[1] < 0.9 * errors[0]
+  assert errors[1] == pytest.approx(found.mse, rel=0.02)
+
+
+def test_the_best_of_several_starts(setting):
+  """Each start is by itself: alone, it comes to what it comes to among others."""
+  found = setting.foreign_found
+  alone = setting.invert(setting.foreign, setting.label, setting.starts[:1])
+  assert alone.losses[0] == pytest.approx(found.losses[0], rel=0.01)
+  assert found.losses.min() < alone.losses[0] and np.ptp(found.losses) > 1e-3
+
+
+def test_the_same_again(setting):
+  again = setting.invert(setting.foreign, setting.label, setting.starts)
+  for one, other in zip(dataclasses.astuple(again), dataclasses.astuple(setting.foreign_found), strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_without_a_discriminator(setting):
+  """By pixels alone: the loss is the pixels' error and the prior; nothing is fine-tuned."""
+  found = Inverter(setting.algorithm, setting.params, {}, None, steps=20)(setting.own, setting.label, setting.starts)
+  prior = 0.1 * (np.sqrt(np.mean(found.noise**2)) - 1) ** 2
+  assert found.loss == found.losses.min() == pytest.approx(found.mse + prior, rel=1e-4)
+  assert found.offsets.shape == (0,)
+
+
+def test_feature_maps_are_those_that_the_discriminator_uses(setting):
+  """The first from the pixels, and the logits, as recorded, from the last."""
+  case, params = setting.case, setting.params["discriminator"]
+  maps = jax.jit(lambda *inputs: feature_maps(case.algorithm.discriminator, *inputs))(
+    params, case.arrays["real"], case.labels
+  )
+  np.testing.assert_allclose(maps["from_image"], case.arrays["real"] @ params["from_image"]["kernel"], atol=1e-5)
+  last = maps[f"stage_0_block_{case.algorithm.discriminator.blocks[0] - 1}"]
+  logits = np.einsum("nhwc,hwc->nc", last, params["basis"]["constant"]) @ params["basis"]["linear"]["kernel"]
+  if case.labels is None:
+    logits = logits[:, 0]
+  else:
+    logits = np.sum(logits * np.asarray(params["class_embedding"]["kernel"])[case.labels], axis=1)
+  np.testing.assert_allclose(logits, np.ravel(case.arrays["real_logits"]), rtol=1e-4, atol=1e-4)
+  assert len(maps) == sum(case.algorithm.discriminator.blocks) + len(case.algorithm.discriminator.blocks)
+
+
+def test_feature_errors():
+  targets = {"a": jnp.full((1, 2, 2, 3), 2.0), "b": jnp.array([3.0, 4.0]).reshape(1, 1, 1, 2)}
+  maps = {"a": jnp.stack([jnp.full((2, 2, 3), 2.0), jnp.full((2, 2, 3), 3.0)]), "b": jnp.zeros((2, 1, 1, 2))}
+  np.testing.assert_allclose(feature_errors(maps, targets), [(0 + 1) / 2, (1 / 4 + 1) / 2])
+
+
+def test_the_gradient_of_feature_errors_vanishes_at_the_target_alone(setting):
+  discriminator, params = setting.algorithm.discriminator, setting.params["discriminator"]
+
+  @jax.jit
+  def gradient(images, target, label):
+    targets = feature_maps(discriminator, params, target, label)
+    return jax.grad(lambda images: feature_errors(feature_maps(discriminator, params, images, label), targets)[0])(
+      images
+    )
+
+  image, other = (jnp.asarray(setting.case.arrays["real"][i : i + 1]) for i in (0, 1))
+  assert jnp.abs(gradient(image, image, setting.labels(1))).max() < 1e-8
+  assert jnp.abs(gradient(other, image, setting.labels(1))).max() > 1e-4
+
+
+def test_offsets_are_added_to_the_features_at_4x4(setting):
+  """The difference of two noises' features, by hand, leads from one's image to that of the other."""
+  algorithm, basis = setting.algorithm, setting.params["generator"]["basis"]
+  start, end = setting.noise(2)
+  kernel = np.asarray(basis["linear"]["kernel"])[: algorithm.noise_dim]  # other rows: of the class, the same in both
+  offsets = np.asarray(basis["constant"]) * ((end - start) @ kernel)
+  fine_tuned = FineTuned(algorithm, setting.params, {})
+  assert fine_tuned.offset_dim == offsets.size
+  labels = setting.labels(2)
+  rows = np.stack([np.concatenate([end, 0 * offsets.ravel()]), np.concatenate([start, offsets.ravel()])])
+  drawn = jax.jit(fine_tuned.generate)(setting.params, {}, rows, labels)
+  expected = jax.jit(algorithm.generate)(setting.params, {}, rows[[0, 0], : algorithm.noise_dim], labels)
+  np.testing.assert_array_equal(drawn[0], expected[0])
+  np.testing.assert_allclose(drawn, expected, atol=1e-4)
+
+
+def test_no_features_at_4x4():
+  class Other(nn.Module):
+    @nn.compact
+    def __call__(self, z, labels=None):
+      return nn.Dense(16 * 16 * 3)(z).reshape(-1, 16, 16, 3)
+
+  algorithm = dataclasses.replace(golden_cases.load("uncond_16px").algorithm, generator=Other())
+  params, carry = jax.eval_shape(algorithm.init, jax.random.key(0))
+  with pytest.raises(UserError, match="R3GAN has no features at 4x4"):
+    Inverter(algorithm, params, carry, algorithm.discriminator, steps=1, fine_tune=True)
