@@ -29,14 +29,14 @@ class Setting:
     generator, discriminator = self.case.params("G", "generator"), self.case.params("D", "discriminator")
     generator["to_image"]["kernel"] = generator["to_image"]["kernel"] * 2  # so that much is beyond black and white
     self.params = {"generator": generator, "discriminator": discriminator}
-    self.label = 3 if self.algorithm.num_classes else None
+    self.label = 3
     self.invert = Inverter(self.algorithm, self.params, {}, self.algorithm.discriminator, steps=200, fine_tune=True)
     self.starts = self.noise(4)
     self.own_noise = self.noise(1)
     # Where the prior has its minimum.
     self.own_noise *= self.own_noise.shape[1] ** 0.5 / np.linalg.norm(self.own_noise)
     drawn = jax.jit(self.algorithm.generate)(self.params, {}, self.own_noise, self.labels(1))
-    assert 0.1 < jnp.mean(jnp.abs(drawn) > 1) < 0.5
+    assert 0.05 < jnp.mean(jnp.abs(drawn) > 1) < 0.6
     self.own = np.asarray(to_uint8(drawn))[0]
     self.own_found = self.invert(self.own, self.label, self.starts)
     self.foreign = np.random.default_rng(0).integers(0, 256, self.own.shape, dtype=np.uint8)
@@ -46,13 +46,13 @@ class Setting:
     return np.random.default_rng(count).standard_normal((count, self.algorithm.noise_dim)).astype(np.float32)
 
   def labels(self, count):
-    return None if self.label is None else np.full(count, self.label, np.int32)
+    return np.full(count, self.label, np.int32)
 
 
-@pytest.fixture(scope="module", params=["uncond_16px", "cond_8px"])
-def setting(request):
+@pytest.fixture(scope="module")
+def setting():
   with jax.numpy_dtype_promotion("standard"):
-    return Setting(request.param)
+    return Setting("cond_8px")  # tests/cli/test_invert.py has one without classes
 
 
 def test_noise_of_an_image_that_g_drew_is_found(setting):
@@ -78,26 +78,25 @@ def test_fine_tuning_comes_closer(setting):
   assert errors[1] == pytest.approx(found.mse, rel=0.02)
 
 
-def test_the_best_of_several_starts(setting):
-  """Each start is by itself: alone, it comes to what it comes to among others."""
-  found = setting.foreign_found
-  alone = setting.invert(setting.foreign, setting.label, setting.starts[:1])
-  assert alone.losses[0] == pytest.approx(found.losses[0], rel=0.01)
-  assert found.losses.min() < alone.losses[0] and np.ptp(found.losses) > 1e-3
-
-
 def test_the_same_again(setting):
   again = setting.invert(setting.foreign, setting.label, setting.starts)
   for one, other in zip(dataclasses.astuple(again), dataclasses.astuple(setting.foreign_found), strict=True):
     np.testing.assert_array_equal(one, other)
 
 
-def test_without_a_discriminator(setting):
-  """By pixels alone: the loss is the pixels' error and the prior; nothing is fine-tuned."""
-  found = Inverter(setting.algorithm, setting.params, {}, None, steps=20)(setting.own, setting.label, setting.starts)
-  prior = 0.1 * (np.sqrt(np.mean(found.noise**2)) - 1) ** 2
-  assert found.loss == found.losses.min() == pytest.approx(found.mse + prior, rel=1e-4)
-  assert found.offsets.shape == (0,)
+def test_the_best_of_several_starts(setting):
+  """Each alone comes to what it comes to among others. By pixels alone, so the loss is their error and the prior."""
+  invert = Inverter(setting.algorithm, setting.params, {}, None, steps=10)
+  starts = setting.starts[::-1]
+  found = invert(setting.foreign, setting.label, starts)
+  alone = [invert(setting.foreign, setting.label, start[None]) for start in starts]
+  np.testing.assert_allclose([one.loss for one in alone], found.losses, rtol=1e-4)
+  best = min(alone, key=lambda one: one.loss)
+  assert found.loss == found.losses.min() < 0.99 * found.losses[0]
+  np.testing.assert_allclose(found.noise, best.noise, atol=1e-3)
+  for one in alone:
+    assert one.loss == pytest.approx(one.mse + 0.1 * (np.sqrt(np.mean(one.noise**2)) - 1) ** 2, rel=1e-4)
+    assert one.offsets.shape == (0,)
 
 
 def test_feature_maps_are_those_that_the_discriminator_uses(setting):
@@ -107,14 +106,13 @@ def test_feature_maps_are_those_that_the_discriminator_uses(setting):
     params, case.arrays["real"], case.labels
   )
   np.testing.assert_allclose(maps["from_image"], case.arrays["real"] @ params["from_image"]["kernel"], atol=1e-5)
-  last = maps[f"stage_0_block_{case.algorithm.discriminator.blocks[0] - 1}"]
-  logits = np.einsum("nhwc,hwc->nc", last, params["basis"]["constant"]) @ params["basis"]["linear"]["kernel"]
-  if case.labels is None:
-    logits = logits[:, 0]
-  else:
-    logits = np.sum(logits * np.asarray(params["class_embedding"]["kernel"])[case.labels], axis=1)
+  logits = (
+    np.einsum("nhwc,hwc->nc", maps["stage_0_block_1"], params["basis"]["constant"])
+    @ params["basis"]["linear"]["kernel"]
+  )
+  logits = np.sum(logits * np.asarray(params["class_embedding"]["kernel"])[case.labels], axis=1)
   np.testing.assert_allclose(logits, np.ravel(case.arrays["real_logits"]), rtol=1e-4, atol=1e-4)
-  assert len(maps) == sum(case.algorithm.discriminator.blocks) + len(case.algorithm.discriminator.blocks)
+  assert sorted(maps) == ["down_0", "from_image", "stage_0_block_0", "stage_0_block_1", "stage_1_block_0"]
 
 
 def test_feature_errors():
@@ -161,6 +159,6 @@ def test_no_features_at_4x4():
       return nn.Dense(16 * 16 * 3)(z).reshape(-1, 16, 16, 3)
 
   algorithm = dataclasses.replace(golden_cases.load("uncond_16px").algorithm, generator=Other())
-  params, carry = jax.eval_shape(algorithm.init, jax.random.key(0))
+  params = {"generator": jax.jit(Other().init)(jax.random.key(0), jnp.zeros((1, algorithm.noise_dim)))["params"]}
   with pytest.raises(UserError, match="R3GAN has no features at 4x4"):
-    Inverter(algorithm, params, carry, algorithm.discriminator, steps=1, fine_tune=True)
+    Inverter(algorithm, params, {}, None, steps=1, fine_tune=True)
