@@ -118,7 +118,7 @@ def test_each_image_beside_what_is_drawn(out):
   np.testing.assert_array_equal(target, found["targets"][0])
   np.testing.assert_array_equal(by_features, found["images"][0])
   assert (by_noise != by_features).any()
-  assert picture(out / "class" / "0_b.png").shape == (256, 512, 3)
+  assert picture(out / "class" / "1_b.png").shape == (256, 512, 3)
 
 
 def test_the_same_is_found_again(out):
