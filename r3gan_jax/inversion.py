@@ -81,7 +81,6 @@ class Inverter:
     steps: int,
     fine_tune: bool = False,
   ):
-    self._conditional = bool(algorithm.num_classes)
     self._networks = jax.device_put(jax.device_get((params, carry)), jax.local_devices()[0])
     self._search = _Descent(algorithm.generate, discriminator, steps, "noise")
     self._offset_dim, self._fine_tune = 0, None
@@ -130,9 +129,7 @@ class FineTuned:
 
     jax.eval_shape(partial(self._generate, note_shape), params, carry, noise, labels)
     if len(shapes) != 1:
-      raise UserError(
-        f"{type(algorithm).__name__} has no features at 4x4 that could be fine-tuned: leave them as they are"
-      )
+      raise UserError(f"{type(algorithm).__name__} has no features at 4x4 to fine-tune: leave out --fine_tune")
     self._noise_dim, self._shape = noise.shape[1], shapes[0]
 
   @property
@@ -203,7 +200,7 @@ class _Descent:
     # Where the results will be, too, or the second call would be compiled anew.
     latents, state = jax.device_put((latents, self._optimizer.init(latents)), jax.local_devices()[0])
     done = 0
-    for until in np.linspace(0, self._steps, _REPORTS + 1).astype(int)[1:].tolist():
+    for until in np.unique(np.linspace(0, self._steps, _REPORTS + 1).astype(int))[1:].tolist():
       latents, state, results = self._advance(networks, latents, state, until - done, target, label)
       done = until
       losses, errors = map(np.asarray, results)
@@ -231,6 +228,10 @@ def feature_errors(maps: Mapping[str, jax.Array], targets: Mapping[str, jax.Arra
   """[N, h, w, c] and [1, h, w, c] by layer -> float32 [N], the mean over layers of |map - target|^2 / |target|^2."""
 
   def square(values: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.square(values.astype(jnp.float32)), axis=(1, 2, 3))
+    return jnp.sum(jnp.square(values), axis=(1, 2, 3))
 
-  return jnp.mean(jnp.stack([square(maps[name] - targets[name]) / square(targets[name]) for name in targets]), axis=0)
+  def error(layer: str) -> jax.Array:
+    target = targets[layer].astype(jnp.float32)
+    return square(maps[layer].astype(jnp.float32) - target) / square(target)
+
+  return jnp.mean(jnp.stack([error(layer) for layer in targets]), axis=0)
