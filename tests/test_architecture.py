@@ -11,7 +11,7 @@ FLOORS = (
   ("ops", "schedules", "storage"),
   ("augment", "data", "losses", "networks"),
   ("algorithms", "interop", "metrics"),
-  ("sampling", "training"),
+  ("inversion", "sampling", "training"),
   ("factory",),
   ("runs",),
   ("cli",),

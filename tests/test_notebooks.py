@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import official_pickles
 import pytest
 from nbclient import NotebookClient
 
@@ -25,9 +26,9 @@ def executed(name, environment, monkeypatch, **parameters):
   return notebook
 
 
-def pictures(notebook):
+def pictures(notebook, kind="image/png"):
   outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-  return sum("image/png" in output.get("data", {}) for output in outputs)
+  return sum(kind in output.get("data", {}) for output in outputs)
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
@@ -42,3 +43,21 @@ def test_quickstart(environment, monkeypatch, tmp_path):
   notebook = executed("quickstart.ipynb", environment, monkeypatch, images=640, workdir=str(tmp_path / "run"))
   assert pictures(notebook) == 4
   assert "(4, 8, 8, 3)" in notebook.cells[-1].outputs[0].data["text/plain"]
+
+
+def test_official_checkpoints(environment, monkeypatch, tmp_path):
+  notebook = executed(
+    "official_checkpoints.ipynb",
+    environment,
+    monkeypatch,
+    snapshot=str(official_pickles.path("cond_8px")),
+    workdir=str(tmp_path / "run"),
+    label=3,
+    images=[],
+    steps=5,
+    real_images="",
+    num_samples=4,
+  )
+  assert (pictures(notebook), pictures(notebook, "image/gif")) == (3, 1)
+  printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
+  assert "it draws (8, 8, 3), of 5 classes" in printed and "'targets': (2, " in printed

@@ -37,6 +37,11 @@ _MODULES = {
   "torch.nn.modules.conv": ("Conv2d",),
   "torch.nn.modules.linear": ("Linear",),
 }
+_EARLIER_MODULES = {
+  "training.networks_baseline": "training.networks",
+  **{f"BaselineGAN.{module}": f"R3GAN.{module}" for module in ("Networks", "FusedOperators", "Resamplers")},
+}
+"""As the published snapshots name them: huggingface.co/brownvc/R3GAN-ImgNet-32x32 lists what its file imports."""
 _PICKLE = b"\x80"
 _EMBEDDING = "Model.EmbeddingLayer.weight"
 _RESAMPLING_KERNEL = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 64
@@ -193,6 +198,7 @@ class _SnapshotUnpickler(Unpickler):
     self._read: dict[int, Storage] = {}
     self._admitted |= {
       **{(module, name): _Module for module, names in _MODULES.items() for name in names},
+      **{(earlier, name): _Module for earlier, module in _EARLIER_MODULES.items() for name in _MODULES[module]},
       **{("torch", name): name for name in ("float32", "bfloat16")},
       ("torch.storage", "_load_from_bytes"): self._storage,
     }

@@ -87,6 +87,21 @@ def official():
   return official_pickles.read("cond_8px")
 
 
+def test_module_names_of_the_published_snapshots(tmp_path, monkeypatch, official):
+  """Those of the implementation before it was renamed: the same networks."""
+  for module, classes in list(official_pickles.MODULES.items()):
+    if module.startswith(("R3GAN", "training")):
+      earlier = module.replace("R3GAN", "BaselineGAN").replace("training.networks", "training.networks_baseline")
+      monkeypatch.setitem(official_pickles.MODULES, earlier, classes)
+      monkeypatch.delitem(official_pickles.MODULES, module)
+      for it in classes.values():
+        monkeypatch.setattr(it, "__module__", earlier)
+  file = official_pickles.write(official, tmp_path / "snapshot.pkl")
+  assert b"BaselineGAN.Networks" in file.read_bytes() and b"R3GAN" not in file.read_bytes()
+  expected = read_snapshot(official_pickles.path("cond_8px"))
+  jax.tree.map(np.testing.assert_array_equal, read_snapshot(file).params, expected.params)
+
+
 def test_other_dtypes_and_views(tmp_path, official):
   parameters = official_pickles.calls(official["G"])
   weights = {name: official_pickles.array(call) for name, call in parameters.items()}

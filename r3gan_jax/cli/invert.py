@@ -1,0 +1,152 @@
+"""Finds the noise from which a trained run draws given images:
+
+    python -m r3gan_jax.cli.invert --workdir=runs/NAME --image=A.png --image=B.png --out=DIR
+
+An image of another size is cropped and resized, as prepare_data does. Of a run of classes, --class names that of all
+images, or, given as often as --image, that of each.
+
+    --fine_tune             also changes G's features at 4x4, of many more dimensions than noise: closer by far, but no
+                            longer what G draws by itself
+    --interpolate=2         moves from each image to the next in 2 seconds, and back to the first: a loop
+
+DIR holds, of each image, 0_A.png: the target, what is drawn from the noise, and, if fine-tuned, from the features;
+with --interpolate, interpolation.gif; and inversion.npz, n images in the order of the flags:
+
+    noise            float32 [n, noise_dim]
+    offsets          float32 [n, 4 * 4 * width], what is added to the features at 4x4; [n, 0] if not fine-tuned
+    labels           int32 [n], of a run of classes
+    targets, images  uint8 [n, H, W, C], what was to be drawn and what is
+    losses           float32 [n, starts], to which each start's noise came; the best one's is kept
+    mse              float32 [n], the mean squared error of pixels in [-1, 1]
+
+What is found is noise like any other: in Python,
+
+    trained, found = runs.open_run("runs/NAME"), numpy.load("DIR/inversion.npz")
+    sampler = Sampler(trained.algorithm, make_local_mesh())
+    images = sampler.batches(trained.params, trained.carry, found["noise"], found.get("labels"))
+
+and, if fine-tuned, with r3gan_jax.inversion.FineTuned(trained.algorithm, trained.params, trained.carry) in place of
+trained.algorithm, and numpy.concatenate([found["noise"], found["offsets"]], axis=1) in place of the noise.
+"""
+
+from io import BytesIO
+from pathlib import PurePosixPath
+from typing import cast
+
+import numpy as np
+from absl import flags
+
+from r3gan_jax import runs
+from r3gan_jax.algorithms.base import Algorithm
+from r3gan_jax.cli.runner import run
+from r3gan_jax.data.images import decode, fit, to_array
+from r3gan_jax.errors import UserError
+from r3gan_jax.inversion import FineTuned, Inverter
+from r3gan_jax.sampling import FRAME_RATE, Sampler, image_grid, interpolation, save_png, save_video
+from r3gan_jax.storage import as_path, failing_as, make_directory
+from r3gan_jax.training.mesh import make_local_mesh
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
+_IMAGE = flags.DEFINE_multi_string("image", None, "A PNG, JPEG or WebP; give it once for each image.", required=True)
+_CLASS = flags.DEFINE_multi_integer("class", None, "The class of all images, or, given as often, of each.")
+_STARTS = flags.DEFINE_integer("starts", 8, "Draws of noise to start from; the best result is kept.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 500, "Steps of the descent, and of fine-tuning.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the first start's noise; each further start has the next.", lower_bound=0)
+_FINE_TUNE = flags.DEFINE_bool("fine_tune", False, "Also change the features at 4x4.")
+_INTERPOLATE = flags.DEFINE_float(
+  "interpolate", None, "Seconds from each image to the next, for a .gif.", lower_bound=1 / FRAME_RATE
+)
+_OUT = flags.DEFINE_string("out", None, "The directory to write.", required=True)
+
+_LEAST_SIDE = 256
+"""Pixels of a shown image; smaller ones are enlarged."""
+
+
+def main() -> None:
+  out = as_path(_OUT.value)
+  if _INTERPOLATE.value and len(_IMAGE.value) < 2:
+    raise UserError("--interpolate needs two images at least: give --image again")
+  if _SEED.value + _STARTS.value > 2**32:
+    raise UserError(f"--seed={_SEED.value}: its {_STARTS.value} starts need seeds beyond 2^32; choose a smaller one")
+  trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
+  algorithm = trained.algorithm
+  networks = trained.params, trained.carry
+  labels = _labels(algorithm.num_classes)
+  targets = np.stack([_read(name, algorithm.image_shape) for name in _IMAGE.value])
+  with failing_as(f"cannot write --out={out}", out):  # now, rather than after all the work
+    make_directory(out)
+
+  # An algorithm without a network of that name is inverted by pixels alone.
+  discriminator = getattr(algorithm, "discriminator", None)
+  inverter = Inverter(algorithm, *networks, discriminator, _STEPS.value, _FINE_TUNE.value)
+  sampler = Sampler(algorithm, make_local_mesh())
+  starts = sampler.noise(_SEED.value + np.arange(_STARTS.value))
+  found = []
+  for index, (name, target) in enumerate(zip(_IMAGE.value, targets, strict=True)):
+    found.append(inverter(target, None if labels is None else int(labels[index]), starts, name))
+    print(f"{name}: mean squared error of pixels {found[-1].mse:.3g}", flush=True)
+
+  noise, offsets = np.stack([it.noise for it in found]), np.stack([it.offsets for it in found])
+  shown = [targets, np.concatenate(list(sampler.batches(*networks, noise, labels)))]
+  if _FINE_TUNE.value:
+    sampler = Sampler(cast(Algorithm, FineTuned(algorithm, *networks)), make_local_mesh())
+    shown.append(np.concatenate(list(sampler.batches(*networks, np.concatenate([noise, offsets], axis=1), labels))))
+  arrays = {
+    "noise": noise,
+    "offsets": offsets,
+    "targets": targets,
+    "images": shown[-1],
+    "losses": np.stack([it.losses for it in found]),
+    "mse": np.array([it.mse for it in found], np.float32),
+  } | ({} if labels is None else {"labels": labels})
+  scale = -(-_LEAST_SIDE // targets.shape[1])
+  with failing_as(f"cannot write --out={out}", out):
+    buffer = BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    (out / "inversion.npz").write_bytes(buffer.getvalue())
+    for index, (name, images) in enumerate(zip(_IMAGE.value, zip(*shown, strict=True), strict=True)):
+      save_png(out / f"{index}_{PurePosixPath(name).stem}.png", image_grid(np.stack(images), len(images)), scale)
+    if _INTERPOLATE.value:
+      steps = round(_INTERPOLATE.value * FRAME_RATE)
+      rows = np.concatenate([interpolation(noise, steps), _lines(offsets, steps)], axis=1)
+      batches = sampler.batches(*networks, rows, None if labels is None else np.repeat(labels[:1], len(rows)))
+      save_video(out / "interpolation.gif", (image for batch in batches for image in batch), scale)
+  print(f"{len(found)} images by the checkpoint at {trained.images_seen:,} images seen: {out}")
+
+
+def _labels(num_classes: int) -> np.ndarray | None:
+  """int32, the class of each image."""
+  classes, images = _CLASS.value, len(_IMAGE.value)
+  if not num_classes:
+    if classes:
+      raise UserError(f"--class={classes[0]}: the run in {_WORKDIR.value} has no classes; leave --class out")
+    return None
+  if not classes:
+    raise UserError(f"--class is missing: name the class of the images, from 0 to {num_classes - 1}")
+  for label in classes:
+    if not 0 <= label < num_classes:
+      raise UserError(f"--class={label}: choose from 0 to {num_classes - 1}")
+  if len(classes) not in (1, images):
+    raise UserError(f"--class is given {len(classes)} times for {images} images: give it once, or once for each")
+  if _INTERPOLATE.value and len(set(classes)) > 1:
+    raise UserError("--interpolate moves within a class: give --class once, for all images")
+  return np.resize(np.array(classes, np.int32), images)
+
+
+def _read(name: str, shape: tuple[int, int, int]) -> np.ndarray:
+  """uint8 of this `shape`, [H, W, C]."""
+  path = as_path(name)
+  with failing_as(f"cannot read --image={name}", path):
+    data = path.read_bytes()
+  return to_array(fit(decode(data, f"--image={name}", channels=shape[2]), shape[0], "crop_resize", name))
+
+
+def _lines(rows: np.ndarray, steps: int) -> np.ndarray:
+  """As `interpolation`, but on straight lines: [n, d] -> [n * steps, d]."""
+  t = (np.arange(steps, dtype=np.float32) / steps)[:, None]
+  return np.concatenate([(1 - t) * row + t * after for row, after in zip(rows, np.roll(rows, -1, axis=0), strict=True)])
+
+
+if __name__ == "__main__":
+  run(main)

@@ -1,0 +1,237 @@
+"""GAN inversion: the noise from which a generator draws a given image, found by descent from several starts.
+
+Adam descends, over the noise z of each start by itself,
+
+    mean (G(z) - x)^2  +  mean over layers l of |D_l(G(z)) - D_l(x)|^2 / |D_l(x)|^2  +  PRIOR (|z| / sqrt(dim z) - 1)^2
+
+D_l are the feature maps of the trained discriminator. With pixels alone more starts end in poor minima; and of networks
+whose features could be compared, D has learnt this domain at this resolution and is in the checkpoint (Pan et al. 2020,
+arXiv 2003.13659, who prefer it to VGG; such a loss: Wang et al. 2018, arXiv 1711.11585). Relative to the target, all
+layers count the same whatever their scale; squared, the loss is smooth where it vanishes. There are many minima, hence
+several starts (Bora et al. 2017, arXiv 1703.03208). What G draws beyond black and white counts as these, as in a file.
+
+The prior is weak. Gaussian noise lies near a sphere, which is where to interpolate; without a prior |z| grows to twice
+its radius for images that G cannot quite draw.
+
+Fine-tuning then leaves z as it is and descends over offsets, added to G's features at 4x4. These have many more
+dimensions than z: with them G also draws what it draws for no noise.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from flax import linen as nn
+
+from r3gan_jax.algorithms.base import Algorithm, Carry, Params
+from r3gan_jax.errors import UserError
+from r3gan_jax.networks.r3gan import GenerativeBasis
+from r3gan_jax.ops.images import to_float
+
+PRIOR = 0.1
+LEARNING_RATES = {"noise": 0.2, "offsets": 0.05}
+"""At their peak: they rise over the first twentieth of the steps, and then fall to 0 by half a cosine."""
+
+_REPORTS = 5
+
+
+@dataclass(frozen=True)
+class Inversion:
+  """Of one image.
+
+  Attributes:
+    noise: float32 [noise_dim], of the best start.
+    offsets: float32 [offset_dim], what fine-tuning adds to G's features at 4x4; [0] without it.
+    losses: float32 [starts], to which each start came.
+    loss: to which the best one came, with fine-tuning if that is wanted.
+    mse: its mean squared error of pixels, which are in [-1, 1].
+  """
+
+  noise: np.ndarray
+  offsets: np.ndarray
+  losses: np.ndarray
+  loss: float
+  mse: float
+
+
+class Inverter:
+  """Inverts one image after another, all starts of one at once, on the first device of this process.
+
+  Args:
+    discriminator: (images, labels) -> logits, of parameters `params["discriminator"]`; None: pixels alone are compared.
+    steps: of the descent, and as many again of fine-tuning.
+    fine_tune: whether to fine-tune the features at 4x4 from the best noise on.
+
+  Raises:
+    UserError: as of `FineTuned`.
+  """
+
+  def __init__(
+    self,
+    algorithm: Algorithm,
+    params: Params,
+    carry: Carry,
+    discriminator: nn.Module | None,
+    steps: int,
+    fine_tune: bool = False,
+  ):
+    self._networks = jax.device_put(jax.device_get((params, carry)), jax.local_devices()[0])
+    self._search = _Descent(algorithm.generate, discriminator, steps, "noise")
+    self._offset_dim, self._fine_tune = 0, None
+    if fine_tune:
+      fine_tuned = FineTuned(algorithm, params, carry)
+      self._offset_dim = fine_tuned.offset_dim
+      self._fine_tune = _Descent(fine_tuned.generate, discriminator, steps, "offsets")
+
+  def __call__(self, image: np.ndarray, label: int | None, starts: np.ndarray, title: str = "image") -> Inversion:
+    """image uint8 [H, W, C], its class (None if unconditional), noise [starts, noise_dim] -> what draws the image.
+
+    Progress is logged under `title`.
+    """
+    target = to_float(jnp.asarray(image))[None]
+    labels = None if label is None else jnp.array([label], jnp.int32)
+    latents = {"noise": jnp.asarray(starts), "offsets": jnp.zeros((len(starts), 0))}
+    latents, losses, errors = self._search(self._networks, latents, target, labels, title)
+    best = int(np.argmin(losses))
+    latents = {name: rows[best : best + 1] for name, rows in latents.items()}
+    loss, mse = losses[best], errors[best]
+    if self._fine_tune is not None:
+      latents["offsets"] = jnp.zeros((1, self._offset_dim))
+      latents, (loss,), (mse,) = self._fine_tune(self._networks, latents, target, labels, f"{title}, fine-tuning")
+    noise, offsets = (np.asarray(latents[name][0]) for name in ("noise", "offsets"))
+    return Inversion(noise, offsets, losses, float(loss), float(mse))
+
+
+class FineTuned:
+  """What a `Sampler` asks of an algorithm, where a row of noise is z and, after it, the offsets of the 4x4 features.
+
+  Raises:
+    UserError: `algorithm` does not begin with features at 4x4, as R3GAN does.
+  """
+
+  def __init__(self, algorithm: Algorithm, params: Params, carry: Carry):
+    self.num_classes = algorithm.num_classes
+    self.noise = algorithm.noise
+    self._algorithm = algorithm
+    noise = jax.eval_shape(lambda: algorithm.noise(jax.random.split(jax.random.key(0), 1)))
+    labels = jax.ShapeDtypeStruct((1,), jnp.int32) if algorithm.num_classes else None
+    shapes = []
+
+    def note_shape(features: jax.Array) -> jax.Array:
+      shapes.append(features.shape[1:])
+      return features
+
+    jax.eval_shape(partial(self._generate, note_shape), params, carry, noise, labels)
+    if len(shapes) != 1:
+      raise UserError(f"{type(algorithm).__name__} has no features at 4x4 to fine-tune: leave out --fine_tune")
+    self._noise_dim, self._shape = noise.shape[1], shapes[0]
+
+  @property
+  def offset_dim(self) -> int:
+    """How many offsets there are: 4 * 4 * width."""
+    return int(np.prod(self._shape))
+
+  def generate(self, params: Params, carry: Carry, noise: jax.Array, *inputs: Any) -> jax.Array:
+    """[N, noise_dim + offset_dim] -> images; otherwise as of the algorithm."""
+    noise, offsets = jnp.split(noise, [self._noise_dim], axis=1)
+    offsets = offsets.reshape(-1, *self._shape)
+    return self._generate(lambda features: features + offsets.astype(features.dtype), params, carry, noise, *inputs)
+
+  def _generate(self, change: Callable[[jax.Array], jax.Array], *inputs: Any) -> jax.Array:
+    def intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+      result = method(*args, **kwargs)
+      return change(result) if isinstance(context.module, GenerativeBasis) else result
+
+    with nn.intercept_methods(intercept):
+      return self._algorithm.generate(*inputs)
+
+
+class _Descent:
+  """Adam over the `trained` one of the latents; all else of a row stays as it is. Compiled once."""
+
+  def __init__(self, generate: Callable[..., jax.Array], discriminator: nn.Module | None, steps: int, trained: str):
+    rate = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATES[trained], steps // 20, steps)
+    others = {name: "fixed" for name in LEARNING_RATES if name != trained}
+    self._steps = steps
+    self._optimizer = optax.partition(
+      {"trained": optax.adam(rate), "fixed": optax.set_to_zero()}, {trained: "trained"} | others
+    )
+
+    @jax.jit
+    def advance(networks: Any, latents: Any, state: Any, steps: int, target: jax.Array, label: jax.Array | None) -> Any:
+      params, carry = networks
+      labels = None if label is None else jnp.repeat(label, len(latents["noise"]))
+      judge = None if discriminator is None else partial(feature_maps, discriminator, params["discriminator"])
+      wanted = judge(target, label) if judge else {}
+
+      def losses(latents: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        drawn = generate(params, carry, jnp.concatenate([latents["noise"], latents["offsets"]], axis=1), labels)
+        # Clipped, with the gradient of the unclipped image (straight-through, Bengio et al. 2013): where G draws too
+        # much of what should be grey it must still be led back.
+        drawn += jax.lax.stop_gradient(jnp.clip(drawn, -1, 1) - drawn)
+        errors = jnp.mean(jnp.square(drawn - target), axis=(1, 2, 3))
+        radius = jnp.sqrt(jnp.mean(jnp.square(latents["noise"]), axis=1))
+        total = errors + PRIOR * jnp.square(radius - 1)
+        if judge:
+          total += feature_errors(judge(drawn, labels), wanted)
+        return total, errors
+
+      def step(_: jax.Array, descent: tuple[Any, Any]) -> tuple[Any, Any]:
+        latents, state = descent
+        gradients = jax.grad(lambda latents: jnp.sum(losses(latents)[0]))(latents)
+        updates, state = self._optimizer.update(gradients, state)
+        return optax.apply_updates(latents, updates), state
+
+      latents, state = jax.lax.fori_loop(0, steps, step, (latents, state))
+      return latents, state, losses(latents)
+
+    self._advance = advance
+
+  def __call__(
+    self, networks: Any, latents: Any, target: jax.Array, label: jax.Array | None, title: str
+  ) -> tuple[Any, np.ndarray, np.ndarray]:
+    """(latents, losses, mean squared errors) of each row, in the end."""
+    # Where the results will be, too, or the second call would be compiled anew.
+    latents, state = jax.device_put((latents, self._optimizer.init(latents)), jax.local_devices()[0])
+    done = 0
+    for until in np.unique(np.linspace(0, self._steps, _REPORTS + 1).astype(int))[1:].tolist():
+      latents, state, results = self._advance(networks, latents, state, until - done, target, label)
+      done = until
+      losses, errors = map(np.asarray, results)
+      best = np.argmin(losses)
+      logging.info("%s: step %d of %d: loss %.4g, mse %.4g", title, done, self._steps, losses[best], errors[best])
+    return latents, losses, errors
+
+
+def feature_maps(
+  discriminator: nn.Module, params: Any, images: jax.Array, labels: jax.Array | None
+) -> dict[str, jax.Array]:
+  """What each layer of the discriminator makes of images [N, H, W, C], by its name, if it is a map: [N, h, w, c]."""
+
+  def is_layer(module: nn.Module, _: str) -> bool:
+    return len(module.path) == 1
+
+  _, captured = discriminator.apply(
+    {"params": params}, images, labels, capture_intermediates=is_layer, mutable=["intermediates"]
+  )
+  outputs = {name: calls["__call__"][0] for name, calls in captured["intermediates"].items()}
+  return {name: output for name, output in outputs.items() if output.ndim == 4}
+
+
+def feature_errors(maps: Mapping[str, jax.Array], targets: Mapping[str, jax.Array]) -> jax.Array:
+  """[N, h, w, c] and [1, h, w, c] by layer -> float32 [N], the mean over layers of |map - target|^2 / |target|^2."""
+
+  def square(values: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.square(values), axis=(1, 2, 3))
+
+  def error(layer: str) -> jax.Array:
+    target = targets[layer].astype(jnp.float32)
+    return square(maps[layer].astype(jnp.float32) - target) / square(target)
+
+  return jnp.mean(jnp.stack([error(layer) for layer in targets]), axis=0)
