@@ -38,6 +38,7 @@ from absl import flags
 
 from r3gan_jax import runs
 from r3gan_jax.algorithms.base import Algorithm
+from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.cli.runner import run
 from r3gan_jax.data.images import decode, fit, to_array
 from r3gan_jax.errors import UserError
@@ -77,8 +78,8 @@ def main() -> None:
   with failing_as(f"cannot write --out={out}", out):  # now, rather than after all the work
     make_directory(out)
 
-  # An algorithm without a network of that name is inverted by pixels alone.
-  discriminator = getattr(algorithm, "discriminator", None)
+  # Others are inverted by pixels alone: D's features of an image must not depend on the rest of its batch.
+  discriminator = algorithm.discriminator if isinstance(algorithm, R3GAN) else None
   inverter = Inverter(algorithm, *networks, discriminator, _STEPS.value, _FINE_TUNE.value)
   sampler = Sampler(algorithm, make_local_mesh())
   starts = sampler.noise(_SEED.value + np.arange(_STARTS.value))
