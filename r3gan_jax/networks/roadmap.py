@@ -16,6 +16,7 @@ published digits. Widths from 4x4 to 256x256 are those of StyleGAN2 (Karras et a
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import ClassVar
 
 import jax
@@ -48,7 +49,7 @@ class SkipGenerator(Generator):
   def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
     """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32."""
     x = _with_embedding(self, z, labels)
-    image = None
+    additions = []
     for stage, (width, cardinality, blocks) in enumerate(_stages(self)):
       x = x.astype(_stage_dtype(self, stage))
       if stage == 0:
@@ -59,8 +60,8 @@ class SkipGenerator(Generator):
         x = ResidualBlock(
           cardinality, self.expansion, sum(self.blocks), self.grouped_conv, name=f"stage_{stage}_block_{block}"
         )(x)
-      image = _added(image, PointwiseConv(self.image_channels, name=f"to_image_{stage}")(x))
-    return image
+      additions.append(PointwiseConv(self.image_channels, name=f"to_image_{stage}")(x))
+    return _output_skips(additions)
 
 
 class SkeletonGenerator(nn.Module):
@@ -89,7 +90,7 @@ class SkeletonGenerator(nn.Module):
   def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
     """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32."""
     x = _with_embedding(self, z, labels)
-    image = None
+    additions = []
     for stage, width in enumerate(self.widths):
       x = x.astype(_stage_dtype(self, stage))
       if stage == 0:
@@ -97,8 +98,8 @@ class SkeletonGenerator(nn.Module):
       else:
         x = BiasedConv(width, 3, name=f"stage_{stage}_conv_0")(upsample2x(x))
       x = BiasedConv(width, 3, name=f"stage_{stage}_conv_1")(x)
-      image = _added(image, BiasedConv(self.image_channels, 1, activated=False, name=f"to_image_{stage}")(x))
-    return image
+      additions.append(BiasedConv(self.image_channels, 1, activated=False, name=f"to_image_{stage}")(x))
+    return _output_skips(additions)
 
 
 class SkeletonDiscriminator(nn.Module):
@@ -179,7 +180,6 @@ def _with_embedding(network: Generator | SkeletonGenerator, z: jax.Array, labels
   return jnp.concatenate([z, embedding(labels)], axis=-1)
 
 
-def _added(image: jax.Array | None, addition: jax.Array) -> jax.Array:
-  """The output skip: the image so far, upsampled, plus what a stage adds; in full precision."""
-  addition = addition.astype(_full_precision())
-  return addition if image is None else upsample2x(image) + addition
+def _output_skips(additions: Sequence[jax.Array]) -> jax.Array:
+  """The image, in full precision, of what each stage adds to it, 4x4 first."""
+  return reduce(lambda image, addition: upsample2x(image) + addition, (a.astype(_full_precision()) for a in additions))
