@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import tpu
 from r3gan_jax import factory
+from r3gan_jax.errors import UserError
 from r3gan_jax.training.workdir import flatten
 
 NETWORK_SHAPE = ("name", "widths", "cardinalities", "blocks", "expansion")
@@ -121,3 +122,26 @@ def test_bfloat16_is_off_on_cpus_and_on_elsewhere():
 def test_recipes_are_locked():
   with pytest.raises(AttributeError):
     recipe("cifar10").batchsize = 3
+
+
+@pytest.mark.parametrize(
+  "name, setting, value, message",
+  [
+    ("b", "name", "unet", "config.network.name = 'unet' is unknown: choose from ['r3gan', 'r3gan_output_skips',"),
+    ("b", "widths", (8, 8), "need one entry for each stage from 4x4 to config.data.resolution = 256"),
+    ("b", "blocks", (2,) * 7, "set config.network.cardinalities, .blocks and .expansion to 1 throughout"),
+    ("b", "expansion", 2.0, "config.network.name = 'stylegan2_skeleton' is of one block a stage, neither grouped nor"),
+    ("d1", "expansion", 0.3, "config.network.cardinalities: 1 groups do not divide width 1536 x expansion 0.3"),
+    (
+      "e1",
+      "cardinalities",
+      (5,) * 7,
+      "config.network.cardinalities: 5 groups do not divide width 1536 x",
+    ),
+  ],
+)
+def test_networks_that_cannot_be_are_refused(name, setting, value, message):
+  config = recipe(f"roadmap.{name}")
+  config.network[setting] = value
+  with pytest.raises(UserError, match=re.escape(message)):
+    factory.build_algorithm(config)
