@@ -1,5 +1,8 @@
 """The roadmap's recipes through the user's commands: smoke variants, their images made smaller."""
 
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +62,18 @@ def test_it_begins_from_another_one(trained, name, other, layers):
   assert len(shared) == layers
   for layer in shared:
     jax.tree.map(np.testing.assert_array_equal, start.ema["generator"][layer], source.ema["generator"][layer])
+
+
+def test_a_work_directory_from_before_there_was_a_choice_of_networks(trained, tmp_path):
+  """Its configuration names none, and has a whole number for the expansion."""
+  shutil.copytree(trained / "e2", tmp_path / "old")
+  settings = json.loads((tmp_path / "old" / "config.json").read_text())
+  del settings["network"]["name"]
+  settings["network"]["expansion"] = 2
+  (tmp_path / "old" / "config.json").write_text(json.dumps(settings))
+  old, new = (runs.open_run(run) for run in (tmp_path / "old", trained / "e2"))
+  assert old.algorithm == new.algorithm
+  jax.tree.map(np.testing.assert_array_equal, old.params, new.params)
 
 
 def test_it_samples(environment, trained, tmp_path):

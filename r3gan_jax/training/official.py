@@ -66,7 +66,7 @@ def configuration(snapshot: Snapshot) -> dict[str, Any]:
       "channels": generator.image_channels,
       "num_classes": generator.num_classes,
     },
-    "network": {name: getattr(generator, name) for name in shape},
+    "network": {"name": "r3gan"} | {name: getattr(generator, name) for name in shape},
   }
 
 
