@@ -71,7 +71,7 @@ def main() -> None:
 def recipe_shapes(recipes: list[str], batch: int) -> list[Shape]:
   """Every shape that the recipes' blocks convolve, once."""
   shapes = {
-    Shape(batch, 4 * 2**stage, width * network.expansion, cardinality)
+    Shape(batch, 4 * 2**stage, round(width * network.expansion), cardinality)
     for network in (load_config(recipe, batch).network for recipe in recipes)
     for stage, (width, cardinality) in enumerate(zip(network.widths, network.cardinalities, strict=True))
   }

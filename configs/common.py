@@ -37,10 +37,11 @@ def get_config() -> ConfigDict:
 
   # Widths, cardinalities and blocks: one entry a stage, from 4x4 upward; D uses them reversed.
   config.network = ConfigDict()
+  config.network.name = "r3gan"  # or one of the roadmap's: factory.NETWORKS, networks/roadmap.py
   config.network.widths = (768, 768, 768, 768)
   config.network.cardinalities = (96, 96, 96, 96)
   config.network.blocks = (2, 2, 2, 2)
-  config.network.expansion = 2
+  config.network.expansion = 2.0  # of a block's inner layers over its outer ones
   config.network.noise_dim = 64
   config.network.bfloat16_stages = 4  # the highest-resolution ones
   config.network.bfloat16 = "auto"  # "auto": on except on CPUs; "on"; "off"
@@ -118,7 +119,7 @@ def make_smoke(config: ConfigDict) -> None:
   stages = len(config.network.widths)
   config.data.source = "generated"
   config.network.widths = (16,) * stages
-  config.network.cardinalities = (2,) * stages
+  config.network.cardinalities = tuple(min(2, groups) for groups in config.network.cardinalities)
   config.network.blocks = (1,) * stages
   config.batch_size = 8
   config.burn_in_images = 64

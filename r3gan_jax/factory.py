@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from r3gan_jax import schedules
@@ -29,6 +30,7 @@ from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import NON_SATURATING, RELATIVISTIC
 from r3gan_jax.losses.penalties import directional, grad_of_grad
 from r3gan_jax.networks.r3gan import Discriminator, Generator
+from r3gan_jax.networks.roadmap import SkeletonDiscriminator, SkeletonGenerator, SkipGenerator
 from r3gan_jax.ops.grouped_conv import ALGORITHMS as GROUPED_CONV_ALGORITHMS
 from r3gan_jax.training.loop import Experiment
 from r3gan_jax.training.optimizer import adam_without_momentum
@@ -50,9 +52,20 @@ BEST_METRICS = {
 """A number to choose the best checkpoint by -> (the metric that gives it, whether its least or greatest is best)."""
 
 
-def _r3gan(config: ConfigDict, platform: str) -> Algorithm:
+Networks = tuple[nn.Module, nn.Module]
+"""G and D."""
+
+
+def _residual_networks(config: ConfigDict, platform: str, generator: type[Generator]) -> Networks:
   network, data = config.network, config.data
-  on = {"auto": platform != "cpu", "on": True, "off": False}
+  _check_stages(config)
+  for width, cardinality in zip(network.widths, network.cardinalities, strict=True):
+    if width * network.expansion % cardinality:
+      raise UserError(
+        f"config.network.cardinalities: {cardinality} groups do not divide width {width} x expansion "
+        f"{network.expansion:g}"
+      )
+  _look_up({"auto": None, "fused": None, **GROUPED_CONV_ALGORITHMS}, "network.grouped_conv", network.grouped_conv)
   shared = {
     "widths": tuple(network.widths),
     "cardinalities": tuple(network.cardinalities),
@@ -60,28 +73,64 @@ def _r3gan(config: ConfigDict, platform: str) -> Algorithm:
     "expansion": network.expansion,
     "num_classes": data.num_classes,
     "grouped_conv": "fused" if (network.grouped_conv, platform) == ("auto", "tpu") else network.grouped_conv,
-    "bfloat16_stages": network.bfloat16_stages if _look_up(on, "network.bfloat16", network.bfloat16) else 0,
+    "bfloat16_stages": _bfloat16_stages(config, platform),
   }
+  return (
+    generator(**shared, noise_dim=network.noise_dim, embed_dim=network.noise_dim, image_channels=data.channels),
+    Discriminator(**shared, embed_dim=network.widths[0]),
+  )
+
+
+def _skeleton_networks(config: ConfigDict, platform: str) -> Networks:
+  network, data = config.network, config.data
+  _check_stages(config)
+  if {*network.cardinalities, *network.blocks, network.expansion} != {1}:
+    raise UserError(
+      f"config.network.name = {network.name!r} is of one block a stage, neither grouped nor widened: set "
+      "config.network.cardinalities, .blocks and .expansion to 1 throughout"
+    )
+  shared = {
+    "widths": tuple(network.widths),
+    "num_classes": data.num_classes,
+    "bfloat16_stages": _bfloat16_stages(config, platform),
+  }
+  return (
+    SkeletonGenerator(**shared, noise_dim=network.noise_dim, embed_dim=network.noise_dim, image_channels=data.channels),
+    SkeletonDiscriminator(**shared, embed_dim=network.widths[0]),
+  )
+
+
+NETWORKS: Mapping[str, Callable[[ConfigDict, str], Networks]] = {
+  "r3gan": partial(_residual_networks, generator=Generator),
+  "r3gan_output_skips": partial(_residual_networks, generator=SkipGenerator),
+  "stylegan2_skeleton": _skeleton_networks,
+}
+"""Those of R3GAN, and those that the roadmap comes to it by: networks/roadmap.py."""
+
+
+def _check_stages(config: ConfigDict) -> None:
+  network, resolution = config.network, config.data.resolution
   stages = {len(network.widths), len(network.cardinalities), len(network.blocks)}
-  if stages != {(data.resolution // 4).bit_length()} or data.resolution != 2 ** (max(stages) + 1):
+  if stages != {(resolution // 4).bit_length()} or resolution != 2 ** (max(stages) + 1):
     raise UserError(
       f"config.network.widths, .cardinalities and .blocks need one entry for each stage from 4x4 to "
-      f"config.data.resolution = {data.resolution}, a power of 2; they have {sorted(stages)}"
+      f"config.data.resolution = {resolution}, a power of 2; they have {sorted(stages)}"
     )
-  for width, cardinality in zip(network.widths, network.cardinalities, strict=True):
-    if width * network.expansion % cardinality:
-      raise UserError(
-        f"config.network.cardinalities: {cardinality} groups do not divide width {width} x expansion "
-        f"{network.expansion}"
-      )
-  _look_up({"auto": None, "fused": None, **GROUPED_CONV_ALGORITHMS}, "network.grouped_conv", network.grouped_conv)
+
+
+def _bfloat16_stages(config: ConfigDict, platform: str) -> int:
+  on = {"auto": platform != "cpu", "on": True, "off": False}
+  return config.network.bfloat16_stages if _look_up(on, "network.bfloat16", config.network.bfloat16) else 0
+
+
+def _r3gan(config: ConfigDict, platform: str) -> Algorithm:
+  network, data = config.network, config.data
+  generator, discriminator = _look_up(NETWORKS, "network.name", network.name)(config, platform)
   if unknown := set(config.penalties) - {"r1", "r2"}:
     raise UserError(f"config.penalties: unknown {sorted(unknown)}: choose from ['r1', 'r2']")
   return R3GAN(
-    generator=Generator(
-      **shared, noise_dim=network.noise_dim, embed_dim=network.noise_dim, image_channels=data.channels
-    ),
-    discriminator=Discriminator(**shared, embed_dim=network.widths[0]),
+    generator=generator,
+    discriminator=discriminator,
     noise_dim=network.noise_dim,
     image_shape=(data.resolution, data.resolution, data.channels),
     num_classes=data.num_classes,

@@ -95,9 +95,12 @@ _LEFT_OPEN = {
   "penalties": ("r1", "r2"),
   "penalised_gradient": "directional",
   "augment_p": (0.0, 0.0),
-  "network": {"bfloat16": "auto", "grouped_conv": "auto"},
+  "network": {"name": "r3gan", "bfloat16": "auto", "grouped_conv": "auto"},
 }
-"""What the configuration of a converted snapshot leaves to a recipe. What is done without one is the same for all."""
+"""What the configuration of a converted snapshot leaves to a recipe. What is done without one is the same for all.
+
+Except network.name, which configurations did not have before there was a choice.
+"""
 
 
 def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDict, Algorithm, TrainState]:

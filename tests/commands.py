@@ -1,4 +1,4 @@
-"""Many calls of one command of r3gan_jax.cli, in one process: it takes seconds to start."""
+"""Many calls of one command, in one process: it takes seconds to start."""
 
 import json
 import subprocess
@@ -14,13 +14,14 @@ from absl.testing import flagsaver
 from r3gan_jax.errors import UserError
 
 name, calls = sys.argv[1], json.loads(sys.argv[2])
-command = importlib.import_module(f"r3gan_jax.cli.{name}")
-command.join_processes = lambda: None  # a process joins once
+command = importlib.import_module("main" if name == "main" else f"r3gan_jax.cli.{name}")
+command.join_processes = lambda *_: None  # a process joins once
 errors = []
 for arguments in calls:
   with flagsaver.flagsaver():
     try:
-      flags.FLAGS([name, *arguments])
+      sys.argv = [name, *arguments]  # where config_flags looks for settings
+      flags.FLAGS(sys.argv)
       command.main()
     except (UserError, flags.Error) as error:
       errors.append(str(error))
@@ -31,7 +32,7 @@ print(json.dumps(errors))
 
 
 def call(environment, name, calls):
-  """The error of each call, a list of flags; None of one that went well."""
+  """The error of each call, a list of flags, of main.py or r3gan_jax.cli's `name`; None of one that went well."""
   calls = json.dumps([list(map(str, arguments)) for arguments in calls])
   command = [sys.executable, "-c", _CALLS, name, calls]
   done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -1,14 +1,19 @@
-"""Every recipe against SPEC section 3."""
+"""Every recipe against SPEC sections 3 and 6."""
 
 import importlib
 import math
 import re
+from pathlib import Path
 
 import jax
 import pytest
 
 from benchmarks import tpu
 from r3gan_jax import factory
+from r3gan_jax.errors import UserError
+from r3gan_jax.training.workdir import flatten
+
+NETWORK_SHAPE = ("name", "widths", "cardinalities", "blocks", "expansion")
 
 # preset, variant: G and D parameters in millions, batch, images, burn-in, gamma, half-life, augmentation, x-flip
 PRESETS = {
@@ -21,18 +26,32 @@ PRESETS = {
   ("imagenet64", ""): (103.57, 107.21, 4096, 1000e6, 200e6, (1, 0.1), 50e6, 0.4, True),
 }
 
+# configuration: parameters of G and D, as published ([P] Table 2) and exactly; loss, penalties
+ROADMAP = {
+  "b": ("18.890", "23.996", 18_890_453, 23_996_481, "non_saturating", ("r1",)),
+  "c1": ("18.890", "23.996", 18_890_453, 23_996_481, "relativistic", ("r1",)),
+  "c2": ("18.890", "23.996", 18_890_453, 23_996_481, "relativistic", ("r1", "r2")),
+  "d1": ("23.400", "23.282", 23_400_192, 23_281_536, "relativistic", ("r1", "r2")),
+  "d2": ("23.378", "23.282", 23_378_304, 23_281_536, "relativistic", ("r1", "r2")),
+  "e1": ("23.188", "23.091", 23_187_648, 23_090_880, "relativistic", ("r1", "r2")),
+  "e2": ("23.058", "23.010", 23_057_952, 23_009_568, "relativistic", ("r1", "r2")),
+}
+
 
 def recipe(name, variant=""):
   return importlib.import_module(f"configs.{name}").get_config(variant)
+
+
+def parameter_counts(config):
+  params, _ = jax.eval_shape(lambda: factory.build_algorithm(config).init(jax.random.key(0)))
+  return tuple(sum(leaf.size for leaf in jax.tree.leaves(params[name])) for name in ("generator", "discriminator"))
 
 
 @pytest.mark.parametrize("name, variant", PRESETS)
 def test_presets(name, variant):
   config = recipe(name, variant)
   generator, discriminator, batch, total, burn_in, gamma, half_life, augment_p, x_flip = PRESETS[name, variant]
-  params, _ = jax.eval_shape(lambda: factory.build_algorithm(config).init(jax.random.key(0)))
-  for network, millions in (("generator", generator), ("discriminator", discriminator)):
-    assert round(sum(leaf.size for leaf in jax.tree.leaves(params[network])) / 1e6, 2) == millions
+  assert tuple(round(count / 1e6, 2) for count in parameter_counts(config)) == (generator, discriminator)
   assert (config.batch_size, config.run.total_images, config.burn_in_images) == (batch, total, burn_in)
   assert config.gamma == gamma and config.ema_half_life == (0, half_life) and config.augment_p == (0, augment_p)
   assert config.learning_rate == ((2e-4, 2e-4) if name == "stacked_mnist" else (2e-4, 5e-5))
@@ -55,6 +74,43 @@ def test_presets_recommend_a_slice(name, variant):
   assert re.search(rf"^TPU: v5litepod-{chips}, {chip}:{shape}, {images} images a chip:", docstring, re.MULTILINE)
 
 
+@pytest.mark.parametrize("name", ROADMAP)
+def test_roadmap(name):
+  config = recipe(f"roadmap.{name}")
+  *published, generator, discriminator, loss, penalties = ROADMAP[name]
+  counts = parameter_counts(config)
+  assert counts == (generator, discriminator) and [f"{count / 1e6:.3f}" for count in counts] == published
+  assert (config.loss, config.penalties) == (loss, penalties)
+  assert (config.name, config.run.total_images) == (f"roadmap_{name}", 5_000_000)
+  module = importlib.import_module(f"configs.roadmap.{name}")
+  assert f"--config=configs/roadmap/{name}.py" in module.__doc__
+  assert f"{generator:,} / {discriminator:,} parameters in G / D" in Path(module.__file__).read_text()
+
+
+@pytest.mark.parametrize("variant", ["", "fashion32"])
+def test_the_roadmap_changes_only_what_it_says(variant):
+  """C to E differ in their networks; B and C in loss and penalties."""
+  changing = {"name", "loss", "penalties", *(f"network.{n}" for n in NETWORK_SHAPE)}
+  reference = flatten(recipe("roadmap.e2", variant).to_dict())
+  for name in ROADMAP:
+    settings = flatten(recipe(f"roadmap.{name}", variant).to_dict())
+    assert {n for n, value in settings.items() if value != reference[n]} <= changing
+  shape = [{n: recipe(f"roadmap.{name}", variant).network[n] for n in NETWORK_SHAPE} for name in ("b", "c1", "c2")]
+  assert shape[0] == shape[1] == shape[2]
+
+
+def test_the_roadmap_at_32_pixels_is_narrowed_by_one_rule():
+  """Where there are groups, they stay of 16 channels: the size that the CPU's kernel takes."""
+  for name in ROADMAP:
+    full, small = recipe(f"roadmap.{name}").network, recipe(f"roadmap.{name}", "fashion32").network
+    assert small.widths[0] * 8 == full.widths[0] and small.widths[0] == small.widths[1] == 2 * small.widths[3]
+    for network in (full, small) if full.cardinalities[0] > 1 else ():
+      groups = zip(network.widths, network.cardinalities, strict=True)
+      assert {width * network.expansion / cardinality for width, cardinality in groups} == {16}
+    generator, discriminator = parameter_counts(recipe(f"roadmap.{name}", "fashion32"))
+    assert 120_000 <= discriminator < 240_000 and 120_000 < generator < 240_000
+
+
 def test_bfloat16_is_off_on_cpus_and_on_elsewhere():
   config = recipe("cifar10")
   stages = {
@@ -66,3 +122,26 @@ def test_bfloat16_is_off_on_cpus_and_on_elsewhere():
 def test_recipes_are_locked():
   with pytest.raises(AttributeError):
     recipe("cifar10").batchsize = 3
+
+
+@pytest.mark.parametrize(
+  "name, setting, value, message",
+  [
+    ("b", "name", "unet", "config.network.name = 'unet' is unknown: choose from ['r3gan', 'r3gan_output_skips',"),
+    ("b", "widths", (8, 8), "need one entry for each stage from 4x4 to config.data.resolution = 256"),
+    ("b", "blocks", (2,) * 7, "set config.network.cardinalities, .blocks and .expansion to 1 throughout"),
+    ("b", "expansion", 2.0, "config.network.name = 'stylegan2_skeleton' is of one block a stage, neither grouped nor"),
+    ("d1", "expansion", 0.3, "config.network.cardinalities: 1 groups do not divide width 1536 x expansion 0.3"),
+    (
+      "e1",
+      "cardinalities",
+      (5,) * 7,
+      "config.network.cardinalities: 5 groups do not divide width 1536 x",
+    ),
+  ],
+)
+def test_networks_that_cannot_be_are_refused(name, setting, value, message):
+  config = recipe(f"roadmap.{name}")
+  config.network[setting] = value
+  with pytest.raises(UserError, match=re.escape(message)):
+    factory.build_algorithm(config)

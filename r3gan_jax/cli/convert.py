@@ -17,14 +17,13 @@ The .npz holds, by official names and in PyTorch's layout, `G/NAME`, `D/NAME` an
 import re
 import tempfile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
 from r3gan_jax import runs
-from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.download import check_sum, fetch
@@ -70,7 +69,7 @@ def _to_npz(out: Path) -> None:
   if out.suffix != ".npz":
     raise UserError(f"--out={out}: with --workdir it names an .npz")
   _, algorithm, state = runs.open_state(_WORKDIR.value or "", _CHECKPOINT.value)
-  arrays = official_arrays(cast(R3GAN, algorithm), state)
+  arrays = official_arrays(algorithm, state)
   out.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as directory:
     whole = Path(directory) / out.name

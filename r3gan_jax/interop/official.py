@@ -139,7 +139,8 @@ def official_parameters(network: Network) -> Iterator[tuple[str, tuple[str, ...]
   widths = network.widths
   generates = isinstance(network, Generator)
   for stage, width in enumerate(widths):
-    inner, group = network.expansion * width, network.expansion * width // network.cardinalities[stage]
+    inner = round(network.expansion * width)
+    group = inner // network.cardinalities[stage]
     for block in range(network.blocks[stage]):
       # G's stages begin with a transition, D's end with one.
       name = f"{_stage(network, stage)}.Layers.{block + generates}"
@@ -233,7 +234,7 @@ class _OfficialNetwork:
     widths: list[int] = []
     cardinalities: list[int] = []
     blocks: list[int] = []
-    expansion = 0
+    expansion = 0.0
     while f"Model.MainLayers.{len(widths)}.Layers.1.LinearLayer1.Layer.weight" in self._parameters:
       layers = f"Model.MainLayers.{len(widths)}.Layers"
       inner, width = self._shape(f"{layers}.1.LinearLayer1.Layer.weight", 4)[:2]
@@ -241,7 +242,7 @@ class _OfficialNetwork:
       group = self._shape(f"{layers}.1.LinearLayer2.Layer.weight", 4)[1]
       check(inner % group == 0, f"{self._name}'s groups of {group} channels do not divide {inner}")
       cardinalities.append(inner // group)
-      expansion = inner // width
+      expansion = inner / width
       following = (f"{layers}.{n}.LinearLayer1.Layer.weight" for n in itertools.count(2))
       blocks.append(next(n for n, name in enumerate(following, start=1) if name not in self._parameters))
     check(bool(widths), f"{self._name} has no stages")

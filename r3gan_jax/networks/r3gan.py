@@ -7,7 +7,7 @@ only biases are the two of each block, in front of its activations.
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ class Generator(nn.Module):
     num_classes: 0 for an unconditional generator.
     embed_dim: length of the class embedding, concatenated after z.
     image_channels: 1 to 4.
-    expansion: width of a block's inner layers over its outer ones.
+    expansion: width of a block's inner layers over its outer ones; below 1: a bottleneck.
     bfloat16_stages: how many of the highest-resolution stages compute in bfloat16; parameters stay float32.
     grouped_conv: the algorithm of the 3x3 convolutions, a key of ops.grouped_conv.ALGORITHMS or "auto"; or "fused":
       ops.activated_conv, the activations around them included.
@@ -45,7 +45,7 @@ class Generator(nn.Module):
   num_classes: int = 0
   embed_dim: int = 64
   image_channels: int = 3
-  expansion: int = 2
+  expansion: float = 2
   bfloat16_stages: int = 0
   grouped_conv: str = "auto"
 
@@ -83,7 +83,7 @@ class Discriminator(nn.Module):
   blocks: Sequence[int]
   num_classes: int = 0
   embed_dim: int = 768
-  expansion: int = 2
+  expansion: float = 2
   bfloat16_stages: int = 0
   grouped_conv: str = "auto"
 
@@ -112,17 +112,17 @@ class Discriminator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-  """x + conv1x1(act(conv3x3(act(conv1x1(x) + b1)) + b2)): the 3x3 grouped, inside an inverted bottleneck."""
+  """x + conv1x1(act(conv3x3(act(conv1x1(x) + b1)) + b2)): the 3x3 grouped, inside a bottleneck, in [P] inverted."""
 
   cardinality: int
-  expansion: int
+  expansion: float
   block_count: int
   grouped_conv: str
 
   @nn.compact
   def __call__(self, x: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
     outer = x.shape[-1]
-    inner = self.expansion * outer
+    inner = round(self.expansion * outer)
     # Fix-up initialisation: with m = 3 linear layers a branch, L^(-1 / (2m - 2)) and a last layer of zeros.
     gain = _ACTIVATION_GAIN * self.block_count ** (-1 / 4)
     group = inner // self.cardinality
@@ -241,6 +241,16 @@ def _bias_activate(x: jax.Array, bias: jax.Array, bias_scale: jax.Array | None) 
   return jnp.where(x > 0, x, LEAKY_SLOPE * x)
 
 
+class _Staged(Protocol):
+  """A network of stages, some of them in bfloat16."""
+
+  @property
+  def widths(self) -> Sequence[int]: ...
+
+  @property
+  def bfloat16_stages(self) -> int: ...
+
+
 def _stages(network: Generator | Discriminator) -> list[tuple[int, int, int]]:
   """(width, cardinality, blocks) of each stage, 4x4 first; a ValueError where the lists do not fit together."""
   lengths = {len(network.widths), len(network.cardinalities), len(network.blocks)}
@@ -255,7 +265,7 @@ def _stages(network: Generator | Discriminator) -> list[tuple[int, int, int]]:
   return list(zip(network.widths, network.cardinalities, network.blocks, strict=True))
 
 
-def _stage_dtype(network: Generator | Discriminator, stage: int) -> jnp.dtype:
+def _stage_dtype(network: _Staged, stage: int) -> jnp.dtype:
   bfloat16 = stage >= len(network.widths) - network.bfloat16_stages
   return jnp.dtype(jnp.bfloat16) if bfloat16 else _full_precision()
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r3gan_jax.algorithms.base import Algorithm
 from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.official import Snapshot, resampling_kernels, to_state_dict
@@ -65,7 +66,7 @@ def configuration(snapshot: Snapshot) -> dict[str, Any]:
       "channels": generator.image_channels,
       "num_classes": generator.num_classes,
     },
-    "network": {name: getattr(generator, name) for name in shape},
+    "network": {"name": "r3gan"} | {name: getattr(generator, name) for name in shape},
   }
 
 
@@ -87,18 +88,23 @@ def train_state(snapshot: Snapshot) -> TrainState:
   )
 
 
-def official_arrays(algorithm: R3GAN, state: TrainState) -> dict[str, np.ndarray]:
+def official_arrays(algorithm: Algorithm, state: TrainState) -> dict[str, np.ndarray]:
   """A state in PyTorch's layout.
 
   For each N of G, D and G_ema `N/NAME`, for NAME in its official state dict; for each N of G and D Adam's
   `N_opt_state/exp_avg_sq/NAME` and `N_opt_state/step`; and `cur_nimg`.
+
+  Raises:
+    UserError: the networks are not R3GAN's, and so have no official names.
   """
+  if not (isinstance(algorithm, R3GAN) and type(algorithm.generator) is Generator):
+    raise UserError("only R3GAN's own networks have official names: config.network.name is not 'r3gan' here")
   arrays: dict[str, np.ndarray] = {"cur_nimg": np.asarray(state.images_seen)}
 
   def add(title: str, state_dict: dict[str, np.ndarray]) -> None:
     arrays.update({f"{title}/{name}": value for name, value in state_dict.items()})
 
-  generator, discriminator = cast(Generator, algorithm.generator), cast(Discriminator, algorithm.discriminator)
+  generator, discriminator = algorithm.generator, cast(Discriminator, algorithm.discriminator)
   add("G_ema", to_state_dict(generator, state.ema["generator"]) | resampling_kernels(generator))
   network: Generator | Discriminator
   for letter, name, network in (("G", "generator", generator), ("D", "discriminator", discriminator)):

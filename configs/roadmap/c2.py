@@ -1,0 +1,27 @@
+"""Configuration C2: C1 with R2 too.
+
+    python main.py --config=configs/roadmap/c2.py
+
+The data are those of configs/ffhq256.py. Published ([P] Table 2): FID 11.65 at 5 million images.
+`:fashion32`: Fashion-MNIST at 32x32, for a CPU (see configs/fashion_mnist.py for the data).
+`:smoke` runs a tiny network on generated images.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.roadmap import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  config = common.get_config("c2")
+
+  config.loss = "relativistic"
+  config.penalties = ("r1", "r2")
+
+  # 18,890,453 / 23,996,481 parameters in G / D
+  config.network.name = "stylegan2_skeleton"
+  config.network.widths = (512, 512, 512, 512, 256, 128, 64)
+  config.network.cardinalities = (1, 1, 1, 1, 1, 1, 1)
+  config.network.blocks = (1, 1, 1, 1, 1, 1, 1)
+  config.network.expansion = 1.0
+  return common.select(config, variant)

@@ -1,0 +1,27 @@
+"""Configuration D1: C2's loss on 1-3-1 residual blocks of fix-up initialisation, resampled between; output skips.
+
+    python main.py --config=configs/roadmap/d1.py
+
+The data are those of configs/ffhq256.py. Published ([P] Table 2): FID 10.17 at 5 million images.
+`:fashion32`: Fashion-MNIST at 32x32, for a CPU (see configs/fashion_mnist.py for the data).
+`:smoke` runs a tiny network on generated images.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.roadmap import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  config = common.get_config("d1")
+
+  config.loss = "relativistic"
+  config.penalties = ("r1", "r2")
+
+  # 23,400,192 / 23,281,536 parameters in G / D
+  config.network.name = "r3gan_output_skips"
+  config.network.widths = (1536, 1536, 1536, 1536, 768, 384, 192)
+  config.network.cardinalities = (1, 1, 1, 1, 1, 1, 1)
+  config.network.blocks = (2, 2, 2, 2, 2, 2, 2)
+  config.network.expansion = 0.25
+  return common.select(config, variant)

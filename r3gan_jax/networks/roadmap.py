@@ -1,0 +1,185 @@
+"""The networks of the configurations before R3GAN's own, E2, on the roadmap from StyleGAN2 ([P] section 4).
+
+[P] gives parameter counts at 256x256, not widths. What follows is our reading of it, which gives every count to all
+published digits. Widths from 4x4 to 256x256 are those of StyleGAN2 (Karras et al. 2020), 512 512 512 512 256 128 64:
+
+    B, C1, C2   StyleGAN2's skeleton, below; z scales the channels of the 4x4 constant by a bias-free linear map
+    D1          blocks 1x1 - 3x3 - 1x1, 3 times as wide as StyleGAN2 outside, 1/4 of that inside; output skips
+    D2          without output skips: networks.r3gan of expansion 1/4, ungrouped
+    E1          networks.r3gan of expansion 1/2, groups of 16 channels
+    E2          networks.r3gan of expansion 2, half as wide outside, groups of 16 channels
+
+             A       B         C1, C2    D1        D2        E1        E2
+    G                18890453  as B      23400192  23378304  23187648  23057952
+    D                23996481  as B      23281536  23281536  23090880  23009568
+"""
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from r3gan_jax.networks.r3gan import (
+  _ACTIVATION_GAIN,
+  ClassEmbedding,
+  GenerativeBasis,
+  Generator,
+  PointwiseConv,
+  ResidualBlock,
+  Upsample,
+  _bias_activate,
+  _full_precision,
+  _normal,
+  _scaled,
+  _stage_dtype,
+  _stages,
+)
+from r3gan_jax.ops.grouped_conv import grouped_conv, pointwise_conv
+from r3gan_jax.ops.resample import downsample2x, upsample2x
+
+
+class SkipGenerator(Generator):
+  """R3GAN's generator with output skips, as in configuration D1: every stage adds to the image, upsampled between."""
+
+  @nn.compact
+  def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+    """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32."""
+    x = _with_embedding(self, z, labels)
+    additions = []
+    for stage, (width, cardinality, blocks) in enumerate(_stages(self)):
+      x = x.astype(_stage_dtype(self, stage))
+      if stage == 0:
+        x = GenerativeBasis(width, name="basis")(x)
+      else:
+        x = Upsample(width, name=f"up_{stage}")(x)
+      for block in range(blocks):
+        x = ResidualBlock(
+          cardinality, self.expansion, sum(self.blocks), self.grouped_conv, name=f"stage_{stage}_block_{block}"
+        )(x)
+      additions.append(PointwiseConv(self.image_channels, name=f"to_image_{stage}")(x))
+    return _output_skips(additions)
+
+
+class SkeletonGenerator(nn.Module):
+  """What is left of StyleGAN2's synthesis network: 3x3 convolutions, resampling, output skips.
+
+  At each resolution but 4x4 the image is upsampled with [1, 3, 3, 1] and convolved twice, at 4x4 once. StyleGAN2
+  filters *behind* the first of the two convolutions; away from borders it is the same.
+
+  Attributes:
+    widths: channels of each stage, 4x4 first.
+    noise_dim: length of z.
+    num_classes: 0 for an unconditional generator.
+    embed_dim: length of the class embedding, concatenated after z.
+    image_channels: 1 to 4.
+    bfloat16_stages: how many of the highest-resolution stages compute in bfloat16; parameters stay float32.
+  """
+
+  widths: Sequence[int]
+  noise_dim: int = 64
+  num_classes: int = 0
+  embed_dim: int = 64
+  image_channels: int = 3
+  bfloat16_stages: int = 0
+
+  @nn.compact
+  def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+    """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32."""
+    x = _with_embedding(self, z, labels)
+    additions = []
+    for stage, width in enumerate(self.widths):
+      x = x.astype(_stage_dtype(self, stage))
+      if stage == 0:
+        x = GenerativeBasis(width, name="basis")(x)
+      else:
+        x = BiasedConv(width, 3, name=f"stage_{stage}_conv_0")(upsample2x(x))
+      x = BiasedConv(width, 3, name=f"stage_{stage}_conv_1")(x)
+      additions.append(BiasedConv(self.image_channels, 1, activated=False, name=f"to_image_{stage}")(x))
+    return _output_skips(additions)
+
+
+class SkeletonDiscriminator(nn.Module):
+  """StyleGAN2's residual discriminator without the standard deviation over the batch.
+
+  Attributes as the SkeletonGenerator's; `bias_scale` as of networks.r3gan.Discriminator.
+  """
+
+  piecewise_linear: ClassVar[bool] = True
+
+  widths: Sequence[int]
+  num_classes: int = 0
+  embed_dim: int = 512
+  bfloat16_stages: int = 0
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array, labels: jax.Array | None = None, bias_scale: jax.Array | None = None
+  ) -> jax.Array:
+    """images [N, H, W, C] float32, labels [N] int32 (None if unconditional) -> logits [N] float32."""
+    top = len(self.widths) - 1
+    x = images.astype(_stage_dtype(self, top))
+    x = BiasedConv(self.widths[top], 1, name="from_image")(x, bias_scale)
+    for stage in range(top, 0, -1):
+      x = x.astype(_stage_dtype(self, stage))
+      x = DownsampleBlock(self.widths[stage - 1], name=f"stage_{stage}")(x, bias_scale)
+    x = x.astype(_stage_dtype(self, 0))
+    x = BiasedConv(self.widths[0], 3, name="stage_0_conv")(x, bias_scale)
+    x = x.reshape(len(x), 1, 1, -1)
+    x = BiasedConv(self.widths[0], 1, name="hidden")(x, bias_scale)
+    x = BiasedConv(self.embed_dim if self.num_classes else 1, 1, activated=False, name="output")(x, bias_scale)
+    features = x[:, 0, 0].astype(_full_precision())
+    if not self.num_classes:
+      return features[:, 0]
+    gain = 1 / math.sqrt(self.embed_dim)
+    embedding = ClassEmbedding(self.num_classes, self.embed_dim, gain=gain, name="class_embedding")(labels)
+    return jnp.sum(features * embedding, axis=-1)  # projection discriminator
+
+
+class DownsampleBlock(nn.Module):
+  """(conv1x1(down(x)) + conv(conv(x))) / sqrt(2): [N, 2H, 2W, C] -> [N, H, W, width]; the second conv downsamples."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
+    y = BiasedConv(x.shape[-1], 3, name="conv_0")(x, bias_scale)
+    y = BiasedConv(self.width, 3, downsampled=True, name="conv_1")(y, bias_scale)
+    return math.sqrt(0.5) * (PointwiseConv(self.width, name="skip")(downsample2x(x)) + y)
+
+
+class BiasedConv(nn.Module):
+  """LeakyReLU(conv(x) + b), the convolution 3x3 or 1x1, of one group; He et al.'s (2015) initialisation."""
+
+  width: int
+  size: int
+  activated: bool = True
+  downsampled: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
+    inputs = x.shape[-1]
+    shape = (inputs, self.width) if self.size == 1 else (self.size, self.size, inputs, self.width)
+    gain = _ACTIVATION_GAIN if self.activated else 1.0
+    kernel = self.param("kernel", _normal(gain, fan_in=self.size**2 * inputs), shape).astype(x.dtype)
+    bias = self.param("bias", nn.initializers.zeros, (self.width,))
+    x = pointwise_conv(x, kernel) if self.size == 1 else grouped_conv(x, kernel, groups=1)
+    if self.downsampled:
+      x = downsample2x(x)
+    return _bias_activate(x, bias, bias_scale) if self.activated else x + _scaled(bias, bias_scale, x)[:, None, None]
+
+
+def _with_embedding(network: Generator | SkeletonGenerator, z: jax.Array, labels: jax.Array | None) -> jax.Array:
+  """z, followed by the embedding of the class, if there are classes."""
+  if not network.num_classes:
+    return z
+  embedding = ClassEmbedding(network.num_classes, network.embed_dim, gain=1.0, name="class_embedding")
+  return jnp.concatenate([z, embedding(labels)], axis=-1)
+
+
+def _output_skips(additions: Sequence[jax.Array]) -> jax.Array:
+  """The image, in full precision, of what each stage adds to it, 4x4 first."""
+  return reduce(lambda image, addition: upsample2x(image) + addition, (a.astype(_full_precision()) for a in additions))
