@@ -61,3 +61,7 @@ def _fashion32(config: ConfigDict) -> None:
   config.run.snapshot_every_images = 25_000
   config.run.grid = (10, 10)
   config.run.grid_scale = 2
+  # FID by the features of a classifier of Fashion-MNIST: cli.train_classifier --name=fashion_mnist
+  config.run.metrics = ("fid",)
+  config.run.metric_samples = 10_000
+  config.run.feature_network = "digits"
