@@ -89,9 +89,15 @@ class R3GAN:
   def noise(self, rngs: jax.Array) -> jax.Array:
     return jax.vmap(lambda rng: jax.random.normal(rng, (self.noise_dim,)))(rngs)
 
-  def generate(self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None) -> jax.Array:
+  def generate(
+    self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
+  ) -> jax.Array:
+    """Truncation, not of the paper, multiplies the noise.
+
+    The features at 4x4 are linear in it, so they move towards their mean (of the class), as StyleGAN's w does.
+    """
     del carry
-    return self._generate(params["generator"], noise, labels)
+    return self._generate(params["generator"], truncation * noise, labels)
 
   def _discriminator_gradients(
     self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs

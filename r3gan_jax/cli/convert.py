@@ -69,7 +69,12 @@ def _to_workdir(name: str, out: Path) -> None:
 def _to_npz(out: Path) -> None:
   if out.suffix != ".npz":
     raise UserError(f"--out={out}: with --workdir it names an .npz")
-  _, algorithm, state = runs.open_state(_WORKDIR.value or "", _CHECKPOINT.value)
+  config, algorithm, state = runs.open_state(_WORKDIR.value or "", _CHECKPOINT.value)
+  if config.algorithm != "r3gan":
+    raise UserError(
+      f"--workdir={_WORKDIR.value} holds a run of config.algorithm = {config.algorithm!r}, for which the official "
+      "implementation has no networks: name a run of 'r3gan'; cli.export takes any"
+    )
   arrays = official_arrays(cast(R3GAN, algorithm), state)
   out.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as directory:
