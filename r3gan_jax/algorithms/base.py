@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 DATA_AXIS = "data"
 """The mesh axis over which a batch is split; phases run under `jax.shard_map` over it."""
@@ -82,6 +83,11 @@ class Average:
 
   network: str
   half_life_knob: str
+
+
+def split_keys(rngs: jax.Array, count: int) -> jax.Array:
+  """[N] keys -> [count, N] keys."""
+  return jnp.moveaxis(jax.vmap(lambda rng: jax.random.split(rng, count))(rngs), 1, 0)
 
 
 class Algorithm(Protocol):

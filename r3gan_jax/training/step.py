@@ -76,7 +76,11 @@ def make_train_step(
       rngs = jax.random.split(jax.random.fold_in(rng, index), batch["image"].shape[0])
       gradients_of = global_gradients(phase, mesh, micro_batches.get(phase.name))
       update = partial(_update, phase, gradients_of, optimizers, dict(params), batch, rngs, knobs)
-      before = ({name: params[name] for name in phase.updates}, {name: optimizer[name] for name in phase.updates}, carry)
+      before = (
+        {name: params[name] for name in phase.updates},
+        {name: optimizer[name] for name in phase.updates},
+        carry,
+      )
       if phase.every == 1:
         after, phase_metrics = update(before)
       else:
