@@ -58,8 +58,8 @@ def _fashion32(config: ConfigDict) -> None:
   config.data.fit = "pad"  # 28 -> 32
   config.data.resolution = 32
   config.data.channels = 1
-  config.network.widths = (128, 128, 128, 128)  # a quarter
-  config.network.noise_dim = 128
+  config.network.widths = (64, 64, 32, 32)  # an eighth of 512, 512, 256, 256
+  config.network.noise_dim = 64
   config.network.bfloat16_stages = 3
   config.ema_half_life = (5_000.0, 5_000.0)
   config.run.total_images = 100_000

@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from r3gan_jax.ops.resample import blur, downsample2x, upsample2x
+from r3gan_jax.ops.grouped_conv import grouped_conv
+from r3gan_jax.ops.resample import downsample2x, upsample2x
+from r3gan_jax.ops.strided_conv import downsampling_conv, upsampling_conv
 
 LEAKY_SLOPE = 0.2
 MAPPING_LR_MULTIPLIER = 0.01
@@ -74,13 +76,14 @@ class Synthesis(nn.Module):
     """
     constant = self.param("constant", nn.initializers.normal(1.0), (4, 4, self.widths[0]))
     x = jnp.broadcast_to(constant, (w.shape[0], *constant.shape))
+    noise = _pixel_noise([4 * 2 ** ((layer + 1) // 2) for layer in range(self.inputs - 1)], rngs)
     image = None
     for stage, width in enumerate(self.widths):
       x = x.astype(_stage_dtype(self, stage))
       first = 2 * stage - 1
       if stage > 0:
-        x = StyledConv(width, upsample=True, noise_index=first, name=f"stage_{stage}_conv0")(x, w[:, first], rngs)
-      x = StyledConv(width, noise_index=first + 1, name=f"stage_{stage}_conv1")(x, w[:, first + 1], rngs)
+        x = StyledConv(width, upsample=True, name=f"stage_{stage}_conv0")(x, w[:, first], noise[first])
+      x = StyledConv(width, name=f"stage_{stage}_conv1")(x, w[:, first + 1], noise[first + 1])
       shown = ToImage(self.image_channels, name=f"stage_{stage}_to_image")(x, w[:, first + 2])
       shown = shown.astype(_full_precision())
       image = shown if image is None else upsample2x(image) + shown
@@ -116,16 +119,14 @@ class StyledConv(nn.Module):
   """A modulated 3x3 convolution, pixel noise of a learned strength, a bias and the activation."""
 
   width: int
-  noise_index: int
   upsample: bool = False
 
   @nn.compact
-  def __call__(self, x: jax.Array, w: jax.Array, rngs: jax.Array | None) -> jax.Array:
+  def __call__(self, x: jax.Array, w: jax.Array, noise: jax.Array) -> jax.Array:
     x = ModulatedConv(self.width, 3, self.upsample, name="conv")(x, w)
     strength = self.param("noise_strength", nn.initializers.zeros, ())
     bias = self.param("bias", nn.initializers.zeros, (self.width,))
-    noise = strength * _pixel_noise(rngs, self.noise_index, x.shape[1])
-    return _activate(x + noise.astype(x.dtype) + _per_channel(bias, x))
+    return _activate(x + (strength * noise).astype(x.dtype) + _per_channel(bias, x))
 
 
 class ToImage(nn.Module):
@@ -168,7 +169,7 @@ class ResidualDown(nn.Module):
 
 
 class Conv(nn.Module):
-  """A convolution of odd size to `width` channels, with equalised learning rate; `downsample` blurs, then strides."""
+  """A convolution of odd size to `width` channels, with equalised learning rate; of 3x3 it may downsample."""
 
   width: int
   size: int
@@ -178,10 +179,7 @@ class Conv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     kernel = _equalised(self, (self.size, self.size, x.shape[-1], self.width)).astype(x.dtype)
-    if self.downsample:
-      y = _convolve(blur(x, self.size // 2 + 1), kernel, "VALID", stride=2)
-    else:
-      y = _convolve(x, kernel, "SAME")
+    y = downsampling_conv(x, kernel) if self.downsample else grouped_conv(x, kernel, groups=1)
     if not self.use_bias:
       return y
     return y + _per_channel(self.param("bias", nn.initializers.zeros, (self.width,)), y)
@@ -214,17 +212,14 @@ def modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, demodulate
     kernel: [k, k, I, O] float32, k odd.
     style: [N, I] float32.
     demodulate: whether to use k'' rather than k'.
-    upsample: by 2, inside the convolution: zeros between pixels, the kernel, the filter [1, 3, 3, 1].
+    upsample: by 2, inside the convolution: ops.strided_conv.
 
   Returns:
     [N, H, W, O], or [N, 2H, 2W, O].
   """
   y = x * style[:, None, None, :].astype(x.dtype)
-  if upsample:
-    y = _convolve(y, kernel.astype(x.dtype), [(kernel.shape[0] - 1,) * 2] * 2, zeros_between=True)
-    y = 4 * blur(y, padding=1)
-  else:
-    y = _convolve(y, kernel.astype(x.dtype), "SAME")
+  shared = kernel.astype(x.dtype)
+  y = upsampling_conv(y, shared) if upsample else grouped_conv(y, shared, groups=1)
   if demodulate:
     squares = jnp.square(style) @ jnp.sum(jnp.square(kernel), axis=(0, 1))
     y = y * jax.lax.rsqrt(squares + _EPSILON)[:, None, None, :].astype(x.dtype)
@@ -251,23 +246,6 @@ def _equalised(module: nn.Module, shape: Sequence[int], lr_multiplier: float = 1
   return kernel * (lr_multiplier / math.sqrt(math.prod(shape[:-1])))
 
 
-def _convolve(
-  x: jax.Array,
-  kernel: jax.Array,
-  padding: str | Sequence[tuple[int, int]],
-  stride: int = 1,
-  zeros_between: bool = False,
-) -> jax.Array:
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel,
-    window_strides=(stride, stride),
-    padding=padding,
-    lhs_dilation=(2, 2) if zeros_between else None,
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-  )
-
-
 def _activate(x: jax.Array) -> jax.Array:
   """LeakyReLU with a gain that keeps the variance."""
   return math.sqrt(2) * jnp.where(x > 0, x, LEAKY_SLOPE * x)
@@ -277,11 +255,15 @@ def _per_channel(bias: jax.Array, x: jax.Array) -> jax.Array:
   return bias.astype(x.dtype)[None, None, None]
 
 
-def _pixel_noise(rngs: jax.Array | None, index: int, side: int) -> jax.Array:
-  """Standard normal [N or 1, side, side, 1]: of each key, or, without keys, the layer's own."""
+def _pixel_noise(sides: Sequence[int], rngs: jax.Array | None) -> list[jax.Array]:
+  """Standard normal [N, side, side, 1] for each of `sides`, of keys [N]; without keys, the same [1, ...] every time."""
+  sizes = [side * side for side in sides]
   if rngs is None:
-    return jnp.asarray(np.random.default_rng(index).standard_normal((1, side, side, 1)), _full_precision())
-  return jax.vmap(lambda rng: jax.random.normal(jax.random.fold_in(rng, index), (side, side, 1)))(rngs)
+    drawn = jnp.asarray(np.random.default_rng(0).standard_normal((1, sum(sizes))), _full_precision())
+  else:  # at once: a draw of its own for each layer takes seconds to compile
+    drawn = jax.vmap(lambda rng: jax.random.normal(rng, (sum(sizes),)))(rngs)
+  parts = jnp.split(drawn, np.cumsum(sizes)[:-1].tolist(), axis=1)
+  return [part.reshape(-1, side, side, 1) for part, side in zip(parts, sides, strict=True)]
 
 
 def _stage_dtype(network: Synthesis | Discriminator, stage: int) -> jnp.dtype:

@@ -86,10 +86,12 @@ def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dty
     dtype: of the operands.
     portable: without our own kernels.
   """
+  if platform == "cpu" and not portable and grouped_conv_cpu.supports(outputs, dtype):
+    return "compiled"
   if groups == 1:
     return "native"
   if platform == "cpu":
-    return "compiled" if not portable and grouped_conv_cpu.supports(outputs, dtype) else "per_group"
+    return "per_group"
   if platform == "tpu" and not portable and grouped_conv_tpu.supports(groups, inputs, outputs):
     return "pallas"
   return "native"

@@ -76,11 +76,7 @@ def make_train_step(
       rngs = jax.random.split(jax.random.fold_in(rng, index), batch["image"].shape[0])
       gradients_of = global_gradients(phase, mesh, micro_batches.get(phase.name))
       update = partial(_update, phase, gradients_of, optimizers, dict(params), batch, rngs, knobs)
-      before = (
-        {name: params[name] for name in phase.updates},
-        {name: optimizer[name] for name in phase.updates},
-        carry,
-      )
+      before = (_of(phase, params), _of(phase, optimizer), carry)
       if phase.every == 1:
         after, phase_metrics = update(before)
       else:
@@ -119,6 +115,11 @@ def _dealt(algorithm: Algorithm, batches: Batches) -> list[Batch]:
   for phase in algorithm.phases:
     dealt.append(next(remaining) if phase.fresh_batch else dealt[-1])
   return dealt
+
+
+def _of(phase: Phase, by_network: dict[str, Any]) -> dict[str, Any]:
+  """The part of the networks that a phase updates."""
+  return {name: by_network[name] for name in phase.updates}
 
 
 _Trained = tuple[dict[str, Any], dict[str, Any], Any]
