@@ -112,7 +112,7 @@ def _stylegan2(config: ConfigDict, platform: str) -> Algorithm:
     value = config[name] if isinstance(fixed, str) else tuple(config[name])
     if value != fixed:
       raise UserError(f"config.{name} = {value!r}: stylegan2 trains with {fixed!r} only")
-  shared = {"widths": tuple(network.widths), "bfloat16_stages": _bfloat16_stages(config, platform)}
+  shared: dict[str, Any] = {"widths": tuple(network.widths), "bfloat16_stages": _bfloat16_stages(config, platform)}
   return StyleGAN2(
     mapping=stylegan2.Mapping(network.noise_dim),
     synthesis=stylegan2.Synthesis(**shared, image_channels=data.channels),

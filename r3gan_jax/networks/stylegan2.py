@@ -10,6 +10,7 @@ relative speed. With an `lr_multiplier` m it is stored 1 / m as large and multip
 layer moves m times as fast.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -77,17 +78,16 @@ class Synthesis(nn.Module):
     constant = self.param("constant", nn.initializers.normal(1.0), (4, 4, self.widths[0]))
     x = jnp.broadcast_to(constant, (w.shape[0], *constant.shape))
     noise = _pixel_noise([4 * 2 ** ((layer + 1) // 2) for layer in range(self.inputs - 1)], rngs)
-    image = None
+    additions = []
     for stage, width in enumerate(self.widths):
       x = x.astype(_stage_dtype(self, stage))
       first = 2 * stage - 1
       if stage > 0:
         x = StyledConv(width, upsample=True, name=f"stage_{stage}_conv0")(x, w[:, first], noise[first])
       x = StyledConv(width, name=f"stage_{stage}_conv1")(x, w[:, first + 1], noise[first + 1])
-      shown = ToImage(self.image_channels, name=f"stage_{stage}_to_image")(x, w[:, first + 2])
-      shown = shown.astype(_full_precision())
-      image = shown if image is None else upsample2x(image) + shown
-    return image
+      addition = ToImage(self.image_channels, name=f"stage_{stage}_to_image")(x, w[:, first + 2])
+      additions.append(addition.astype(_full_precision()))
+    return functools.reduce(lambda image, addition: upsample2x(image) + addition, additions)
 
 
 class Discriminator(nn.Module):
