@@ -146,7 +146,8 @@ def test_resumed_equals_uninterrupted_bitwise(command, tmp_path):
 
 def test_stylegan2_trains_resumes_and_samples(command, tmp_path):
   """By the same commands as R3GAN, which but for one take it."""
-  train = ("--config=configs/roadmap/a.py:smoke", "--config.run.snapshot_every_images=40")
+  train = (ROADMAP_A, "--config.run.snapshot_every_images=40")
+  train += ("--config.data.resolution=8", "--config.network.widths=(16,8)")
   command(*train, f"--workdir={tmp_path}/parts", "--config.run.total_images=40")
   done = command(*train, f"--workdir={tmp_path}/parts", "--config.run.total_images=48")
   assert "at 40 images" in done.stderr

@@ -171,7 +171,7 @@ def count(bad=0.0, iterations=7, devices=2, micro_batches=None):
   mesh = make_mesh(devices)
   optimizers = {"a": optax.with_extra_args_support(optax.sgd(1.0))}
   state = jax.jit(lambda: init_state(Counting(), optimizers, 0), out_shardings=replicated(mesh))()
-  schedule = {"bad": lambda images_seen: jnp.where(images_seen >= 48, bad, 0.0)}
+  schedule = {"bad": lambda images_seen: jnp.where(images_seen >= 56, bad, 0.0)}
   step = make_train_step(Counting(), optimizers, schedule, mesh, micro_batches)
   numbers = []
   for i in range(iterations):
@@ -198,12 +198,12 @@ def test_a_phase_of_every_third_iteration(devices, micro_batches):
 
 
 def test_what_is_not_a_number_in_a_phase_that_ran_is_told_from_a_phase_that_was_skipped():
-  *_, (_, _, good), (_, _, bad) = count(bad=1.0)
+  *_, (_, _, good), (_, _, bad) = count(bad=1.0, iterations=8)
   assert good["finite"] == 1 and bad["finite"] == 0
   window = MetricWindow("the cure")
   window.add(48, good)
   window.add(56, bad)
-  with pytest.raises(Diverged, match=r"not finite: often/bad, seldom/bad\. the cure"):
+  with pytest.raises(Diverged, match=r"not finite: often/bad\. the cure"):
     window.catch_up()
 
 
