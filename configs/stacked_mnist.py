@@ -52,6 +52,7 @@ def _small(config: ConfigDict) -> None:
   config.batch_size = 64
   config.burn_in_images = 200_000
   config.learning_rate = (1e-3, 3e-4)
+  config.gamma = (10.0, 1.0)  # at (1, 0.1) 368 modes after 50,000 images, so 767
   config.ema_half_life = (0.0, 10_000.0)
   config.run.total_images = 600_000
   config.run.log_every_images = 5_000

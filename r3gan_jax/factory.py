@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from r3gan_jax import schedules
 from r3gan_jax.algorithms.base import Algorithm
 from r3gan_jax.algorithms.r3gan import R3GAN, Augment
+from r3gan_jax.algorithms.stylegan2 import StyleGAN2
 from r3gan_jax.augment.parameters import TRANSFORMS
 from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.data.cache import cached
@@ -29,6 +30,7 @@ from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import NON_SATURATING, RELATIVISTIC
 from r3gan_jax.losses.penalties import directional, grad_of_grad
+from r3gan_jax.networks import stylegan2
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 from r3gan_jax.networks.roadmap import SkeletonDiscriminator, SkeletonGenerator, SkipGenerator
 from r3gan_jax.ops.grouped_conv import ALGORITHMS as GROUPED_CONV_ALGORITHMS
@@ -141,6 +143,29 @@ def _r3gan(config: ConfigDict, platform: str) -> Algorithm:
   )
 
 
+def _stylegan2(config: ConfigDict, platform: str) -> Algorithm:
+  network, data = config.network, config.data
+  if data.resolution < 8 or data.resolution != 2 ** (len(network.widths) + 1):
+    raise UserError(
+      f"config.network.widths needs one entry for each stage from 4x4 to config.data.resolution = {data.resolution}, "
+      f"a power of 2; it has {len(network.widths)}"
+    )
+  if data.num_classes:
+    raise UserError(f"config.data.num_classes = {data.num_classes}: stylegan2 takes no classes: set it to 0")
+  for name, fixed in (("loss", "non_saturating"), ("penalties", ("r1",)), ("augment_p", (0.0, 0.0))):
+    value = config[name] if isinstance(fixed, str) else tuple(config[name])
+    if value != fixed:
+      raise UserError(f"config.{name} = {value!r}: stylegan2 trains with {fixed!r} only")
+  shared: dict[str, Any] = {"widths": tuple(network.widths), "bfloat16_stages": _bfloat16_stages(config, platform)}
+  return StyleGAN2(
+    mapping=stylegan2.Mapping(network.noise_dim),
+    synthesis=stylegan2.Synthesis(**shared, image_channels=data.channels),
+    discriminator=stylegan2.Discriminator(**shared),
+    noise_dim=network.noise_dim,
+    image_shape=(data.resolution, data.resolution, data.channels),
+  )
+
+
 def _augment(config: ConfigDict) -> Augment | None:
   if config.augment_p == (0.0, 0.0):
     return None
@@ -160,7 +185,7 @@ def _augment(config: ConfigDict) -> Augment | None:
   return partial(augment, multipliers=multipliers)
 
 
-ALGORITHMS: Mapping[str, Callable[[ConfigDict, str], Algorithm]] = {"r3gan": _r3gan}
+ALGORITHMS: Mapping[str, Callable[[ConfigDict, str], Algorithm]] = {"r3gan": _r3gan, "stylegan2": _stylegan2}
 
 
 def _tfds(config: ConfigDict) -> Source:
@@ -218,7 +243,12 @@ def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorith
 
 def build_optimizers(algorithm: Algorithm) -> dict[str, optax.GradientTransformationExtraArgs]:
   """An optimiser for each network that a phase updates."""
-  return {name: adam_without_momentum() for phase in algorithm.phases for name in phase.updates}
+  updates: dict[str, list[float]] = {}  # of each phase in each iteration, on average
+  for phase in algorithm.phases:
+    for name in phase.updates:
+      updates.setdefault(name, []).append(1 / phase.every)
+  shares = {name: sum(rate for rate in rates if rate == 1) / sum(rates) for name, rates in updates.items()}
+  return {name: adam_without_momentum(share=share) for name, share in shares.items()}
 
 
 def build_experiment(config: ConfigDict, device_count: int, platform: str | None = None) -> Experiment:
@@ -236,6 +266,14 @@ def build_experiment(config: ConfigDict, device_count: int, platform: str | None
       raise UserError(
         f"config.run.micro_batch.{name} = {size} does not divide the {per_device} images that each of {device_count} "
         f"devices gets of config.batch_size = {config.batch_size}"
+      )
+  for phase in algorithm.phases:
+    size = min(micro_batches.get(phase.name, per_device), per_device)
+    if size % phase.group:
+      setting = f"config.run.micro_batch.{phase.name}" if size < per_device else "config.batch_size"
+      raise UserError(
+        f"{setting}: {config.algorithm} goes through images in groups of {phase.group}, and {size} at a time do not "
+        f"make whole groups: choose a multiple of {phase.group if size < per_device else phase.group * device_count}"
       )
   best_mode = "min"
   if run.best_metric:

@@ -1,6 +1,6 @@
 """Images from a trained generator: one seed, one image, whatever the batch or the devices.
 
-A seed gives noise, and noise, with a class, an image; interpolation and truncation change the noise in between.
+A seed gives noise, and noise, with a class, an image; interpolation changes the noise in between.
 """
 
 from collections import deque
@@ -28,10 +28,10 @@ class Sampler:
   """Draws images from `algorithm` on all devices of `mesh`.
 
   Every device always computes `batch_per_device` images (the last batch is padded), so that an image does not
-  depend, to the bit, on how many were asked for.
+  depend, to the bit, on how many were asked for. `truncation`: see `Algorithm.generate`.
   """
 
-  def __init__(self, algorithm: Algorithm, mesh: Mesh, batch_per_device: int = 64):
+  def __init__(self, algorithm: Algorithm, mesh: Mesh, batch_per_device: int = 64, truncation: float = 1.0):
     self._batch = batch_per_device * mesh.size
     self._num_classes = algorithm.num_classes
 
@@ -39,7 +39,7 @@ class Sampler:
       return algorithm.noise(jax.vmap(jax.random.key)(seeds))
 
     def generate(params: Any, carry: Any, noise: jax.Array, labels: jax.Array | None) -> jax.Array:
-      return to_uint8(algorithm.generate(params, carry, noise, labels))
+      return to_uint8(algorithm.generate(params, carry, noise, labels, truncation))
 
     split = P(DATA_AXIS)
     self._draw = jax.jit(jax.shard_map(draw, mesh=mesh, in_specs=split, out_specs=split))

@@ -63,6 +63,18 @@ def test_presets(name, variant):
   assert experiment.batch_sizes == (batch, batch) and experiment.images_per_iteration == batch
 
 
+def test_configuration_a():
+  """SPEC section 6, to the published digits; every variant can be built."""
+  for variant in ("", "smoke", "fashion32"):
+    config = recipe("roadmap.a", variant)
+    algorithm = factory.build_experiment(config, device_count=1).algorithm
+    params, carry = jax.eval_shape(lambda algorithm=algorithm: algorithm.init(jax.random.key(0)))
+    assert carry["w"].shape == (config.network.noise_dim,)
+    counts = [sum(leaf.size for leaf in jax.tree.leaves(params[name])) for name in ("generator", "discriminator")]
+    if not variant:
+      assert [f"{count / 1e6:.3f}" for count in counts] == ["24.767", "24.001"]
+
+
 @pytest.mark.parametrize("name, variant", PRESETS)
 def test_presets_recommend_a_slice(name, variant):
   assert f"{name}:{variant}".strip(":") in tpu.PRESETS

@@ -28,6 +28,7 @@ from r3gan_jax.training.workdir import read_config
 
 ROOT = Path(__file__).parent.parent
 SMOKE = "--config=configs/stacked_digits.py:smoke"
+ROADMAP_A = "--config=configs/roadmap/a.py:smoke"
 
 
 @pytest.fixture
@@ -143,6 +144,42 @@ def test_resumed_equals_uninterrupted_bitwise(command, tmp_path):
   assert_bitwise_equal(parts, whole)
 
 
+def test_stylegan2_trains_resumes_and_samples(command, tmp_path):
+  """By the same commands as R3GAN, which but for one take it."""
+  train = (ROADMAP_A, "--config.run.snapshot_every_images=40")
+  train += ("--config.data.resolution=8", "--config.network.widths=(16,8)")
+  command(*train, f"--workdir={tmp_path}/parts", "--config.run.total_images=40")
+  done = command(*train, f"--workdir={tmp_path}/parts", "--config.run.total_images=48")
+  assert "at 40 images" in done.stderr
+  command(*train, f"--workdir={tmp_path}/whole", "--config.run.total_images=48")
+  parts, whole = final_state(tmp_path / "parts"), final_state(tmp_path / "whole")
+  assert [int(whole.optimizer[network].updates) for network in ("generator", "discriminator")] == [6 + 2, 6 + 1]
+  assert np.abs(whole.carry["w"]).max() > 0 and whole.carry["path_length"] > 0
+  assert_bitwise_equal(parts, whole)
+  metrics = read_metrics(tmp_path / "whole")
+  assert (metrics["generator/path_length"][1] > 0).all() and (metrics["discriminator/r1"][1] > 0).all()
+
+  workdir = f"--workdir={tmp_path}/whole"
+  for psi in ("1", "0"):
+    out = f"--out={tmp_path}/{psi}.npz"
+    command(workdir, "--seeds=0-3", f"--truncation={psi}", out, module="-m r3gan_jax.cli.sample")
+  trained, alike = (np.load(tmp_path / f"{psi}.npz")["images"] for psi in ("1", "0"))
+  assert (alike == alike[0]).all() and len(np.unique(trained, axis=0)) == 4
+
+  command(workdir, f"--out={tmp_path}/generator.stablehlo", module="-m r3gan_jax.cli.export")
+  exported = jax.export.deserialize(bytearray((tmp_path / "generator.stablehlo").read_bytes()))
+  noise = np.stack([jax.random.normal(jax.random.key(seed), (16,)) for seed in range(4)])
+  drawn = np.clip(np.asarray(exported.call(noise)) * 127.5 + 128, 0, 255).astype(int)
+  assert np.abs(drawn - trained.astype(int)).max() <= 1
+  done = command(workdir, f"--out={tmp_path}/x.npz", module="-m r3gan_jax.cli.convert", status=2)
+  assert "only R3GAN's own networks have official names" in done.stderr.splitlines()[-1]
+  assert not (tmp_path / "x.npz").exists()
+
+  again = (f"--config.init_from={tmp_path}/whole", "--config.seed=1", f"--workdir={tmp_path}/again")
+  done = command(*train, *again, "--config.run.total_images=8")
+  assert re.search(r"mapping/layer_0 .*taken", done.stderr) and "initialised" not in done.stderr
+
+
 def test_killed_at_random_moments_it_goes_on_from_the_last_complete_checkpoint(command, environment, tmp_path):
   frequent = ("--config.run.snapshot_every_images=8", "--config.run.total_images=400")
   command(SMOKE, f"--workdir={tmp_path}/whole", *frequent)
@@ -204,6 +241,12 @@ def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
     ((SMOKE, "--config.run.on_nonfinite=ignore"), "config.run.on_nonfinite = 'ignore' is unknown: choose from"),
     ((SMOKE, "--config.run.profile=(3,1)"), "config.run.profile = (3, 1): give the first and the last iteration"),
     ((SMOKE, "--config.run.stall_seconds=0.0"), "config.run.stall_seconds = 0.0 must be positive"),
+    ((ROADMAP_A, "--config.data.num_classes=10"), "config.data.num_classes = 10: stylegan2 takes no classes"),
+    ((ROADMAP_A, "--config.loss=relativistic"), "config.loss = 'relativistic': stylegan2 trains with 'non_saturating'"),
+    ((ROADMAP_A, "--config.augment_p=(0.0,0.5)"), "config.augment_p = (0.0, 0.5): stylegan2 trains with (0.0, 0.0)"),
+    ((ROADMAP_A, "--config.data.resolution=64"), "config.network.widths needs one entry for each stage from 4x4 to"),
+    ((ROADMAP_A, "--config.batch_size=6"), "config.batch_size: stylegan2 goes through images in groups of 4, and 6 at"),
+    ((ROADMAP_A, "--config.run.micro_batch.generator=2"), "config.run.micro_batch.generator: stylegan2 goes through"),
     ((SMOKE, "--process_id=0"), "go together: name all three, or none"),
     ((SMOKE, "--config.run.best_metric=is"), "config.run.best_metric = 'is' is unknown: choose from ['fid',"),
     ((SMOKE, "--config.run.metrics=('fid',)"), "put https://github.com/mseitzer/pytorch-fid"),

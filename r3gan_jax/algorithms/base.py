@@ -1,15 +1,17 @@
 """What a GAN is to the training loop, and no more.
 
 An `Algorithm` names its networks, initialises them, and lists the *phases* of one iteration. The loop runs the
-phases in order, each on a fresh batch, averages its gradients over micro-batches and devices, and hands them to
-the optimisers of the networks that the phase updates; a later phase sees the parameters already updated. How to:
+phases in order, averages each one's gradients over micro-batches and devices, and hands them to the optimisers of
+the networks that the phase updates; a later phase sees the parameters already updated. How to:
 
 - several networks updated at once: one phase whose `updates` names them all;
 - n critic steps for one of G: list the D phase n times; each draws its own batch and counts its images;
+- a penalty every k iterations only: a phase of its own, with `every`;
 - state that gradients do not train (batch-norm moments, a running mean): in `carry`, returned by the phases;
 - a constraint on parameters after an update (weight clipping): the last link of that network's optax chain;
-- terms that couple samples: average them over `DATA_AXIS` with `jax.lax.pmean`, or 1 and 8 devices train
-  different models. A carry computed from samples must be averaged so in any case; JAX refuses it otherwise.
+- terms that couple samples: among neighbours in the batch, with `group`; or average them over `DATA_AXIS` with
+  `jax.lax.pmean`, or 1 and 8 devices train different models. A carry computed from samples must be averaged so in
+  any case; JAX refuses it otherwise.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 DATA_AXIS = "data"
 """The mesh axis over which a batch is split; phases run under `jax.shard_map` over it."""
@@ -25,7 +28,11 @@ Params = Mapping[str, Any]
 """Network name -> its tree of parameters."""
 
 Carry = Any
-"""The algorithm's own small state, a tree of arrays, the same on every device."""
+"""The algorithm's own small state, a tree of float arrays, the same on every device.
+
+Every micro-batch is given the carry from before the phase, and the mean of what they return is kept: the whole batch's,
+for whatever moves it by a mean over the batch, such as a running mean.
+"""
 
 Batch = Mapping[str, jax.Array]
 """'image' [N, H, W, C], uint8 or float32 in [-1, 1], and, if conditional, 'label' [N] int32."""
@@ -47,16 +54,27 @@ class Phase:
   """One update of one iteration.
 
   Attributes:
-    name: names the phase's metrics; phases of one name share their micro-batch size.
+    name: names the phase's metrics; phases of one name share their micro-batch size, and need metrics of other names.
     updates: the networks that `gradients` returns gradients for.
     gradients: see `GradientFunction`. Gradients rather than a loss, so that there may be a faster exact way to them.
-    counts_images: whether the phase's batch advances 'images seen'.
+    counts_images: whether the phase's batch advances 'images seen'; only of a phase of every iteration.
+    every: it runs in the first of so many iterations. In the others it costs nothing and changes nothing: no
+      parameters, no optimiser, no carry.
+    fresh_batch: whether it gets a batch of its own; otherwise that of the phase before it.
+    group: so many samples, neighbours in the batch, belong together: no part of a batch divides them.
   """
 
   name: str
   updates: tuple[str, ...]
   gradients: GradientFunction
   counts_images: bool = False
+  every: int = 1
+  fresh_batch: bool = True
+  group: int = 1
+
+  def __post_init__(self) -> None:
+    if self.counts_images and self.every != 1:
+      raise ValueError("images seen count iterations, so a phase that counts images runs in each of them")
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,11 @@ class Average:
 
   network: str
   half_life_knob: str
+
+
+def split_keys(rngs: jax.Array, count: int) -> jax.Array:
+  """[N] keys -> [count, N] keys."""
+  return jnp.moveaxis(jax.vmap(lambda rng: jax.random.split(rng, count))(rngs), 1, 0)
 
 
 class Algorithm(Protocol):
@@ -102,5 +125,12 @@ class Algorithm(Protocol):
   def noise(self, rngs: jax.Array) -> jax.Array:
     """What one image a key is made from: rngs [N] -> float32 [N, noise_dim]."""
 
-  def generate(self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None) -> jax.Array:
-    """[N, noise_dim], labels [N] int32 or None -> images, float32 [N, H, W, C] in about [-1, 1]."""
+  def generate(
+    self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
+  ) -> jax.Array:
+    """[N, noise_dim], labels [N] int32 or None -> images, float32 [N, H, W, C] in about [-1, 1].
+
+    Args:
+      truncation: from 1, images as trained for, to 0, the same one (of a class) from any noise: less varied, more
+        typical images, in whichever way suits the networks.
+    """

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from r3gan_jax.algorithms.base import Average, Batch, Carry, Knobs, Params, Phase
+from r3gan_jax.algorithms.base import Average, Batch, Carry, Knobs, Params, Phase, split_keys
 from r3gan_jax.losses.adversarial import RELATIVISTIC, AdversarialLoss
 from r3gan_jax.losses.penalties import PenalisedGradient, directional
 from r3gan_jax.ops.images import to_float
@@ -89,14 +89,20 @@ class R3GAN:
   def noise(self, rngs: jax.Array) -> jax.Array:
     return jax.vmap(lambda rng: jax.random.normal(rng, (self.noise_dim,)))(rngs)
 
-  def generate(self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None) -> jax.Array:
+  def generate(
+    self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
+  ) -> jax.Array:
+    """Truncation, not of the paper, multiplies the noise.
+
+    The features at 4x4 are linear in it, so they move towards their mean (of the class), as StyleGAN's w does.
+    """
     del carry
-    return self._generate(params["generator"], noise, labels)
+    return self._generate(params["generator"], truncation * noise, labels)
 
   def _discriminator_gradients(
     self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
   ) -> tuple[Params, Carry, dict[str, jax.Array]]:
-    z_rngs, real_rngs, fake_rngs = _split(rngs, 3)
+    z_rngs, real_rngs, fake_rngs = split_keys(rngs, 3)
     labels = batch.get("label")
     real = to_float(batch["image"])
     fake = self._generate(params["generator"], self.noise(z_rngs), labels)
@@ -138,7 +144,7 @@ class R3GAN:
   def _generator_gradients(
     self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
   ) -> tuple[Params, Carry, dict[str, jax.Array]]:
-    z_rngs, real_rngs, fake_rngs = _split(rngs, 3)
+    z_rngs, real_rngs, fake_rngs = split_keys(rngs, 3)
     labels = batch.get("label")
     z = self.noise(z_rngs)
     real = self._augment(to_float(batch["image"]), real_rngs, knobs)
@@ -166,8 +172,3 @@ class R3GAN:
 
   def _augment(self, images: jax.Array, rngs: jax.Array, knobs: Knobs) -> jax.Array:
     return images if self.augment is None else self.augment(images, rngs, knobs["augment_p"])
-
-
-def _split(rngs: jax.Array, count: int) -> jax.Array:
-  """[N] keys -> [count, N] keys."""
-  return jnp.moveaxis(jax.vmap(lambda rng: jax.random.split(rng, count))(rngs), 1, 0)

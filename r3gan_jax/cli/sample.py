@@ -7,9 +7,8 @@ uint8 [n, H, W, C], and `seeds` and, if conditional, `labels`), or a directory (
     --class=0-9                             every seed in each of these: in a grid, a row a class and a column a seed
     --interpolate=2 --out=walk.gif          from each seed to the next in 2 seconds, and back to the first: a loop;
                                             .mp4 with `pip install -e '.[video]'`; several classes move side by side
-    --truncation=0.7                        not of the paper: less varied, more typical images, from noise times 0.7.
-                                            The features at 4x4 are linear in the noise, so this moves them towards
-                                            their mean (of the class), as StyleGAN's truncation does its w.
+    --truncation=0.7                        less varied, more typical images: StyleGAN2's w goes 0.3 of the way to
+                                            its mean; R3GAN's noise, though not of the paper, is multiplied by 0.7
 """
 
 import importlib.util
@@ -48,7 +47,7 @@ _INTERPOLATE = flags.DEFINE_float(
   "interpolate", None, "Seconds from each seed to the next, for a video.", lower_bound=1 / FRAME_RATE
 )
 _TRUNCATION = flags.DEFINE_float(
-  "truncation", 1.0, "What the noise is multiplied by; outside the paper.", lower_bound=0.0, upper_bound=1.0
+  "truncation", 1.0, "How varied: from 1, as trained, to 0, all alike.", lower_bound=0.0, upper_bound=1.0
 )
 _OUT = flags.DEFINE_string("out", None, "A .png, a .npz, or a directory; a .gif or .mp4 to interpolate.", required=True)
 
@@ -64,11 +63,10 @@ def main() -> None:
   _check_video(out, seeds)
   trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
   classes = _classes(trained.algorithm.num_classes)
-  sampler = Sampler(trained.algorithm, make_local_mesh())
+  sampler = Sampler(trained.algorithm, make_local_mesh(), truncation=_TRUNCATION.value)
   noise = sampler.noise(seeds)
   if _INTERPOLATE.value:
     noise = interpolation(noise, round(_INTERPOLATE.value * FRAME_RATE))
-  noise *= np.float32(_TRUNCATION.value)
   labels = None
   if classes is not None:  # all of the noise in the first class, all of it in the second, ...
     labels = np.repeat(classes, len(noise))

@@ -86,10 +86,12 @@ def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dty
     dtype: of the operands.
     portable: without our own kernels.
   """
+  if platform == "cpu" and not portable and grouped_conv_cpu.supports(outputs, dtype):
+    return "compiled"
   if groups == 1:
     return "native"
   if platform == "cpu":
-    return "compiled" if not portable and grouped_conv_cpu.supports(outputs, dtype) else "per_group"
+    return "per_group"
   if platform == "tpu" and not portable and grouped_conv_tpu.supports(groups, inputs, outputs):
     return "pallas"
   return "native"
@@ -129,9 +131,10 @@ def _weight_gradient_native(
   x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int]
 ) -> jax.Array:
   """XLA's own gradient of its grouped convolution with respect to the kernel (linear in it: any point serves)."""
-  shape = (*kernel_size, x.shape[-1] // groups, dy.shape[-1])
-  conv = partial(_conv_native, x, groups=groups, padding=padding)
-  (gradient,) = jax.linear_transpose(conv, jax.ShapeDtypeStruct(shape, x.dtype))(dy)
+  # Of a kernel that was the same on all devices of a shard_map, JAX would sum the gradient over them.
+  _, kernel = _match_varying_axes(x, jnp.zeros((*kernel_size, x.shape[-1] // groups, dy.shape[-1]), x.dtype))
+  _, pull_back = jax.vjp(partial(_conv_native, x, groups=groups, padding=padding), kernel)
+  (gradient,) = pull_back(dy)
   return gradient
 
 

@@ -72,8 +72,8 @@ class Experiment:
 
   @property
   def batch_sizes(self) -> tuple[int, ...]:
-    """One global batch a phase."""
-    return (self.batch_size,) * len(self.algorithm.phases)
+    """One global batch a phase that takes a fresh one."""
+    return (self.batch_size,) * sum(phase.fresh_batch for phase in self.algorithm.phases)
 
 
 def train(

@@ -98,7 +98,7 @@ def official_arrays(algorithm: Algorithm, state: TrainState) -> dict[str, np.nda
     UserError: the networks are not R3GAN's, and so have no official names.
   """
   if not (isinstance(algorithm, R3GAN) and type(algorithm.generator) is Generator):
-    raise UserError("only R3GAN's own networks have official names: config.network.name is not 'r3gan' here")
+    raise UserError("only R3GAN's own networks have official names, which this run has not; cli.export takes any")
   arrays: dict[str, np.ndarray] = {"cur_nimg": np.asarray(state.images_seen)}
 
   def add(title: str, state_dict: dict[str, np.ndarray]) -> None:

@@ -14,7 +14,7 @@ class AdamState(NamedTuple):
   second_moment: Any
 
 
-def adam_without_momentum(epsilon: float = 1e-8) -> optax.GradientTransformationExtraArgs:
+def adam_without_momentum(epsilon: float = 1e-8, share: float = 1.0) -> optax.GradientTransformationExtraArgs:
   """Adam with beta1 = 0 and scheduled learning rate and beta2 ([P] appendix: "Adam beta1 = 0").
 
       v <- beta2 v + (1 - beta2) g^2
@@ -24,6 +24,12 @@ def adam_without_momentum(epsilon: float = 1e-8) -> optax.GradientTransformation
   beta2, as the official code does, although beta2 changes during burn-in.
 
   `update` takes `knobs` with the scalars "learning_rate" and "beta2".
+
+  Args:
+    epsilon: see above.
+    share: the main phase's part c of all updates, which lazy regularisation adds to: k / (k + 1) with one every k
+      iterations. The learning rate is then multiplied by c, beta2 raised to it (Karras et al. 2020, arXiv 1912.04958,
+      appendix B), so that k + 1 updates move and forget as k did.
   """
 
   def init(params: Any) -> AdamState:
@@ -33,7 +39,7 @@ def adam_without_momentum(epsilon: float = 1e-8) -> optax.GradientTransformation
     gradients: Any, state: AdamState, params: Any = None, *, knobs: Any, **extra: Any
   ) -> tuple[Any, AdamState]:
     del params, extra
-    learning_rate, beta2 = knobs["learning_rate"], knobs["beta2"]
+    learning_rate, beta2 = share * knobs["learning_rate"], knobs["beta2"] ** share
     made = state.updates + 1
     second_moment = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.second_moment, gradients)
     correction = 1 - beta2 ** made.astype(jnp.float32)

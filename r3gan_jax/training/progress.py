@@ -79,15 +79,17 @@ class MetricWindow:
     self._pending = None
     values = jax.device_get(metrics)
     if not values["finite"]:
-      names = ", ".join(sorted(name for name, value in values.items() if not np.isfinite(value)))
+      names = ", ".join(sorted(name for name, value in values.items() if np.isinf(value)))
       message = f"training diverged at {images_seen:,} images: not finite: {names}. {self._cure}"
       raise Diverged(message, images_seen)
     self._collected.append(values)
 
   def means(self) -> dict[str, float]:
-    """The mean of every metric over the steps since the last call."""
+    """The mean of every metric over the steps since the last call, or over those of them that ran its phase."""
     collected, self._collected = self._collected, []
-    return {name: float(np.mean([values[name] for values in collected])) for name in collected[0] if name != "finite"}
+    columns = {name: np.array([values[name] for values in collected]) for name in collected[0] if name != "finite"}
+    ran = {name: column[~np.isnan(column)] for name, column in columns.items()}
+    return {name: float(np.mean(column)) for name, column in ran.items() if column.size}
 
 
 def _peak_memory_bytes() -> int:

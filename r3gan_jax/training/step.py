@@ -8,6 +8,7 @@ so 1 device and 8 devices, whole batches and micro-batches, train the same model
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -24,10 +25,13 @@ from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.state import TrainState
 
 Batches = tuple[Batch, ...]
-"""One fresh global batch for each phase of the iteration, in order."""
+"""One global batch for each phase of the iteration that takes a fresh one, in order."""
 
 Metrics = dict[str, jax.Array]
-"""float32 scalars by name: 'generator/loss', 'knobs/gamma', ...; 'finite' is 0 where a gradient or loss is not."""
+"""float32 scalars by name: 'generator/loss', 'knobs/gamma', ...; 'finite' is 0 where a gradient or loss is not.
+
+Those of a phase that was skipped are NaN; what is not a number in one that ran is infinite here.
+"""
 
 
 class TrainStep(Protocol):
@@ -64,25 +68,27 @@ def make_train_step(
     rng = jax.random.fold_in(state.rng, state.images_seen)
     params, optimizer, carry = dict(state.params), dict(state.optimizer), state.carry
     metrics: Metrics = {f"knobs/{name}": value for name, value in knobs.items()}
+    phases = list(zip(algorithm.phases, _dealt(algorithm, batches), strict=True))
+    images_counted = sum(batch["image"].shape[0] * phase.counts_images for phase, batch in phases)
     finite = jnp.array(True)
-    images_counted = 0
 
-    for index, (phase, batch) in enumerate(zip(algorithm.phases, batches, strict=True)):
-      batch_size = batch["image"].shape[0]
-      rngs = jax.random.split(jax.random.fold_in(rng, index), batch_size)
-      gradients, carry, phase_metrics = global_gradients(phase, mesh, micro_batches.get(phase.name))(
-        params, carry, batch, rngs, knobs
-      )
-      for name in phase.updates:
-        updates, optimizer[name] = optimizers[name].update(gradients[name], optimizer[name], params[name], knobs=knobs)
-        params[name] = optax.apply_updates(params[name], updates)
-        norm = optax.tree.norm(gradients[name])
-        finite &= jnp.isfinite(norm)
-        metrics[f"{name}/gradient_norm"] = norm
-      for name, value in phase_metrics.items():
-        finite &= jnp.isfinite(value)
-        metrics[f"{phase.name}/{name}"] = value
-      images_counted += batch_size * phase.counts_images
+    for index, (phase, batch) in enumerate(phases):
+      rngs = jax.random.split(jax.random.fold_in(rng, index), batch["image"].shape[0])
+      gradients_of = global_gradients(phase, mesh, micro_batches.get(phase.name))
+      update = partial(_update, phase, gradients_of, optimizers, dict(params), batch, rngs, knobs)
+      before = (_of(phase, params), _of(phase, optimizer), carry)
+      if phase.every == 1:
+        after, phase_metrics = update(before)
+      else:
+        due = state.images_seen // images_counted % phase.every == 0
+        skip = partial(_skip, jax.eval_shape(update, before)[1])
+        after, phase_metrics = lax.cond(due, update, skip, before)
+      params |= after[0]
+      optimizer |= after[1]
+      carry = after[2]
+      metrics |= phase_metrics
+      for value in phase_metrics.values():
+        finite &= ~jnp.isinf(value)
 
     ema = {
       name: update_ema(
@@ -100,6 +106,52 @@ def make_train_step(
     in_shardings=(replicated(mesh), batch_sharding(mesh)),
     out_shardings=replicated(mesh),
   )
+
+
+def _dealt(algorithm: Algorithm, batches: Batches) -> list[Batch]:
+  """The batch of each phase."""
+  remaining = iter(batches)
+  dealt: list[Batch] = []
+  for phase in algorithm.phases:
+    dealt.append(next(remaining) if phase.fresh_batch else dealt[-1])
+  return dealt
+
+
+def _of(phase: Phase, by_network: dict[str, Any]) -> dict[str, Any]:
+  """The part of the networks that a phase updates."""
+  return {name: by_network[name] for name in phase.updates}
+
+
+_Trained = tuple[dict[str, Any], dict[str, Any], Any]
+"""(parameters, optimisers) of the networks that a phase updates, and the carry."""
+
+
+def _update(
+  phase: Phase,
+  gradients_of: Callable[..., tuple[Any, Any, Metrics]],
+  optimizers: Mapping[str, optax.GradientTransformationExtraArgs],
+  params: Any,
+  batch: Batch,
+  rngs: jax.Array,
+  knobs: Any,
+  before: _Trained,
+) -> tuple[_Trained, Metrics]:
+  """What one phase makes of `before`, and its metrics; `params` are those of all networks."""
+  updated, optimizer, carry = before
+  gradients, carry, phase_metrics = gradients_of(params | updated, carry, batch, rngs, knobs)
+  updated, optimizer, metrics = dict(updated), dict(optimizer), {}
+  for name in phase.updates:
+    updates, optimizer[name] = optimizers[name].update(gradients[name], optimizer[name], updated[name], knobs=knobs)
+    updated[name] = optax.apply_updates(updated[name], updates)
+    which = "gradient_norm" if phase.every == 1 else f"gradient_norm_every_{phase.every}"
+    metrics[f"{name}/{which}"] = optax.tree.norm(gradients[name])
+  metrics |= {f"{phase.name}/{name}": value for name, value in phase_metrics.items()}
+  return (updated, optimizer, carry), {name: jnp.where(jnp.isnan(v), jnp.inf, v) for name, v in metrics.items()}
+
+
+def _skip(metrics: Metrics, before: _Trained) -> tuple[_Trained, Metrics]:
+  """`before` as it is, and NaN for each of `metrics`."""
+  return before, {name: jnp.full(value.shape, jnp.nan, value.dtype) for name, value in metrics.items()}
 
 
 def global_gradients(phase: Phase, mesh: Mesh, micro_batch: int | None) -> Callable[..., tuple[Any, Any, Metrics]]:
@@ -127,18 +179,16 @@ def global_gradients(phase: Phase, mesh: Mesh, micro_batch: int | None) -> Calla
 def _accumulate(
   phase: Phase, params: Any, carry: Any, samples: tuple[Batch, jax.Array], knobs: Any, parts: int
 ) -> tuple[Any, Any, Metrics]:
-  """The mean of `phase.gradients` over `parts` micro-batches, one after the other."""
+  """The mean of `phase.gradients` over `parts` micro-batches, one after the other, all from the same carry."""
   split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), samples)
 
-  def body(accumulator: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-    sums, carry = accumulator
+  def body(sums: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
     batch, rngs = part
-    gradients, carry, metrics = phase.gradients(params, carry, batch, rngs, knobs)
-    return (jax.tree.map(jnp.add, sums, (gradients, metrics)), carry), None
+    return jax.tree.map(jnp.add, sums, phase.gradients(params, carry, batch, rngs, knobs)), None
 
   batch, rngs = jax.tree.map(lambda x: x[0], split)
   shapes = jax.eval_shape(lambda: phase.gradients(params, carry, batch, rngs, knobs)[::2])
-  zeros = jax.tree.map(lambda s: lax.pcast(jnp.zeros(s.shape, s.dtype), DATA_AXIS, to="varying"), shapes)
-  (sums, carry), _ = lax.scan(body, (zeros, carry), split)
-  gradients, metrics = jax.tree.map(lambda x: x / parts, sums)
+  varying = jax.tree.map(lambda s: lax.pcast(jnp.zeros(s.shape, s.dtype), DATA_AXIS, to="varying"), shapes)
+  sums, _ = lax.scan(body, (varying[0], jax.tree.map(jnp.zeros_like, carry), varying[1]), split)
+  gradients, carry, metrics = jax.tree.map(lambda x: x / parts, sums)
   return gradients, carry, metrics

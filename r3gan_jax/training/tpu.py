@@ -60,7 +60,7 @@ class TpuPlan:
     topology: e.g. "v5e:2x2".
     chip_count: how many chips it has.
     micro_batches: phase -> images a chip handles at a time; empty: all of its part of the batch.
-    flops: of the iteration.
+    flops: of an iteration in which every phase runs.
     bytes_accessed: HBM traffic of the iteration, as XLA counts it.
     arguments: bytes of HBM that state and batches fill.
     temporaries: bytes of HBM besides.
@@ -128,8 +128,8 @@ def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
     smaller = min([per_chip, *micro_batches.values()]) // 2
-    if not smaller:
-      raise UserError(f"the iteration does not fit {topology_name}, even image by image: use larger chips") from None
+    if smaller < max(phase.group for phase in experiment.algorithm.phases):
+      raise UserError(f"the iteration does not fit {topology_name}, in the least parts: use larger chips") from None
     micro_batches = {phase.name: smaller for phase in experiment.algorithm.phases}
 
   memory, text = compiled.memory_analysis(), compiled.as_text()

@@ -149,6 +149,26 @@ def test_sharded_batch_beside_a_replicated_kernel(channels):
   assert_same(conv(x, kernel), native(x, kernel, 2, None))
 
 
+@pytest.mark.parametrize("algorithm", ["native", "lanes", "per_group", "compiled"])
+def test_gradients_of_each_device_are_its_own(algorithm):
+  """Of a kernel of which each device has a copy; in a gradient's gradient, too."""
+  x, kernel = operands(2, 16, 16, (3, 3))
+
+  def gradients(conv, x, kernel):
+    def total(x, kernel):
+      return jnp.sum(jnp.sin(conv(x, kernel)))
+
+    penalty = jax.grad(lambda kernel: jnp.sum(jnp.square(jax.grad(total)(x, kernel))))
+    return jnp.stack([jax.grad(total, 1)(x, kernel), penalty(kernel)])[None]
+
+  def on_a_device(x, kernel):
+    return gradients(partial(grouped_conv, groups=2, algorithm=algorithm), x, lax.pcast(kernel, "data", to="varying"))
+
+  ours = jax.shard_map(on_a_device, mesh=make_mesh(2), in_specs=(P("data"), P()), out_specs=P("data"))
+  theirs = [gradients(partial(native, groups=2, padding=None), part, kernel) for part in jnp.split(x, 2)]
+  assert_same(jax.jit(ours)(x, kernel), jax.jit(jnp.concatenate)(theirs))
+
+
 def test_misfits_are_named():
   x, kernel = operands(2, 3, 3, (3, 3))
   with pytest.raises(ValueError, match="do not fit 3 groups"):

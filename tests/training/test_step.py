@@ -17,6 +17,7 @@ from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.optimizer import adam_without_momentum
+from r3gan_jax.training.progress import Diverged, MetricWindow
 from r3gan_jax.training.state import init_state
 from r3gan_jax.training.step import make_train_step
 
@@ -139,6 +140,88 @@ def test_collectives_are_gradients_and_scalars_only():
   text = make_train_step(ALGORITHM, OPTIMIZERS, SCHEDULES, mesh).lower(*abstract).compile().as_text()
   found = set(re.findall(r"= .*? (all-gather|all-to-all|all-reduce|reduce-scatter|collective-permute)[-(.]", text))
   assert found == {"all-reduce"}
+
+
+class Counting:
+  """One number, moved by 1 every iteration and by 10, of the same batch, in the first of every 3."""
+
+  image_shape, num_classes, averages = (2, 2, 1), 0, {}
+
+  @property
+  def phases(self):
+    return (
+      Phase("often", ("a",), partial(self.gradients, 1.0), counts_images=True, group=2),
+      Phase("seldom", ("a",), partial(self.gradients, 10.0), every=3, fresh_batch=False),
+    )
+
+  def init(self, rng):
+    return {"a": jnp.zeros(())}, {"mean": jnp.zeros(())}
+
+  def gradients(self, size, params, carry, batch, rngs, knobs):
+    """The carry goes halfway to the batch's mean."""
+    mean = jax.lax.pmean(jnp.mean(batch["image"]), "data")
+    carry = {"mean": carry["mean"] + (mean - carry["mean"]) / 2}
+    bad = jnp.where(knobs["bad"] > 0, jnp.nan, 0.0)
+    return {"a": 0 * params["a"] - size}, carry, {"mean": jnp.mean(batch["image"]), "bad": bad}
+
+
+def count(bad=0.0, iterations=7, devices=2, micro_batches=None):
+  import optax
+
+  mesh = make_mesh(devices)
+  optimizers = {"a": optax.with_extra_args_support(optax.sgd(1.0))}
+  state = jax.jit(lambda: init_state(Counting(), optimizers, 0), out_shardings=replicated(mesh))()
+  schedule = {"bad": lambda images_seen: jnp.where(images_seen >= 56, bad, 0.0)}
+  step = make_train_step(Counting(), optimizers, schedule, mesh, micro_batches)
+  numbers = []
+  for i in range(iterations):
+    state, metrics = step(state, ({"image": np.full((8, 2, 2, 1), i, np.float32)},))
+    numbers.append(jax.device_get((state.params["a"], state.carry["mean"], metrics)))
+  return numbers
+
+
+@pytest.mark.parametrize("devices, micro_batches", [(2, None), (1, {"often": 2, "seldom": 4})])
+def test_a_phase_of_every_third_iteration(devices, micro_batches):
+  """Skipped, it changes neither parameters nor carry, and its metrics are NaN, which is not divergence."""
+  numbers = count(devices=devices, micro_batches=micro_batches)
+  expected, carry = 0, 0.0
+  for i, (a, mean, metrics) in enumerate(numbers):
+    due = i % 3 == 0
+    expected += 1 + 10 * due
+    for _ in range(1 + due):
+      carry += (i - carry) / 2
+    assert a == expected and metrics["finite"] == 1
+    np.testing.assert_allclose(mean, carry, rtol=1e-6)
+    assert metrics["often/mean"] == metrics["a/gradient_norm"] - 1 + i
+    assert (metrics["seldom/mean"] == i) == due and np.isnan(metrics["seldom/mean"]) != due
+    assert np.isnan(metrics["a/gradient_norm_every_3"]) != due
+
+
+def test_what_is_not_a_number_in_a_phase_that_ran_is_told_from_a_phase_that_was_skipped():
+  *_, (_, _, good), (_, _, bad) = count(bad=1.0, iterations=8)
+  assert good["finite"] == 1 and bad["finite"] == 0
+  window = MetricWindow("the cure")
+  window.add(48, good)
+  window.add(56, bad)
+  with pytest.raises(Diverged, match=r"not finite: often/bad\. the cure"):
+    window.catch_up()
+
+
+def test_means_are_over_the_iterations_that_ran():
+  window = MetricWindow("")
+  for i, (_, _, metrics) in enumerate(count()[:5]):
+    window.add(i, metrics)
+  window.catch_up()
+  means = window.means()
+  assert (means["often/mean"], means["seldom/mean"]) == (2.0, 1.5)  # of 0 to 4; of 0 and 3
+  window.add(5, count()[4][2])
+  window.catch_up()
+  assert "seldom/mean" not in window.means()
+
+
+def test_images_are_counted_in_every_iteration():
+  with pytest.raises(ValueError, match="runs in each of them"):
+    Phase("a", ("a",), lambda: None, counts_images=True, every=2)
 
 
 def test_another_kind_of_gan():

@@ -1,0 +1,223 @@
+"""StyleGAN2 (Karras et al. 2020, arXiv 1912.04958), configuration A of [P]'s roadmap.
+
+With z standard normal and w = mapping(z), one iteration is
+
+    G    mean( softplus(-D(synthesis(w))) )
+         every 4th: 4 * 2 * mean( (|J^T y| - a)^2 )                the path-length penalty, in an Adam step of its own
+    D    mean( softplus(-D(real)) + softplus(D(synthesis(w))) )
+         every 16th: 16 * gamma / 2 * mean( |grad D(real)|^2 )     R1, in an Adam step of its own
+
+on one batch of reals. Regularisation is lazy (appendix B): its gradient is multiplied by the interval, and optimisers
+make up for the steps that it adds (training/optimizer.py). Style mixing: 9 samples in 10 take the w of a second z from
+a random layer on.
+
+Order, batch sizes and constants are those of the published code. Its D groups samples for the standard deviation that
+it is shown; R1 is then of the gradient of the sum of all logits, as there.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from r3gan_jax.algorithms.base import DATA_AXIS, Average, Batch, Carry, Knobs, Params, Phase, split_keys
+from r3gan_jax.losses.adversarial import NON_SATURATING
+from r3gan_jax.losses.penalties import gradient_penalty
+from r3gan_jax.networks import stylegan2 as networks
+from r3gan_jax.ops.images import to_float
+
+PATH_LENGTH_EVERY = 4
+PATH_LENGTH_WEIGHT = 2.0
+PATH_LENGTH_DECAY = 0.01
+"""How much of each batch's mean path length goes into the running mean."""
+
+R1_EVERY = 16
+MIXING_PROBABILITY = 0.9
+W_DECAY = 0.005
+"""How much of each batch's mean w goes into the running mean, towards which samples are truncated."""
+
+
+@dataclass(frozen=True)
+class StyleGAN2:
+  """The algorithm; an `algorithms.base.Algorithm`, unconditional.
+
+  Attributes:
+    mapping, synthesis: the two parts of the network "generator".
+    discriminator: what it says.
+    noise_dim: length of z.
+    image_shape: (H, W, C).
+  """
+
+  mapping: networks.Mapping
+  synthesis: networks.Synthesis
+  discriminator: networks.Discriminator
+  noise_dim: int
+  image_shape: tuple[int, int, int]
+  num_classes: int = 0
+
+  @property
+  def phases(self) -> Sequence[Phase]:
+    of_generator, of_discriminator = ("generator", ("generator",)), ("discriminator", ("discriminator",))
+    group = networks.STDDEV_GROUP
+    return (
+      Phase(*of_generator, self._generator_gradients, group=group),
+      # Of every second sample: see there.
+      Phase(*of_generator, self._path_length_gradients, every=PATH_LENGTH_EVERY, fresh_batch=False, group=2),
+      Phase(*of_discriminator, self._discriminator_gradients, counts_images=True, fresh_batch=False, group=group),
+      Phase(*of_discriminator, self._r1_gradients, every=R1_EVERY, fresh_batch=False, group=group),
+    )
+
+  @property
+  def averages(self) -> Mapping[str, Average]:
+    return {"generator": Average("generator", "ema_half_life")}
+
+  @property
+  def leading_rows(self) -> Mapping[str, Mapping[str, int]]:
+    return {}
+
+  def init(self, rng: jax.Array) -> tuple[dict[str, Any], Carry]:
+    mapping_rng, synthesis_rng, discriminator_rng = jax.random.split(rng, 3)
+    images = jnp.zeros((networks.STDDEV_GROUP, *self.image_shape))
+    w = jnp.zeros((1, self.synthesis.inputs, self.mapping.width))
+    params = {
+      "generator": {
+        "mapping": self.mapping.init(mapping_rng, jnp.zeros((1, self.noise_dim)))["params"],
+        "synthesis": self.synthesis.init(synthesis_rng, w)["params"],
+      },
+      "discriminator": self.discriminator.init(discriminator_rng, images)["params"],
+    }
+    return params, {"path_length": jnp.zeros(()), "w": jnp.zeros((self.mapping.width,))}
+
+  def noise(self, rngs: jax.Array) -> jax.Array:
+    return jax.vmap(lambda rng: jax.random.normal(rng, (self.noise_dim,)))(rngs)
+
+  def generate(
+    self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
+  ) -> jax.Array:
+    """Truncation moves w towards its running mean (Karras et al. 2019, arXiv 1812.04948, appendix B).
+
+    Pixel noise is the same for all images, as in the published code's `noise_mode = const`.
+    """
+    del labels
+    generator = params["generator"]
+    w = truncation * self._map(generator, noise) + (1 - truncation) * carry["w"][None]
+    return self._synthesise(generator, self._for_all_layers(w))
+
+  def _generator_gradients(
+    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+  ) -> tuple[Params, Carry, dict[str, jax.Array]]:
+    del batch, knobs
+
+    def loss(generator: Any) -> tuple[jax.Array, jax.Array]:
+      w, mean_w, noise_rngs = self._draw_w(generator, rngs)
+      logits = self._judge(params["discriminator"], self._synthesise(generator, w, noise_rngs))
+      return jnp.mean(NON_SATURATING.generator(logits, logits)), mean_w
+
+    (total, mean_w), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
+    carry = carry | {"w": _towards(carry["w"], mean_w, W_DECAY)}
+    return {"generator": gradients}, carry, {"loss": total}
+
+  def _path_length_gradients(
+    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+  ) -> tuple[Params, Carry, dict[str, jax.Array]]:
+    """Section 3.2, with the running mean a from *before* this batch, so that each sample's penalty is its own.
+
+    Of half the samples, every second one, as the published code saves memory and time.
+    """
+    del batch, knobs
+    y_rngs, w_rngs = split_keys(rngs[::2], 2)
+
+    def loss(generator: Any) -> tuple[jax.Array, jax.Array]:
+      w, _, noise_rngs = self._draw_w(generator, w_rngs)
+      lengths = path_lengths(lambda w: self._synthesise(generator, w, noise_rngs), w, y_rngs)
+      return jnp.mean(jnp.square(lengths - carry["path_length"])), jnp.mean(lengths)
+
+    (penalty, mean_length), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
+    gradients = jax.tree.map(lambda g: PATH_LENGTH_EVERY * PATH_LENGTH_WEIGHT * g, gradients)
+    carry = carry | {"path_length": _towards(carry["path_length"], mean_length, PATH_LENGTH_DECAY)}
+    return {"generator": gradients}, carry, {"path_length": mean_length, "path_length_penalty": penalty}
+
+  def _discriminator_gradients(
+    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+  ) -> tuple[Params, Carry, dict[str, jax.Array]]:
+    del knobs
+    w, _, noise_rngs = self._draw_w(params["generator"], rngs)
+    images = jnp.concatenate([to_float(batch["image"]), self._synthesise(params["generator"], w, noise_rngs)])
+
+    def loss(discriminator: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+      real_logits, fake_logits = jnp.split(self._judge(discriminator, images), 2)
+      total = jnp.mean(NON_SATURATING.discriminator(real_logits, fake_logits))
+      means = {"real_logits": jnp.mean(real_logits), "fake_logits": jnp.mean(fake_logits)}
+      return total, {"adversarial_loss": total} | means
+
+    gradients, metrics = jax.grad(loss, has_aux=True)(params["discriminator"])
+    return {"discriminator": gradients}, carry, metrics
+
+  def _r1_gradients(
+    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+  ) -> tuple[Params, Carry, dict[str, jax.Array]]:
+    del rngs
+    real = to_float(batch["image"])
+
+    def loss(discriminator: Any) -> jax.Array:
+      return jnp.mean(gradient_penalty(lambda images: self._judge(discriminator, images), real)[1])
+
+    r1, gradients = jax.value_and_grad(loss)(params["discriminator"])
+    return {"discriminator": jax.tree.map(lambda g: R1_EVERY * knobs["gamma"] / 2 * g, gradients)}, carry, {"r1": r1}
+
+  def _draw_w(self, generator: Any, rngs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """rngs [N] -> w [N, inputs, width], of mixed styles; the mean [width] of the first of both; keys [N] for pixels."""
+    z_rngs, other_rngs, mixing_rngs, noise_rngs = split_keys(rngs, 4)
+    w, other = jnp.split(self._map(generator, self.noise(jnp.concatenate([z_rngs, other_rngs]))), 2)
+    mixed = mix_styles(self._for_all_layers(w), self._for_all_layers(other), mixing_rngs)
+    return mixed, jnp.mean(w, axis=0), noise_rngs
+
+  def _for_all_layers(self, w: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(w[:, None], (w.shape[0], self.synthesis.inputs, w.shape[1]))
+
+  def _map(self, generator: Any, z: jax.Array) -> jax.Array:
+    return cast(jax.Array, self.mapping.apply({"params": generator["mapping"]}, z))
+
+  def _synthesise(self, generator: Any, w: jax.Array, rngs: jax.Array | None = None) -> jax.Array:
+    return cast(jax.Array, self.synthesis.apply({"params": generator["synthesis"]}, w, rngs))
+
+  def _judge(self, discriminator: Any, images: jax.Array) -> jax.Array:
+    return cast(jax.Array, self.discriminator.apply({"params": discriminator}, images))
+
+
+def mix_styles(w: jax.Array, other: jax.Array, rngs: jax.Array) -> jax.Array:
+  """w, other [N, layers, width], rngs [N] -> `w` up to a layer, `other` from there on (1812.04948, section 3.1).
+
+  The layer is uniform among all but the first, of each sample by itself, with `MIXING_PROBABILITY`; otherwise `w`.
+  """
+  layers = w.shape[1]
+
+  def crossover(rng: jax.Array) -> jax.Array:
+    coin, layer = jax.random.split(rng)
+    return jnp.where(jax.random.bernoulli(coin, MIXING_PROBABILITY), jax.random.randint(layer, (), 1, layers), layers)
+
+  crossed = jnp.arange(layers)[None] >= jax.vmap(crossover)(rngs)[:, None]
+  return jnp.where(crossed[..., None], other, w)
+
+
+def path_lengths(synthesise: Callable[[jax.Array], jax.Array], w: jax.Array, rngs: jax.Array) -> jax.Array:
+  """|J^T y| of each sample: [N] (section 3.2).
+
+  Args:
+    synthesise: w -> images [N, H, W, C], sample by sample.
+    w: [N, layers, width]; the squared norm is of the gradient by each layer's, averaged over layers.
+    rngs: [N], the keys of y, which is normal with standard deviation 1 / sqrt(H W).
+  """
+  images, pull_back = jax.vjp(synthesise, w)
+  shape = images.shape[1:]
+  y = jax.vmap(lambda rng: jax.random.normal(rng, shape))(rngs) / math.sqrt(shape[0] * shape[1])
+  (gradient,) = pull_back(y)
+  return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(gradient), axis=2), axis=1))
+
+
+def _towards(mean: jax.Array, of_batch: jax.Array, decay: float) -> jax.Array:
+  """The running mean after a batch whose mean, on this device, is `of_batch`."""
+  return mean + decay * (jax.lax.pmean(of_batch, DATA_AXIS) - mean)

@@ -1,0 +1,276 @@
+"""The networks of StyleGAN2, configuration A of [P]'s roadmap (Karras et al. 2020, arXiv 1912.04958).
+
+A skip generator and a residual discriminator. Stage `s` works at resolution 4 * 2^s; `widths` list its channels from
+4x4 upward in both networks, and so do the names of parameters. Details that the paper leaves open are as in
+StyleGAN2-ADA (Karras et al. 2020, arXiv 2006.06676).
+
+Equalised learning rate (Karras et al. 2018, arXiv 1710.10196, section 4.1): a weight is stored with standard deviation
+1 and multiplied by 1 / sqrt(fan_in) when used, so that Adam, whose steps have one size, moves all layers at the same
+relative speed. With an `lr_multiplier` m it is stored 1 / m as large and multiplied by m as well, as is its bias: the
+layer moves m times as fast.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from r3gan_jax.ops.grouped_conv import grouped_conv
+from r3gan_jax.ops.resample import downsample2x, upsample2x
+from r3gan_jax.ops.strided_conv import downsampling_conv, upsampling_conv
+
+LEAKY_SLOPE = 0.2
+MAPPING_LR_MULTIPLIER = 0.01
+STDDEV_GROUP = 4
+"""Samples over which D measures a standard deviation; batches are made of whole groups."""
+_EPSILON = 1e-8
+
+
+class Mapping(nn.Module):
+  """Maps z, normalised to unit mean square, to w.
+
+  Attributes:
+    width: length of w and of all layers.
+    layers: how many there are.
+  """
+
+  width: int = 512
+  layers: int = 8
+
+  @nn.compact
+  def __call__(self, z: jax.Array) -> jax.Array:
+    """[N, noise_dim] -> [N, width], float32."""
+    x = z * jax.lax.rsqrt(jnp.mean(jnp.square(z), axis=-1, keepdims=True) + _EPSILON)
+    for layer in range(self.layers):
+      x = _activate(Linear(self.width, lr_multiplier=MAPPING_LR_MULTIPLIER, name=f"layer_{layer}")(x))
+    return x
+
+
+class Synthesis(nn.Module):
+  """Maps a w for each layer to an image of side 4 * 2^(stages - 1).
+
+  Attributes:
+    widths: channels of each stage, 4x4 first.
+    image_channels: 1 to 4.
+    bfloat16_stages: how many of the highest-resolution stages compute in bfloat16; parameters, styles and the sum of
+      images stay float32.
+  """
+
+  widths: Sequence[int]
+  image_channels: int = 3
+  bfloat16_stages: int = 0
+
+  @property
+  def inputs(self) -> int:
+    """How many layers take a w of their own; a stage's ToImage takes that of the next stage's first layer."""
+    return 2 * len(self.widths)
+
+  @nn.compact
+  def __call__(self, w: jax.Array, rngs: jax.Array | None = None) -> jax.Array:
+    """w [N, inputs, width], rngs [N] -> images [N, H, W, C] float32.
+
+    `rngs` are the keys of each sample's pixel noise; None: the same fixed noise for all.
+    """
+    constant = self.param("constant", nn.initializers.normal(1.0), (4, 4, self.widths[0]))
+    x = jnp.broadcast_to(constant, (w.shape[0], *constant.shape))
+    noise = _pixel_noise([4 * 2 ** ((layer + 1) // 2) for layer in range(self.inputs - 1)], rngs)
+    additions = []
+    for stage, width in enumerate(self.widths):
+      x = x.astype(_stage_dtype(self, stage))
+      first = 2 * stage - 1
+      if stage > 0:
+        x = StyledConv(width, upsample=True, name=f"stage_{stage}_conv0")(x, w[:, first], noise[first])
+      x = StyledConv(width, name=f"stage_{stage}_conv1")(x, w[:, first + 1], noise[first + 1])
+      addition = ToImage(self.image_channels, name=f"stage_{stage}_to_image")(x, w[:, first + 2])
+      additions.append(addition.astype(_full_precision()))
+    return functools.reduce(lambda image, addition: upsample2x(image) + addition, additions)
+
+
+class Discriminator(nn.Module):
+  """Maps images to logits; each depends on its group, `STDDEV_GROUP` neighbours in the batch.
+
+  Attributes as the Synthesis network's.
+  """
+
+  widths: Sequence[int]
+  bfloat16_stages: int = 0
+
+  @nn.compact
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """images [N, H, W, C] float32 -> logits [N] float32; N is a multiple of `STDDEV_GROUP`."""
+    top = len(self.widths) - 1
+    x = images.astype(_stage_dtype(self, top))
+    x = _activate(Conv(self.widths[top], 1, name="from_image")(x))
+    for stage in range(top, 0, -1):
+      x = x.astype(_stage_dtype(self, stage))
+      x = ResidualDown(self.widths[stage - 1], name=f"stage_{stage}")(x)
+    x = x.astype(_full_precision())
+    x = jnp.concatenate([x, minibatch_stddev(x, STDDEV_GROUP)], axis=-1)
+    x = _activate(Conv(self.widths[0], 3, name="stage_0_conv")(x))
+    x = _activate(Linear(self.widths[0], name="stage_0_linear")(x.reshape(x.shape[0], -1)))
+    return Linear(1, name="logit")(x)[:, 0]
+
+
+class StyledConv(nn.Module):
+  """A modulated 3x3 convolution, pixel noise of a learned strength, a bias and the activation."""
+
+  width: int
+  upsample: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array, w: jax.Array, noise: jax.Array) -> jax.Array:
+    x = ModulatedConv(self.width, 3, self.upsample, name="conv")(x, w)
+    strength = self.param("noise_strength", nn.initializers.zeros, ())
+    bias = self.param("bias", nn.initializers.zeros, (self.width,))
+    return _activate(x + (strength * noise).astype(x.dtype) + _per_channel(bias, x))
+
+
+class ToImage(nn.Module):
+  """A modulated 1x1 convolution without demodulation, and a bias."""
+
+  channels: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
+    x = ModulatedConv(self.channels, 1, demodulate=False, name="conv")(x, w)
+    return x + _per_channel(self.param("bias", nn.initializers.zeros, (self.channels,)), x)
+
+
+class ModulatedConv(nn.Module):
+  """A convolution whose input channels are scaled by a style, an affine map of w: `modulated_conv`."""
+
+  width: int
+  size: int
+  upsample: bool = False
+  demodulate: bool = True
+
+  @nn.compact
+  def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
+    style = Linear(x.shape[-1], bias_init=1.0, name="style")(w)
+    kernel = _equalised(self, (self.size, self.size, x.shape[-1], self.width))
+    return modulated_conv(x, kernel, style, self.demodulate, self.upsample)
+
+
+class ResidualDown(nn.Module):
+  """To the next stage of D: two 3x3 convolutions, the second of stride 2, beside a 1x1; the sum keeps the variance."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    y = _activate(Conv(x.shape[-1], 3, name="conv0")(x))
+    y = _activate(Conv(self.width, 3, downsample=True, name="conv1")(y))
+    skip = Conv(self.width, 1, use_bias=False, name="skip")(downsample2x(x))
+    return (y + skip) * math.sqrt(0.5)
+
+
+class Conv(nn.Module):
+  """A convolution of odd size to `width` channels, with equalised learning rate; of 3x3 it may downsample."""
+
+  width: int
+  size: int
+  downsample: bool = False
+  use_bias: bool = True
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = _equalised(self, (self.size, self.size, x.shape[-1], self.width)).astype(x.dtype)
+    y = downsampling_conv(x, kernel) if self.downsample else grouped_conv(x, kernel, groups=1)
+    if not self.use_bias:
+      return y
+    return y + _per_channel(self.param("bias", nn.initializers.zeros, (self.width,)), y)
+
+
+class Linear(nn.Module):
+  """An affine map with equalised learning rate."""
+
+  width: int
+  lr_multiplier: float = 1.0
+  bias_init: float = 0.0
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    kernel = _equalised(self, (x.shape[-1], self.width), self.lr_multiplier)
+    bias = self.param("bias", nn.initializers.constant(self.bias_init), (self.width,))
+    return x @ kernel + self.lr_multiplier * bias[None]
+
+
+def modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, demodulate: bool, upsample: bool) -> jax.Array:
+  """Convolves sample n with the kernel that its style makes (section 2.2, equations 1 and 3):
+
+      k'[., ., i, o] = style[n, i] kernel[., ., i, o]
+      k''[., ., i, o] = k'[., ., i, o] / sqrt(sum of k'[., ., i, o]^2 over places and i)
+
+  The scale of inputs moves to x, that of outputs to the result; so one kernel serves the whole batch.
+
+  Args:
+    x: [N, H, W, I]; computes in its dtype, but for the scale of outputs.
+    kernel: [k, k, I, O] float32, k odd.
+    style: [N, I] float32.
+    demodulate: whether to use k'' rather than k'.
+    upsample: by 2, inside the convolution: ops.strided_conv.
+
+  Returns:
+    [N, H, W, O], or [N, 2H, 2W, O].
+  """
+  y = x * style[:, None, None, :].astype(x.dtype)
+  shared = kernel.astype(x.dtype)
+  y = upsampling_conv(y, shared) if upsample else grouped_conv(y, shared, groups=1)
+  if demodulate:
+    squares = jnp.square(style) @ jnp.sum(jnp.square(kernel), axis=(0, 1))
+    y = y * jax.lax.rsqrt(squares + _EPSILON)[:, None, None, :].astype(x.dtype)
+  return y
+
+
+def minibatch_stddev(x: jax.Array, group: int) -> jax.Array:
+  """[N, H, W, C] -> [N, H, W, 1]: the standard deviation over samples, averaged over places and channels, per group.
+
+  (Karras et al. 2018, arXiv 1710.10196, section 3.) A group is x[i * group : (i + 1) * group]: neighbours, so that a
+  batch may be split anywhere between groups. The published code groups samples that lie N / group apart.
+  """
+  if x.shape[0] % group:
+    raise ValueError(f"{x.shape[0]} samples do not make whole groups of {group}")
+  y = x.reshape(-1, group, *x.shape[1:])
+  y = jnp.sqrt(jnp.var(y, axis=1) + _EPSILON)
+  y = jnp.mean(y, axis=(1, 2, 3)).repeat(group)
+  return jnp.broadcast_to(y[:, None, None, None], (*x.shape[:3], 1))
+
+
+def _equalised(module: nn.Module, shape: Sequence[int], lr_multiplier: float = 1.0) -> jax.Array:
+  """The parameter "kernel" of `module`, as it is used: see the module's docstring."""
+  kernel = module.param("kernel", nn.initializers.normal(1 / lr_multiplier), tuple(shape))
+  return kernel * (lr_multiplier / math.sqrt(math.prod(shape[:-1])))
+
+
+def _activate(x: jax.Array) -> jax.Array:
+  """LeakyReLU with a gain that keeps the variance."""
+  return math.sqrt(2) * jnp.where(x > 0, x, LEAKY_SLOPE * x)
+
+
+def _per_channel(bias: jax.Array, x: jax.Array) -> jax.Array:
+  return bias.astype(x.dtype)[None, None, None]
+
+
+def _pixel_noise(sides: Sequence[int], rngs: jax.Array | None) -> list[jax.Array]:
+  """Standard normal [N, side, side, 1] for each of `sides`, of keys [N]; without keys, the same [1, ...] every time."""
+  sizes = [side * side for side in sides]
+  if rngs is None:
+    drawn = jnp.asarray(np.random.default_rng(0).standard_normal((1, sum(sizes))), _full_precision())
+  else:  # at once: a draw of its own for each layer takes seconds to compile
+    drawn = jax.vmap(lambda rng: jax.random.normal(rng, (sum(sizes),)))(rngs)
+  parts = jnp.split(drawn, np.cumsum(sizes)[:-1].tolist(), axis=1)
+  return [part.reshape(-1, side, side, 1) for part, side in zip(parts, sides, strict=True)]
+
+
+def _stage_dtype(network: Synthesis | Discriminator, stage: int) -> jnp.dtype:
+  bfloat16 = stage >= len(network.widths) - network.bfloat16_stages
+  return jnp.dtype(jnp.bfloat16) if bfloat16 else _full_precision()
+
+
+def _full_precision() -> jnp.dtype:
+  """float32, or float64 under jax_enable_x64 (for reference computations)."""
+  return jnp.result_type(float)

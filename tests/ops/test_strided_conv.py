@@ -1,0 +1,70 @@
+"""Against XLA's own strided and dilated convolutions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r3gan_jax.ops.resample import blur, downsample2x, upsample2x
+from r3gan_jax.ops.strided_conv import downsampling_conv, upsampling_conv
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def filtered(x, padding):
+  taps = np.outer([1, 3, 3, 1], [1, 3, 3, 1])[..., None, None] / 64
+  kernel = jnp.asarray(np.tile(taps, (1, 1, 1, x.shape[-1])), x.dtype)
+  pads = [(padding, padding)] * 2
+  return jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), pads, dimension_numbers=DIMENSIONS, feature_group_count=x.shape[-1]
+  )
+
+
+def down(x, kernel):
+  return jax.lax.conv_general_dilated(filtered(x, 2), kernel, (2, 2), "VALID", dimension_numbers=DIMENSIONS)
+
+
+def up(x, kernel):
+  pads = [(2, 2)] * 2
+  y = jax.lax.conv_general_dilated(x, kernel, (1, 1), pads, lhs_dilation=(2, 2), dimension_numbers=DIMENSIONS)
+  return 4 * filtered(y, 1)
+
+
+@pytest.mark.parametrize("ours, theirs", [(downsampling_conv, down), (upsampling_conv, up)])
+@pytest.mark.parametrize("outputs", [3, 16])
+def test_result_and_gradients(ours, theirs, outputs):
+  random = np.random.default_rng(0)
+  x = jnp.asarray(random.standard_normal((2, 6, 8, 4)), jnp.float32)
+  kernel = jnp.asarray(random.standard_normal((3, 3, 4, outputs)), jnp.float32)
+
+  def everything(conv):
+    def total(x, kernel):
+      return jnp.sum(jnp.sin(conv(x, kernel)))
+
+    def penalty(x, kernel):
+      return jnp.sum(jnp.square(jax.grad(total)(x, kernel)))
+
+    return jax.jit(lambda: (conv(x, kernel), jax.grad(total, (0, 1))(x, kernel), jax.grad(penalty, (0, 1))(x, kernel)))
+
+  for actual, expected in zip(*(jax.tree.leaves(everything(conv)()) for conv in (ours, theirs)), strict=True):
+    np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_away_from_borders_it_is_resampling_beside_a_convolution():
+  random = np.random.default_rng(1)
+  x = jnp.asarray(random.standard_normal((1, 16, 16, 2)), jnp.float32)
+  kernel = jnp.asarray(random.standard_normal((3, 3, 2, 3)), jnp.float32)
+
+  def plain(x):
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
+
+  inside = np.s_[:, 4:-4, 4:-4]
+  np.testing.assert_allclose(upsampling_conv(x, kernel)[inside], plain(upsample2x(x))[inside], atol=1e-5)
+  inside = np.s_[:, 2:-2, 2:-2]
+  np.testing.assert_allclose(downsampling_conv(x, kernel)[inside], downsample2x(plain(x))[inside], atol=1e-5)
+
+
+def test_blur():
+  x = jnp.arange(1.0, 17.0).reshape(1, 4, 4, 1)
+  np.testing.assert_allclose(blur(x, 2), filtered(x, 2), rtol=1e-6)
+  assert blur(x, 1).shape == (1, 3, 3, 1)
