@@ -113,14 +113,16 @@ def _configured(config: ConfigDict, loss: str, seed: int) -> ConfigDict:
 def _carry_out(config: ConfigDict, workdir: epath.Path) -> None:
   """Trains and writes the result, unless it is there."""
   total = config.run.total_images
-  trained = _read(workdir / RESULT).images if (workdir / RESULT).exists() else 0
-  if trained > total:
-    raise UserError(
-      f"{workdir} was trained on {trained:,} images, which is more than config.run.total_images = {total:,}: name "
-      "another --out"
-    )
-  if trained == total:
+  finished = _read(workdir / RESULT).images if (workdir / RESULT).exists() else 0
+  if finished == total:
     return
+  images_seen = read_metrics(workdir).get("knobs/learning_rate", ([0], ()))[0][-1]
+  # The last iteration may go beyond the total, by less than itself.
+  surplus = factory.build_experiment(config, jax.device_count()).images_per_iteration - 1
+  if max(finished, images_seen - surplus) > total:
+    raise UserError(
+      f"{workdir} was trained on more images than config.run.total_images = {total:,}: name another --out"
+    )
   diverged_at = None
   try:
     runs.train_run(config, workdir)
@@ -211,7 +213,7 @@ def _curves(out: epath.Path, results: Sequence[Result]) -> bytes:
     axis.grid(alpha=0.2)
     if name == "discriminator/r2":
       axis.set_yscale("log")
-  np.atleast_1d(axes)[0].legend(framealpha=0.5, fontsize="small")
+  figure.legend(*np.atleast_1d(axes)[-1].get_legend_handles_labels(), loc="outside right upper")
   buffer = BytesIO()
   figure.savefig(buffer, format="png", dpi=110)
   plt.close(figure)

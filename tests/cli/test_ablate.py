@@ -77,6 +77,9 @@ def test_runs_are_made_once_gone_on_with_and_added_to(environment, tmp_path):
   (runs["gan_r1"] / "result.json").unlink()
   shutil.rmtree(runs["rpgan_r1_r2"])
   before = (runs["gan_r1"] / "metrics.jsonl").read_bytes()
+  less = (*TINY, "--config.run.total_images=48")
+  shorter = ablate(environment, tmp_path, *less, "--losses=gan_r1", "--seeds=3", status=2).stderr
+  assert "gan_r1/seed_3 was trained on more images than config.run.total_images = 48" in shorter
   again = ablate(environment, tmp_path, *TINY, "--losses=gan_r1,rpgan_r1_r2", "--seeds=3").stdout
   assert again == first
   assert (runs["gan_r1"] / "metrics.jsonl").read_bytes() == before
@@ -92,6 +95,6 @@ def test_mistakes(environment, tmp_path):
   assert "config.run.metrics is empty" in without
   write_result(tmp_path, "gan", 0)
   shorter = ablate(environment, tmp_path, "--config.run.total_images=64", "--losses=gan", "--seeds=0", status=2).stderr
-  assert "was trained on 200,000 images" in shorter
+  assert "gan/seed_0 was trained on more images than config.run.total_images = 64" in shorter
   (tmp_path / "stacked_digits/gan/seed_0/result.json").write_text("{")
   assert "result.json cannot be read" in ablate(environment, tmp_path, "--losses=gan", "--seeds=0", status=2).stderr
