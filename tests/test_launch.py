@@ -1,5 +1,6 @@
 """The launch scripts: what they would run, exactly; that this is what they run; and how a host restarts and stops."""
 
+import functools
 import os
 import shlex
 import shutil
@@ -327,7 +328,10 @@ while true; do sleep 0.05; done
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends(tmp_path, number):
   executable(tmp_path / "train", SAVES)
-  with subprocess.Popen([LAUNCH / "restart.sh", tmp_path / "train"], stdout=subprocess.PIPE, text=True) as process:
+  # Where the tests run in the background SIGINT is ignored, and no shell can trap what it was started to ignore.
+  heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+  command = [LAUNCH / "restart.sh", tmp_path / "train"]
+  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed) as process:
     assert process.stdout.readline() == "started \n"
     process.send_signal(number)
     time.sleep(0.1)
