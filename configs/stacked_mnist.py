@@ -54,7 +54,7 @@ def _small(config: ConfigDict) -> None:
   config.learning_rate = (1e-3, 3e-4)
   config.gamma = (10.0, 1.0)  # at (1, 0.1) 368 modes after 50,000 images, so 767
   config.ema_half_life = (0.0, 10_000.0)
-  config.run.total_images = 600_000
+  config.run.total_images = 500_000
   config.run.log_every_images = 5_000
   config.run.snapshot_every_images = 50_000
   config.run.grid = (6, 9)
