@@ -1,11 +1,11 @@
 """The launch scripts: what they would run, exactly; that this is what they run; and how a host restarts and stops."""
 
-import functools
 import os
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -329,9 +329,9 @@ while true; do sleep 0.05; done
 def test_a_signal_saves_and_ends(tmp_path, number):
   executable(tmp_path / "train", SAVES)
   # Where the tests run in the background SIGINT is ignored, and no shell can trap what it was started to ignore.
-  heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-  command = [LAUNCH / "restart.sh", tmp_path / "train"]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed) as process:
+  heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+  command = [sys.executable, "-c", heed, LAUNCH / "restart.sh", tmp_path / "train"]
+  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
     assert process.stdout.readline() == "started \n"
     process.send_signal(number)
     time.sleep(0.1)
