@@ -39,9 +39,10 @@ from r3gan_jax.cli.processes import join_processes
 from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.storage import as_path, failing_as
-from r3gan_jax.training.distributed import is_first_process
+from r3gan_jax.training.distributed import is_first_process, on_first_process
 from r3gan_jax.training.logging import read_metrics
 from r3gan_jax.training.progress import Diverged
+from r3gan_jax.training.workdir import claim_workdir
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -113,7 +114,10 @@ def _configured(config: ConfigDict, loss: str, seed: int) -> ConfigDict:
 def _carry_out(config: ConfigDict, workdir: epath.Path) -> None:
   """Trains and writes the result, unless it is there."""
   total = config.run.total_images
-  finished = _read(workdir / RESULT).images if (workdir / RESULT).exists() else 0
+  finished = 0
+  if (workdir / RESULT).exists():
+    finished = _read(workdir / RESULT).images
+    on_first_process(lambda: claim_workdir(workdir, config.to_dict()))  # by the same settings?
   if finished == total:
     return
   images_seen = read_metrics(workdir).get("knobs/learning_rate", ([0], ()))[0][-1]

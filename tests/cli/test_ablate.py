@@ -33,6 +33,7 @@ def ablate(environment, out, *arguments, status=0):
 def write_result(out, loss, seed, diverged_at=None, **scores):
   directory = out / "stacked_digits" / loss / f"seed_{seed}"
   directory.mkdir(parents=True)
+  (directory / "config.json").write_text("{}")
   result = {"recipe": "stacked_digits", "loss": loss, "seed": seed, "images": 200_000}
   (directory / "result.json").write_text(json.dumps(result | {"diverged_at": diverged_at, "scores": scores}))
 
@@ -83,6 +84,10 @@ def test_runs_are_made_once_gone_on_with_and_added_to(environment, tmp_path):
   again = ablate(environment, tmp_path, *TINY, "--losses=gan_r1,rpgan_r1_r2", "--seeds=3").stdout
   assert again == first
   assert (runs["gan_r1"] / "metrics.jsonl").read_bytes() == before
+  other = ablate(
+    environment, tmp_path, *TINY, "--config.batch_size=32", "--losses=gan_r1", "--seeds=3", status=2
+  ).stderr
+  assert "gan_r1/seed_3 was made with config.batch_size = 16" in other
   wild = (*TINY, "--config.name=wild", "--config.learning_rate=(1e30,1e30)")
   added = ablate(environment, tmp_path, *wild, "--losses=rpgan", "--seeds=0").stdout.splitlines()
   assert added[:4] == [*first.splitlines()[:4]]
