@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from r3gan_jax.networks.r3gan import LEAKY_SLOPE, _full_precision, _stage_dtype
 from r3gan_jax.ops.grouped_conv import grouped_conv
 from r3gan_jax.ops.resample import downsample2x, upsample2x
 from r3gan_jax.ops.strided_conv import downsampling_conv, upsampling_conv
 
-LEAKY_SLOPE = 0.2
 MAPPING_LR_MULTIPLIER = 0.01
 STDDEV_GROUP = 4
 """Samples over which D measures a standard deviation; batches are made of whole groups."""
@@ -264,13 +264,3 @@ def _pixel_noise(sides: Sequence[int], rngs: jax.Array | None) -> list[jax.Array
     drawn = jax.vmap(lambda rng: jax.random.normal(rng, (sum(sizes),)))(rngs)
   parts = jnp.split(drawn, np.cumsum(sizes)[:-1].tolist(), axis=1)
   return [part.reshape(-1, side, side, 1) for part, side in zip(parts, sides, strict=True)]
-
-
-def _stage_dtype(network: Synthesis | Discriminator, stage: int) -> jnp.dtype:
-  bfloat16 = stage >= len(network.widths) - network.bfloat16_stages
-  return jnp.dtype(jnp.bfloat16) if bfloat16 else _full_precision()
-
-
-def _full_precision() -> jnp.dtype:
-  """float32, or float64 under jax_enable_x64 (for reference computations)."""
-  return jnp.result_type(float)
