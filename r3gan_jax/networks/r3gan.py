@@ -52,10 +52,7 @@ class Generator(nn.Module):
   @nn.compact
   def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
     """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32."""
-    if self.num_classes:
-      embedding = ClassEmbedding(self.num_classes, self.embed_dim, gain=1.0, name="class_embedding")(labels)
-      z = jnp.concatenate([z, embedding], axis=-1)
-    x = z
+    x = _with_embedding(self, z, labels)
     for stage, (width, cardinality, blocks) in enumerate(_stages(self)):
       x = x.astype(_stage_dtype(self, stage))
       if stage == 0:
@@ -104,11 +101,7 @@ class Discriminator(nn.Module):
           cardinality, self.expansion, sum(self.blocks), self.grouped_conv, name=f"stage_{stage}_block_{block}"
         )(x, bias_scale)
     features = DiscriminativeBasis(self.embed_dim if self.num_classes else 1, name="basis")(x).astype(_full_precision())
-    if not self.num_classes:
-      return features[:, 0]
-    gain = 1 / math.sqrt(self.embed_dim)
-    embedding = ClassEmbedding(self.num_classes, self.embed_dim, gain=gain, name="class_embedding")(labels)
-    return jnp.sum(features * embedding, axis=-1)  # projection discriminator
+    return _logits(self, features, labels)
 
 
 class ResidualBlock(nn.Module):
@@ -215,6 +208,33 @@ class ClassEmbedding(nn.Module):
       raise ValueError(f"a network of {self.num_classes} classes needs labels")
     kernel = self.param("kernel", _normal(self.gain, fan_in=self.num_classes), (self.num_classes, self.embed_dim))
     return jax.nn.one_hot(labels, self.num_classes, dtype=kernel.dtype) @ kernel
+
+
+class _Conditional(Protocol):
+  """A network of classes, or of none."""
+
+  @property
+  def num_classes(self) -> int: ...
+
+  @property
+  def embed_dim(self) -> int: ...
+
+
+def _with_embedding(network: _Conditional, z: jax.Array, labels: jax.Array | None) -> jax.Array:
+  """z, followed by the embedding of the class, if there are classes."""
+  if not network.num_classes:
+    return z
+  embedding = ClassEmbedding(network.num_classes, network.embed_dim, gain=1.0, name="class_embedding")
+  return jnp.concatenate([z, embedding(labels)], axis=-1)
+
+
+def _logits(network: _Conditional, features: jax.Array, labels: jax.Array | None) -> jax.Array:
+  """[N, 1] -> [N]; of classes [N, embed_dim], projected onto their embedding."""
+  if not network.num_classes:
+    return features[:, 0]
+  gain = 1 / math.sqrt(network.embed_dim)
+  embedding = ClassEmbedding(network.num_classes, network.embed_dim, gain=gain, name="class_embedding")
+  return jnp.sum(features * embedding(labels), axis=-1)
 
 
 def _normal(gain: float, fan_in: int) -> nn.initializers.Initializer:

@@ -20,12 +20,10 @@ from functools import reduce
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from r3gan_jax.networks.r3gan import (
   _ACTIVATION_GAIN,
-  ClassEmbedding,
   GenerativeBasis,
   Generator,
   PointwiseConv,
@@ -33,10 +31,12 @@ from r3gan_jax.networks.r3gan import (
   Upsample,
   _bias_activate,
   _full_precision,
+  _logits,
   _normal,
   _scaled,
   _stage_dtype,
   _stages,
+  _with_embedding,
 )
 from r3gan_jax.ops.grouped_conv import grouped_conv, pointwise_conv
 from r3gan_jax.ops.resample import downsample2x, upsample2x
@@ -131,12 +131,7 @@ class SkeletonDiscriminator(nn.Module):
     x = x.reshape(len(x), 1, 1, -1)
     x = BiasedConv(self.widths[0], 1, name="hidden")(x, bias_scale)
     x = BiasedConv(self.embed_dim if self.num_classes else 1, 1, activated=False, name="output")(x, bias_scale)
-    features = x[:, 0, 0].astype(_full_precision())
-    if not self.num_classes:
-      return features[:, 0]
-    gain = 1 / math.sqrt(self.embed_dim)
-    embedding = ClassEmbedding(self.num_classes, self.embed_dim, gain=gain, name="class_embedding")(labels)
-    return jnp.sum(features * embedding, axis=-1)  # projection discriminator
+    return _logits(self, x[:, 0, 0].astype(_full_precision()), labels)
 
 
 class DownsampleBlock(nn.Module):
@@ -170,14 +165,6 @@ class BiasedConv(nn.Module):
     if self.downsampled:
       x = downsample2x(x)
     return _bias_activate(x, bias, bias_scale) if self.activated else x + _scaled(bias, bias_scale, x)[:, None, None]
-
-
-def _with_embedding(network: Generator | SkeletonGenerator, z: jax.Array, labels: jax.Array | None) -> jax.Array:
-  """z, followed by the embedding of the class, if there are classes."""
-  if not network.num_classes:
-    return z
-  embedding = ClassEmbedding(network.num_classes, network.embed_dim, gain=1.0, name="class_embedding")
-  return jnp.concatenate([z, embedding(labels)], axis=-1)
 
 
 def _output_skips(additions: Sequence[jax.Array]) -> jax.Array:
