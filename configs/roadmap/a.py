@@ -62,10 +62,11 @@ def _fashion32(config: ConfigDict) -> None:
   config.network.widths = (64, 64, 32, 32)  # an eighth of 512, 512, 256, 256
   config.network.noise_dim = 64
   config.network.bfloat16_stages = 3
+  config.batch_size = 16
   config.ema_half_life = (5_000.0, 5_000.0)
-  config.run.total_images = 100_000
-  config.run.log_every_images = 2_000
-  config.run.snapshot_every_images = 25_000
+  config.run.total_images = 50_000
+  config.run.log_every_images = 2_500
+  config.run.snapshot_every_images = 10_000
   config.run.grid = (10, 10)
   config.run.grid_scale = 2
   config.run.metrics = ("fid",)

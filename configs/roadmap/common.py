@@ -50,15 +50,15 @@ def _fashion32(config: ConfigDict) -> None:
   network.cardinalities = tuple(max(1, network.cardinalities[stage] // 8) for stage in stages)
   network.blocks = (1,) * len(stages)
 
-  config.batch_size = 64
+  config.batch_size = 16
   config.burn_in_images = 50_000
   config.learning_rate = (1e-3, 2e-4)
-  config.gamma = (0.5, 0.1)
+  config.gamma = (5.0, 1.0)
   config.ema_half_life = (0.0, 10_000.0)
 
-  config.run.total_images = 100_000
-  config.run.log_every_images = 5_000
-  config.run.snapshot_every_images = 25_000
+  config.run.total_images = 50_000
+  config.run.log_every_images = 2_500
+  config.run.snapshot_every_images = 10_000
   config.run.grid = (10, 10)
   config.run.grid_scale = 2
   # FID by the features of a classifier of Fashion-MNIST: cli.train_classifier --name=fashion_mnist
