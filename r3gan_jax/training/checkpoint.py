@@ -48,7 +48,7 @@ class Checkpoints:
       False where the disk is too full, which is logged, as is an earlier save that failed.
     """
     images_seen = int(state.images_seen)
-    self._finish_earlier_save()
+    _finish_earlier_save(self._manager)
     if images_seen in self._manager.all_steps():
       return True
     if not _has_room_for(self.directory, state):
@@ -67,7 +67,7 @@ class Checkpoints:
     Raises:
       UserError: where checkpoints exist but none can be read, or there is none of `images_seen`.
     """
-    self._finish_earlier_save()
+    _finish_earlier_save(self._manager)
     steps = sorted(self._manager.all_steps(), reverse=True)
     if images_seen is not None:
       if images_seen not in steps:
@@ -105,13 +105,6 @@ class Checkpoints:
     """Waits, and frees the manager's threads."""
     self._manager.close()
 
-  def _finish_earlier_save(self) -> None:
-    try:
-      self._manager.wait_until_finished()
-    except Exception as error:  # whatever the many layers below raise
-      logging.error("the last checkpoint could not be written (%s)", _first_line(error))
-      self._manager.reload()
-
 
 def has_checkpoint(directory: epath.PathLike) -> bool:
   """Whether the first process finds one under `directory`; makes nothing."""
@@ -131,25 +124,28 @@ class BestCheckpoint:
 
   def __init__(self, directory: epath.PathLike, metric: str, mode: str):
     self._metric, self._mode = metric, mode
-    worst = float("inf") if mode == "min" else -float("inf")
+    self._worst = float("inf") if mode == "min" else -float("inf")
     self._manager = _manager(
       absolute(directory),
       max_to_keep=1,
       best_mode=mode,
       # A run that was resumed may have chosen by another score before.
-      best_fn=lambda scores: scores.get(metric, worst),
+      best_fn=self._score,
     )
-    kept = self._manager.best_step()
-    self._best = worst if kept is None else (self._manager.metrics(kept) or {}).get(metric, worst)
 
   def offer(self, state: TrainState, scores: Mapping[str, float]) -> None:
-    """Starts saving `state` if its score is better than the one kept, which is removed when the new one is complete."""
+    """Starts saving `state` if its score is better than the one kept, which is removed when the new one is complete.
+
+    Waits for an earlier save to end first; one that failed is logged, and is not the best.
+    """
+    _finish_earlier_save(self._manager)
     images_seen, score = int(state.images_seen), scores[self._metric]
-    if not (score < self._best if self._mode == "min" else score > self._best):
+    kept = self._manager.best_step()
+    best = self._worst if kept is None else self._score(self._manager.metrics(kept) or {})
+    if not (score < best if self._mode == "min" else score > best):
       return
     if images_seen in self._manager.all_steps() or not _has_room_for(self._manager.directory, state):
       return
-    self._best = score
     logging.info("the best %s so far: %g, at %s images", self._metric, score, f"{images_seen:,}")
     # By force: a run that goes on from an older checkpoint may be behind the one that is kept.
     self._manager.save(images_seen, args=_saved(state), metrics=dict(scores), force=True)
@@ -157,6 +153,17 @@ class BestCheckpoint:
   def close(self) -> None:
     """Waits, and frees the manager's threads."""
     self._manager.close()
+
+  def _score(self, scores: Mapping[str, float]) -> float:
+    return scores.get(self._metric, self._worst)
+
+
+def _finish_earlier_save(manager: ocp.CheckpointManager) -> None:
+  try:
+    manager.wait_until_finished()
+  except Exception as error:  # whatever the many layers below raise
+    logging.error("the last checkpoint could not be written (%s)", _first_line(error))
+    manager.reload()
 
 
 def _manager(directory: epath.Path, **options: Any) -> ocp.CheckpointManager:

@@ -1,7 +1,9 @@
 """Checkpoints: complete or absent, exact, and a damaged one is never taken for a good one."""
 
 import gc
+import resource
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +86,7 @@ def test_keeps_the_last_and_multiples(tmp_path):
 
 @pytest.fixture
 def collected():
-  """Orbax abandons its other readers when one fails: they end here, and not in another test."""
+  """Orbax abandons its other readers and writers when one fails: they end here, and not in another test."""
   yield
   gc.collect()
 
@@ -162,3 +164,31 @@ def test_the_best_of_an_older_state_replaces_a_newer_one(tmp_path):
   other.offer(make_state(4), {"other": 0.0})
   other.close()
   assert [path.name for path in tmp_path.iterdir()] == ["4"]
+
+
+@damages
+@pytest.mark.parametrize("kind", ["last", "best"])
+def test_a_save_that_fails_while_it_is_written(tmp_path, caplog, kind):
+  """The file system refuses the arrays after there was room for them: said with the next save, which goes through."""
+  checkpoints = Checkpoints(tmp_path) if kind == "last" else BestCheckpoint(tmp_path, "score", "min")
+
+  def save(images_seen, score):
+    if kind == "last":
+      checkpoints.save(make_state(images_seen))
+    else:
+      checkpoints.offer(make_state(images_seen), {"score": score})
+    while checkpoints._manager.is_saving_in_progress():
+      time.sleep(0.05)
+
+  save(1, 2.0)
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))  # bytes a file; an array has 16384
+    save(2, 0.5)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert [path.name for path in tmp_path.iterdir() if path.name.isdigit()] == ["1"]
+  save(3, 1.0)
+  assert "the last checkpoint could not be written (OUT_OF_RANGE" in caplog.text
+  checkpoints.close()
+  assert_same(Checkpoints(tmp_path).restore_latest(abstract()), make_state(3))
