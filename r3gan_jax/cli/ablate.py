@@ -215,7 +215,7 @@ def _curves(out: epath.Path, results: Sequence[Result]) -> bytes:
     axis.set_title(title, parse_math=False)
     axis.set_xlabel("images seen (thousands)")
     axis.grid(alpha=0.2)
-    if name == "discriminator/r2":
+    if name in ("metrics/fid", "discriminator/r2"):
       axis.set_yscale("log")
   figure.legend(*np.atleast_1d(axes)[-1].get_legend_handles_labels(), loc="outside right upper")
   buffer = BytesIO()
