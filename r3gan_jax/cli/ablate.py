@@ -217,7 +217,9 @@ def _curves(out: epath.Path, results: Sequence[Result]) -> bytes:
     axis.grid(alpha=0.2)
     if name in ("metrics/fid", "discriminator/r2"):
       axis.set_yscale("log")
-  figure.legend(*np.atleast_1d(axes)[-1].get_legend_handles_labels(), loc="outside right upper")
+  # StyleGAN2 has no R2, and a run that ended early may have no score.
+  labelled = {line.get_label(): line for axis in np.atleast_1d(axes) for line in axis.get_legend_handles_labels()[0]}
+  figure.legend(handles=list(labelled.values()), loc="outside right upper")
   buffer = BytesIO()
   figure.savefig(buffer, format="png", dpi=110)
   plt.close(figure)
