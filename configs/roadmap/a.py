@@ -1,4 +1,4 @@
-"""Configuration A of the roadmap ([P] section 4): StyleGAN2, FFHQ at 256x256, 5 million images.
+"""Configuration A of the roadmap ([P] section 3): StyleGAN2, FFHQ at 256x256, 5 million images.
 
     python main.py --config=configs/roadmap/a.py
 

@@ -1,4 +1,4 @@
-"""R3GAN: the regularised relativistic GAN ([P] sections 2 and 4).
+"""R3GAN: the regularised relativistic GAN ([P] sections 2 and 3).
 
 One iteration is two phases. With z standard normal, A1 and A2 independent augmentation draws:
 

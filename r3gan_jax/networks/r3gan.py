@@ -1,4 +1,4 @@
-"""The networks of R3GAN, configuration E of the paper ([P] section 4): a ResNeXt-like G and its mirror image D.
+"""The networks of R3GAN, configuration E of the paper ([P] section 3): a ResNeXt-like G and its mirror image D.
 
 A network is a list of stages; stage `s` works at resolution 4 * 2^s. `widths`, `cardinalities` and `blocks` list
 the stages from 4x4 upward in both networks, and so do the names of parameters. There is no normalisation layer; the

@@ -1,4 +1,4 @@
-"""The networks of the configurations before R3GAN's own, E2, on the roadmap from StyleGAN2 ([P] section 4).
+"""The networks of the configurations before R3GAN's own, E2, on the roadmap from StyleGAN2 ([P] section 3).
 
 [P] gives parameter counts at 256x256, not widths. What follows is our reading of it, which gives every count to all
 published digits. Widths from 4x4 to 256x256 are those of StyleGAN2 (Karras et al. 2020), 512 512 512 512 256 128 64:
