@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
@@ -239,6 +240,15 @@ def _look_up(choices: Mapping[str, Any], setting: str, value: str) -> Any:
 def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorithm:
   """The algorithm; `platform` ("cpu", "gpu", "tpu"; default: jax's) decides what is 'auto'."""
   return _look_up(ALGORITHMS, "algorithm", config.algorithm)(config, platform or jax.default_backend())
+
+
+def quantised_in(config: ConfigDict, algorithm: Algorithm) -> jnp.dtype:
+  """The type in which `algorithm`'s images become uint8 (ops.images.to_uint8), by config.run.quantisation."""
+  official = jnp.float32  # in which all other networks end
+  if isinstance(algorithm, R3GAN) and type(algorithm.generator) is Generator and algorithm.generator.bfloat16_stages:
+    official = jnp.bfloat16
+  choices = {"float32": jnp.float32, "official": official}
+  return jnp.dtype(_look_up(choices, "run.quantisation", config.run.quantisation))
 
 
 def build_optimizers(algorithm: Algorithm) -> dict[str, optax.GradientTransformationExtraArgs]:

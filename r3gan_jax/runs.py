@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from r3gan_jax import factory
@@ -58,10 +60,11 @@ def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
   check_same_everywhere("the configuration", config.to_dict())
   loader = factory.build_loader(config)
   scores = build_scores(config, loader.source)
+  quantised_in = factory.quantised_in(config, experiment.algorithm)
   start = build_start(config, experiment, workdir)
   on_first_process(lambda: claim_workdir(workdir, config.to_dict()))
   logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
-  snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scores)
+  snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scores, quantised_in)
   train(experiment, loader, workdir, make_writer(workdir), snapshots, start)
 
 
@@ -96,10 +99,11 @@ _LEFT_OPEN = {
   "penalised_gradient": "directional",
   "augment_p": (0.0, 0.0),
   "network": {"name": "r3gan", "bfloat16": "auto", "grouped_conv": "auto"},
+  "run": {"quantisation": "float32"},
 }
 """What the configuration of a converted snapshot leaves to a recipe. What is done without one is the same for all.
 
-Except network.name, which configurations did not have before there was a choice.
+Except network.name and run.quantisation, which configurations did not have before there was a choice.
 """
 
 
@@ -254,10 +258,13 @@ def real_images(config: ConfigDict, source: Source, num_samples: int) -> ImageSe
   return ImageSet("real", size, lambda indices: source[indices]["image"], fingerprint)
 
 
-def fake_images(algorithm: Algorithm, source: Source, num_samples: int, seed: int) -> Callable[[Params, Any], ImageSet]:
+def fake_images(
+  algorithm: Algorithm, source: Source, num_samples: int, seed: int, quantised_in: DTypeLike = jnp.float32
+) -> Callable[[Params, Any], ImageSet]:
   """(EMA parameters, carry), on the devices of this process -> `num_samples` images of its own, to be scored.
 
   Where classes condition it, they are drawn from the data's. Another `seed` gives other samples altogether.
+  `quantised_in`: as of `Sampler`.
   """
   seeds = seed * num_samples + np.arange(num_samples)
   if seeds[-1] >= 2**32:
@@ -267,7 +274,7 @@ def fake_images(algorithm: Algorithm, source: Source, num_samples: int, seed: in
     chosen = np.random.default_rng(seed).integers(len(source), size=num_samples)
     parts = np.array_split(chosen, -(-num_samples // 1000))
     labels = np.concatenate([source[part]["label"] for part in parts])
-  sampler = Sampler(algorithm, make_local_mesh())
+  sampler = Sampler(algorithm, make_local_mesh(), quantised_in=quantised_in)
 
   def drawn_from(params: Params, carry: Any) -> ImageSet:
     def images(indices: np.ndarray) -> np.ndarray:
@@ -279,10 +286,15 @@ def fake_images(algorithm: Algorithm, source: Source, num_samples: int, seed: in
 
 
 def build_snapshots(
-  config: ConfigDict, algorithm: Algorithm, loader: Loader, workdir: epath.Path, scores: Sequence[Score]
+  config: ConfigDict,
+  algorithm: Algorithm,
+  loader: Loader,
+  workdir: epath.Path,
+  scores: Sequence[Score],
+  quantised_in: DTypeLike,
 ) -> list[Snapshot]:
   """What is drawn and measured at every snapshot: a grid of samples, and the scores."""
-  sampler = Sampler(algorithm, make_local_mesh())
+  sampler = Sampler(algorithm, make_local_mesh(), quantised_in=quantised_in)
   columns, rows = config.run.grid
   seeds = np.arange(columns * rows)
   # Where classes condition it, each row of the grid is one class.
@@ -308,7 +320,7 @@ def build_snapshots(
 
   if not scores:
     return [grid]
-  draw = fake_images(algorithm, loader.source, config.run.metric_samples, seed=0)
+  draw = fake_images(algorithm, loader.source, config.run.metric_samples, seed=0, quantised_in=quantised_in)
 
   def measure(params: Params, carry: Any, images_seen: int, writer: Any) -> Mapping[str, float]:
     fake = draw(*local_copy((params, carry)))

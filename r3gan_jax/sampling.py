@@ -11,10 +11,12 @@ from itertools import chain
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 from PIL import Image
 
 from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm
@@ -28,10 +30,18 @@ class Sampler:
   """Draws images from `algorithm` on all devices of `mesh`.
 
   Every device always computes `batch_per_device` images (the last batch is padded), so that an image does not
-  depend, to the bit, on how many were asked for. `truncation`: see `Algorithm.generate`.
+  depend, to the bit, on how many were asked for. `truncation`: see `Algorithm.generate`; `quantised_in`: the type in
+  which its images become uint8, see `ops.images.to_uint8`.
   """
 
-  def __init__(self, algorithm: Algorithm, mesh: Mesh, batch_per_device: int = 64, truncation: float = 1.0):
+  def __init__(
+    self,
+    algorithm: Algorithm,
+    mesh: Mesh,
+    batch_per_device: int = 64,
+    truncation: float = 1.0,
+    quantised_in: DTypeLike = jnp.float32,
+  ):
     self._batch = batch_per_device * mesh.size
     self._num_classes = algorithm.num_classes
 
@@ -39,7 +49,7 @@ class Sampler:
       return algorithm.noise(jax.vmap(jax.random.key)(seeds))
 
     def generate(params: Any, carry: Any, noise: jax.Array, labels: jax.Array | None) -> jax.Array:
-      return to_uint8(algorithm.generate(params, carry, noise, labels, truncation))
+      return to_uint8(algorithm.generate(params, carry, noise, labels, truncation), quantised_in)
 
     split = P(DATA_AXIS)
     self._draw = jax.jit(jax.shard_map(draw, mesh=mesh, in_specs=split, out_specs=split))

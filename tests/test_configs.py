@@ -131,6 +131,29 @@ def test_bfloat16_is_off_on_cpus_and_on_elsewhere():
   assert stages == {"cpu": 0, "gpu": 3, "tpu": 3}
 
 
+@pytest.mark.parametrize(
+  "name, platform, official",
+  [
+    ("cifar10", "gpu", "bfloat16"),
+    ("cifar10", "cpu", "float32"),
+    ("stacked_digits", "gpu", "float32"),
+    ("roadmap.a", "gpu", "float32"),
+    ("roadmap.b", "gpu", "float32"),
+    ("roadmap.d1", "gpu", "float32"),
+    ("roadmap.e2", "gpu", "bfloat16"),
+  ],
+)
+def test_samples_become_uint8_in_float32_or_in_what_the_last_stage_computes_in(name, platform, official):
+  config = recipe(name)
+  algorithm = factory.build_algorithm(config, platform)
+  assert factory.quantised_in(config, algorithm) == "float32"
+  config.run.quantisation = "official"
+  assert factory.quantised_in(config, algorithm) == official
+  config.run.quantisation = "half"
+  with pytest.raises(UserError, match=r"config\.run\.quantisation = 'half' is unknown: choose from \['float32', 'offi"):
+    factory.quantised_in(config, algorithm)
+
+
 def test_recipes_are_locked():
   with pytest.raises(AttributeError):
     recipe("cifar10").batchsize = 3

@@ -1,5 +1,6 @@
 import golden_cases
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -41,6 +42,17 @@ def test_one_seed_one_image(case):
   assert len(np.unique(drawn[0], axis=0)) == len(seeds) and drawn[0].dtype == np.uint8
   expected = [jax.random.normal(jax.random.key(seed), noise.shape[1:]) for seed in seeds.astype(np.uint32)]
   np.testing.assert_allclose(noise, expected, rtol=1e-6)
+
+
+def test_bytes_in_bfloat16():
+  case = golden_cases.load("cond_8px")
+  params = {"generator": case.params("G", "generator")}
+  in_float32, in_bfloat16 = (
+    Sampler(case.algorithm, make_mesh(1), batch_per_device=8, quantised_in=dtype)(params, {}, np.arange(8)).astype(int)
+    for dtype in (jnp.float32, jnp.bfloat16)
+  )
+  higher = in_bfloat16 - in_float32
+  assert 0.2 < np.mean(higher == 1) < 0.5 and np.abs(higher).max() == 1
 
 
 def test_slerp():

@@ -6,6 +6,8 @@
 Nothing in the snapshot is executed, and PyTorch is not needed. The directory is one to draw samples from as it is, and
 one to go on training in with any recipe of the same networks, from its weights, its Adams' second moments and its
 images seen: `python main.py --config=... --workdir=runs/NAME`. The recipe also says what data it is evaluated on.
+Published FIDs were measured on images that became uint8 in bfloat16: --quantisation=official of cli.evaluate and
+cli.sample, or --config.run.quantisation=official, does so too.
 
 The .npz holds, by official names and in PyTorch's layout, `G/NAME`, `D/NAME` and `G_ema/NAME`, Adam's
 `G_opt_state/exp_avg_sq/NAME` and `G_opt_state/step`, the same of D, and `cur_nimg`. In PyTorch:

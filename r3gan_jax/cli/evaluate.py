@@ -5,8 +5,12 @@
 
 A and B are directories or zips of PNG, JPEG or WebP, the images of each of one size. A run is scored on all the images
 that it trains on; on stacked digits `modes` counts the modes, of the real images too. The numbers go to the terminal,
-to the run's metrics.jsonl and, with --json, to a file, with the sizes, network and resize that they belong to. The same
-seed, the same numbers.
+to the run's metrics.jsonl and, with --json, to a file, with the sizes, network and resize that they belong to, and of a
+run the type in which its samples became uint8. The same seed, the same numbers.
+
+    --quantisation=official     in bfloat16 where G's last stage computes in it (not on CPUs), as in the official code,
+                                so that 41 % of values are one level higher (ops/images.py); elsewhere, and by default,
+                                in float32
 """
 
 import hashlib
@@ -41,6 +45,9 @@ _NETWORK = flags.DEFINE_enum(
   "network", "", ("", *runs.FEATURE_NETWORKS), "Default: VGG16 for precision_recall, Inception for the others."
 )
 _RESIZE = flags.DEFINE_enum("resize", "tensorflow", RESIZES, "How images come to Inception's size.")
+_QUANTISATION = flags.DEFINE_string(
+  "quantisation", "", "With --workdir: how samples become uint8: 'float32', 'official'; default: the run's own setting."
+)
 _WEIGHTS = flags.DEFINE_string("weights", None, "With --network: its file; default: where the error says.")
 _DOWNLOAD = flags.DEFINE_bool("download", False, "Fetch published weights that are not at hand.")
 _BATCH = flags.DEFINE_integer("batch", 64, "Images a device handles at a time.", lower_bound=1)
@@ -54,19 +61,25 @@ def main() -> None:
     raise UserError("--weights needs --network: whose weights are they?")
   if not bool(_WORKDIR.value) == (not _REAL.value) == (not _FAKE.value):
     raise UserError("name either a --workdir, or --real and --fake")
+  if _QUANTISATION.value and not _WORKDIR.value:
+    raise UserError("--quantisation is of the samples of a --workdir: images in files are uint8 already")
   for metric in _METRICS.value:
     if metric not in runs.METRICS:
       raise UserError(f"--metrics={metric} is unknown: choose from {', '.join(runs.METRICS)}")
   results: list[dict[str, str | float]] = []
+  protocol: dict[str, str] = {}
   trained = None
   if _WORKDIR.value:
     trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
     source = factory.build_source(trained.config)
+    trained.config.run.quantisation = _QUANTISATION.value or trained.config.run.quantisation
+    quantised_in = factory.quantised_in(trained.config, trained.algorithm)
+    protocol["quantised_in"] = quantised_in.name
     real = runs.real_images(trained.config, source, _NUM_SAMPLES.value)
-    draw = runs.fake_images(trained.algorithm, source, _NUM_SAMPLES.value, _SEED.value)
+    draw = runs.fake_images(trained.algorithm, source, _NUM_SAMPLES.value, _SEED.value, quantised_in)
     fake = draw(trained.params, trained.carry)
     if "modes" in _METRICS.value:
-      results.append({**runs.build_mode_coverage(trained.config, source, _NUM_SAMPLES.value)(fake)})
+      results.append(protocol | runs.build_mode_coverage(trained.config, source, _NUM_SAMPLES.value)(fake))
   else:
     real, fake = image_set("real", _REAL.value or ""), image_set("fake", _FAKE.value or "")
     if "modes" in _METRICS.value:
@@ -76,7 +89,7 @@ def main() -> None:
     weights = Path(_WEIGHTS.value).expanduser() if _WEIGHTS.value else None
     network = runs.build_feature_network(name, _RESIZE.value, weights, _DOWNLOAD.value)
     evaluation = Evaluation(metrics, network, make_mesh(), real, runs.statistics_cache(), _BATCH.value, _SEED.value)
-    results.append({"network": network.name, "resize": network.resize} | evaluation(fake))
+    results.append({"network": network.name, "resize": network.resize} | protocol | evaluation(fake))
   if not is_first_process():
     return
   if trained:

@@ -32,7 +32,8 @@ def test_there_samples_training_and_back(tmp_path):
   done = command(SNAPSHOT, f"--out={run}", f"--sha256={digest}")
   assert f"G and D of 22,680 and 23,312 parameters, 8x8, 5 classes, 123,456 images seen: {run}" in done.stdout
   assert "no state of Adam" not in done.stdout
-  command(f"--workdir={run}", "--seeds=0-3", f"--out={tmp_path}/samples.npz", module="-m r3gan_jax.cli.sample")
+  samples = (f"--workdir={run}", "--seeds=0-3", f"--out={tmp_path}/samples.npz", "--quantisation=official")
+  command(*samples, module="-m r3gan_jax.cli.sample")
   assert np.load(tmp_path / "samples.npz")["images"].std() > 10
 
   shape = ("widths=(32,16)", "cardinalities=(8,4)", "blocks=(2,1)", "noise_dim=8", "bfloat16_stages=0")

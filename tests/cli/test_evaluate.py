@@ -60,6 +60,7 @@ def test_a_run(files):
   """Conditional, at 32x32; its samples are functions of the seed, and another checkpoint is another generator."""
   run = files / "run"
   command = [sys.executable, "main.py", "--config=configs/cifar10.py:smoke", f"--workdir={run}"]
+  command.append("--config.network.bfloat16=on")
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
 
@@ -74,6 +75,9 @@ def test_a_run(files):
   assert logged == {"images_seen": 64, "metrics/seed": 1} | {f"metrics/{name}": first[name] for name in first}
   assert read_metrics(run)["metrics/fid"][1][-1] == first["fid"]
   assert score("--seed=1") == first
+  official = score("--seed=1", "--quantisation=official")
+  assert (first["quantised_in"], official["quantised_in"]) == ("float32", "bfloat16")
+  assert official["fid"] != first["fid"]
   assert score("--seed=1", "--checkpoint=32")["fid"] != first["fid"]
   assert "name either" in evaluate(files, f"--workdir={run}", f"--real={files / 'a'}", status=2).stderr
   error = evaluate(files, f"--workdir={run}", *digits(files), "--checkpoint=33", status=2).stderr
@@ -87,6 +91,7 @@ def test_a_run(files):
     (("--fake=a", "--metrics=sharpness"), "choose from modes, fid, kid, inception_score, precision_recall"),
     (("--fake=a", "--metrics=modes"), "needs the --workdir of a run on stacked digits"),
     (("--fake=a", "--weights=x.npz"), "--weights needs --network"),
+    (("--fake=a", "--quantisation=official"), "images in files are uint8 already"),
     (("--fake=nowhere",), "neither a directory nor a zip"),
     (("--fake=a", "--metrics=kid", "digits"), "1000"),
     (("--fake=a", "--metrics=inception_score", "digits"), "needs class logits"),
