@@ -14,6 +14,10 @@ def fid(real: Moments, fake: Moments) -> dict[str, float]:
   Defined from 2 images a side on. Up to as many images as features, a covariance is singular: the distance is still
   exact, but far too large an estimate, and a warning says so.
 
+  Covariances are divided by n - 1 (`Moments.covariance`). The official code divides by n: with n images a side, what
+  the covariances contribute is lower by 1/n of itself there, 0.002 % at 50,000. On the recorded features
+  (tests/golden/metrics.npz, 1,500 against 1,200) the FID is lower by 0.07 %.
+
   Returns:
     'fid', 'num_real' and 'num_fake'.
 

@@ -10,6 +10,9 @@ def kid(
 ) -> dict[str, float]:
   """The mean of `mmd2_unbiased` over random subsets of real [n, d] and fake [m, d] features; not times 1000.
 
+  Estimator, subsets and their size are those of the official code; it draws them from the first 1,000,000 real images
+  in file order, `evaluation` from at most `MOST_FEATURES`.
+
   Returns:
     'kid', 'kid_std' (over the subsets), 'kid_subsets', 'kid_subset_size', 'kid_num_real' and 'kid_num_fake'.
 

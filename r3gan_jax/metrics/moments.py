@@ -46,5 +46,8 @@ class Moments:
 
   @property
   def covariance(self) -> np.ndarray:
-    """float64 [d, d], divided by count - 1; for count >= 2."""
+    """float64 [d, d], the unbiased estimate, divided by count - 1; for count >= 2.
+
+    So do TTUR's code, pytorch-fid, clean-fid and torch-fidelity, by np.cov; the official code divides by count.
+    """
     return self.scatter / (self.count - 1)

@@ -19,7 +19,10 @@ def precision_recall(
   """How many fake images lie on the manifold of real ones, and the reverse.
 
   A set's manifold is the union of balls about its points, each as wide as the distance to the point's `neighbours`-th
-  nearest other one.
+  nearest other one. Distances and radii are float32's, of float32 features. The official code has all of them in
+  float16. The features alone change nothing (tests/golden/metrics.npz; made-up ones of VGG16's 4,096 dimensions); with
+  the distances, as far as numpy shows without a GPU, precision and recall rise by 0.002 and 0.001 there (1,500 real,
+  1,200 fake), by 0.004 and 0.002 at most here (4,000 each).
 
   Args:
     real: float32 [n, d].
