@@ -7,12 +7,17 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from image_files import write_images, zip_directory
+from PIL import Image
 
+from r3gan_jax import runs
 from r3gan_jax.metrics import digits_cnn
+from r3gan_jax.sampling import Sampler, image_grid
 from r3gan_jax.training.logging import read_metrics
+from r3gan_jax.training.mesh import make_local_mesh
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -60,7 +65,7 @@ def test_a_run(files):
   """Conditional, at 32x32; its samples are functions of the seed, and another checkpoint is another generator."""
   run = files / "run"
   command = [sys.executable, "main.py", "--config=configs/cifar10.py:smoke", f"--workdir={run}"]
-  command.append("--config.network.bfloat16=on")
+  command += ["--config.network.bfloat16=on", "--config.run.quantisation=official"]
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
 
@@ -75,13 +80,24 @@ def test_a_run(files):
   assert logged == {"images_seen": 64, "metrics/seed": 1} | {f"metrics/{name}": first[name] for name in first}
   assert read_metrics(run)["metrics/fid"][1][-1] == first["fid"]
   assert score("--seed=1") == first
-  official = score("--seed=1", "--quantisation=official")
-  assert (first["quantised_in"], official["quantised_in"]) == ("float32", "bfloat16")
-  assert official["fid"] != first["fid"]
+  in_float32 = score("--seed=1", "--quantisation=float32")
+  assert (first["quantised_in"], in_float32["quantised_in"]) == ("bfloat16", "float32")
+  assert in_float32["fid"] != first["fid"]
   assert score("--seed=1", "--checkpoint=32")["fid"] != first["fid"]
   assert "name either" in evaluate(files, f"--workdir={run}", f"--real={files / 'a'}", status=2).stderr
   error = evaluate(files, f"--workdir={run}", *digits(files), "--checkpoint=33", status=2).stderr
   assert "has no checkpoint of 33 images: choose from [64, 32, 0]" in error
+
+  # What was drawn while it trained is of the same kind; the grid's rows are classes.
+  trained = runs.open_run(run)
+  with Image.open(run / "samples" / "fakes_0000000064.png") as picture:
+    grid = np.asarray(picture)
+  kinds = []
+  for dtype in (jnp.bfloat16, jnp.float32):
+    sampler = Sampler(trained.algorithm, make_local_mesh(), quantised_in=dtype)
+    images = sampler(trained.params, trained.carry, np.arange(8), np.arange(8) // 4)
+    kinds.append(np.array_equal(image_grid(images, columns=4), grid))
+  assert kinds == [True, False]
 
 
 @pytest.mark.parametrize(
