@@ -23,7 +23,9 @@ from PIL import Image
 
 from benchmarks import measure
 from r3gan_jax.data.cache import cached
-from r3gan_jax.data.folder import FolderSource, ImageFiles
+from r3gan_jax.data.files import ImageFiles
+from r3gan_jax.data.folder import FolderSource
+from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.prepare import prepare_images
 from r3gan_jax.data.source import Source
@@ -68,12 +70,12 @@ def _sources(directory: Path, resolution: int, count: int) -> dict[str, Source]:
   with zipfile.ZipFile(directory / "images.zip", "w") as archive:
     for file in folder.iterdir():
       archive.write(file, file.name)
-  prepare_images(ImageFiles(folder), "images", directory, resolution, 3, False, os.cpu_count() or 1, False)
-  shape = (resolution, resolution, 3)
+  decoder = Decoder(channels=3)
+  prepare_images(ImageFiles(folder), "images", directory, resolution, decoder, False, os.cpu_count() or 1, False)
   return {
-    "ArrayRecord": TfdsSource("images", "train", str(directory), shape, "crop_resize"),
-    "folder": FolderSource(str(folder), shape, 0),
-    "zip": FolderSource(str(directory / "images.zip"), shape, 0),
+    "ArrayRecord": TfdsSource("images", "train", str(directory), resolution, decoder, "crop_resize"),
+    "folder": FolderSource(str(folder), resolution, decoder, 0),
+    "zip": FolderSource(str(directory / "images.zip"), resolution, decoder, 0),
   }
 
 

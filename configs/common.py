@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
   config.data.fit = "crop_resize"
   config.data.resolution = 32
   config.data.channels = 3  # grey images become RGB
+  config.data.background = "white"  # under transparent images
   config.data.num_classes = 0  # 0: unconditional
   config.data.x_flip = False  # double the data by mirror images
 
@@ -77,6 +78,7 @@ def get_config() -> ConfigDict:
   # Where the data are: the directory of prepared data sets ("": TFDS's default), or the folder or zip of images.
   config.run.data_path = ""
   config.run.cache_gib = 4.0  # a data set that takes no more memory than this is decoded once and kept
+  config.run.on_corrupt_image = "stop"  # save, and stop; or "skip": the next image takes its place
   config.run.total_images = 100_000_000
   config.run.log_every_images = 20_000
   config.run.snapshot_every_images = 1_000_000  # grid, metrics, checkpoint

@@ -14,3 +14,8 @@ class UserError(Exception):
 
 class Interrupted(Exception):
   """The command was stopped from outside, with nothing lost; it exits with status `INTERRUPTED`."""
+
+
+def one_line(error: Exception) -> str:
+  """What an exception says, as part of a message; its type where it says nothing."""
+  return " ".join(str(error).split()) or type(error).__name__

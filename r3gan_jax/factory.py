@@ -23,8 +23,9 @@ from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.data.cache import cached
 from r3gan_jax.data.folder import FolderSource
 from r3gan_jax.data.generated import GeneratedSource
-from r3gan_jax.data.images import FITS
+from r3gan_jax.data.images import FITS, Decoder
 from r3gan_jax.data.loader import Loader
+from r3gan_jax.data.skipping import SkippingSource
 from r3gan_jax.data.source import Source
 from r3gan_jax.data.stacked import StackedSource, load_small_digits
 from r3gan_jax.data.tfds import TfdsSource
@@ -193,15 +194,39 @@ def _tfds(config: ConfigDict) -> Source:
   data = config.data
   if data.fit not in FITS:
     raise UserError(f"config.data.fit = {data.fit!r} is unknown: choose from {sorted(FITS)}")
-  shape = (data.resolution, data.resolution, data.channels)
-  return TfdsSource(data.name, data.split, config.run.data_path, shape, data.fit, data.num_classes, data.label_key)
+  return TfdsSource(
+    data.name,
+    data.split,
+    config.run.data_path,
+    data.resolution,
+    build_decoder(config),
+    data.fit,
+    data.num_classes,
+    data.label_key,
+  )
 
 
 def _folder(config: ConfigDict) -> Source:
   data = config.data
   if not config.run.data_path:
     raise UserError("config.run.data_path is empty: name the folder or zip of images")
-  return FolderSource(config.run.data_path, (data.resolution, data.resolution, data.channels), data.num_classes)
+  skip = _skips_corrupt(config)
+  return FolderSource(config.run.data_path, data.resolution, build_decoder(config), data.num_classes, skip)
+
+
+def build_decoder(config: ConfigDict) -> Decoder:
+  """What makes images of the run's kind from files and records."""
+  return Decoder(config.data.channels, config.data.background)
+
+
+def _skips_corrupt(config: ConfigDict) -> bool:
+  return _look_up({"stop": False, "skip": True}, "run.on_corrupt_image", config.run.on_corrupt_image)
+
+
+def _readable(config: ConfigDict, source: Source) -> Source:
+  """`source`, kept in memory if it is small, and without its corrupt images if the run says so."""
+  source = SkippingSource(source) if _skips_corrupt(config) else source
+  return cached(source, config.run.cache_gib)
 
 
 def _stacked_mnist(config: ConfigDict) -> Source:
@@ -223,8 +248,8 @@ def _generated(config: ConfigDict) -> Source:
 
 
 SOURCES: Mapping[str, Callable[[ConfigDict], Source]] = {
-  "tfds": lambda config: cached(_tfds(config), config.run.cache_gib),
-  "folder": lambda config: cached(_folder(config), config.run.cache_gib),
+  "tfds": lambda config: _readable(config, _tfds(config)),
+  "folder": lambda config: _readable(config, _folder(config)),
   "stacked_digits": _stacked_digits,
   "stacked_mnist": _stacked_mnist,
   "generated": _generated,

@@ -39,7 +39,7 @@ from r3gan_jax.training.loop import Experiment, Snapshot, train
 from r3gan_jax.training.mesh import local_copy, make_local_mesh, make_mesh
 from r3gan_jax.training.state import TrainState, abstract_state, averaged_params
 from r3gan_jax.training.transfer import transferred_state
-from r3gan_jax.training.workdir import claim_workdir, read_config
+from r3gan_jax.training.workdir import check_data, claim_workdir, read_config
 
 METRICS = ("modes", *FEATURE_METRICS)
 FEATURE_NETWORKS = ("inception", "vgg16", "digits")
@@ -62,7 +62,12 @@ def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
   scores = build_scores(config, loader.source)
   quantised_in = factory.quantised_in(config, experiment.algorithm)
   start = build_start(config, experiment, workdir)
-  on_first_process(lambda: claim_workdir(workdir, config.to_dict()))
+
+  def claim() -> None:
+    claim_workdir(workdir, config.to_dict())
+    check_data(workdir, len(loader.source), loader.source.classes)
+
+  on_first_process(claim)
   logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
   snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scores, quantised_in)
   train(experiment, loader, workdir, make_writer(workdir), snapshots, start)
@@ -99,11 +104,13 @@ _LEFT_OPEN = {
   "penalised_gradient": "directional",
   "augment_p": (0.0, 0.0),
   "network": {"name": "r3gan", "bfloat16": "auto", "grouped_conv": "auto"},
-  "run": {"quantisation": "float32"},
+  "data": {"background": "white"},
+  "run": {"quantisation": "float32", "on_corrupt_image": "stop"},
 }
 """What the configuration of a converted snapshot leaves to a recipe. What is done without one is the same for all.
 
-Except network.name and run.quantisation, which configurations did not have before there was a choice.
+Except network.name, data.background, run.quantisation and run.on_corrupt_image, which configurations did not have
+before there was a choice.
 """
 
 

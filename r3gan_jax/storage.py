@@ -3,14 +3,15 @@
 An object store has no directories, cannot append, and renames by copying; but a file appears in it whole or not at all.
 """
 
+import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from etils import epath
 
-from r3gan_jax.errors import UserError
+from r3gan_jax.errors import UserError, one_line
 
 # With TensorFlow installed, epath would else go through it, which has other credentials, settings and errors.
 os.environ.setdefault("EPATH_USE_TF", "false")
@@ -22,7 +23,9 @@ def is_remote(path: epath.PathLike) -> bool:
 
 
 def as_path(path: epath.PathLike) -> epath.Path:
-  """What the user calls `path`, with ~ expanded; a UserError where it is of a kind that epath does not know."""
+  """What the user calls `path`, with ~ expanded; a UserError where it is empty, or of a kind unknown to epath."""
+  if not os.fspath(path):
+    raise UserError("the path of a file or directory is empty: name one")
   try:
     return epath.Path(path).expanduser()
   except KeyError:
@@ -52,8 +55,13 @@ def failing_as(message: str, path: epath.PathLike, cure: str = "") -> Iterator[N
     elif isinstance(error, FileNotFoundError):
       why = "no such bucket or file"
     else:
-      why = " ".join(str(error).split())[:300]
+      why = one_line(error)[:300]
     raise UserError(f"{message}: {why}" + (f": {cure}" if cure else "")) from None
+
+
+def is_file(path: epath.Path) -> bool:
+  """Whether it is one; a pipe, which epath takes for one, is not: to open it may wait for ever."""
+  return path.exists() and not path.is_dir() if is_remote(path) else os.path.isfile(path)
 
 
 def make_directory(path: epath.Path) -> None:
@@ -81,25 +89,53 @@ def append(path: epath.Path, text: str) -> None:
       file.write(text)
 
 
-def list_files(directory: epath.Path) -> list[str]:
-  """Names of all files below `directory`, relative to it, with forward slashes."""
-  if is_remote(directory):
-    return list(_remote_sizes(directory))
-  below = os.walk(directory, followlinks=True)
-  return [os.path.relpath(os.path.join(root, name), directory) for root, _, names in below for name in names]
+def write_whole(path: epath.Path, text: str) -> None:
+  """Writes a file so that a reader finds the old text or the new one, never a part."""
+  if is_remote(path):
+    path.write_text(text)
+    return
+  temporary = path.with_name(path.name + ".tmp")
+  try:
+    temporary.write_text(text)
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
 
 
-def file_sizes(directory: epath.Path, names: Sequence[str]) -> list[int]:
-  """Bytes of each of some files below `directory`."""
-  if is_remote(directory):
-    sizes = _remote_sizes(directory)
-    return [sizes[name] for name in names]
-  return [os.stat(directory / name).st_size for name in names]
+@contextmanager
+def locked(path: epath.PathLike, busy: str) -> Iterator[None]:
+  """Holds a lock file on a disk, which the system frees when the process ends, however it does.
+
+  Raises:
+    UserError: `busy`, another process holds it.
+  """
+  while True:
+    file = os.open(path, os.O_CREAT | os.O_RDWR)
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      os.close(file)
+      raise UserError(busy) from None
+    if os.path.exists(path) and os.path.samestat(os.fstat(file), os.stat(path)):
+      break
+    os.close(file)  # its holder has removed it meanwhile
+  try:
+    yield
+  finally:
+    os.unlink(path)
+    os.close(file)
 
 
-def _remote_sizes(directory: epath.Path) -> dict[str, int]:
+def remote_versions(directory: epath.Path) -> dict[str, str]:
+  """The names of all objects below `directory`, relative to it, with what their store knows their content by."""
   files, root = _filesystem(directory)
-  return {name.removeprefix(f"{root}/"): found["size"] for name, found in files.find(root, detail=True).items()}
+  found = files.find(root, detail=True)
+  # A checksum, or what stands for a version of the object; a store that has neither, says when it was written.
+  marks = ("md5Hash", "crc32c", "ETag", "etag", "mtime", "LastModified")
+  return {
+    name.removeprefix(f"{root}/"): " ".join(str(info.get(key)) for key in ("size", *marks) if info.get(key) is not None)
+    for name, info in found.items()
+  }
 
 
 def _filesystem(path: epath.Path) -> tuple[Any, str]:

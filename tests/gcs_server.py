@@ -4,6 +4,8 @@ What a run relies on is kept: objects appear whole, each write is a new generati
 that they replace, lists come in pages, and nothing can be appended to.
 """
 
+import base64
+import hashlib
 import json
 import re
 import sys
@@ -173,7 +175,15 @@ class _Handler(BaseHTTPRequestHandler):
   def _resource(self, name):
     generation, size = str(self.server.generations[name]), str(len(self.server.objects[name]))
     media = f"http://{self.headers['Host']}/download/storage/v1/b/{BUCKET}/o/{name}?alt=media"
-    return {"name": name, "bucket": BUCKET, "generation": generation, "size": size, "mediaLink": media}
+    checksum = base64.b64encode(hashlib.md5(self.server.objects[name]).digest()).decode()
+    return {
+      "name": name,
+      "bucket": BUCKET,
+      "generation": generation,
+      "size": size,
+      "mediaLink": media,
+      "md5Hash": checksum,
+    }
 
   def _media(self, name):
     data, headers = self.server.objects[name], {"x-goog-generation": str(self.server.generations[name])}

@@ -3,7 +3,7 @@
     python -m r3gan_jax.cli.evaluate --workdir=runs/NAME --metrics=fid,kid,precision_recall
     python -m r3gan_jax.cli.evaluate --real=A --fake=B --metrics=fid,kid,precision_recall
 
-A and B are directories or zips of PNG, JPEG or WebP, the images of each of one size. A run is scored on all the images
+A and B are directories or zips of images, those of each of one size. A run is scored on all the images
 that it trains on; on stacked digits `modes` counts the modes, of the real images too. The numbers go to the terminal,
 to the run's metrics.jsonl and, with --json, to a file, with the sizes, network and resize that they belong to, and of a
 run the type in which its samples became uint8. The same seed, the same numbers.
@@ -19,13 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from r3gan_jax import factory, runs
 from r3gan_jax.cli.processes import join_processes
 from r3gan_jax.cli.runner import run
-from r3gan_jax.data.folder import ImageFiles
-from r3gan_jax.data.images import decode, open_image, to_array
+from r3gan_jax.data.files import ImageFiles
+from r3gan_jax.data.images import Decoder, to_array
+from r3gan_jax.data.survey import describe, survey
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics.evaluation import Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
@@ -106,13 +107,18 @@ def main() -> None:
 
 
 def image_set(name: str, path: str) -> ImageSet:
-  """All images under `path`, as RGB. Known again by their names and sizes in bytes."""
+  """All images under `path`, as RGB. Known again by their names and contents."""
   files = ImageFiles(path)
-  size = open_image(files.read(0), files.title(0)).size
+  decoder = Decoder(channels=3)
+  found = survey(files)
+  if found.corrupt:
+    raise found.corrupt[0]
+  logging.info("%s: %s", name, describe(files, found, "classes are not looked at", decoder.background))
+  size = found.headers[0].size
   threads = ThreadPoolExecutor(thread_name_prefix=name)
 
   def read(index: int) -> np.ndarray:
-    image = decode(files.read(index), files.title(index), channels=3)
+    image = decoder(files.read(index), files.title(index))
     if image.size != size:
       raise UserError(
         f"{files.title(index)} is {'x'.join(map(str, image.size))}, but the first one is {'x'.join(map(str, size))}: "
@@ -123,7 +129,7 @@ def image_set(name: str, path: str) -> ImageSet:
   def images(indices: np.ndarray) -> np.ndarray:
     return np.stack(list(threads.map(read, indices.tolist())))
 
-  described = [str(absolute(files.path)), *map(str, zip(files.names, files.sizes, strict=True))]
+  described = [str(absolute(files.path)), *files.names, *files.fingerprints()]
   return ImageSet(name, len(files), images, hashlib.sha256("\n".join(described).encode()).hexdigest())
 
 

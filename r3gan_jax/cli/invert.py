@@ -40,7 +40,7 @@ from r3gan_jax import runs
 from r3gan_jax.algorithms.base import Algorithm
 from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.cli.runner import run
-from r3gan_jax.data.images import decode, fit, to_array
+from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.errors import UserError
 from r3gan_jax.inversion import FineTuned, Inverter
 from r3gan_jax.sampling import FRAME_RATE, Sampler, image_grid, interpolation, save_png, save_video
@@ -49,7 +49,7 @@ from r3gan_jax.training.mesh import make_local_mesh
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
-_IMAGE = flags.DEFINE_multi_string("image", None, "A PNG, JPEG or WebP; give it once for each image.", required=True)
+_IMAGE = flags.DEFINE_multi_string("image", None, "An image file; give it once for each image.", required=True)
 _CLASS = flags.DEFINE_multi_integer("class", None, "The class of all images, or, given as often, of each.")
 _STARTS = flags.DEFINE_integer("starts", 8, "Draws of noise to start from; the best result is kept.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 500, "Steps of the descent, and of fine-tuning.", lower_bound=1)
@@ -74,7 +74,8 @@ def main() -> None:
   algorithm = trained.algorithm
   networks = trained.params, trained.carry
   labels = _labels(algorithm.num_classes)
-  targets = np.stack([_read(name, algorithm.image_shape) for name in _IMAGE.value])
+  decoder = Decoder(algorithm.image_shape[2], trained.config.data.background)
+  targets = np.stack([_read(name, decoder, algorithm.image_shape[0]) for name in _IMAGE.value])
   with failing_as(f"cannot write --out={out}", out):  # now, rather than after all the work
     make_directory(out)
 
@@ -135,12 +136,12 @@ def _labels(num_classes: int) -> np.ndarray | None:
   return np.resize(np.array(classes, np.int32), images)
 
 
-def _read(name: str, shape: tuple[int, int, int]) -> np.ndarray:
-  """uint8 of this `shape`, [H, W, C]."""
+def _read(name: str, decoder: Decoder, side: int) -> np.ndarray:
+  """uint8 [side, side, the decoder's channels]."""
   path = as_path(name)
   with failing_as(f"cannot read --image={name}", path):
     data = path.read_bytes()
-  return to_array(fit(decode(data, f"--image={name}", channels=shape[2]), shape[0], "crop_resize", name))
+  return to_array(fit(decoder(data, f"--image={name}"), side, "crop_resize", name))
 
 
 def _lines(rows: np.ndarray, steps: int) -> np.ndarray:

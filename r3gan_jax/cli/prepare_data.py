@@ -9,18 +9,20 @@ same command again continues a preparation that was stopped.
 """
 
 import os
+from itertools import chain
 from pathlib import Path
 
 from absl import flags
 
 from r3gan_jax.cli.runner import run
-from r3gan_jax.data.folder import ImageFiles
+from r3gan_jax.data.files import ImageFiles
+from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.prepare import prepare_idx, prepare_images, prepare_tfds
-from r3gan_jax.data.tfds import default_data_dir
+from r3gan_jax.data.tfds import default_data_dir, prepared_directory
 from r3gan_jax.errors import UserError
 from r3gan_jax.storage import as_path, is_remote
 
-_IMAGES = flags.DEFINE_string("images", None, "A directory tree or zip of PNG, JPEG or WebP files.")
+_IMAGES = flags.DEFINE_string("images", None, "A directory tree or zip of image files.")
 _IDX = flags.DEFINE_string("idx", None, "A directory of train- and t10k-, -images-idx3-ubyte and -labels-idx1-ubyte.")
 _TFDS = flags.DEFINE_string("tfds", None, "A data set of TFDS, e.g. cifar10 or imagenet_resized/64x64.")
 flags.mark_flags_as_mutual_exclusive(["images", "idx", "tfds"], required=True)
@@ -28,21 +30,34 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared data sets live
 _NAME = flags.DEFINE_string("name", None, "With --images or --idx: what to call the data set (config.data.name).")
 _RESOLUTION = flags.DEFINE_integer("resolution", None, "With --images: the side to resize to.", lower_bound=1)
 _GREY = flags.DEFINE_bool("grey", False, "With --images: one channel, of grey images, not three.")
+_BACKGROUND = flags.DEFINE_string("background", "white", "With --images: what lies under transparent ones, or #rrggbb.")
 _CLASS_DIRECTORIES = flags.DEFINE_bool("class_directories", False, "With --images: each directory is one class.")
 _SKIP_CORRUPT = flags.DEFINE_bool("skip_corrupt", False, "With --images: leave out, and count, unreadable images.")
 _PROCESSES = flags.DEFINE_integer("processes", os.cpu_count() or 1, "With --images: how many work.", lower_bound=1)
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "With --tfds: files that are at hand, not to be fetched.")
 
+_GOES_WITH = {
+  "images": ("name", "resolution", "grey", "background", "class_directories", "skip_corrupt", "processes"),
+  "idx": ("name",),
+  "tfds": ("manual_dir",),
+}
+
 
 def main() -> None:
+  source = next(name for name in _GOES_WITH if flags.FLAGS[name].value is not None)
+  if not flags.FLAGS[source].value:
+    raise UserError(f"--{source} is empty: name what to prepare")
+  for name in dict.fromkeys(chain(*_GOES_WITH.values())):
+    if name not in _GOES_WITH[source] and flags.FLAGS[name].present:
+      raise UserError(f"--{name} does not go with --{source}: leave it out")
   if is_remote(_DATA_DIR.value or ""):
     raise UserError(f"--data_dir={_DATA_DIR.value}: ArrayRecord files are written to a disk: name one, and copy them")
-  data_dir = Path(_DATA_DIR.value).expanduser() if _DATA_DIR.value else default_data_dir()
-  name = _TFDS.value or _NAME.value
+  data_dir = Path(as_path(_DATA_DIR.value)) if _DATA_DIR.value else default_data_dir()
+  name = _TFDS.value or _NAME.value or ""
   if not name:
     raise UserError("--name is missing: what to call the data set")
   if _TFDS.value:
-    prepared = prepare_tfds(name, data_dir, Path(_MANUAL_DIR.value).expanduser() if _MANUAL_DIR.value else None)
+    prepared = prepare_tfds(name, data_dir, Path(as_path(_MANUAL_DIR.value)) if _MANUAL_DIR.value else None)
   elif _IDX.value:
     prepared = prepare_idx(as_path(_IDX.value), name, data_dir)
   elif not _RESOLUTION.value:
@@ -53,15 +68,18 @@ def main() -> None:
       name,
       data_dir,
       resolution=_RESOLUTION.value,
-      channels=1 if _GREY.value else 3,
+      decoder=Decoder(1 if _GREY.value else 3, _BACKGROUND.value),
       class_directories=_CLASS_DIRECTORIES.value,
       processes=_PROCESSES.value,
       skip_corrupt=_SKIP_CORRUPT.value,
     )
   left_out = f" ({prepared.left_out:,} corrupt ones left out)" if prepared.left_out else ""
   print(f"{prepared.images:,} images{left_out}: {prepared.directory}")
-  where = f" --config.run.data_path={data_dir}" if _DATA_DIR.value else ""
-  print(f"train on them with --config.data.name={name}{where}")
+  if prepared_directory(name, data_dir) == prepared.directory:
+    where = f"--config.data.name={name}" + (f" --config.run.data_path={data_dir}" if _DATA_DIR.value else "")
+  else:
+    where = f"--config.run.data_path={prepared.directory}"
+  print(f"train on them with {where}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import logging as standard_logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -10,6 +11,9 @@ import jax
 from absl import app, flags, logging
 
 from r3gan_jax.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError
+
+_SIGINT_STATUS = 128 + signal.SIGINT
+"""What shells report of a command that ends by it."""
 
 
 def run(main: Callable[..., None], max_arguments: int = 0) -> None:
@@ -33,6 +37,8 @@ def run(main: Callable[..., None], max_arguments: int = 0) -> None:
       _end(f"error: {error}", USER_ERROR)
     except Interrupted as error:
       _end(str(error), INTERRUPTED)
+    except KeyboardInterrupt:
+      _end("stopped by Ctrl-C: the same command goes on from what is saved", _SIGINT_STATUS)
     except jax.errors.JaxRuntimeError as error:
       if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):  # starting again would not help
         raise

@@ -17,6 +17,7 @@ from absl import flags
 
 from r3gan_jax import runs
 from r3gan_jax.cli.runner import run
+from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.source import Examples
 from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.metrics import digits_cnn
@@ -38,8 +39,8 @@ def main() -> None:
 
 
 def _load(split: str) -> Examples:
-  shape = (digits_cnn.SIDE, digits_cnn.SIDE, 1)
-  source = TfdsSource(_NAME.value, split, _DATA_PATH.value, shape, "pad", digits_cnn.CLASSES)
+  grey = Decoder(channels=1)
+  source = TfdsSource(_NAME.value, split, _DATA_PATH.value, digits_cnn.SIDE, grey, "pad", digits_cnn.CLASSES)
   return source[np.arange(len(source))]
 
 

@@ -22,6 +22,7 @@ class CachedSource:
 
   def __init__(self, source: Source, example: Examples):
     self._source = source
+    self.classes = source.classes
     # Memory is taken by the system page by page, as it is written.
     self._values = {name: np.empty((len(source), *values.shape[1:]), values.dtype) for name, values in example.items()}
     self._present = np.zeros(len(source), np.bool_)

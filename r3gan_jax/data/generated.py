@@ -8,6 +8,8 @@ from r3gan_jax.data.source import Examples
 class GeneratedSource:
   """`size` images of coloured blocks, of any resolution, channels and number of classes; the same ones every time."""
 
+  classes: tuple[str, ...] = ()
+
   def __init__(self, resolution: int, channels: int, num_classes: int, size: int = 256):
     random = np.random.default_rng(0)
     blocks = random.integers(0, 256, (size, 4, 4, channels), dtype=np.uint8)

@@ -7,18 +7,22 @@ import math
 import re
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from etils import epath
 from PIL import Image
+from tqdm import tqdm
 
-from r3gan_jax.data.folder import ImageFiles
-from r3gan_jax.data.images import decode, fit
+from r3gan_jax.data.files import LISTS, ImageFiles
+from r3gan_jax.data.images import Decoder, fit
+from r3gan_jax.data.labels import directory_labels, listed_labels
 from r3gan_jax.data.shards import Prepared, write_data_set
+from r3gan_jax.data.survey import describe, name_classes, number_classes, survey
 from r3gan_jax.data.tfds import IDX_DATA_SETS
-from r3gan_jax.errors import UserError
+from r3gan_jax.errors import UserError, one_line
 from r3gan_jax.storage import failing_as
 
 MOST_SHARDS = 512
@@ -31,26 +35,27 @@ IMAGES_PER_SHARD = 256
 class ImageRecords:
   """Image files, cropped and resized to `resolution`; `labels` int32 [n] or None."""
 
-  def __init__(self, files: ImageFiles, labels: np.ndarray | None, resolution: int, channels: int):
+  def __init__(self, files: ImageFiles, labels: np.ndarray | None, resolution: int, decoder: Decoder):
     self._files = files
     self._labels = labels
     self._resolution = resolution
-    self._channels = channels
+    self._decoder = decoder
 
   def __len__(self) -> int:
     return len(self._files)
 
   def example(self, index: int) -> dict[str, Any]:
     title = self._files.title(index)
-    image = decode(self._files.read(index), title, self._channels)
+    image = self._decoder(self._files.read(index), title)
     example = {"image": fit(image, self._resolution, "crop_resize", title)}
     return example if self._labels is None else example | {"label": int(self._labels[index])}
 
   def digest(self) -> str:
-    """Of the names, sizes and labels of the files."""
+    """Of the names, contents and labels of the files, and the background."""
     labels = [None] * len(self) if self._labels is None else self._labels.tolist()
-    described = zip(self._files.names, self._files.sizes, labels, strict=True)
-    return hashlib.sha256("\n".join(map(str, described)).encode()).hexdigest()
+    reading = partial(tqdm, total=len(self), desc="checksums", unit="image", delay=2, disable=None)
+    described = zip(self._files.names, self._files.fingerprints(reading), labels, strict=True)
+    return hashlib.sha256("\n".join(map(str, (self._decoder.background, *described))).encode()).hexdigest()
 
 
 class ArrayRecords:
@@ -75,7 +80,7 @@ def prepare_images(
   name: str,
   data_dir: Path,
   resolution: int,
-  channels: int,
+  decoder: Decoder,
   class_directories: bool,
   processes: int,
   skip_corrupt: bool,
@@ -83,21 +88,25 @@ def prepare_images(
   """The images of `files`, their largest centred square resized to `resolution` (`images.fit`), as PNG.
 
   They become the split "train" of version 1.0.0 of data set `name`; labelled if there is a `dataset.json` with labels,
-  or by the names of directories where `class_directories` says so.
+  or by the names of directories where `class_directories` says so. One line, printed, says what is found.
   """
   import tensorflow_datasets as tfds
 
   if not re.fullmatch("[a-z][a-z0-9_]*", name):
     raise UserError(f"--name={name}: a data set's name is of small letters, digits and _, and starts with a letter")
-  labels = files.listed_labels()
-  features = {"image": tfds.features.Image(shape=(resolution, resolution, channels), encoding_format="png")}
+  labels = listed_labels(files)
+  features = {"image": tfds.features.Image(shape=(resolution, resolution, decoder.channels), encoding_format="png")}
+  classes = "no classes (each directory is one with --class_directories)"
   if class_directories:
     if labels is not None:
-      raise UserError(f"{files.path} has labels in a dataset.json: leave out --class_directories, or remove the file")
-    labels, classes = files.directory_labels()
-    features["label"] = tfds.features.ClassLabel(names=classes)
+      raise UserError(f"{files.path} has labels in a {LISTS}: leave out --class_directories, or remove the file")
+    labels, names = directory_labels(files)
+    features["label"] = tfds.features.ClassLabel(names=names)
+    classes = name_classes(names)
   elif labels is not None:
     features["label"] = tfds.features.ClassLabel(num_classes=int(labels.max()) + 1)
+    classes = number_classes(labels)
+  print(describe(files, survey(files), classes, decoder.background), flush=True)
   info = tfds.core.DatasetInfo(
     builder=tfds.core.dataset_info.DatasetIdentity(
       name=name, version=tfds.core.Version("1.0.0"), data_dir=str(data_dir), module_name=__name__
@@ -105,7 +114,7 @@ def prepare_images(
     description=f"The images of {files.path.name} at {resolution}x{resolution}, prepared by r3gan_jax.",
     features=tfds.features.FeaturesDict(features),
   )
-  records = ImageRecords(files, labels, resolution, channels)
+  records = ImageRecords(files, labels, resolution, decoder)
   images_per_shard = max(IMAGES_PER_SHARD, math.ceil(len(files) / MOST_SHARDS))
   return write_data_set(info, data_dir, {"train": records}, images_per_shard, processes, skip_corrupt)
 
@@ -159,10 +168,10 @@ def prepare_tfds(name: str, data_dir: Path, manual_dir: Path | None) -> Prepared
   try:
     builder.download_and_prepare(download_config=config)
   except NonMatchingChecksumError as error:
-    raise UserError(f"--tfds={name}: {' '.join(str(error).split())}: fetch the file again") from None
+    raise UserError(f"--tfds={name}: {one_line(error)}: fetch the file again") from None
   except (AssertionError, OSError) as error:  # no manual directory; no network, no space
-    cause = " ".join(str(error).split())
-    raise UserError(f"--tfds={name}: {cause}: or fetch the files by hand and name their --manual_dir") from None
+    cure = "or fetch the files by hand and name their --manual_dir"
+    raise UserError(f"--tfds={name}: {one_line(error)}: {cure}") from None
   return Prepared(Path(builder.data_path), builder.info.splits.total_num_examples, 0)
 
 

@@ -7,10 +7,15 @@ half of a data set. A shard, too, gets its name when it is complete, so what a s
 import json
 import math
 import os
+import shutil
+import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple, Protocol
@@ -20,7 +25,9 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from tqdm import tqdm
 
 from r3gan_jax.data.images import CorruptImage
+from r3gan_jax.data.tfds import open_directory
 from r3gan_jax.errors import UserError
+from r3gan_jax.storage import failing_as, locked, write_whole
 
 _WRITING = "writing-"
 
@@ -74,30 +81,60 @@ def write_data_set(
 
   Raises:
     CorruptImage: an image cannot be read, and `skip_corrupt` is off.
-    UserError: the directory holds another data set.
+    UserError: the directory holds another data set, or a higher version, which would be read in its place; it cannot
+      be written, or another process is writing it.
   """
   directory = data_dir / info.full_name
-  unfinished = directory.with_name(f"{directory.name}.unfinished")
+  _check_versions(directory)
   recipe = {
     "features": json.loads(json.dumps(info.features.to_json())),
     "splits": {split: {"images": len(records), "digest": records.digest()} for split, records in splits.items()},
     "images_per_shard": images_per_shard,
   }
-  if directory.exists():
-    _check_recipe(directory, recipe)
-    logging.info("%s is prepared already", directory)
-  else:
-    unfinished.mkdir(parents=True, exist_ok=True)
-    _check_recipe(unfinished, recipe)
-    shards = _shards(info.name, unfinished, splits, images_per_shard)
-    _write(shards, splits, info.features, processes, skip_corrupt)
-    for left_by_a_killed_run in unfinished.glob(f"{_WRITING}*"):
-      left_by_a_killed_run.unlink()
-    _describe(info, unfinished, shards)
-    unfinished.rename(directory)
-  written = json.loads((directory / "dataset_info.json").read_text())["splits"]
-  images = sum(int(length) for split in written for length in split["shardLengths"])
+  busy = f"another process is preparing {directory}: wait for it"
+  with failing_as(f"cannot write {directory}", directory, "the same command goes on from there"):
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with locked(directory.with_name(f"{directory.name}.lock"), busy):
+      if directory.exists():
+        _check_finished(directory, recipe)
+        logging.info("%s is prepared already", directory)
+      else:
+        _write_directory(directory, recipe, info, splits, processes, skip_corrupt)
+  images = _count(directory)
   return Prepared(directory, images, sum(map(len, splits.values())) - images)
+
+
+def _write_directory(
+  directory: Path,
+  recipe: Mapping[str, Any],
+  info: Any,
+  splits: Mapping[str, Records],
+  processes: int,
+  skip_corrupt: bool,
+) -> None:
+  """Goes on with what a run of the same recipe has left, or begins."""
+  unfinished = directory.with_name(f"{directory.name}.unfinished")
+  if unfinished.exists() and (change := _difference(unfinished, recipe)):
+    logging.warning("begins again what was left unfinished in %s: %s", unfinished, change)
+    shutil.rmtree(unfinished)
+  unfinished.mkdir(exist_ok=True)
+  write_whole(unfinished / RECIPE, json.dumps(recipe, indent=2) + "\n")
+  for left_by_a_killed_run in unfinished.glob(f"{_WRITING}*"):
+    left_by_a_killed_run.unlink()
+  shards = _shards(info.name, unfinished, splits, recipe["images_per_shard"])
+  _write(shards, splits, info.features, processes, skip_corrupt)
+  _describe(info, unfinished, shards)
+  unfinished.rename(directory)
+
+
+def _count(directory: Path) -> int:
+  """The images of a finished data set; a UserError where a shard holds another number than is written down."""
+  splits = open_directory(directory).info.splits.values()
+  for split in splits:
+    for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
+      if _record_count(Path(path)) != length:
+        raise UserError(f"{path} is damaged or missing: remove {directory} and prepare it again")
+  return sum(split.num_examples for split in splits)
 
 
 def _shards(name: str, directory: Path, splits: Mapping[str, Records], size: int) -> list[_Shard]:
@@ -111,13 +148,41 @@ def _shards(name: str, directory: Path, splits: Mapping[str, Records], size: int
   return shards
 
 
-def _check_recipe(directory: Path, recipe: Mapping[str, Any]) -> None:
-  """Notes what is being made in an empty directory; refuses one where something else was made."""
-  path = directory / RECIPE
-  if not any(directory.iterdir()):
-    path.write_text(json.dumps(recipe, indent=2) + "\n")
-  if not path.exists() or json.loads(path.read_text()) != recipe:
-    raise UserError(f"{directory} holds another data set: choose another --name or --data_dir, or remove it")
+def _check_versions(directory: Path) -> None:
+  """Refuses to write a version beside a higher one, which readers that name none would take."""
+
+  def version(name: str) -> tuple[int, ...]:
+    parts = name.split(".")
+    return tuple(map(int, parts)) if len(parts) == 3 and all(map(str.isdecimal, parts)) else ()
+
+  higher = [path for path in directory.parent.glob("*.*.*") if version(path.name) > version(directory.name)]
+  if higher:
+    raise UserError(
+      f"{max(higher)} is there already, and would be read in place of {directory.name}: choose another --name or "
+      "--data_dir, or remove it"
+    )
+
+
+def _check_finished(directory: Path, recipe: Mapping[str, Any]) -> None:
+  if change := _difference(directory, recipe):
+    raise UserError(f"{directory} holds another data set ({change}): choose another --name or --data_dir, or remove it")
+
+
+def _difference(directory: Path, recipe: Mapping[str, Any]) -> str:
+  """What of `recipe` is not as when `directory` was made; "" if nothing."""
+  try:
+    before = json.loads((directory / RECIPE).read_text())
+    splits = {name: before["splits"][name] for name in recipe["splits"]}
+    if before["features"] != recipe["features"]:
+      return "another resolution, other channels or classes"
+    for name, now in recipe["splits"].items():
+      if splits[name]["images"] != now["images"]:
+        return f"{splits[name]['images']:,} images in split {name}, now {now['images']:,}"
+      if splits[name]["digest"] != now["digest"]:
+        return f"the images or labels of split {name} have changed"
+    return "" if before == recipe else "in other shards"
+  except (ValueError, KeyError, TypeError, OSError):
+    return f"{RECIPE}, which says of what, is missing or damaged"
 
 
 def _write(
@@ -141,12 +206,18 @@ def _written(
       yield shard, _write_shard(shard, splits[shard.split], features, skip_corrupt)
     return
   spawn = get_context("spawn")  # a fork of a process with threads may hang
-  with ProcessPoolExecutor(processes, spawn, initializer=_start_worker, initargs=(splits, features)) as pool:
+  stop = spawn.Event()
+  with ProcessPoolExecutor(processes, spawn, initializer=_start_worker, initargs=(splits, features, stop)) as pool:
     futures = {pool.submit(_work, shard, skip_corrupt): shard for shard in shards}
     try:
       for future in as_completed(futures):
         yield futures[future], future.result()
+    except BrokenProcessPool:
+      raise UserError(
+        "a worker process was killed, perhaps for want of memory: the same command goes on; fewer --processes take less"
+      ) from None
     finally:
+      stop.set()
       pool.shutdown(cancel_futures=True)
 
 
@@ -154,8 +225,9 @@ _WORKER: dict[str, Any] = {}
 """In a worker process: the arguments that all its shards share, sent to it once."""
 
 
-def _start_worker(splits: Mapping[str, Records], features: Any) -> None:
-  _WORKER.update(splits=splits, features=features)
+def _start_worker(splits: Mapping[str, Records], features: Any, stop: Event) -> None:
+  _WORKER.update(splits=splits, features=features, stop=stop)
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to answer
   Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -168,27 +240,46 @@ def _end_with_parent() -> None:
 
 
 def _work(shard: _Shard, skip_corrupt: bool) -> list[str]:
-  return _write_shard(shard, _WORKER["splits"][shard.split], _WORKER["features"], skip_corrupt)
+  return _write_shard(shard, _WORKER["splits"][shard.split], _WORKER["features"], skip_corrupt, _WORKER["stop"])
 
 
-def _write_shard(shard: _Shard, records: Records, features: Any, skip_corrupt: bool) -> list[str]:
-  corrupt = []
+def _write_shard(
+  shard: _Shard, records: Records, features: Any, skip_corrupt: bool, stop: Event | None = None
+) -> list[str]:
+  """What is wrong with the images left out; the shard is whole or, where `stop` is set meanwhile, absent."""
+  corrupt: list[str] = []
   temporary = shard.path.with_name(f"{_WRITING}{os.getpid()}-{shard.path.name}")
-  writer = ArrayRecordWriter(str(temporary), "group_size:1")
   try:
-    for index in range(shard.start, shard.stop):
-      try:
-        example = records.example(index)
-      except CorruptImage as error:
-        if not skip_corrupt:
-          raise CorruptImage(f"{error}, or leave such images out with --skip_corrupt") from None
-        corrupt.append(str(error))
-      else:
-        writer.write(features.serialize_example(example))
+    writer = ArrayRecordWriter(str(temporary), "group_size:1")
+    try:
+      for index in range(shard.start, shard.stop):
+        if stop and stop.is_set():
+          return corrupt
+        try:
+          example = records.example(index)
+        except CorruptImage as error:
+          if not skip_corrupt:
+            raise CorruptImage(f"{error}, or leave such images out with --skip_corrupt") from None
+          corrupt.append(str(error))
+        else:
+          with _failing_as_files_do():
+            writer.write(features.serialize_example(example))
+    finally:
+      with _failing_as_files_do():
+        writer.close()
+    temporary.rename(shard.path)
   finally:
-    writer.close()
-  temporary.rename(shard.path)
+    temporary.unlink(missing_ok=True)
   return corrupt
+
+
+@contextmanager
+def _failing_as_files_do() -> Iterator[None]:
+  """With OSError, where ArrayRecord has a RuntimeError: of a full disk, for one."""
+  try:
+    yield
+  except RuntimeError as error:
+    raise OSError(str(error).partition(";")[0]) from None
 
 
 def _describe(info: Any, directory: Path, shards: list[_Shard]) -> None:
@@ -214,8 +305,12 @@ def _describe(info: Any, directory: Path, shards: list[_Shard]) -> None:
 
 
 def _record_count(path: Path) -> int:
-  reader = ArrayRecordReader(str(path))
+  """Of a shard; 0 where it cannot be read."""
   try:
-    return reader.num_records()
-  finally:
-    reader.close()
+    reader = ArrayRecordReader(str(path))
+    try:
+      return reader.num_records()
+    finally:
+      reader.close()
+  except RuntimeError:
+    return 0

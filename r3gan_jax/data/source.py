@@ -9,7 +9,14 @@ Examples = dict[str, np.ndarray]
 
 
 class Source(Protocol):
-  """A data set with random access; `source[i]` is the same image whenever and wherever it is asked for."""
+  """A data set with random access; `source[i]` is the same image whenever and wherever it is asked for.
+
+  Attributes:
+    classes: the names of the classes, by number; () where there are none, or they have no names.
+  """
+
+  @property
+  def classes(self) -> tuple[str, ...]: ...
 
   def __len__(self) -> int: ...
 

@@ -17,6 +17,8 @@ class StackedSource:
     size: triples in one epoch; the draw is fixed.
   """
 
+  classes: tuple[str, ...] = ()
+
   def __init__(self, digits: np.ndarray, size: int = 1_000_000):
     self._digits = digits
     self._triples = np.random.default_rng(0).integers(0, len(digits), (size, 3), dtype=np.int32)

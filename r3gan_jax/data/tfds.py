@@ -1,15 +1,19 @@
 """TFDS data sets prepared as ArrayRecord, read by index and without TensorFlow."""
 
+import re
+import resource
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r3gan_jax.data.images import decode, fit, to_array
+from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.data.source import Examples
-from r3gan_jax.errors import UserError
-from r3gan_jax.storage import is_remote
+from r3gan_jax.errors import UserError, one_line
+from r3gan_jax.storage import as_path, is_remote
+
+_IF_DAMAGED = "if it is damaged, remove it and prepare it again"
 
 IDX_DATA_SETS = ("mnist", "fashion_mnist", "kmnist")
 """Those that `prepare_data` makes from idx files, without TensorFlow."""
@@ -22,7 +26,8 @@ class TfdsSource:
     name: as TFDS knows it, e.g. "cifar10" or "imagenet_resized/64x64", or the --name given to `prepare_data`.
     split: e.g. "train" or "train+test".
     data_path: the directory of prepared data sets ("": TFDS's own default), or one prepared data set's; local.
-    image_shape: (H, W, C) of the result; grey records become RGB where C is 3.
+    resolution: height and width of the result.
+    decoder: gives its channels.
     fit_by: how records of another size come to it, see `images.fit`.
     num_classes: 0 for images without labels.
     label_key: the feature to take labels from, where there are classes.
@@ -36,7 +41,8 @@ class TfdsSource:
     name: str,
     split: str,
     data_path: str,
-    image_shape: tuple[int, int, int],
+    resolution: int,
+    decoder: Decoder,
     fit_by: str,
     num_classes: int = 0,
     label_key: str = "label",
@@ -45,10 +51,12 @@ class TfdsSource:
 
     builder = _open(name, data_path)
     self._title = f"data set '{name}' in {builder.data_path}"
-    self._resolution, _, self._channels = image_shape
+    self._resolution = resolution
+    self._decoder = decoder
     self._fit_by = fit_by
     self._num_classes = num_classes
     self._label_key = label_key if num_classes else None
+    self.classes: tuple[str, ...] = ()
     self._check_features(dict(builder.info.features.items()))
     try:
       files = builder.info.splits[split].file_instructions
@@ -57,6 +65,7 @@ class TfdsSource:
       raise UserError(f"config.data.split = {split!r}: {self._title} has the splits {known}") from None
     if not files:
       raise UserError(f"config.data.split = {split!r}: {self._title} has no images in it")
+    _allow_open_files(len(files), self._title)
     # The encoded records: TFDS would decode every feature of them, with Pillow at half the speed.
     self._records: Any = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     first_of_each_file = [0, *accumulate(file.take for file in files)][:-1]
@@ -80,12 +89,11 @@ class TfdsSource:
       # In bulk: from a large file, 8 us a record where one by one takes 64.
       records = self._records.__getitems__(indices)
     except (RuntimeError, OSError) as error:
-      cause = str(error).splitlines()[0]
-      raise UserError(f"{self._title} is damaged: remove it and prepare it again ({cause})") from None
+      raise UserError(f"cannot read {self._title}: {one_line(error)}: {_IF_DAMAGED}") from None
     return [tf_example_pb2.Example.FromString(record).features.feature for record in records]
 
   def _image(self, record: Any, title: str) -> np.ndarray:
-    image = decode(record["image"].bytes_list.value[0], title, self._channels)
+    image = self._decoder(record["image"].bytes_list.value[0], title)
     return to_array(fit(image, self._resolution, self._fit_by, title))
 
   def _label(self, record: Any, title: str) -> int:
@@ -100,7 +108,9 @@ class TfdsSource:
     image = features.get("image")
     if not isinstance(image, tfds.features.Image):
       raise UserError(f"{self._title} has no images named 'image': it has the features {sorted(features)}")
-    if self._channels == 1 and image.shape[-1] == 3:
+    if image.np_dtype != np.uint8:
+      raise UserError(f"{self._title} has images of {np.dtype(image.np_dtype).name}, not of 8 bits: convert them")
+    if self._decoder.channels == 1 and image.shape[-1] == 3:
       raise UserError(f"{self._title} has colour images: set config.data.channels = 3")
     if self._label_key is None:
       return
@@ -115,6 +125,8 @@ class TfdsSource:
         f"{self._title} has {label.num_classes} classes, but config.data.num_classes = {self._num_classes}: "
         "set it to match"
       )
+    if isinstance(label, tfds.features.ClassLabel):
+      self.classes = tuple(label.names)
 
 
 def default_data_dir() -> Path:
@@ -122,6 +134,14 @@ def default_data_dir() -> Path:
   import tensorflow_datasets as tfds
 
   return Path(tfds.core.constants.DATA_DIR).expanduser()
+
+
+def prepared_directory(name: str, data_path: Path) -> Path | None:
+  """The directory that `TfdsSource` would read; None where there is none, or none by this name."""
+  try:
+    return Path(_open(name, str(data_path)).data_path)
+  except UserError:
+    return None
 
 
 def _open(name: str, data_path: str) -> Any:
@@ -134,17 +154,48 @@ def _open(name: str, data_path: str) -> Any:
       f"config.run.data_path = {data_path}: ArrayRecord files are read from a disk: copy the data set to one, e.g. by "
       "`gcloud storage cp --recursive`, and name that"
     )
+  data_path = str(as_path(data_path)) if data_path else ""
+  if data_path and (Path(data_path) / "dataset_info.json").is_file():
+    return open_directory(Path(data_path))
+  if not re.fullmatch(r"\w+(/[\w.+-]+)?(:[\d.*]+)?", name):
+    raise UserError(f"config.data.name = {name!r}: name a prepared data set, NAME or NAME/CONFIG")
   try:
-    if data_path and (Path(data_path) / "dataset_info.json").is_file():
-      return tfds.builder_from_directory(data_path, file_format="array_record")
     return builder_from_files(name, data_dir=data_path or None, file_format="array_record")
   except tfds.core.DatasetNotFoundError:
     where = data_path or default_data_dir()
     raise UserError(f"data set '{name}' is not prepared under {where}: run {_how_to_prepare(name)}") from None
-  except ValueError as error:
-    raise UserError(
-      f"data set '{name}' is prepared in another format: run {_how_to_prepare(name)} --data_dir=ANOTHER ({error})"
-    ) from None
+  except Exception as error:  # whatever TFDS makes of files that are not what it wrote
+    where = f"data set '{name}' in {data_path or default_data_dir()}"
+    if "file format" in str(error).lower():
+      raise UserError(
+        f"{where} is prepared in another format: run {_how_to_prepare(name)} --data_dir=ANOTHER ({one_line(error)})"
+      ) from None
+    raise UserError(f"{where} cannot be read ({one_line(error)}): {_IF_DAMAGED}") from None
+
+
+def open_directory(directory: Path) -> Any:
+  """The TFDS builder of one prepared data set; a UserError where its description cannot be read."""
+  import tensorflow_datasets as tfds
+
+  try:
+    return tfds.builder_from_directory(directory, file_format="array_record")
+  except Exception as error:
+    raise UserError(f"{directory} cannot be read ({one_line(error)}): {_IF_DAMAGED}") from None
+
+
+_OTHER_FILES = 128
+"""That a process may have open besides a data set's."""
+
+
+def _allow_open_files(count: int, title: str) -> None:
+  """Raises the limit of open files, 256 on macOS, to what the shards of a data set take."""
+  limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+  needed = count + _OTHER_FILES
+  if limit == resource.RLIM_INFINITY or limit >= needed:
+    return
+  if most != resource.RLIM_INFINITY and most < needed:
+    raise UserError(f"{title} has {count} files, but a process may open {most}: raise that limit: ulimit -n {needed}")
+  resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
 
 
 def _how_to_prepare(name: str) -> str:

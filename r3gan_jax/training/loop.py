@@ -10,7 +10,7 @@ uninterrupted one does.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -22,8 +22,9 @@ from absl import logging
 from etils import epath
 
 from r3gan_jax.algorithms.base import Algorithm, Params
+from r3gan_jax.data.images import CorruptImage
 from r3gan_jax.data.loader import Loader
-from r3gan_jax.errors import Interrupted
+from r3gan_jax.errors import Interrupted, UserError
 from r3gan_jax.schedules import Schedule
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, BestCheckpoint, Checkpoints
 from r3gan_jax.training.distributed import Preemption, Watchdog, agreed
@@ -32,7 +33,7 @@ from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.profile import Profile
 from r3gan_jax.training.progress import Diverged, MetricWindow, Progress
 from r3gan_jax.training.state import TrainState, abstract_state, averaged_params, init_state
-from r3gan_jax.training.step import make_train_step
+from r3gan_jax.training.step import Batches, make_train_step
 
 Snapshot = Callable[[Params, Any, int, MetricWriter], Mapping[str, float]]
 """(EMA parameters, carry, images seen, writer) -> scores: draws, measures and writes what it is for."""
@@ -192,7 +193,7 @@ class _Trainer:
         watchdog.beat()
         while images_seen < experiment.total_images:
           self._profile.before(self._iteration)
-          state, metrics = self._step(state, next(batches))
+          state, metrics = self._step(state, self._next(batches, state, window))
           self._profile.after(self._iteration, metrics)
           self._iteration += 1
           previous, images_seen = images_seen, images_seen + increment
@@ -220,6 +221,20 @@ class _Trainer:
       watchdog.rest()
       batches.close()  # type: ignore[attr-defined]
     return state
+
+  def _next(self, batches: Iterator[Batches], state: TrainState, window: MetricWindow) -> Batches:
+    """The batches of the next iteration; where they cannot be read, `state` is saved first."""
+    try:
+      return next(batches)
+    except UserError as error:
+      if jax.process_count() > 1:  # the others do not know of it, and would not save with us
+        raise
+      window.catch_up()
+      saved = "saved" if self.checkpoints.save(state) else "could not be saved"
+      cure = "; train on without such images: --config.run.on_corrupt_image=skip"
+      raise UserError(
+        f"{error} (the run is {saved} at {int(state.images_seen):,} images{cure * isinstance(error, CorruptImage)})"
+      ) from None
 
   def _snapshot(self, state: TrainState) -> bool:
     """Saves, draws, measures; whether it could be saved."""

@@ -5,14 +5,18 @@ first recipe that agrees with them makes it its own.
 """
 
 import json
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
+from absl import logging
 from etils import epath
 
 from r3gan_jax.errors import UserError
-from r3gan_jax.storage import as_path, failing_as, is_remote, make_directory
+from r3gan_jax.storage import as_path, failing_as, make_directory, write_whole
 
 CONFIG_FILE = "config.json"
+DATA_FILE = "data.json"
 RUN_SECTION = "run"
 """The part of a configuration that may change when a run is resumed: how it is carried out, not what is trained."""
 
@@ -32,7 +36,38 @@ def claim_workdir(workdir: epath.PathLike, config: dict[str, Any]) -> None:
       _check_same(path, read_config(path), config)
     elif path.exists() and any(path.iterdir()):
       raise UserError(f"{path} is not empty and was not made by r3gan_jax: name another --workdir")
-    _write_whole(path / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+    write_whole(path / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+
+
+def check_data(workdir: epath.PathLike, images: int, classes: Sequence[str]) -> None:
+  """Keeps what a run's data are, or compares it with what is kept; another number of images is logged.
+
+  Args:
+    workdir: claimed already.
+    images: how many there are.
+    classes: their names, by number; empty where there are none.
+
+  Raises:
+    UserError: the classes have other names or another order, so labels would mean something else.
+  """
+  path = as_path(workdir) / DATA_FILE
+  with failing_as(f"cannot keep what the data are in {path}", path):
+    try:
+      before = json.loads(path.read_text())
+      images_before, classes_before = int(before["images"]), [str(name) for name in before["classes"]]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+      pass  # of an older run, or damaged
+    else:
+      if classes_before != [*classes]:
+        pairs = enumerate(zip_longest(classes_before, classes))
+        number, (then, now) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+        raise UserError(
+          f"{path}: when the run began, class {number} was {then!r}, and it is {now!r} now: restore the classes' "
+          "names, or name another --workdir"
+        )
+      if images_before != images:
+        logging.warning("the data are %s images, %s when the run began", f"{images:,}", f"{images_before:,}")
+    write_whole(path, json.dumps({"images": images, "classes": [*classes]}, indent=2) + "\n")
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:
@@ -65,13 +100,3 @@ def _check_same(path: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> N
         f"{path} was made with config.{name} = {before!r}, but now it is {now!r}: "
         "go on with the old value, or name another --workdir"
       )
-
-
-def _write_whole(path: epath.Path, text: str) -> None:
-  """Writes a file so that a reader finds the old text or the new one, never a part."""
-  if is_remote(path):
-    path.write_text(text)
-    return
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(text)
-  temporary.replace(path)

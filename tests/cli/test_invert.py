@@ -23,7 +23,7 @@ INVERTED = {
 }
 REFUSED = [
   ("uncond_16px", ("nowhere.png",), (), "nowhere.png: No such file"),
-  ("uncond_16px", ("text.png",), (), "text.png is no PNG, JPEG or WebP image: replace or remove it"),
+  ("uncond_16px", ("text.png",), (), "text.png is no image of PNG, JPEG"),
   ("uncond_16px", ("cut.png",), (), "cut.png is damaged or cut short"),
   ("uncond_16px", ("b.webp",), ("--class=0",), "has no classes; leave --class out"),
   ("uncond_16px", ("b.webp",), ("--interpolate=1",), "two images at least: give --image again"),

@@ -1,5 +1,6 @@
 """The command, run as a user runs it."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,9 +8,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
+from commands import call
 from image_files import write_images
 
+from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.tfds import TfdsSource
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,28 +27,68 @@ def run(*arguments, status=0):
   return done
 
 
-def test_a_killed_run_is_continued(tmp_path):
-  """Killed after its first shard: what is finished stays, what is half-written is not taken for finished."""
+def shards(directory):
+  """Each finished shard and the file it is: a shard written again is another file."""
+  return {path.name: path.stat().st_ino for path in directory.glob("pictures-*")}
+
+
+def started(unfinished, arguments, more):
+  """The command, once it has finished a shard more."""
+  before = len(shards(unfinished))
+  # Where the tests run in the background SIGINT is ignored, and no process can catch what it was started to ignore.
+  heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+  process = subprocess.Popen(
+    [sys.executable, "-c", heed, *command(*arguments), *more], cwd=ROOT, stderr=subprocess.PIPE, text=True
+  )
+  while process.poll() is None and len(shards(unfinished)) == before:
+    time.sleep(0.002)
+  return process
+
+
+def children(process):
+  """The worker processes; the other child of a pool's parent tracks its semaphores."""
+  found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+  return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def test_a_run_that_is_stopped_goes_on(tmp_path):
+  """By Ctrl-C, by the death of a worker, by SIGKILL: what is finished stays, and no half is taken for finished."""
   images = write_images(tmp_path / "images", 2000)
   arguments = (f"--images={tmp_path / 'images'}", "--name=pictures", "--resolution=8", f"--data_dir={tmp_path}")
-  process = subprocess.Popen(command(*arguments), cwd=ROOT, stderr=subprocess.DEVNULL)
   unfinished = tmp_path / "pictures" / "1.0.0.unfinished"
-  while process.poll() is None and not list(unfinished.glob("pictures-*")):
-    time.sleep(0.002)
-  process.send_signal(signal.SIGKILL)
-  assert process.wait() == -signal.SIGKILL
-  finished = {path.name: path.stat().st_ino for path in unfinished.glob("pictures-*")}
+
+  process = started(unfinished, arguments, ("--processes=2",))
+  workers = children(process)
+  process.send_signal(signal.SIGINT)
+  (line,) = process.communicate()[1].splitlines()
+  assert process.returncode == 130 and "the same command goes on" in line
+  assert len(workers) == 2 and not any(Path(f"/proc/{worker}").exists() for worker in workers)
+  first = shards(unfinished)
+
+  process = started(unfinished, arguments, ("--processes=2",))
+  os.kill(children(process)[0], signal.SIGKILL)
+  (line,) = process.communicate()[1].splitlines()
+  assert process.returncode == 2 and line.startswith("error: a worker process was killed")
+  assert first.items() < shards(unfinished).items()
+
+  process = started(unfinished, arguments, ("--processes=1",))
+  process.kill()
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  finished = shards(unfinished)
   assert 0 < len(finished) < 8
 
   done = run(*arguments)
   directory = tmp_path / "pictures" / "1.0.0"
   assert done.stdout.splitlines() == [
+    f"2,000 images in {tmp_path / 'images'}: 8x8, 2,000 RGB; no classes (each directory is one with "
+    "--class_directories); passed over: nothing",
     f"2,000 images: {directory}",
     f"train on them with --config.data.name=pictures --config.run.data_path={tmp_path}",
   ]
-  after = {path.name: path.stat().st_ino for path in directory.glob("pictures-*")}
+  after = shards(directory)
   assert len(after) == 8 and finished.items() < after.items()
-  source = TfdsSource("pictures", "train", str(tmp_path), (8, 8, 3), "crop_resize")
+  source = TfdsSource("pictures", "train", str(tmp_path), 8, Decoder(3), "crop_resize")
   np.testing.assert_array_equal(source[np.arange(2000)]["image"], images)
 
 
@@ -58,26 +100,48 @@ def test_skipped_images_are_named_and_counted(tmp_path):
   assert "error: 00001.png in" in refused.stderr and "Traceback" not in refused.stderr
   done = run(*arguments, "--skip_corrupt", "--grey=false", "--processes=1")
   assert "left out: 00001.png in" in done.stderr
-  assert done.stdout.startswith("2 images (1 corrupt ones left out): ")
+  assert "3 images in" in done.stdout and ", 1 damaged; " in done.stdout
+  assert "2 images (1 corrupt ones left out): " in done.stdout
 
 
-@pytest.mark.parametrize(
-  "arguments, message",
-  [
+def test_what_training_would_not_find_by_name_is_named_by_its_directory(tmp_path, environment):
+  """TFDS has configurations of imagenet_resized, and would look for them."""
+  write_images(tmp_path / "images", 1)
+  done = run(f"--images={tmp_path}/images", "--name=imagenet_resized", "--resolution=8", f"--data_dir={tmp_path}/d")
+  directory = tmp_path / "d" / "imagenet_resized" / "1.0.0"
+  assert done.stdout.splitlines()[-1] == f"train on them with --config.run.data_path={directory}"
+  assert len(TfdsSource("", "train", str(directory), 8, Decoder(3), "crop_resize")) == 1
+
+
+def test_bad_input_is_one_line_that_names_the_cure(tmp_path, environment):
+  write_images(tmp_path / "images", 1)
+  cases = [
     ((), "Exactly one of (images, idx, tfds) must have a value"),
     (("--idx=a", "--tfds=b"), "Exactly one of (images, idx, tfds) must have a value"),
     (("--images=nowhere", "--name=a"), "--resolution is missing"),
     (("--images=nowhere", "--resolution=8"), "--name is missing"),
     (("--images=nowhere", "--name=a", "--resolution=8"), "nowhere is neither a directory nor a zip"),
     (("--idx=nowhere", "--name=mnist"), "nowhere holds neither train-images-idx3-ubyte nor"),
-  ],
-)
-def test_bad_input_is_one_line_that_names_the_cure(tmp_path, arguments, message):
-  done = run(*arguments, f"--data_dir={tmp_path}", status=2)
-  (line,) = done.stderr.strip().splitlines()
-  assert line.startswith("error: ") and message in line
+    (("--images=", "--name=a", "--resolution=8"), "--images is empty: name what to prepare"),
+    (("--idx=", "--name=mnist"), "--idx is empty: name what to prepare"),
+    (("--tfds=",), "--tfds is empty: name what to prepare"),
+    (("--idx=a", "--name=mnist", "--resolution=8"), "--resolution does not go with --idx: leave it out"),
+    (("--idx=a", "--name=mnist", "--nogrey"), "--grey does not go with --idx: leave it out"),
+    (("--tfds=cifar10", "--name=mine"), "--name does not go with --tfds: leave it out"),
+    (("--images=a", "--manual_dir=b"), "--manual_dir does not go with --images: leave it out"),
+    ((f"--images={tmp_path}/images", "--name=a", "--resolution=8", "--background=whyte"), "background 'whyte' is no"),
+    (
+      ("--idx=nowhere", "--name=mnist", "--data_dir=gs://bucket/data"),
+      "--data_dir=gs://bucket/data: ArrayRecord files are written to a disk",
+    ),
+  ]
+  errors = call(environment, "prepare_data", [(f"--data_dir={tmp_path}", *arguments) for arguments, _ in cases])
+  for (arguments, message), error in zip(cases, errors, strict=True):
+    assert error and message in error and "\n" not in error.strip(), arguments
 
 
-def test_data_sets_are_prepared_on_a_disk():
-  done = run("--idx=nowhere", "--name=mnist", "--data_dir=gs://bucket/data", status=2)
-  assert "error: --data_dir=gs://bucket/data: ArrayRecord files are written to a disk" in done.stderr
+def test_home_is_expanded_behind_an_equals_sign(tmp_path, environment):
+  write_images(tmp_path / "images", 1)
+  arguments = ("--images=~/images", "--name=a", "--resolution=8", "--data_dir=~/data")
+  assert call(environment | {"HOME": str(tmp_path)}, "prepare_data", [arguments]) == [None]
+  assert (tmp_path / "data" / "a" / "1.0.0").is_dir()

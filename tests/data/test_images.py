@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r3gan_jax.data.images import CorruptImage, decode, fit, to_array
+from r3gan_jax.data.images import CorruptImage, Decoder, fit, open_image, to_array, upright_size
 from r3gan_jax.errors import UserError
 
 RANDOM = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -18,33 +18,125 @@ def encoded(array, format="PNG", **options):
 
 @pytest.mark.parametrize("format, options", [("PNG", {}), ("WEBP", {"lossless": True})])
 def test_decoding_is_exact(format, options):
-  np.testing.assert_array_equal(to_array(decode(encoded(RANDOM, format, **options), "x", 3)), RANDOM)
+  np.testing.assert_array_equal(to_array(Decoder(3)(encoded(RANDOM, format, **options), "x")), RANDOM)
 
 
 def test_jpeg_is_decoded():
   smooth = np.broadcast_to(np.arange(0, 256, 32, np.uint8)[:, None, None], (8, 8, 3))
-  assert np.abs(to_array(decode(encoded(smooth, "JPEG", quality=95), "x", 3)).astype(int) - smooth).max() < 8
+  assert np.abs(to_array(Decoder(3)(encoded(smooth, "JPEG", quality=95), "x")).astype(int) - smooth).max() < 8
 
 
 def test_grey_becomes_rgb_and_colour_never_grey():
   grey = RANDOM[..., 0]
-  np.testing.assert_array_equal(to_array(decode(encoded(grey), "x", 3)), grey[..., None].repeat(3, -1))
-  np.testing.assert_array_equal(to_array(decode(encoded(grey), "x", 1)), grey[..., None])
+  np.testing.assert_array_equal(to_array(Decoder(3)(encoded(grey), "x")), grey[..., None].repeat(3, -1))
+  np.testing.assert_array_equal(to_array(Decoder(1)(encoded(grey), "x")), grey[..., None])
   with pytest.raises(UserError, match="x is a colour image"):
-    decode(encoded(RANDOM), "x", 1)
+    Decoder(1)(encoded(RANDOM), "x")
 
 
-def test_alpha_is_dropped_and_16_bits_refused():
-  with_alpha = np.concatenate([RANDOM, RANDOM[..., :1]], -1)
-  np.testing.assert_array_equal(to_array(decode(encoded(with_alpha), "x", 3)), RANDOM)
+@pytest.mark.parametrize("background, colour", [("white", (255,) * 3), ("#102030", (16, 32, 48))])
+def test_transparency_is_put_over_the_background(background, colour):
+  """A black logo on transparency, opaque, half and clear, is no black square."""
+  pixels = np.zeros((1, 3, 4), np.uint8)
+  pixels[0, :, 3] = 255, 128, 0
+  actual = to_array(Decoder(3, background)(encoded(pixels), "x"))
+  half = [round(value * 127 / 255) for value in colour]
+  np.testing.assert_allclose(actual[0], [(0, 0, 0), half, colour], atol=1)
+
+
+def test_opaque_images_with_alpha_are_as_without():
+  with_alpha = np.concatenate([RANDOM, np.full_like(RANDOM[..., :1], 255)], -1)
+  np.testing.assert_array_equal(to_array(Decoder(3)(encoded(with_alpha), "x")), RANDOM)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "1", "RGB"])
+def test_a_transparent_colour_is_transparency(mode):
+  """PNG and GIF mark a colour of the palette, or one value, as transparent."""
+  image = Image.new(mode, (2, 2))
+  if mode == "P":
+    image.putpalette([0, 0, 0, 9, 9, 9])
+  image.putpixel((0, 0), (9, 9, 9) if mode == "RGB" else 1)
+  buffer = BytesIO()
+  image.save(buffer, "PNG", transparency=(0, 0, 0) if mode == "RGB" else 0)
+  decoded = to_array(Decoder(3)(buffer.getvalue(), "x"))
+  assert (decoded[1] == 255).all() and (decoded[0, 1] == 255).all()
+  if mode != "1":
+    assert (decoded[0, 0] == decoded[0, 0, 0]).all() and decoded[0, 0, 0] < 10
+
+
+def test_grey_with_alpha_stays_grey():
+  pixels = np.stack([RANDOM[..., 0], RANDOM[..., 1]], -1)
+  grey, alpha = pixels[..., 0].astype(float), pixels[..., 1] / 255.0
+  actual = to_array(Decoder(1)(encoded(pixels), "x"))[..., 0]
+  np.testing.assert_allclose(actual, grey * alpha + 255 * (1 - alpha), atol=1)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright(format, orientation):
+  """By EXIF's definition: where row 0 and column 0 of the stored pixels are seen."""
+  upright = np.zeros((16, 24, 3), np.uint8)
+  upright[:8, :8] = 255  # the top left corner
+  upright[:8, 16:] = 100
+  stored = {
+    1: upright,
+    2: upright[:, ::-1],
+    3: upright[::-1, ::-1],
+    4: upright[::-1],
+    5: upright.swapaxes(0, 1),
+    6: upright.swapaxes(0, 1)[::-1],  # seen after a quarter turn clockwise
+    7: upright.swapaxes(0, 1)[::-1, ::-1],
+    8: upright.swapaxes(0, 1)[:, ::-1],
+  }[orientation]
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  data = encoded(stored, format, exif=exif, **({"quality": 95} if format == "JPEG" else {"lossless": True}))
+  assert upright_size(open_image(data, "x")) == (24, 16)
+  assert np.abs(to_array(Decoder(3)(data, "x")).astype(int) - upright).mean() < 4
+
+
+def test_16_bits_are_refused():
   with pytest.raises(UserError, match="x has more than 8 bits"):
-    decode(encoded(RANDOM[..., 0].astype(np.uint16) * 256), "x", 3)
+    Decoder(3)(encoded(RANDOM[..., 0].astype(np.uint16) * 256), "x")
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4])
+def test_other_channels_are_refused(channels):
+  with pytest.raises(UserError, match=f"config.data.channels = {channels}: images are read as grey"):
+    Decoder(channels)
+
+
+def test_a_background_is_a_colour():
+  with pytest.raises(UserError, match="background 'whyte' is no colour"):
+    Decoder(3, "whyte")
+
+
+def test_any_flipped_bit_of_a_png_is_noticed():
+  """Pillow alone reads past a wrong checksum of the pixels."""
+  data = encoded(RANDOM)
+  for place in range(8, len(data)):
+    damaged = bytearray(data)
+    damaged[place] ^= 16
+    with pytest.raises(CorruptImage, match=r"^x (is|has)"):
+      Decoder(3)(bytes(damaged), "x")
+
+
+def test_large_and_long_images_are_read(monkeypatch):
+  """180 megapixels, or an ICC profile of 3 MB, are no damage; what is too large to decode is called that."""
+  with_profile = encoded(RANDOM, icc_profile=bytes(3_000_000))
+  np.testing.assert_array_equal(to_array(Decoder(3)(with_profile, "x")), RANDOM)
+  panorama = encoded(np.zeros((10_000, 18_000), np.uint8))
+  assert open_image(panorama, "x").size == (18_000, 10_000)
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+  with pytest.raises(UserError, match="more than 1000 megapixels: make it smaller") as error:
+    open_image(panorama, "x")
+  assert not isinstance(error.value, CorruptImage)  # --skip_corrupt does not drop it
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", encoded(RANDOM)[:60], encoded(RANDOM, "JPEG")[:-100]])
 def test_what_is_no_image_is_named(data):
-  with pytest.raises(CorruptImage, match=r"^the file (is no PNG|is damaged)"):
-    decode(data, "the file", 3)
+  with pytest.raises(CorruptImage, match=r"^the file (is|has)"):
+    Decoder(3)(data, "the file")
 
 
 def test_an_image_of_the_right_size_is_untouched():

@@ -1,4 +1,7 @@
 import json
+import os
+import resource
+from contextlib import contextmanager, redirect_stdout
 
 import numpy as np
 import pytest
@@ -6,9 +9,10 @@ import tensorflow_datasets as tfds
 from image_files import idx, write_idx_files, write_images, zip_directory
 from PIL import Image
 
+from r3gan_jax import storage
 from r3gan_jax.data import prepare
-from r3gan_jax.data.folder import ImageFiles
-from r3gan_jax.data.images import CorruptImage, fit, to_array
+from r3gan_jax.data.files import ImageFiles
+from r3gan_jax.data.images import CorruptImage, Decoder, fit, to_array
 from r3gan_jax.data.prepare import prepare_idx, prepare_images
 from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.errors import UserError
@@ -23,7 +27,7 @@ def run(path, data_dir, **changed):
   arguments = {
     "name": "pictures",
     "resolution": 4,
-    "channels": 3,
+    "decoder": Decoder(3),
     "class_directories": False,
     "processes": 1,
     "skip_corrupt": False,
@@ -58,7 +62,9 @@ def test_images_are_resized_labelled_and_packed(tmp_path, packed, processes):
   np.testing.assert_array_equal(actual, expected)
   assert [record["label"] for record in records] == [0] * 5 + [1] * 5
   assert tfds.builder_from_directory(prepared.directory).info.features["label"].names == ["a", "b"]
-  ours = TfdsSource("pictures", "train", str(tmp_path), (4, 4, 3), "crop_resize", 2)[np.arange(10)]
+  source = TfdsSource("pictures", "train", str(tmp_path), 4, Decoder(3), "crop_resize", 2)
+  assert source.classes == ("a", "b")
+  ours = source[np.arange(10)]
   np.testing.assert_array_equal(ours["image"], expected)
   np.testing.assert_array_equal(ours["label"], [0] * 5 + [1] * 5)
 
@@ -87,7 +93,7 @@ def test_a_corrupt_image_stops_and_the_rest_goes_on_from_there(tmp_path, caplog)
   finished = shards(unfinished)
   assert len(finished) == 2
   with pytest.raises(UserError, match="'pictures' is not prepared under"):
-    TfdsSource("pictures", "train", str(tmp_path), (4, 4, 3), "crop_resize")
+    TfdsSource("pictures", "train", str(tmp_path), 4, Decoder(3), "crop_resize")
 
   prepared = run(images, tmp_path, skip_corrupt=True)
   assert (prepared.images, prepared.left_out) == (13, 1)
@@ -111,12 +117,135 @@ def test_another_data_set_is_never_written_over(tmp_path):
   prepared = run(tmp_path / "images", tmp_path)
   before = shards(prepared.directory)
   assert run(tmp_path / "images", tmp_path) == prepared and shards(prepared.directory) == before
-  with pytest.raises(UserError, match="holds another data set: choose another --name"):
+  with pytest.raises(UserError, match=r"holds another data set \(.*\): choose another --name"):
     run(tmp_path / "images", tmp_path, resolution=8)
   write_images(tmp_path / "images", 1, first=5)
-  with pytest.raises(UserError, match="holds another data set: choose another --name"):
+  with pytest.raises(UserError, match=r"holds another data set \(.*\): choose another --name"):
     run(tmp_path / "images", tmp_path)
   assert shards(prepared.directory) == before
+
+
+def test_a_corrupt_image_can_be_removed_as_advised(tmp_path, caplog):
+  images = write_images(tmp_path / "images", 9, side=4)
+  (tmp_path / "images" / "00006.png").write_bytes(b"")
+  with pytest.raises(CorruptImage, match=r"00006.png in .* is empty: replace or remove it"):
+    run(tmp_path / "images", tmp_path)
+  (tmp_path / "images" / "00006.png").unlink()
+  prepared = run(tmp_path / "images", tmp_path)
+  assert "begins again what was left unfinished" in caplog.text and "9 images in split train, now 8" in caplog.text
+  np.testing.assert_array_equal(read_by_tfds(prepared.directory, "train")[0], np.delete(images, 6, axis=0))
+
+
+def test_edited_images_of_equal_sizes_are_another_data_set(tmp_path):
+  write_images(tmp_path / "images", 3, suffix="bmp")
+  prepared = run(tmp_path / "images", tmp_path)
+  for file in (tmp_path / "images").iterdir():
+    file.touch()
+  assert run(tmp_path / "images", tmp_path) == prepared
+  file.write_bytes(file.read_bytes()[:-1] + b"x")
+  with pytest.raises(UserError, match=r"another data set .the images or labels of split train have changed.: choose"):
+    run(tmp_path / "images", tmp_path)
+
+
+def test_renamed_classes_are_another_data_set(tmp_path):
+  for name in ("a", "b"):
+    write_images(tmp_path / "images" / name, 2)
+  run(tmp_path / "images", tmp_path, class_directories=True)
+  (tmp_path / "images" / "a").rename(tmp_path / "images" / "c")
+  with pytest.raises(UserError, match="holds another data set"):
+    run(tmp_path / "images", tmp_path, class_directories=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"splits": 5}', b'{"splits": {"train": {}}}', None])
+def test_a_damaged_note_of_what_is_being_made(tmp_path, content):
+  """What a full disk left: the same command begins again; of a finished data set one line says so."""
+  write_images(tmp_path / "images", 5)
+  unfinished = tmp_path / "pictures" / "1.0.0.unfinished"
+  unfinished.mkdir(parents=True)
+  if content is not None:
+    (unfinished / "prepare.json").write_bytes(content)
+  (unfinished / "pictures-train.array_record-00000-of-00002").write_bytes(b"of something else")
+  prepared = run(tmp_path / "images", tmp_path)
+  assert prepared.images == 5 and not unfinished.exists()
+  (prepared.directory / "prepare.json").write_bytes(content or b"")
+  with pytest.raises(UserError, match=r"prepare.json, which says of what, is missing or damaged"):
+    run(tmp_path / "images", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff{", None])
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "pictures-train.array_record-00001-of-00002"])
+def test_damage_to_what_is_finished_is_one_line(tmp_path, name, content):
+  write_images(tmp_path / "images", 5)
+  file = run(tmp_path / "images", tmp_path).directory / name
+  file.unlink()
+  if content is not None:
+    file.write_bytes(content)
+  with pytest.raises(UserError, match=r"pictures/1.0.0.* prepare it again$") as error:
+    run(tmp_path / "images", tmp_path)
+  assert "\n" not in str(error.value)
+  with pytest.raises(UserError, match=r"prepare it again$|is not prepared under"):
+    TfdsSource("pictures", "train", str(tmp_path), 4, Decoder(3), "crop_resize")
+
+
+def test_a_higher_version_would_be_read_instead(tmp_path):
+  write_images(tmp_path / "images", 1)
+  (tmp_path / "pictures" / "3.0.1").mkdir(parents=True)
+  (tmp_path / "pictures" / "0.9.0").mkdir()
+  with pytest.raises(UserError, match=r"pictures/3.0.1 is there already, and would be read in place of 1.0.0"):
+    run(tmp_path / "images", tmp_path)
+  (tmp_path / "pictures" / "3.0.1").rmdir()
+  assert run(tmp_path / "images", tmp_path).images == 1
+
+
+def test_two_at_once(tmp_path):
+  write_images(tmp_path / "images", 1)
+  (tmp_path / "pictures").mkdir()
+  lock = storage.locked(tmp_path / "pictures" / "1.0.0.lock", "unexpected")
+  with lock, pytest.raises(UserError, match=r"another process is preparing .*pictures/1.0.0: wait for it"):
+    run(tmp_path / "images", tmp_path)
+  (tmp_path / "pictures" / "1.0.0.lock").touch()  # as a killed process leaves it
+  assert run(tmp_path / "images", tmp_path).images == 1
+  assert os.listdir(tmp_path / "pictures") == ["1.0.0"]
+
+
+def test_where_nothing_can_be_written(tmp_path):
+  write_images(tmp_path / "images", 1)
+  (tmp_path / "file").touch()
+  with pytest.raises(UserError, match=r"cannot write .*file/pictures/1.0.0: Not a directory"):
+    run(tmp_path / "images", tmp_path / "file")
+
+
+@contextmanager
+def largest_file(size):
+  """A disk with as much space, nearly: what is written beyond fails."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 100_000])
+def test_a_full_disk_is_one_line_and_the_rest_goes_on(tmp_path, capsys, size):
+  images = write_images(tmp_path / "images", 12, side=128)
+  message = "cannot write .*: .*File too large.*: the same command goes on"
+  with capsys.disabled(), redirect_stdout(None), largest_file(size), pytest.raises(UserError, match=message):
+    run(tmp_path / "images", tmp_path, resolution=128)
+  unfinished = tmp_path / "pictures" / "1.0.0.unfinished"
+  assert not list(unfinished.glob("writing-*")) and not list(unfinished.glob("*.tmp"))
+  prepared = run(tmp_path / "images", tmp_path, resolution=128)
+  np.testing.assert_array_equal(read_by_tfds(prepared.directory, "train")[0], images)
+
+
+def test_the_background_is_part_of_the_data(tmp_path, capsys):
+  (tmp_path / "images").mkdir()
+  Image.new("RGBA", (4, 4)).save(tmp_path / "images" / "logo.png")
+  prepared = run(tmp_path / "images", tmp_path)
+  assert (read_by_tfds(prepared.directory, "train")[0] == 255).all()
+  assert "1 transparent, put over white" in capsys.readouterr().out
+  with pytest.raises(UserError, match="holds another data set"):
+    run(tmp_path / "images", tmp_path, decoder=Decoder(3, "black"))
 
 
 @pytest.mark.parametrize("name", ["FFHQ", "ffhq-64", "a/b", ""])

@@ -12,6 +12,9 @@ from etils import epath
 
 from configs import stacked_digits
 from r3gan_jax import factory
+from r3gan_jax.data.images import CorruptImage
+from r3gan_jax.data.loader import Loader
+from r3gan_jax.errors import UserError
 from r3gan_jax.training.logging import make_writer, metric_writers, read_metrics
 from r3gan_jax.training.loop import SNAPSHOT_SECONDS, train
 from r3gan_jax.training.progress import Diverged
@@ -44,7 +47,8 @@ def run(workdir, writer=None, snapshots=(), one_in=0, loader=None, **changes):
   experiment = factory.build_experiment(config, jax.device_count())
   if one_in:
     changes["algorithm"] = Faulty(experiment.algorithm, one_in)
-  experiment = dataclasses.replace(experiment, snapshot_every_images=16, keep_checkpoints=100, **changes)
+  changes = {"snapshot_every_images": 16, "keep_checkpoints": 100} | changes
+  experiment = dataclasses.replace(experiment, **changes)
   workdir = epath.Path(workdir)
   loader = loader or factory.build_loader(config)
   return train(experiment, loader, workdir, writer or metric_writers.MultiWriter([]), snapshots)
@@ -136,3 +140,37 @@ def test_a_trace_is_written_on_request(tmp_path):
   run(tmp_path, total_images=32, profile=(1, 2))
   names = {path.name for path in (tmp_path / "profile").rglob("*") if path.is_file()}
   assert "perfetto_trace.json.gz" in names and any(name.endswith(".xplane.pb") for name in names)
+
+
+class Corrupt:
+  """A source one of whose images turns out to be corrupt when training comes to it."""
+
+  def __init__(self, source, index):
+    self._source, self._index = source, index
+    self.classes = source.classes
+
+  def __len__(self):
+    return len(self._source)
+
+  def __getitem__(self, indices):
+    if self._index in indices:
+      raise CorruptImage(f"image {self._index} is damaged")
+    return self._source[indices]
+
+
+def test_what_was_trained_before_a_corrupt_image_is_saved(tmp_path):
+  """The state after the last iteration that could be made, also where no snapshot was due; the same run goes on."""
+  config = stacked_digits.get_config("smoke")
+  good = factory.build_source(config)
+  order = Loader(good, config.seed, config.data.x_flip).indices(np.arange(80))
+  # An iteration takes 16 samples: the fourth one's, and nothing before.
+  index = next(index for index in order[48:64] if index not in order[:48])
+  loader = Loader(Corrupt(good, index), config.seed, config.data.x_flip)
+  with pytest.raises(
+    UserError, match=f"image {index} is damaged .the run is saved at 24 images; .*on_corrupt_image=skip"
+  ):
+    run(tmp_path / "run", loader=loader, snapshot_every_images=64)
+  assert saved(tmp_path / "run") == [0, 24]
+  state = run(tmp_path / "run", snapshot_every_images=64)
+  expected = run(tmp_path / "expected", snapshot_every_images=64)
+  jax.tree.map(np.testing.assert_array_equal, state.params, expected.params)

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from r3gan_jax.errors import UserError
-from r3gan_jax.training.workdir import claim_workdir, read_config
+from r3gan_jax.training.workdir import check_data, claim_workdir, read_config
 
 CONFIG = {"name": "x", "gamma": (1.0, 0.1), "data": {"name": "mnist"}, "run": {"total_images": 8}}
 
@@ -72,3 +72,26 @@ def test_a_damaged_config(tmp_path):
     read_config(tmp_path)
   with pytest.raises(UserError, match="not a work directory"):
     read_config(tmp_path / "elsewhere")
+
+
+def test_classes_keep_their_numbers(tmp_path, caplog):
+  check_data(tmp_path, 10, ("cat", "dog"))
+  assert json.loads((tmp_path / "data.json").read_text()) == {"images": 10, "classes": ["cat", "dog"]}
+  check_data(tmp_path, 10, ("cat", "dog"))
+  for classes, message in (
+    (("Dog", "cat"), "class 0 was 'cat', and it is 'Dog' now: restore"),
+    (("cat", "dog", "fish"), "class 2 was None, and it is 'fish' now"),
+    ((), "class 0 was 'cat', and it is None now"),
+  ):
+    with pytest.raises(UserError, match=message):
+      check_data(tmp_path, 10, classes)
+  assert not caplog.records
+  check_data(tmp_path, 12, ("cat", "dog"))
+  assert "the data are 12 images, 10 when the run began" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"5", b"\xff", b"{}", b'{"images": null, "classes": 3}'])
+def test_a_damaged_note_of_the_data_is_written_again(tmp_path, content):
+  (tmp_path / "data.json").write_bytes(content)
+  check_data(tmp_path, 3, ())
+  assert json.loads((tmp_path / "data.json").read_text()) == {"images": 3, "classes": []}

@@ -1,0 +1,275 @@
+"""Image files under a directory or in a zip: which are taken, and which are passed over.
+
+What lies between the images is passed over and counted, by kind: hidden files and what systems leave behind, files of
+other suffixes, links to nothing or back, pipes, directories that cannot be read.
+"""
+
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from etils import epath
+
+from r3gan_jax import storage
+from r3gan_jax.data.images import SUFFIXES, CorruptImage
+from r3gan_jax.errors import UserError
+
+LISTS = "dataset.json"
+"""The name of files that list labels: see data/labels.py."""
+
+_SYSTEM_DIRECTORIES = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+_READ_AT_ONCE = 16
+_LONG_HEADER = 512
+"""Of a zip's member; it and the data come in one read unless it is longer, and from an object store a read is slow."""
+
+T = TypeVar("T")
+Members = dict[str, zipfile.ZipInfo | None]
+"""The names of files, with the members of a zip that they are."""
+
+
+class ImageFiles:
+  """The image files under a directory or in a zip, in the order of their names. Safe to read in threads; picklable.
+
+  Either may lie in an object store.
+
+  Attributes:
+    path: the directory or zip.
+    names: of the images, relative to it, with forward slashes.
+    lists: names of the files that list labels.
+    passed_over: what is not taken, by kind, and how often.
+    lost: names of what is not taken, hidden files apart: what a class may consist of.
+
+  Raises:
+    UserError: `path` is neither, is damaged, cannot be read, or holds no image; a name is not UTF-8.
+  """
+
+  def __init__(self, path: epath.PathLike):
+    self.path = storage.as_path(path)
+    with storage.failing_as(f"cannot read {self.path}", self.path):
+      if self.path.is_dir():
+        self._is_zip = False
+        found = _remote(self.path) if storage.is_remote(self.path) else _walked(Path(self.path))
+      elif storage.is_file(self.path):
+        self._is_zip = True
+        found = _zipped(self.path)
+      else:
+        raise UserError(f"{self.path} is neither a directory nor a zip: name the images' folder or zip")
+    self.names: list[str] = []
+    self.lists: list[str] = []
+    for name in sorted(found.files):
+      base = name.rpartition("/")[2]
+      suffix = os.path.splitext(base)[1].lower()
+      if suffix in SUFFIXES:
+        self.names.append(name)
+      elif base == LISTS:
+        self.lists.append(name)
+      else:
+        found.pass_over(f"*{suffix}" if suffix else "without suffix", name)
+    self.passed_over, self.lost = found.passed_over, found.lost
+    if not self.names:
+      over = f" (passed over: {counted(self.passed_over)})" if self.passed_over else ""
+      raise UserError(f"{self.path} holds no image{over}: put files named *.png, *.jpg, *.webp or the like there")
+    self._files = {name: found.files[name] for name in (*self.names, *self.lists)}
+    for name, member in self._files.items():
+      _check(name, member, self.path)
+
+  def __len__(self) -> int:
+    return len(self.names)
+
+  def title(self, index: int) -> str:
+    """What an error calls an image."""
+    return f"{self.names[index]} in {self.path}"
+
+  def read(self, index: int) -> bytes:
+    """The bytes of one image, encoded; errors as `read_file`."""
+    return self.read_file(self.names[index])
+
+  def read_file(self, name: str) -> bytes:
+    """The bytes of one of `names` or `lists`.
+
+    Raises:
+      CorruptImage: they are not those whose checksum the zip holds.
+      UserError: it cannot be read.
+    """
+    member = self._files[name]
+    with storage.failing_as(f"cannot read {name} in {self.path}", self.path):
+      if member is None:
+        return storage.read(self.path / name)
+      # Not through zipfile, whose readers share one file position: threads would wait for each other.
+      start, stop = member.header_offset, member.header_offset + member.compress_size
+      data = storage.read(self.path, start, stop + _LONG_HEADER)
+      try:
+        header = 30 + sum(struct.unpack_from("<HH", data, 26))  # with the name and the extra field
+        if header > _LONG_HEADER:
+          data = storage.read(self.path, start, stop + header)
+        data = data[header : header + member.compress_size]
+        if member.compress_type == zipfile.ZIP_DEFLATED:
+          data = zlib.decompress(data, -zlib.MAX_WBITS)
+        sound = zlib.crc32(data) == member.CRC
+      except (struct.error, zlib.error):
+        sound = False
+    if not sound:
+      raise CorruptImage(f"{name} in {self.path} is damaged (its checksum is wrong): replace or remove it")
+    return data
+
+  def fingerprints(self, progress: Callable[[Iterable[str]], Iterable[str]] = iter) -> list[str]:
+    """What tells each image's bytes from others: their checksum and number.
+
+    A zip has these; a directory's files are read for them; of an object, its store's own mark of a version serves.
+
+    Args:
+      progress: what the fingerprints pass through, one by one, such as a progress bar.
+    """
+    if storage.is_remote(self.path) and not self._is_zip:
+      versions = storage.remote_versions(self.path)
+      return [versions[name] for name in self.names]
+
+    def fingerprint(index: int) -> str:
+      if member := self._files[self.names[index]]:
+        return f"{member.CRC:08x} {member.file_size}"
+      data = self.read(index)
+      return f"{zlib.crc32(data):08x} {len(data)}"
+
+    return list(progress(in_threads(fingerprint, range(len(self)))))
+
+
+def counted(counts: Counter[str]) -> str:
+  """'3 hidden, 2 *.txt': the six most frequent."""
+  shown = [f"{count:,} {kind}" for kind, count in counts.most_common(6)]
+  text = ", ".join([*shown, "..."] if len(counts) > 6 else shown)
+  return text.encode(errors="backslashreplace").decode()
+
+
+def in_threads(function: Callable[[int], T], indices: Iterable[int]) -> Iterator[T]:
+  """`function` of each index, in order, several at once; after an error those that have not begun are left."""
+  with ThreadPoolExecutor(_READ_AT_ONCE) as threads:
+    try:
+      yield from threads.map(function, indices)
+    finally:
+      threads.shutdown(cancel_futures=True)
+
+
+@dataclass
+class _Found:
+  """What a listing comes upon; `passed_over` and `lost` as of `ImageFiles`."""
+
+  files: Members = field(default_factory=dict)
+  passed_over: Counter[str] = field(default_factory=Counter)
+  lost: list[str] = field(default_factory=list)
+
+  def pass_over(self, kind: str, name: str) -> None:
+    """Counts a file, or a directory whose name ends with a slash, that is not taken."""
+    self.passed_over[kind] += 1
+    self.lost.append(name)
+
+
+def _walked(top: Path) -> _Found:
+  """A directory on a disk. Links are followed, but each directory is entered once, and rather by its own name."""
+  found = _Found()
+  entered = {_identity(directory) for directory in top.resolve().parents}
+  pending, linked = [""], deque[str]()
+  while pending or linked:
+    below = pending.pop() if pending else linked.popleft()
+    directory = top / below
+    try:
+      identity = _identity(directory)
+      entries = [] if identity in entered else sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except OSError:
+      if not below:
+        raise
+      found.pass_over("directories that cannot be read", below)
+      continue
+    if identity in entered:
+      if directory.parent.resolve().is_relative_to(directory.resolve()):
+        found.passed_over["links back"] += 1
+      else:
+        found.pass_over("links to a directory that is taken already", below)
+      continue
+    entered.add(identity)
+    seen = [entry for entry in entries if not _is_hidden(entry.name)]
+    if len(seen) < len(entries):
+      found.passed_over["hidden"] += len(entries) - len(seen)
+    if below and not seen:
+      found.pass_over("empty directories", below)
+    for entry in seen:
+      name = below + entry.name
+      try:
+        mode = entry.stat().st_mode
+      except OSError:  # a link to nothing, or to itself
+        mode = 0
+      if stat.S_ISDIR(mode):
+        (linked if entry.is_symlink() else pending).append(f"{name}/")
+      elif stat.S_ISREG(mode):
+        found.files[name] = None
+      else:
+        found.pass_over("pipes and devices" if mode else "links to nothing", name)
+  return found
+
+
+def _identity(directory: Path) -> tuple[int, int]:
+  status = directory.stat()
+  return status.st_dev, status.st_ino
+
+
+def _remote(top: epath.Path) -> _Found:
+  found = _Found()
+  for name in storage.remote_versions(top):
+    _take(found, name, None)
+  return found
+
+
+def _zipped(path: epath.Path) -> _Found:
+  try:
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+      members = archive.infolist()
+  except zipfile.BadZipFile:
+    raise UserError(f"{path} is no zip, or one cut short: fetch or make it again") from None
+  found = _Found()
+  directories: set[str] = set()
+  holding: set[str] = set()
+  for member in members:
+    # Some programs write Windows' separators, or ./ in front.
+    name = "/".join(part for part in member.filename.replace("\\", "/").split("/") if part != ".")
+    if name.endswith("/"):
+      directories.add(name)
+      continue
+    holding.update(name[: place + 1] for place, letter in enumerate(name) if letter == "/")
+    if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
+      found.pass_over("links, pipes and devices", name)
+      continue
+    if name in found.files:
+      found.passed_over["older members of the same name"] += 1
+    _take(found, name, member)
+  for name in sorted(directories - holding):
+    if not any(map(_is_hidden, name.split("/"))):
+      found.pass_over("empty directories", name)
+  return found
+
+
+def _take(found: _Found, name: str, member: zipfile.ZipInfo | None) -> None:
+  if any(map(_is_hidden, name.split("/"))):
+    found.passed_over["hidden"] += 1
+  else:
+    found.files[name] = member
+
+
+def _is_hidden(part: str) -> bool:
+  return part.startswith(".") or part in _SYSTEM_DIRECTORIES
+
+
+def _check(name: str, member: zipfile.ZipInfo | None, path: epath.Path) -> None:
+  try:
+    name.encode()
+  except UnicodeEncodeError:
+    readable = name.encode(errors="backslashreplace").decode()
+    raise UserError(f"{readable} in {path} has a name that is not UTF-8: rename it") from None
+  if member and (member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1):
+    raise UserError(f"{name} in {path} is encrypted or of a rare compression: pack it again with `zip`")

@@ -1,0 +1,126 @@
+"""Labels of image files: from a `dataset.json`, or from the names of directories.
+
+`dataset.json` is the format of StyleGAN's and EDM's tools, `{"labels": [[name, label], ...]}`, or the same as an
+object, `{"labels": {name: label, ...}}`, with names relative to its own directory.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from r3gan_jax.data.files import LISTS, ImageFiles, counted
+from r3gan_jax.errors import UserError
+
+_FORM = '{"labels": [[name, class number], ...]}'
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
+def listed_labels(files: ImageFiles) -> np.ndarray | None:
+  """int32 [n], of the `dataset.json` beside or above all images; None where there is none, or it has no labels.
+
+  Raises:
+    UserError: it is not of the format, lies below some of the images, or lacks an image.
+  """
+  if not files.lists:
+    return None
+  fitting = [name for name in files.lists if all(image.startswith(_directory(name)) for image in files.names)]
+  if not fitting:
+    raise UserError(
+      f"{files.lists[0]} in {files.path} does not lie above all images: name its directory, or move it to the top"
+    )
+  path = min(fitting, key=len)
+  where = f"{path} in {files.path}"
+  labels = _parse(files.read_file(path), where)
+  if labels is None:
+    return None
+  names = [image.removeprefix(_directory(path)).replace("\\", "/") for image in files.names]
+  for name in names:
+    if name not in labels:
+      example = f" (it lists {next(iter(labels))} and others)" if labels else ""
+      raise UserError(f"{where} does not list {name}{example}: list it, or remove the image")
+  if absent := len(labels) - len(names):
+    files.passed_over[f"listed in {path} but not there"] = absent
+  return np.array([labels[name] for name in names], np.int32)
+
+
+def directory_labels(files: ImageFiles) -> tuple[np.ndarray, list[str]]:
+  """(int32 [n], names of the classes): the directories below the one that all images share, in order.
+
+  Raises:
+    UserError: an image lies in none of them; one holds directories alone, or nothing that is read; or their names are
+      those of parts of a data set, or cannot be kept.
+  """
+  parts = [name.split("/") for name in files.names]
+  first, last = parts[0][:-1], parts[-1][:-1]  # the names are sorted, so what these two share, all do
+  depth = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+  for name, part in zip(files.names, parts, strict=True):
+    if len(part) < depth + 2:
+      raise UserError(
+        f"{name} in {files.path} has no label: list it in {LISTS}, or sort the images into one directory a class"
+      )
+  classes, labels = np.unique([part[depth] for part in parts], return_inverse=True)
+  names = classes.tolist()
+  shared = first[:depth]
+  above = "/".join([str(files.path), *shared])
+  if nested := {*names} - {part[depth] for part in parts if len(part) == depth + 2}:
+    name = min(nested)
+    raise UserError(
+      f"{name} in {above} would be a class, but holds directories, not images: name the directory whose directories "
+      f"are the classes, such as {above}/{name}, or list the labels in {LISTS}"
+    )
+  if {name.lower() for name in names} <= _SPLITS:
+    raise UserError(
+      f"{', '.join(names)} in {above} would be the classes, but are parts of a data set by their names: name one of "
+      f"them, such as {above}/{names[0]}, or list the labels in {LISTS}"
+    )
+  for name in names:
+    if name != name.strip() or not name.isprintable():
+      raise UserError(f"{name!r} in {above} cannot name a class: rename it, without spaces around it and line ends")
+  lost = [name.split("/") for name in files.lost]
+  if without := {part[depth] for part in lost if part[:depth] == shared and len(part) > depth + 1} - {*names}:
+    raise UserError(
+      f"{min(without)} in {above} would be a class, but holds no image that is read (passed over: "
+      f"{counted(files.passed_over)}): rename or convert its files, or remove it"
+    )
+  return labels.astype(np.int32), names
+
+
+def _directory(name: str) -> str:
+  """Of a file's name, with the slash: "a/b.png" -> "a/"."""
+  return name[: name.rfind("/") + 1]
+
+
+def _parse(data: bytes, where: str) -> dict[str, int] | None:
+  """Name -> label, of what a `dataset.json` holds; None where it says that there are none."""
+  try:
+    content = json.loads(data)
+  except json.JSONDecodeError as error:
+    hint = ", in which \\ is written \\\\" if "escape" in error.msg else ""
+    raise UserError(f"{where} is no JSON{hint}: line {error.lineno}, column {error.colno}: {error.msg}") from None
+  except UnicodeDecodeError:
+    raise UserError(f"{where} is not UTF-8: save it as that") from None
+  if not isinstance(content, dict) or "labels" not in content:
+    raise UserError(f"{where} has no 'labels': write {_FORM}")
+  entries = content["labels"]
+  if entries is None:
+    return None
+  if isinstance(entries, dict):
+    entries = list(entries.items())
+  if not isinstance(entries, list):
+    raise UserError(f"{where} has labels that are neither a list nor an object: write {_FORM}")
+  labels: dict[str, int] = {}
+  for index, entry in enumerate(entries):
+    if not (isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[0], str)):
+      raise UserError(f"{where}: entry {index} is {_short(entry)}, not [name, class number]: write {_FORM}")
+    name, label = entry[0].replace("\\", "/"), entry[1]
+    if type(label) is not int or not 0 <= label < 2**31:
+      raise UserError(f"{where} labels {name} {_short(label)}: give each image a class number from 0")
+    if labels.setdefault(name, label) != label:
+      raise UserError(f"{where} labels {name} both {labels[name]} and {label}: list it once")
+  return labels
+
+
+def _short(value: Any) -> str:
+  text = json.dumps(value)
+  return text if len(text) <= 40 else f"{text[:40]}..."

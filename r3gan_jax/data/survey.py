@@ -1,0 +1,90 @@
+"""What is in image files, in one line: how many, of which sizes and channels, the classes, what is passed over."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from r3gan_jax.data.files import ImageFiles, counted, in_threads
+from r3gan_jax.data.images import CorruptImage, open_image, upright_size
+
+MOST_LOOKED_AT = 2000
+
+_MODES = {"1": "black and white", "L": "grey", "LA": "grey with alpha", "P": "palette", "RGBA": "RGB with alpha"}
+
+
+@dataclass(frozen=True)
+class Header:
+  """What an image's header says.
+
+  Attributes:
+    index: its place among the files.
+    size: (width, height), upright.
+    mode: Pillow's name of its channels.
+    transparent: whether it has an alpha channel or the like.
+  """
+
+  index: int
+  size: tuple[int, int]
+  mode: str
+  transparent: bool
+
+
+class Survey(NamedTuple):
+  """Headers of images, and what is wrong with those that have none."""
+
+  headers: list[Header]
+  corrupt: list[CorruptImage]
+
+
+def survey(files: ImageFiles) -> Survey:
+  """Looks at all headers or, of more, at `MOST_LOOKED_AT`, evenly spread over the files."""
+
+  def look(index: int) -> Header | CorruptImage:
+    try:
+      image = open_image(files.read(index), files.title(index))
+    except CorruptImage as error:
+      return error
+    return Header(index, upright_size(image), image.mode, image.has_transparency_data)
+
+  indices = np.linspace(0, len(files) - 1, min(len(files), MOST_LOOKED_AT)).astype(int)
+  seen = list(in_threads(look, indices.tolist()))
+  return Survey(
+    [header for header in seen if isinstance(header, Header)],
+    [error for error in seen if isinstance(error, CorruptImage)],
+  )
+
+
+def describe(files: ImageFiles, found: Survey, classes: str, background: str) -> str:
+  """The line; `classes` is what it says of them, `background` the colour that transparent images are put over."""
+  looked_at = len(found.headers) + len(found.corrupt)
+  sizes = sorted({header.size for header in found.headers}, key=lambda size: (size[0] * size[1], size))
+  ends = dict.fromkeys([*sizes[:1], *sizes[-1:]])
+  modes = Counter(_MODES.get(header.mode, header.mode) for header in found.headers)
+  transparent = sum(header.transparent for header in found.headers)
+  seen = [
+    " to ".join(f"{width}x{height}" for width, height in ends),
+    *(f"{count:,} {mode}" for mode, count in modes.most_common()),
+    f"{transparent:,} transparent, put over {background}" if transparent else "",
+    f"{len(found.corrupt):,} damaged" if found.corrupt else "",
+  ]
+  some = f"of {looked_at:,} looked at: " if looked_at < len(files) else ""
+  return (
+    f"{len(files):,} images in {files.path}: {some}{', '.join(filter(None, seen))}; {classes}; "
+    f"passed over: {counted(files.passed_over) or 'nothing'}"
+  )
+
+
+def name_classes(names: Sequence[str]) -> str:
+  """'3 classes: 0 = cat, 1 = dog, 2 = fish', or the first ten of them."""
+  shown = ", ".join(f"{index} = {name}" for index, name in enumerate(names[:10]))
+  return f"{len(names):,} class{'es' * (len(names) != 1)}: {shown}{', ...' * (len(names) > 10)}"
+
+
+def number_classes(labels: np.ndarray) -> str:
+  """The same of classes that have numbers alone; `labels` int [n]."""
+  count, present = int(labels.max()) + 1, len(np.unique(labels))
+  missing = f", {count - present:,} of them without an image" if present < count else ""
+  return f"{count:,} class{'es' * (count != 1)}, numbered{missing}"
