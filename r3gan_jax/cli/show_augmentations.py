@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from absl import flags
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from r3gan_jax.augment.parameters import TRANSFORMS
 from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.cli.runner import run
-from r3gan_jax.errors import UserError
+from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.ops.images import to_float, to_uint8
 from r3gan_jax.storage import as_path, failing_as
 
@@ -60,11 +60,9 @@ def _load(path: str | None, side: int) -> np.ndarray:
     picture = Image.fromarray(load_sample_image("flower.jpg"))
   else:
     with failing_as(f"cannot read --image={path}", path):
-      try:
-        picture = Image.open(BytesIO(as_path(path).read_bytes()))
-      except UnidentifiedImageError:
-        raise UserError(f"--image={path} is not an image") from None
-  return np.asarray(ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.LANCZOS))
+      data = as_path(path).read_bytes()
+    picture = Decoder(channels=3)(data, f"--image={path}")
+  return to_array(fit(picture, side, "crop_resize", f"--image={path}"))
 
 
 if __name__ == "__main__":

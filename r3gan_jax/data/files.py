@@ -185,20 +185,20 @@ def _walked(top: Path) -> _Found:
     except OSError:
       if not below:
         raise
-      found.pass_over("directories that cannot be read", below)
+      found.pass_over("unreadable (directory)", below)
       continue
     if identity in entered:
       if directory.parent.resolve().is_relative_to(directory.resolve()):
-        found.passed_over["links back"] += 1
+        found.passed_over["linked back"] += 1
       else:
-        found.pass_over("links to a directory that is taken already", below)
+        found.pass_over("linked a second time", below)
       continue
     entered.add(identity)
     seen = [entry for entry in entries if not _is_hidden(entry.name)]
     if len(seen) < len(entries):
       found.passed_over["hidden"] += len(entries) - len(seen)
     if below and not seen:
-      found.pass_over("empty directories", below)
+      found.pass_over("empty (directory)", below)
     for entry in seen:
       name = below + entry.name
       try:
@@ -210,7 +210,7 @@ def _walked(top: Path) -> _Found:
       elif stat.S_ISREG(mode):
         found.files[name] = None
       else:
-        found.pass_over("pipes and devices" if mode else "links to nothing", name)
+        found.pass_over("not a regular file" if mode else "linked to nothing", name)
   return found
 
 
@@ -243,14 +243,14 @@ def _zipped(path: epath.Path) -> _Found:
       continue
     holding.update(name[: place + 1] for place, letter in enumerate(name) if letter == "/")
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
-      found.pass_over("links, pipes and devices", name)
+      found.pass_over("not a regular file", name)
       continue
     if name in found.files:
-      found.passed_over["older members of the same name"] += 1
+      found.passed_over["older of the same name"] += 1
     _take(found, name, member)
   for name in sorted(directories - holding):
     if not any(map(_is_hidden, name.split("/"))):
-      found.pass_over("empty directories", name)
+      found.pass_over("empty (directory)", name)
   return found
 
 

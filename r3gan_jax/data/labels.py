@@ -66,13 +66,13 @@ def directory_labels(files: ImageFiles) -> tuple[np.ndarray, list[str]]:
   if nested := {*names} - {part[depth] for part in parts if len(part) == depth + 2}:
     name = min(nested)
     raise UserError(
-      f"{name} in {above} would be a class, but holds directories, not images: name the directory whose directories "
-      f"are the classes, such as {above}/{name}, or list the labels in {LISTS}"
+      f"{name} in {above} would be a class, but holds directories, not images: name, or zip, the one whose directories "
+      f"are the classes, such as {name}, or list the labels in {LISTS}"
     )
   if {name.lower() for name in names} <= _SPLITS:
     raise UserError(
-      f"{', '.join(names)} in {above} would be the classes, but are parts of a data set by their names: name one of "
-      f"them, such as {above}/{names[0]}, or list the labels in {LISTS}"
+      f"{', '.join(names)} in {above} would be the classes, but are parts of a data set by their names: name, or zip, "
+      f"one of them, or list the labels in {LISTS}"
     )
   for name in names:
     if name != name.strip() or not name.isprintable():

@@ -96,7 +96,8 @@ def prepare_images(
     raise UserError(f"--name={name}: a data set's name is of small letters, digits and _, and starts with a letter")
   labels = listed_labels(files)
   features = {"image": tfds.features.Image(shape=(resolution, resolution, decoder.channels), encoding_format="png")}
-  classes = "no classes (each directory is one with --class_directories)"
+  in_directories = any("/" in name for name in files.names)
+  classes = "no classes" + " (each directory is one with --class_directories)" * in_directories
   if class_directories:
     if labels is not None:
       raise UserError(f"{files.path} has labels in a {LISTS}: leave out --class_directories, or remove the file")

@@ -81,8 +81,7 @@ def test_a_run_that_is_stopped_goes_on(tmp_path):
   done = run(*arguments)
   directory = tmp_path / "pictures" / "1.0.0"
   assert done.stdout.splitlines() == [
-    f"2,000 images in {tmp_path / 'images'}: 8x8, 2,000 RGB; no classes (each directory is one with "
-    "--class_directories); passed over: nothing",
+    f"2,000 images in {tmp_path / 'images'}: 8x8, 2,000 RGB; no classes; passed over: nothing",
     f"2,000 images: {directory}",
     f"train on them with --config.data.name=pictures --config.run.data_path={tmp_path}",
   ]

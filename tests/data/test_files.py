@@ -77,7 +77,7 @@ def test_links_that_lead_back_repeat_nothing(tmp_path):
   (tmp_path / "images" / "itself").symlink_to("itself")
   files = ImageFiles(tmp_path / "images")
   assert files.names == ["cat/small/00000.png", "cat/small/00001.png"]
-  assert sum(count for kind, count in files.passed_over.items() if "links" in kind) == 8
+  assert sum(count for kind, count in files.passed_over.items() if "linked" in kind) == 8
 
 
 def test_links_to_elsewhere_are_followed_once(tmp_path):
@@ -89,7 +89,7 @@ def test_links_to_elsewhere_are_followed_once(tmp_path):
   (tmp_path / "images" / "none.png").symlink_to("nowhere.png")
   files = ImageFiles(tmp_path / "images")
   assert files.names == ["a/00000.png", "a/00001.png", "one.png"]
-  assert files.passed_over == {"links to a directory that is taken already": 1, "links to nothing": 1}
+  assert files.passed_over == {"linked a second time": 1, "linked to nothing": 1}
 
 
 def test_a_directory_goes_before_links_to_it(tmp_path):
@@ -101,7 +101,7 @@ def test_a_directory_goes_before_links_to_it(tmp_path):
 def test_pipes_do_not_hang(tmp_path):
   write_images(tmp_path / "images", 1)
   os.mkfifo(tmp_path / "images" / "pipe.png")
-  assert ImageFiles(tmp_path / "images").passed_over == {"pipes and devices": 1}
+  assert ImageFiles(tmp_path / "images").passed_over == {"not a regular file": 1}
   with pytest.raises(UserError, match="neither a directory nor a zip"):
     ImageFiles(tmp_path / "images" / "pipe.png")
 
@@ -115,7 +115,7 @@ def test_directories_that_cannot_be_read_are_counted(tmp_path):
   (tmp_path / "b").chmod(0)
   with as_somebody_else():
     files = ImageFiles(tmp_path)
-  assert files.names == ["a/00000.png"] and files.passed_over == {"directories that cannot be read": 1}
+  assert files.names == ["a/00000.png"] and files.passed_over == {"unreadable (directory)": 1}
   tmp_path.chmod(0)
   with as_somebody_else(), pytest.raises(UserError, match="Permission denied"):
     ImageFiles(tmp_path)
@@ -131,7 +131,7 @@ def test_special_members_of_a_zip_are_passed_over(tmp_path):
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     archive.writestr(link, "00000.png")
     archive.mkdir("nothing")
-  assert ImageFiles(path).passed_over == {"links, pipes and devices": 1, "empty directories": 1}
+  assert ImageFiles(path).passed_over == {"not a regular file": 1, "empty (directory)": 1}
 
 
 def test_names_as_windows_writes_them(tmp_path):
@@ -154,7 +154,7 @@ def test_of_members_of_one_name_the_last_counts(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate name"):
       archive.write(tmp_path / "b" / "00009.png", "x.png")
   files = ImageFiles(tmp_path / "images.zip")
-  assert files.passed_over == {"older members of the same name": 1} and (first != second).any()
+  assert files.passed_over == {"older of the same name": 1} and (first != second).any()
   np.testing.assert_array_equal(to_array(Decoder(3)(files.read(0), "")), second[0])
 
 
