@@ -21,6 +21,7 @@ from benchmarks import measure
 from r3gan_jax import factory
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.loop import Experiment
+from r3gan_jax.training.plan import bfloat16_sums
 from r3gan_jax.training.tpu import GIB, TpuPlan, compile_for_topology
 
 PRESETS = ("stacked_mnist", "cifar10", "cifar10:unconditional", "ffhq64", "ffhq256", "imagenet32", "imagenet64")
@@ -65,15 +66,17 @@ def recommended_topology(recipe: str) -> str:
   return found[1]
 
 
-def experiment(recipe: str, grouped_conv: str, penalised_gradient: str, micro_batch: int) -> Experiment:
-  """A recipe, "NAME[:variant]" of configs/, for TPUs."""
+def experiment(
+  recipe: str, grouped_conv: str, penalised_gradient: str, micro_batch: int, platform: str = "tpu"
+) -> Experiment:
+  """A recipe, "NAME[:variant]" of configs/, for TPUs, or another platform."""
   name, _, variant = recipe.partition(":")
   config = importlib.import_module(f"configs.{name}").get_config(variant)
   config.network.grouped_conv = grouped_conv
   config.penalised_gradient = penalised_gradient
   for phase in config.run.micro_batch:
     config.run.micro_batch[phase] = micro_batch
-  return factory.build_experiment(config, device_count=1, platform="tpu")
+  return factory.build_experiment(config, device_count=1, platform=platform)
 
 
 def row(plan: TpuPlan, batch_size: int) -> measure.Row:
@@ -87,6 +90,7 @@ def row(plan: TpuPlan, batch_size: int) -> measure.Row:
     "HBM GiB": plan.used / GIB,
     "HBM free %": 100 * (1 - plan.used / plan.memory),
     "roofline ms": 1e3 * plan.roofline_seconds,
+    "sums in bfloat16": len(bfloat16_sums(plan.text)),
     "collectives": ", ".join(f"{count} {kind}" for kind, count in counts.items()),
     "all-reduced MB": plan.all_reduce_bytes / 1e6,
     "all-reduce ms": 1e3 * plan.all_reduce_seconds,

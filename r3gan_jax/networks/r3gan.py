@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from r3gan_jax.ops.activated_conv import activated_conv
+from r3gan_jax.ops.broadcast import broadcast_as
 from r3gan_jax.ops.grouped_conv import grouped_conv, pointwise_conv
 from r3gan_jax.ops.resample import downsample2x, upsample2x
 
@@ -125,8 +126,9 @@ class ResidualBlock(nn.Module):
     bias2 = self.param("bias2", nn.initializers.zeros, (inner,))
     conv3 = self.param("conv3", nn.initializers.zeros, (inner, outer))
     if self.grouped_conv == "fused":
-      y = _pointwise(x, conv1) + _scaled(bias1, bias_scale, x)[:, None, None]
-      y = activated_conv(y, conv2.astype(y.dtype), _scaled(bias2, bias_scale, x), self.cardinality, LEAKY_SLOPE)
+      y = _biased(_pointwise(x, conv1), bias1, bias_scale)
+      bias2 = _scaled(bias2, bias_scale, len(y))
+      y = activated_conv(y, conv2.astype(y.dtype), bias2, self.cardinality, LEAKY_SLOPE)
       return x + _pointwise(y, conv3)
     y = _bias_activate(_pointwise(x, conv1), bias1, bias_scale)
     y = _bias_activate(
@@ -178,9 +180,10 @@ class GenerativeBasis(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    constant = self.param("constant", nn.initializers.normal(1.0), (4, 4, self.width)).astype(x.dtype)
+    constant = self.param("constant", nn.initializers.normal(1.0), (4, 4, self.width))
     scale = PointwiseConv(self.width, name="linear")(x)
-    return constant[None] * scale[:, None, None, :]
+    # In the constant's dtype, as are the gradients' sums then: the constant's over samples, the scale's over pixels.
+    return (constant[None] * scale[:, None, None, :].astype(constant.dtype)).astype(x.dtype)
 
 
 class DiscriminativeBasis(nn.Module):
@@ -190,9 +193,10 @@ class DiscriminativeBasis(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    constant = self.param("constant", _normal(1.0, fan_in=16), x.shape[1:]).astype(x.dtype)
-    x = jnp.einsum("nhwc,hwc->nc", x, constant)
-    return PointwiseConv(self.features, name="linear")(x)
+    constant = self.param("constant", _normal(1.0, fan_in=16), x.shape[1:])
+    # In the constant's dtype, for the sums over pixels and, of its gradient, over samples.
+    y = jnp.einsum("nhwc,hwc->nc", x.astype(constant.dtype), constant).astype(x.dtype)
+    return PointwiseConv(self.features, name="linear")(y)
 
 
 class ClassEmbedding(nn.Module):
@@ -247,17 +251,21 @@ def _pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return pointwise_conv(x, kernel) if x.ndim == 4 else x @ kernel
 
 
-def _scaled(bias: jax.Array, bias_scale: jax.Array | None, x: jax.Array) -> jax.Array:
-  """[N, C], of x's dtype: the bias of sample i is multiplied by bias_scale[i]."""
-  bias = bias.astype(x.dtype)[None]
+def _scaled(bias: jax.Array, bias_scale: jax.Array | None, samples: int) -> jax.Array:
+  """[C] -> [samples, C]: the bias of sample i is multiplied by bias_scale[i]."""
   if bias_scale is None:
-    return jnp.broadcast_to(bias, (x.shape[0], bias.shape[-1]))
-  return bias * bias_scale.astype(x.dtype)[:, None]
+    return jnp.broadcast_to(bias[None], (samples, *bias.shape))
+  return bias[None] * bias_scale.astype(bias.dtype)[:, None]
+
+
+def _biased(x: jax.Array, bias: jax.Array, bias_scale: jax.Array | None) -> jax.Array:
+  """x [N, H, W, C] + bias [C], the bias of sample i times bias_scale[i]."""
+  return x + broadcast_as(_scaled(bias, bias_scale, len(x))[:, None, None], x)
 
 
 def _bias_activate(x: jax.Array, bias: jax.Array, bias_scale: jax.Array | None) -> jax.Array:
-  """LeakyReLU(x + bias), the bias of sample i times bias_scale[i]."""
-  x = x + _scaled(bias, bias_scale, x)[:, None, None]
+  """LeakyReLU of `_biased`."""
+  x = _biased(x, bias, bias_scale)
   return jnp.where(x > 0, x, LEAKY_SLOPE * x)
 
 

@@ -30,10 +30,10 @@ from r3gan_jax.networks.r3gan import (
   ResidualBlock,
   Upsample,
   _bias_activate,
+  _biased,
   _full_precision,
   _logits,
   _normal,
-  _scaled,
   _stage_dtype,
   _stages,
   _with_embedding,
@@ -164,7 +164,7 @@ class BiasedConv(nn.Module):
     x = pointwise_conv(x, kernel) if self.size == 1 else grouped_conv(x, kernel, groups=1)
     if self.downsampled:
       x = downsample2x(x)
-    return _bias_activate(x, bias, bias_scale) if self.activated else x + _scaled(bias, bias_scale, x)[:, None, None]
+    return _bias_activate(x, bias, bias_scale) if self.activated else _biased(x, bias, bias_scale)
 
 
 def _output_skips(additions: Sequence[jax.Array]) -> jax.Array:

@@ -20,6 +20,7 @@ import numpy as np
 from flax import linen as nn
 
 from r3gan_jax.networks.r3gan import LEAKY_SLOPE, _full_precision, _stage_dtype
+from r3gan_jax.ops.broadcast import broadcast_as
 from r3gan_jax.ops.grouped_conv import grouped_conv
 from r3gan_jax.ops.resample import downsample2x, upsample2x
 from r3gan_jax.ops.strided_conv import downsampling_conv, upsampling_conv
@@ -126,7 +127,7 @@ class StyledConv(nn.Module):
     x = ModulatedConv(self.width, 3, self.upsample, name="conv")(x, w)
     strength = self.param("noise_strength", nn.initializers.zeros, ())
     bias = self.param("bias", nn.initializers.zeros, (self.width,))
-    return _activate(x + (strength * noise).astype(x.dtype) + _per_channel(bias, x))
+    return _activate(x + broadcast_as(strength * noise, x) + _per_channel(bias, x))
 
 
 class ToImage(nn.Module):
@@ -217,12 +218,12 @@ def modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, demodulate
   Returns:
     [N, H, W, O], or [N, 2H, 2W, O].
   """
-  y = x * style[:, None, None, :].astype(x.dtype)
+  y = x * broadcast_as(style[:, None, None, :], x)
   shared = kernel.astype(x.dtype)
   y = upsampling_conv(y, shared) if upsample else grouped_conv(y, shared, groups=1)
   if demodulate:
     squares = jnp.square(style) @ jnp.sum(jnp.square(kernel), axis=(0, 1))
-    y = y * jax.lax.rsqrt(squares + _EPSILON)[:, None, None, :].astype(x.dtype)
+    y = y * broadcast_as(jax.lax.rsqrt(squares + _EPSILON)[:, None, None, :], y)
   return y
 
 
@@ -252,7 +253,7 @@ def _activate(x: jax.Array) -> jax.Array:
 
 
 def _per_channel(bias: jax.Array, x: jax.Array) -> jax.Array:
-  return bias.astype(x.dtype)[None, None, None]
+  return broadcast_as(bias[None, None, None], x)
 
 
 def _pixel_noise(sides: Sequence[int], rngs: jax.Array | None) -> list[jax.Array]:

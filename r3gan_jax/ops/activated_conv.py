@@ -20,6 +20,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
 from r3gan_jax.ops import grouped_conv_tpu
+from r3gan_jax.ops.broadcast import broadcast_as
 from r3gan_jax.ops.grouped_conv import (
   _flip_exchange,
   _match_varying_axes,
@@ -32,7 +33,10 @@ WORD = grouped_conv_tpu.WORD
 
 
 def activated_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, groups: int, slope: float) -> jax.Array:
-  """[N, H, W, G*I], [k, k, I, G*O] (k odd), [N, G*O], all of one dtype -> [N, H, W, G*O]."""
+  """[N, H, W, G*I], [k, k, I, G*O] (k odd) of one dtype, [N, G*O] -> [N, H, W, G*O] of x's dtype.
+
+  The bias's own dtype, float32 beside bfloat16, is that of its gradient, which is summed in it.
+  """
   pads = tuple(((k - 1) // 2, (k - 1) // 2) for k in kernel.shape[:2])
   x, kernel = _match_varying_axes(x, kernel)
   x, bias = _match_varying_axes(x, bias)
@@ -43,7 +47,7 @@ def activated_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, groups: int
 
 
 def _forward_portable(x, kernel, bias, *, groups, padding, slope):
-  out = grouped_conv(_leak(x, x > 0, slope), kernel, groups, padding) + bias[:, None, None]
+  out = grouped_conv(_leak(x, x > 0, slope), kernel, groups, padding) + bias[:, None, None].astype(x.dtype)
   return _leak(out, out > 0, slope), _pack(x), _pack(out)
 
 
@@ -83,7 +87,7 @@ def _bind_conv(x, kernel, bias, signs, **params):
 def _conv_portable(x, kernel, in_signs, out_signs, *bias, groups, padding, slope):
   out = grouped_conv(_leak(x, _unpack(in_signs, x), slope), kernel, groups, padding)
   for b in bias:
-    out += b[:, None, None]
+    out += b[:, None, None].astype(x.dtype)
   return _leak(out, _unpack(out_signs, out), slope)
 
 
@@ -122,7 +126,10 @@ def _conv_transpose(dy, x, kernel, in_signs, out_signs, *bias, groups, padding, 
     dkernel = _weight_gradient_p.bind(
       x, dy, in_signs, out_signs, padding=padding, kernel_size=kernel.aval.shape[:2], **params
     )
-  dbias = [_bias_gradient_p.bind(dy, out_signs, slope=slope) if ad.is_undefined_primal(b) else None for b in bias]
+  dbias = [
+    _bias_gradient_p.bind(dy, out_signs, slope=slope, dtype=b.aval.dtype) if ad.is_undefined_primal(b) else None
+    for b in bias
+  ]
   return dx, dkernel, None, None, *dbias
 
 
@@ -172,13 +179,13 @@ def _zero(x: jax.Array) -> ad.Zero:
   return ad.Zero(jax.typeof(x).to_tangent_aval())
 
 
-def _bias_gradient_portable(dy, out_signs, *, slope):
-  return jnp.sum(_leak(dy, _unpack(out_signs, dy), slope), (1, 2))
+def _bias_gradient_portable(dy, out_signs, *, slope, dtype):
+  return jnp.sum(_leak(dy, _unpack(out_signs, dy), slope), (1, 2), dtype=dtype)
 
 
-def _bias_gradient_abstract(dy, out_signs, *, slope):
+def _bias_gradient_abstract(dy, out_signs, *, slope, dtype):
   del out_signs, slope
-  return dy.update(shape=(dy.shape[0], dy.shape[-1]), weak_type=False)
+  return dy.update(shape=(dy.shape[0], dy.shape[-1]), dtype=dtype, weak_type=False)
 
 
 def _bias_gradient_jvp(primals, tangents, **params):
@@ -189,8 +196,9 @@ def _bias_gradient_jvp(primals, tangents, **params):
   return out, _bias_gradient_p.bind(tangents[0], out_signs, **params)
 
 
-def _bias_gradient_transpose(db, dy, out_signs, *, slope):
-  db = jnp.broadcast_to(db[:, None, None], dy.aval.shape)
+def _bias_gradient_transpose(db, dy, out_signs, *, slope, dtype):
+  del dtype
+  db = broadcast_as(db[:, None, None], dy.aval)
   return _leak(db, _unpack(out_signs, db), slope), None
 
 

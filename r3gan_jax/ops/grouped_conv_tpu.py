@@ -229,8 +229,10 @@ def weight_gradient(
   return diagonal.reshape(height, width, lanes_in // merged, groups * lanes_out // merged).astype(x.dtype)
 
 
-def bias_gradient(dy: jax.Array, out_signs: jax.Array, *, slope: float, interpret: bool = False) -> jax.Array:
-  """[N, H, W, C] -> [N, C]: the sum over pixels of dy, times `slope` where `out_signs` are 0; in float32 inside."""
+def bias_gradient(
+  dy: jax.Array, out_signs: jax.Array, *, slope: float, dtype: jax.typing.DTypeLike, interpret: bool = False
+) -> jax.Array:
+  """[N, H, W, C] -> [N, C] of `dtype`: the sum over pixels of dy, times `slope` where `out_signs` are 0; in float32."""
   batch, _, width, channels = dy.shape
   # Tiles as those of a 1x1 convolution of one channel a group.
   tiling = _tile(dy, dy.shape, (1, 1), channels, ((0, 0), (0, 0)))
@@ -257,7 +259,7 @@ def bias_gradient(dy: jax.Array, out_signs: jax.Array, *, slope: float, interpre
     interpret=interpret,
     name="bias_gradient",
   )(_to_tiles(dy), out_signs)
-  return out.astype(dy.dtype)
+  return out.astype(dtype)
 
 
 def _out_shape(x: jax.Array, kernel: jax.Array, padding: Padding) -> tuple[int, int, int, int]:

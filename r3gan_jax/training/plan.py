@@ -1,6 +1,8 @@
 """What a run will take, found by tracing and compiling its step, without allocating a network."""
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -21,19 +23,26 @@ def describe(experiment: Experiment) -> str:
   for name, params in state.params.items():
     lines += [f"{name} parameters: {sum(leaf.size for leaf in jax.tree.leaves(params))}"]
 
-  batches = abstract_batches(experiment, mesh)
-  parts = (experiment.algorithm, experiment.optimizers, experiment.schedules, mesh)
-  compiled = make_train_step(*parts, experiment.micro_batches).lower(state, batches).compile()
+  compiled = traced_step(experiment, mesh, experiment.micro_batches).lower().compile()
   devices = f"{mesh.size} x {mesh.devices[0].device_kind}"
   lines += [f"one iteration of {experiment.batch_size} images on {devices}, per device, as XLA states it:"]
   if memory := compiled.memory_analysis():
     lines += [f"  state and batches: {memory.argument_size_in_bytes / 2**30:.2f} GiB"]
     lines += [f"  temporaries: {memory.temp_size_in_bytes / 2**30:.2f} GiB"]
   # XLA counts the body of a loop once. Neither micro-batches nor (on CPUs) groups are loops in this lowering.
-  whole = make_train_step(*parts).trace(state, batches).lower(lowering_platforms=("cuda",))
+  whole = traced_step(experiment, mesh).lower(lowering_platforms=("cuda",))
   if cost := whole.cost_analysis():
     lines += [f"  FLOPs: {cost['flops']:.4g}"]
   return "\n".join(lines)
+
+
+def traced_step(
+  experiment: Experiment, mesh: jax.sharding.Mesh, micro_batches: Mapping[str, int] | None = None
+) -> jax.stages.Traced:
+  """The training step on `mesh`, whose devices need not be at hand, to be lowered and compiled: allocates nothing."""
+  step = make_train_step(experiment.algorithm, experiment.optimizers, experiment.schedules, mesh, micro_batches)
+  state = abstract_state(experiment.algorithm, experiment.optimizers, mesh)
+  return step.trace(state, abstract_batches(experiment, mesh))
 
 
 def abstract_batches(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
@@ -79,3 +88,34 @@ def _shape_bytes(shape: re.Match[str]) -> int:
   for dim in filter(None, shape["dims"].split(",")):
     size *= int(dim)
   return size
+
+
+_ASSIGNED = re.compile(
+  r"^ *(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shapes>.*?) (?P<kind>[a-z][\w-]*)\((?P<operands>.*)$", re.MULTILINE
+)
+_FIRST_OPERAND = re.compile(r"[^%\w]*(?:\w+\[[\d,]*\]\S* )?%?(?P<name>[\w.-]+)")
+_DIMENSIONS = re.compile(r"dimensions=\{(?P<dims>[\d,]*)\}")
+
+
+def bfloat16_sums(text: str, terms: int = 32) -> tuple[str, ...]:
+  """The reductions of at least so many terms that a program carries out in bfloat16, as they stand in its HLO text.
+
+  Those of a few terms, such as a TPU's compiler chooses for what it goes on to round to bfloat16, lose no more than
+  any other operation. Matrix products and convolutions are none: they add up in float32 on all hardware.
+  """
+  found = list(_ASSIGNED.finditer(text))
+  shapes = {match["name"]: _SHAPE.search(match["shapes"]) for match in found}
+
+  def count(match: re.Match[str]) -> int:
+    operand, dimensions = _FIRST_OPERAND.match(match["operands"]), _DIMENSIONS.search(match["operands"])
+    assert operand and dimensions, match[0]
+    shape = shapes[operand["name"]]
+    assert shape, match[0]
+    sizes = [int(size) for size in shape["dims"].split(",")]
+    return math.prod(sizes[int(dim)] for dim in filter(None, dimensions["dims"].split(",")))
+
+  return tuple(
+    match[0].strip()
+    for match in found
+    if match["kind"] == "reduce" and "bf16[" in match["shapes"] and count(match) >= terms
+  )

@@ -23,9 +23,9 @@ from r3gan_jax.algorithms.base import DATA_AXIS, Phase
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.loop import Experiment
 from r3gan_jax.training.mesh import batch_sharding, replicated
-from r3gan_jax.training.plan import Collective, abstract_batches, collectives
+from r3gan_jax.training.plan import Collective, abstract_batches, collectives, traced_step
 from r3gan_jax.training.state import abstract_state
-from r3gan_jax.training.step import global_gradients, make_train_step
+from r3gan_jax.training.step import global_gradients
 
 GIB = 2**30
 
@@ -193,9 +193,7 @@ def topology_mesh(topology_name: str) -> Mesh:
 
 
 def _compile(experiment: Experiment, mesh: Mesh, micro_batches: Mapping[str, int]) -> jax.stages.Compiled:
-  step = make_train_step(experiment.algorithm, experiment.optimizers, experiment.schedules, mesh, micro_batches)
-  state = abstract_state(experiment.algorithm, experiment.optimizers, mesh)
-  return step.lower(state, abstract_batches(experiment, mesh)).compile()
+  return traced_step(experiment, mesh, micro_batches).lower().compile()
 
 
 def _compile_phase(experiment: Experiment, mesh: Mesh, phase: Phase, size: int) -> jax.stages.Compiled:

@@ -54,3 +54,15 @@ def test_sharded_batch_beside_a_replicated_kernel():
   x, kernel, bias = operands(4)
   conv = jax.shard_map(fused, mesh=make_mesh(2), in_specs=(P("data"), P(), P("data")), out_specs=P("data"))
   assert_same(conv(x, kernel, bias), composed(x, kernel, bias))
+
+
+def test_the_bias_gradient_is_summed_in_the_bias_s_dtype():
+  """Beside bfloat16, over 32 x 32 pixels; in bfloat16 the sum of ones would end at 256."""
+  x, kernel = jnp.ones((2, 32, 32, 4), jnp.bfloat16), jnp.zeros((1, 1, 2, 6), jnp.bfloat16)
+
+  def total(bias):
+    return jnp.sum(fused(x, kernel, bias).astype(jnp.float32))
+
+  gradient = jax.jit(jax.grad(total))(jnp.ones((2, 6)))
+  assert gradient.dtype == jnp.float32
+  np.testing.assert_array_equal(gradient, np.full((2, 6), 32 * 32))

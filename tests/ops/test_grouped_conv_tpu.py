@@ -95,5 +95,5 @@ def test_activations_around_the_convolution():
   wanted_dx, wanted_dkernel, wanted_dbias = vjp(dy)
   np.testing.assert_allclose(dx, wanted_dx, atol=1e-5)
   np.testing.assert_allclose(dkernel, wanted_dkernel, atol=1e-4)
-  dbias = grouped_conv_tpu.bias_gradient(dy, out_signs, slope=slope, interpret=True)
+  dbias = grouped_conv_tpu.bias_gradient(dy, out_signs, slope=slope, dtype=jnp.float32, interpret=True)
   np.testing.assert_allclose(dbias, wanted_dbias, atol=1e-4)

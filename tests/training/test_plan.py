@@ -1,6 +1,14 @@
-"""What is read off a compiled program."""
+"""What is read off a compiled program, or one that is about to be."""
 
-from r3gan_jax.training.plan import Collective, collectives
+import importlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from r3gan_jax import factory
+from r3gan_jax.training.mesh import make_mesh
+from r3gan_jax.training.plan import Collective, bfloat16_sums, collectives, traced_step
 
 PROGRAM = """
   %all-reduce.1 = f32[768,1536]{1,0:T(8,128)} all-reduce(%fusion.3), channel_id=1, replica_groups={{0,1}}
@@ -19,3 +27,43 @@ def test_collectives_of_a_program():
     Collective("all-gather", 10),
     Collective("collective-permute", 4),
   )
+
+
+SUMS = """
+%fused (param_0: bf16[16,32,8]) -> (bf16[8], bf16[32]) {
+  %param_0 = bf16[16,32,8]{2,1,0} parameter(0)
+  %zero = bf16[] constant(0)
+  %pixels.1 = bf16[8]{0:T(1024)(128)(2,1)} reduce(%param_0, %zero), dimensions={0,1}, to_apply=%add
+  %few = bf16[32,8]{1,0} reduce(%param_0, %zero), dimensions={0}, to_apply=%add
+  %wide = f32[8]{0} reduce(%convert.1, %zero.1), dimensions={0,1}, to_apply=%add
+  ROOT %last = (bf16[8]{0}, bf16[32]{0}) tuple(%pixels.1, %few)
+}
+"""
+
+
+def test_bfloat16_sums_of_a_program():
+  (found,) = bfloat16_sums(SUMS)
+  assert found.startswith("%pixels.1 = ")
+  assert len(bfloat16_sums(SUMS, terms=16)) == 2
+
+
+@pytest.mark.parametrize("bias_dtype, count", [(jnp.bfloat16, 1), (jnp.float32, 0)])
+def test_bfloat16_sums_of_a_lowered_program(bias_dtype, count):
+  def loss(bias):
+    return jnp.sum((jnp.broadcast_to(bias, (4, 8, 8)).astype(jnp.bfloat16) ** 2).astype(jnp.float32))
+
+  lowered = jax.jit(jax.grad(loss)).lower(jnp.zeros((1, 1, 8), bias_dtype))
+  assert len(bfloat16_sums(lowered.as_text("hlo"))) == count
+
+
+@pytest.mark.parametrize("platform, lowered_for", [("gpu", "cuda"), ("tpu", "tpu")])
+@pytest.mark.parametrize("recipe", ["cifar10", "roadmap.a", "roadmap.c2", "roadmap.d1"])
+def test_training_adds_nothing_up_in_bfloat16(recipe, platform, lowered_for):
+  """Not even a few terms, with all stages in bfloat16: biases, styles, noise, bases, embeddings, losses, penalties."""
+  config = importlib.import_module(f"configs.{recipe}").get_config("smoke")
+  config.network.bfloat16_stages = len(config.network.widths)
+  mesh = make_mesh(1)
+  experiment = factory.build_experiment(config, mesh.size, platform)
+  text = traced_step(experiment, mesh).lower(lowering_platforms=(lowered_for,)).as_text("hlo")
+  assert "bf16[" in text
+  assert not bfloat16_sums(text, terms=2)
