@@ -83,8 +83,19 @@ def inverse_matrix(parameters: Parameters, height: int, width: int) -> jax.Array
   return matrix
 
 
-def resample(image: jax.Array, inverse: jax.Array) -> jax.Array:
-  """One image [H, W, C] float32, transformed; `inverse` [3, 3] as of `inverse_matrix`."""
+def resample(images: jax.Array, inverses: jax.Array) -> jax.Array:
+  """Images [N, H, W, C] float32, each transformed; `inverses` [N, 3, 3] as of `inverse_matrix`."""
+  planes = jax.vmap(_sample)(images, inverses)
+  # Each plane with matrices of its own. Of matrices that are shared XLA makes one product over the rows of all planes,
+  # for which its GPU compiler finds no blocks, as rows of a plane are not a power of 2, and gives up.
+  of_rows, of_columns = (
+    jnp.broadcast_to(matrix, (*planes.shape[:2], *matrix.shape)) for matrix in map(_downsampling, images.shape[1:3])
+  )
+  return jnp.einsum("ncik,nckl,ncjl->nijc", of_rows, planes, of_columns, precision="high")
+
+
+def _sample(image: jax.Array, inverse: jax.Array) -> jax.Array:
+  """[H, W, C] -> the transformed image at twice the resolution: [C, rows, columns], up to the last tiles' ends."""
   height, width, channels = image.shape
   rows, columns = _tiling(height), _tiling(width)
   planar = image.swapaxes(1, 2)  # [H, C, W]
@@ -105,9 +116,8 @@ def resample(image: jax.Array, inverse: jax.Array) -> jax.Array:
 
   # Derivatives make the weights anew rather than keep them: they are bigger than the image by far.
   sampled = jax.lax.map(jax.checkpoint(sample_tile, prevent_cse=False), _grid(rows.tiles, columns.tiles).T)
-  sampled = sampled.reshape(rows.tiles, columns.tiles, rows.tile, columns.tile, channels).swapaxes(1, 2)
-  sampled = sampled.reshape(rows.tiles * rows.tile, columns.tiles * columns.tile, channels)
-  return jnp.einsum("ik,klc,jl->ijc", _downsampling(height), sampled, _downsampling(width), precision="high")
+  sampled = sampled.reshape(rows.tiles, columns.tiles, rows.tile, columns.tile, channels)
+  return sampled.transpose(4, 0, 2, 1, 3).reshape(channels, rows.tiles * rows.tile, columns.tiles * columns.tile)
 
 
 def _grid(rows: int, columns: int) -> np.ndarray:

@@ -31,14 +31,16 @@ def apply(images: jax.Array, parameters: Parameters, noise_rngs: jax.Array | Non
 
   Computes in float32; the result has the images' dtype.
   """
-  transformed = jax.vmap(_apply)(images.astype(jnp.float32), parameters, noise_rngs)
+  transformed = images.astype(jnp.float32)
+  if any(name in parameters for name in geometry.NAMES):
+    height, width, _ = images.shape[1:]
+    inverses = jax.vmap(lambda parameters: geometry.inverse_matrix(parameters, height, width))(parameters)
+    transformed = geometry.resample(transformed, inverses)
+  transformed = jax.vmap(_apply)(transformed, parameters, noise_rngs)
   return transformed.astype(images.dtype)
 
 
 def _apply(image: jax.Array, parameters: Parameters, noise_rng: jax.Array | None) -> jax.Array:
-  height, width, _ = image.shape
-  if any(name in parameters for name in geometry.NAMES):
-    image = geometry.resample(image, geometry.inverse_matrix(parameters, height, width))
   if any(name in parameters for name in colour.NAMES):
     image = colour.recolour(image, parameters)
   if "image_filter" in parameters:

@@ -1,0 +1,107 @@
+"""What an iteration takes on H100s, as XLA compiles it on a machine that has none, the augmentation included.
+
+    python -m benchmarks.gpu    # every preset, at its batch, on 8 cards
+    python -m benchmarks.gpu --configs cifar10:unconditional --gpus 1
+
+Needs a virtual environment with this project, XLA's CUDA plugin and the CUDA compiler, but neither card nor driver:
+
+    pip install -e . && V=$(python -c 'import jax; print(jax.__version__)')
+    pip install jax-cuda12-plugin==$V jax-cuda12-pjrt==$V nvidia-cuda-nvcc-cu12
+
+Each preset is compiled with Triton's matrix products, XLA's default, and with cuBLAS's alone. Nothing is tuned, as that
+takes a card: memory and the kinds of kernels are what they would be, times cannot be told.
+"""
+
+import os
+import re
+import sys
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh
+
+from benchmarks import measure
+from benchmarks.tpu import PRESETS, experiment
+from r3gan_jax.algorithms.base import DATA_AXIS
+from r3gan_jax.errors import UserError
+from r3gan_jax.training.plan import bfloat16_sums, traced_step
+from r3gan_jax.training.tpu import GIB
+
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024  threads_per_warp: 32  threads_per_core_limit: 2048
+  shared_memory_per_block: 49152  shared_memory_per_core: 233472  shared_memory_per_block_optin: 232448
+  core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98
+  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
+  registers_per_core_limit: 65536  registers_per_block_limit: 65536
+  memory_bandwidth: 3352320000000  l2_cache_size: 52428800  device_memory_size: 84942979072
+  cuda_compute_capability { major: 9 minor: 0 }
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+runtime_version { major: 12 minor: 9 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+"""An H100 SXM, by its published numbers, as XLA reads them (GpuTargetConfigProto)."""
+
+
+def main() -> None:
+  parser = measure.parser(__doc__ or "")
+  parser.add_argument("--configs", nargs="+", default=PRESETS, help="recipes (all presets)")
+  parser.add_argument("--gpus", type=int, default=8, help="cards of one host (%(default)s)")
+  parser.add_argument("--micro_batch", type=int, default=0, help="images a card handles at a time (all of its part)")
+  options = parser.parse_args()
+  try:
+    mesh = h100_mesh(options.gpus)
+    rows = [
+      compiled(recipe, mesh, triton, options.micro_batch) for recipe in options.configs for triton in (True, False)
+    ]
+  except UserError as error:
+    sys.exit(f"error: {error}")
+  measure.report({"One iteration, per H100": rows}, options.json)
+
+
+def compiled(recipe: str, mesh: Mesh, triton: bool, micro_batch: int) -> measure.Row:
+  """A line of the table, which is printed at once, too."""
+  built = experiment(recipe, "auto", "directional", micro_batch, platform="gpu")
+  program = (
+    traced_step(built, mesh, built.micro_batches)
+    .lower()
+    .compile({"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": triton})
+  )
+  memory, text = program.memory_analysis(), program.as_text()
+  assert memory and text, "XLA states both"
+  calls = Counter(re.findall(r'custom_call_target="__(cudnn|cublas)', text))
+  line: measure.Row = {
+    "recipe": recipe,
+    "matrix products": "Triton" if triton else "cuBLAS",
+    "images": built.batch_size // mesh.size,
+    "temporaries GiB": memory.temp_size_in_bytes / GIB,
+    "arguments GiB": memory.argument_size_in_bytes / GIB,
+    "cuDNN calls": calls["cudnn"],
+    "cuBLAS calls": calls["cublas"],
+    "sums in bfloat16": len(bfloat16_sums(text)),
+  }
+  print(measure.table([line]), flush=True)
+  return line
+
+
+def h100_mesh(count: int) -> Mesh:
+  """The mesh of one axis over so many H100s of one host; a UserError where XLA's plugin for them is missing."""
+  if find_spec("jax_cuda12_plugin") is None:
+    raise UserError("compiling for a GPU needs jax-cuda12-plugin: see the top of benchmarks/gpu.py")
+  compiler = find_spec("nvidia.cuda_nvcc")
+  for folder in (compiler and compiler.submodule_search_locations) or ():
+    os.environ["PATH"] = f"{folder}/bin{os.pathsep}{os.environ['PATH']}"  # of ptxas
+  topology = topologies.get_topology_desc("h100", platform="cuda", target_config=H100, topology=f"1x1x{count}")
+  return Mesh(np.array(topology.devices).reshape(-1), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+if __name__ == "__main__":
+  main()
