@@ -229,7 +229,14 @@ def _readable(config: ConfigDict, source: Source) -> Source:
   return cached(source, config.run.cache_gib)
 
 
+def _check_stacked(config: ConfigDict) -> None:
+  for name, fixed in (("channels", 3), ("num_classes", 0)):
+    if config.data[name] != fixed:
+      raise UserError(f"config.data.{name} = {config.data[name]}: stacked digits need {fixed}")
+
+
 def _stacked_mnist(config: ConfigDict) -> Source:
+  _check_stacked(config)
   grey = config.copy_and_resolve_references()
   grey.data.channels = 1
   digits = _tfds(grey)
@@ -237,6 +244,7 @@ def _stacked_mnist(config: ConfigDict) -> Source:
 
 
 def _stacked_digits(config: ConfigDict) -> Source:
+  _check_stacked(config)
   digits = load_small_digits()[0]
   if config.data.resolution != digits.shape[1]:
     raise UserError(f"config.data.resolution = {config.data.resolution}: stacked_digits are 8x8")

@@ -180,3 +180,27 @@ def test_networks_that_cannot_be_are_refused(name, setting, value, message):
   config.network[setting] = value
   with pytest.raises(UserError, match=re.escape(message)):
     factory.build_algorithm(config)
+
+
+@pytest.mark.parametrize(
+  "name, setting, value, message",
+  [
+    ("stacked_digits", "channels", 4, "config.data.channels = 4: stacked digits need 3"),
+    ("stacked_digits", "num_classes", 10, "config.data.num_classes = 10: stacked digits need 0"),
+    ("cifar10", "channels", 4, "config.data.channels = 4: images are read as grey (1) or RGB (3)"),
+    ("cifar10", "background", "whyte", "background 'whyte' is no colour"),
+  ],
+)
+def test_data_that_cannot_be_are_refused(name, setting, value, message):
+  config = recipe(name)
+  config.data[setting] = value
+  with pytest.raises(UserError, match=re.escape(message)):
+    factory.build_source(config)
+
+
+def test_corrupt_images_stop_a_run_or_not():
+  config = recipe("cifar10")
+  config.run.on_corrupt_image = "ignore"
+  config.data.source, config.run.data_path = "folder", "/nowhere"
+  with pytest.raises(UserError, match=re.escape("config.run.on_corrupt_image = 'ignore' is unknown: choose from")):
+    factory.build_source(config)

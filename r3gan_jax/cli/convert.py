@@ -30,6 +30,7 @@ from r3gan_jax.cli.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.download import check_sum, fetch
 from r3gan_jax.interop.official import Snapshot, read_snapshot
+from r3gan_jax.storage import as_path
 from r3gan_jax.training.official import official_arrays, write_workdir
 
 _OUT = flags.DEFINE_string("out", None, "The work directory to make; with --workdir, the .npz to write.", required=True)
@@ -43,7 +44,7 @@ def main(snapshot: str = "") -> None:
     raise UserError("name either a snapshot, as a file or an http(s) URL, or a --workdir")
   if "://" in _OUT.value:
     raise UserError(f"--out={_OUT.value}: name a local place, and copy it from there")
-  out = Path(_OUT.value).expanduser()
+  out = Path(as_path(_OUT.value))
   try:
     if snapshot:
       _to_workdir(snapshot, out)

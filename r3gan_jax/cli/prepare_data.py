@@ -18,7 +18,7 @@ from r3gan_jax.cli.runner import run
 from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.prepare import prepare_idx, prepare_images, prepare_tfds
-from r3gan_jax.data.tfds import default_data_dir, prepared_directory
+from r3gan_jax.data.tfds import default_data_dir, describe_directory, prepared_directory
 from r3gan_jax.errors import UserError
 from r3gan_jax.storage import as_path, is_remote
 
@@ -74,7 +74,7 @@ def main() -> None:
       skip_corrupt=_SKIP_CORRUPT.value,
     )
   left_out = f" ({prepared.left_out:,} corrupt ones left out)" if prepared.left_out else ""
-  print(f"{prepared.images:,} images{left_out}: {prepared.directory}")
+  print(f"{prepared.images:,} images{left_out} in {prepared.directory}: {describe_directory(prepared.directory)}")
   if prepared_directory(name, data_dir) == prepared.directory:
     where = f"--config.data.name={name}" + (f" --config.run.data_path={data_dir}" if _DATA_DIR.value else "")
   else:

@@ -10,6 +10,7 @@ import numpy as np
 
 from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.data.source import Examples
+from r3gan_jax.data.survey import name_classes
 from r3gan_jax.errors import UserError, one_line
 from r3gan_jax.storage import as_path, is_remote
 
@@ -134,6 +135,19 @@ def default_data_dir() -> Path:
   import tensorflow_datasets as tfds
 
   return Path(tfds.core.constants.DATA_DIR).expanduser()
+
+
+def describe_directory(directory: Path) -> str:
+  """What is in one prepared data set, but for the number of images: their sizes and channels, and the classes."""
+  features = dict(open_directory(directory).info.features.items())
+  parts = []
+  if shape := getattr(features.get("image"), "shape", None):
+    height, width, channels = shape
+    size = f"{width}x{height}" if height and width else "of several sizes"
+    parts.append(f"{size}, {'grey' if channels == 1 else 'RGB' if channels == 3 else f'{channels} channels'}")
+  label = features.get("label")
+  parts.append(name_classes(label.names) if hasattr(label, "names") else "no classes")
+  return "; ".join(parts)
 
 
 def prepared_directory(name: str, data_path: Path) -> Path | None:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from r3gan_jax.errors import UserError
+from r3gan_jax.errors import UserError, one_line
 from r3gan_jax.metrics.features import PRECISION, FeatureNetwork
 
 SIDE = 32
@@ -100,8 +100,9 @@ def load(path: Path) -> tuple[Any, float]:
   try:
     with np.load(path) as file:
       arrays = dict(file)
-  except Exception:  # a broken file makes its readers raise anything
-    arrays = {}
+  except Exception as error:  # a broken file makes its readers raise anything
+    cure = "python -m r3gan_jax.cli.train_classifier makes it anew"
+    raise UserError(f"{path} cannot be read ({one_line(error)}): {cure}") from None
   images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 1), jnp.uint8)
   abstract = jax.eval_shape(DigitsCNN().init, jax.random.key(0), images)["params"]
   expected = {"test_accuracy": ()} | {name: leaf.shape for name, leaf in flatten_dict(abstract, sep="/").items()}

@@ -82,7 +82,7 @@ def test_a_run_that_is_stopped_goes_on(tmp_path):
   directory = tmp_path / "pictures" / "1.0.0"
   assert done.stdout.splitlines() == [
     f"2,000 images in {tmp_path / 'images'}: 8x8, 2,000 RGB; no classes; passed over: nothing",
-    f"2,000 images: {directory}",
+    f"2,000 images in {directory}: 8x8, RGB; no classes",
     f"train on them with --config.data.name=pictures --config.run.data_path={tmp_path}",
   ]
   after = shards(directory)
@@ -100,7 +100,7 @@ def test_skipped_images_are_named_and_counted(tmp_path):
   done = run(*arguments, "--skip_corrupt", "--grey=false", "--processes=1")
   assert "left out: 00001.png in" in done.stderr
   assert "3 images in" in done.stdout and ", 1 damaged; " in done.stdout
-  assert "2 images (1 corrupt ones left out): " in done.stdout
+  assert "2 images (1 corrupt ones left out) in " in done.stdout
 
 
 def test_what_training_would_not_find_by_name_is_named_by_its_directory(tmp_path, environment):

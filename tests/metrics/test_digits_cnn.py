@@ -49,7 +49,7 @@ def test_bad_input(params, tmp_path):
   with pytest.raises(UserError, match=r"none\.npz does not exist: python -m r3gan_jax\.cli\.train_classifier makes it"):
     runs.build_feature_network("digits", weights=tmp_path / "none.npz")
   (tmp_path / "broken.npz").write_text("no weights")
-  with pytest.raises(UserError, match=r"broken\.npz has no test_accuracy .* makes it anew"):
+  with pytest.raises(UserError, match=r"broken\.npz cannot be read .*makes it anew"):
     digits_cnn.load(tmp_path / "broken.npz")
   with pytest.raises(UserError, match="feature network 'resnet' is unknown: choose from"):
     runs.build_feature_network("resnet")
