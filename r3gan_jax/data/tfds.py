@@ -145,8 +145,8 @@ def describe_directory(directory: Path) -> str:
     height, width, channels = shape
     size = f"{width}x{height}" if height and width else "of several sizes"
     parts.append(f"{size}, {'grey' if channels == 1 else 'RGB' if channels == 3 else f'{channels} channels'}")
-  label = features.get("label")
-  parts.append(name_classes(label.names) if hasattr(label, "names") else "no classes")
+  names = getattr(features.get("label"), "names", None)
+  parts.append(name_classes(names) if names else "no classes")
   return "; ".join(parts)
 
 
