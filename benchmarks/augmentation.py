@@ -47,7 +47,7 @@ def whole_iteration(options: argparse.Namespace) -> list[measure.Row]:
   calls, counts = {}, {}
   for name, p in (("none", 0.0), ("augmentation", 0.5)):
     config = load_config(options.config, options.batch)
-    config.augment_p = (p, p)
+    config.gan.augment_p = (p, p)
     experiment = build(config)
     calls[name] = Iteration(experiment, lower(experiment).compile())
     with single_tile():

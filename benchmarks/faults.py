@@ -99,7 +99,7 @@ def state(workdir: Path) -> dict[str, Any]:
   """The arrays of the newest checkpoint, by name."""
   algorithm = factory.build_algorithm(ConfigDict(read_config(workdir)))
   saved = Checkpoints(workdir / DIRECTORY)
-  restored = saved.restore_latest(abstract_state(algorithm, factory.build_optimizers(algorithm), make_mesh()))
+  restored = saved.restore_latest(abstract_state(algorithm, make_mesh()))
   saved.close()
   assert restored
   arrays = jax.tree.leaves_with_path(restored.replace(rng=jax.random.key_data(restored.rng)))  # type: ignore[attr-defined]

@@ -36,8 +36,8 @@ def load_config(recipe: str, batch: int) -> ConfigDict:
   spec.loader.exec_module(module)
   config = ConfigDict(module.get_config(variant).to_dict())
   config.batch_size = batch
-  config.augment_p = (0.0, 0.0)
-  config.network.bfloat16 = "off"
+  config.gan.augment_p = (0.0, 0.0)
+  config.gan.bfloat16 = "off"
   return config
 
 
@@ -53,14 +53,14 @@ def build(config: ConfigDict, penalised_gradient: Callable[..., PenalisedGradien
 def with_native_convolutions(config: ConfigDict) -> ConfigDict:
   """The same, but with XLA's own grouped convolution: the only one whose FLOPs XLA counts in full, on any platform."""
   config = config.copy_and_resolve_references()
-  config.network.grouped_conv = "native"
+  config.gan.grouped_conv = "native"
   return config
 
 
 def lower(experiment: Experiment, device_count: int = 1) -> jax.stages.Lowered:
   """One iteration on the first devices, from shapes alone: allocates nothing."""
   mesh = make_mesh(device_count)
-  state = abstract_state(experiment.algorithm, experiment.optimizers, mesh)
+  state = abstract_state(experiment.algorithm, mesh)
   return _step(experiment, mesh).lower(state, abstract_batches(experiment, mesh))
 
 
@@ -69,9 +69,7 @@ class Iteration:
 
   def __init__(self, experiment: Experiment, compiled: jax.stages.Compiled):
     mesh = make_mesh(1)
-    init = jax.jit(
-      lambda: init_state(experiment.algorithm, experiment.optimizers, seed=0), out_shardings=replicated(mesh)
-    )
+    init = jax.jit(lambda: init_state(experiment.algorithm, seed=0), out_shardings=replicated(mesh))
     self._state: Any = init()
     self._batches = jax.device_put(random_batches(experiment), batch_sharding(mesh))
     self._compiled = compiled
@@ -95,4 +93,4 @@ def random_batches(experiment: Experiment) -> tuple[dict[str, np.ndarray], ...]:
 
 
 def _step(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainStep:
-  return make_train_step(experiment.algorithm, experiment.optimizers, experiment.schedules, mesh)
+  return make_train_step(experiment.algorithm, mesh)

@@ -100,7 +100,7 @@ def torch_sampler(
   device = "cpu" if jax.default_backend() == "cpu" else "cuda"
   torch.set_num_threads(measure.threads())
   torch.set_float32_matmul_precision("high")
-  network, classes, channels = config.network, config.data.num_classes, config.data.channels
+  network, classes, channels = config.gan, config.data.num_classes, config.data.channels
   shape = (network.widths, network.cardinalities, network.blocks)
   generator = torch_r3gan.Generator(*shape, network.noise_dim, classes, network.noise_dim, channels)
   torch_r3gan.load(generator, params)

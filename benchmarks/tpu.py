@@ -72,8 +72,8 @@ def experiment(
   """A recipe, "NAME[:variant]" of configs/, for TPUs, or another platform."""
   name, _, variant = recipe.partition(":")
   config = importlib.import_module(f"configs.{name}").get_config(variant)
-  config.network.grouped_conv = grouped_conv
-  config.penalised_gradient = penalised_gradient
+  config.gan.grouped_conv = grouped_conv
+  config.gan.penalised_gradient = penalised_gradient
   for phase in config.run.micro_batch:
     config.run.micro_batch[phase] = micro_batch
   return factory.build_experiment(config, device_count=1, platform=platform)

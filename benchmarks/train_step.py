@@ -51,7 +51,7 @@ def main() -> None:
 
   flops = {"matmul": peak_flops, "r3gan_jax": native_flops(config)}
   if options.against:
-    config.penalised_gradient = "grad_of_grad"
+    config.gan.penalised_gradient = "grad_of_grad"
     flops["torch"] = native_flops(config)
   rates = {name: flops[name] / seconds[name] for name in seconds}
   rows: list[measure.Row] = [
@@ -86,14 +86,14 @@ def torch_iteration(config_json: str) -> Callable[[], None]:
   device = "cpu" if jax.default_backend() == "cpu" else "cuda"
   torch.set_num_threads(measure.threads())
   torch.set_float32_matmul_precision("high")
-  network, classes, channels = config.network, config.data.num_classes, config.data.channels
+  network, classes, channels = config.gan, config.data.num_classes, config.data.channels
   shape = (network.widths, network.cardinalities, network.blocks)
   generator, average = (
     torch_r3gan.Generator(*shape, network.noise_dim, classes, network.noise_dim, channels).to(device) for _ in range(2)
   )
   discriminator = torch_r3gan.Discriminator(*shape, classes, network.widths[0], channels).to(device)
   trainer = torch_r3gan.Trainer(generator, discriminator, average)
-  knobs = torch_r3gan.Knobs(config.learning_rate[0], config.beta2[0], config.gamma[0], ema_decay=0.999)
+  knobs = torch_r3gan.Knobs(config.gan.learning_rate[0], config.gan.beta2[0], config.gan.gamma[0], ema_decay=0.999)
   batches = random_batches(build(config))
   uint8 = [torch.tensor(np.moveaxis(batch["image"], -1, 1), device=device) for batch in batches]
   labels = tuple(torch.eye(classes, device=device)[batch["label"]] if classes else None for batch in batches)

@@ -28,17 +28,17 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.x_flip = True
 
   # 20.78M / 21.28M parameters in G / D (20.73M / 20.68M unconditional)
-  config.network.widths = (768, 768, 768, 768)
-  config.network.cardinalities = (96, 96, 96, 96)
-  config.network.blocks = (2, 2, 2, 2)
-  config.network.bfloat16_stages = 3
+  config.gan.widths = (768, 768, 768, 768)
+  config.gan.cardinalities = (96, 96, 96, 96)
+  config.gan.blocks = (2, 2, 2, 2)
+  config.gan.bfloat16_stages = 3
 
   config.batch_size = 512
-  config.burn_in_images = 20_000_000
-  config.learning_rate = (2e-4, 5e-5)
-  config.gamma = (0.05, 0.005)
-  config.ema_half_life = (0.0, 5_000_000.0)
-  config.augment_p = (0.0, 0.55)
+  config.gan.burn_in_images = 20_000_000
+  config.gan.learning_rate = (2e-4, 5e-5)
+  config.gan.gamma = (0.05, 0.005)
+  config.gan.ema_half_life = (0.0, 5_000_000.0)
+  config.gan.augment_p = (0.0, 0.55)
 
   config.run.total_images = 250_000_000
   return common.select(config, variant, unconditional=_unconditional)

@@ -6,9 +6,11 @@ is carried out and may change when a run is resumed.
 
 from ml_collections import ConfigDict
 
+from r3gan_jax import factory
 
-def get_config() -> ConfigDict:
-  """All settings, of no experiment in particular."""
+
+def get_config(algorithm: str = "r3gan") -> ConfigDict:
+  """All settings, of no experiment in particular; those in `gan` are the algorithm's own."""
   config = ConfigDict()
   config.name = ""  # also names the default work directory, runs/<name>
   config.seed = 0  # of initialisation, noise, augmentation and data order
@@ -16,10 +18,8 @@ def get_config() -> ConfigDict:
   # shapes: on other data, of other classes, at another resolution (training/transfer.py).
   config.init_from = ""
 
-  config.algorithm = "r3gan"
-  config.loss = "relativistic"  # or "non_saturating", for the ablation
-  config.penalties = ("r1", "r2")
-  config.penalised_gradient = "directional"  # or "grad_of_grad": the same gradient, slower
+  config.algorithm = algorithm
+  config.gan = factory.default_settings(algorithm)  # its own settings: `Settings` of r3gan_jax/algorithms/NAME.py
 
   config.data = ConfigDict()
   # "tfds": a prepared data set (cli/prepare_data.py makes them); "folder": a directory or zip of images, all of the
@@ -36,43 +36,7 @@ def get_config() -> ConfigDict:
   config.data.num_classes = 0  # 0: unconditional
   config.data.x_flip = False  # double the data by mirror images
 
-  # Widths, cardinalities and blocks: one entry a stage, from 4x4 upward; D uses them reversed.
-  config.network = ConfigDict()
-  config.network.name = "r3gan"  # or one of the roadmap's: factory.NETWORKS, networks/roadmap.py
-  config.network.widths = (768, 768, 768, 768)
-  config.network.cardinalities = (96, 96, 96, 96)
-  config.network.blocks = (2, 2, 2, 2)
-  config.network.expansion = 2.0  # of a block's inner layers over its outer ones
-  config.network.noise_dim = 64
-  config.network.bfloat16_stages = 4  # the highest-resolution ones
-  config.network.bfloat16 = "auto"  # "auto": on except on CPUs; "on"; "off"
-  config.network.grouped_conv = "auto"  # the algorithm of the 3x3 convolutions: ops/grouped_conv.py
-
   config.batch_size = 256  # over all devices
-  # Schedules, (from, to): half a cosine over the burn-in, then constant.
-  config.burn_in_images = 20_000_000
-  config.learning_rate = (2e-4, 5e-5)
-  config.beta2 = (0.9, 0.99)
-  config.gamma = (1.0, 0.1)  # weight of R1 and R2
-  config.ema_half_life = (0.0, 500_000.0)  # images
-  config.augment_p = (0.0, 0.0)  # probability of each augmentation, before its multiplier
-
-  config.augment = ConfigDict()  # multipliers of augment_p: r3gan_jax/augment
-  config.augment.x_flip = 1.0
-  config.augment.rotate90 = 1.0
-  config.augment.integer_translation = 1.0
-  config.augment.isotropic_scale = 1.0
-  config.augment.rotation = 1.0
-  config.augment.anisotropic_scale = 1.0
-  config.augment.fractional_translation = 1.0
-  config.augment.brightness = 0.5
-  config.augment.contrast = 0.5
-  config.augment.luma_flip = 0.5
-  config.augment.hue = 0.5
-  config.augment.saturation = 0.5
-  config.augment.image_filter = 0.0
-  config.augment.noise = 0.0
-  config.augment.cutout = 1.0
 
   config.run = ConfigDict()
   # Where the data are: the directory of prepared data sets ("": TFDS's default), or the folder or zip of images.
@@ -121,15 +85,9 @@ def select(config: ConfigDict, variant: str, **variants: object) -> ConfigDict:
 
 def make_smoke(config: ConfigDict) -> None:
   """Shrinks a recipe to a tiny network and a few iterations on generated images: a minute on a CPU."""
-  stages = len(config.network.widths)
   config.data.source = "generated"
-  config.network.widths = (16,) * stages
-  config.network.cardinalities = tuple(min(2, groups) for groups in config.network.cardinalities)
-  config.network.blocks = (1,) * stages
+  config.gan.update(factory.smoke_settings(config))
   config.batch_size = 8
-  config.burn_in_images = 64
-  if config.data.resolution > 32:
-    config.augment_p = (0.0, 0.0)  # a CPU would spend its minute on it
   config.run.total_images = 64
   config.run.log_every_images = 16
   config.run.snapshot_every_images = 32

@@ -4,7 +4,7 @@
     python main.py --config=configs/fashion_mnist.py
 
 DIRECTORY holds the four idx files, e.g. /usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist.
-About 57 images/s on two cores: two hours; 165 without augmentation, --config.augment_p='(0.0, 0.0)': 40 minutes.
+About 57 images/s on two cores: two hours; 165 without augmentation, --config.gan.augment_p='(0.0, 0.0)': 40 minutes.
 `:smoke` runs a tiny network on generated images.
 """
 
@@ -24,17 +24,17 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.num_classes = 10
   config.data.x_flip = True
 
-  config.network.widths = (128, 128, 64, 32)
-  config.network.cardinalities = (16, 16, 8, 4)
-  config.network.blocks = (1, 1, 1, 1)
-  config.network.bfloat16_stages = 3
+  config.gan.widths = (128, 128, 64, 32)
+  config.gan.cardinalities = (16, 16, 8, 4)
+  config.gan.blocks = (1, 1, 1, 1)
+  config.gan.bfloat16_stages = 3
 
   config.batch_size = 64
-  config.burn_in_images = 200_000
-  config.learning_rate = (1e-3, 2e-4)
-  config.gamma = (0.5, 0.1)
-  config.ema_half_life = (0.0, 10_000.0)
-  config.augment_p = (0.0, 0.3)
+  config.gan.burn_in_images = 200_000
+  config.gan.learning_rate = (1e-3, 2e-4)
+  config.gan.gamma = (0.5, 0.1)
+  config.gan.ema_half_life = (0.0, 10_000.0)
+  config.gan.augment_p = (0.0, 0.3)
 
   config.run.total_images = 400_000
   config.run.log_every_images = 5_000

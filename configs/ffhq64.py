@@ -26,17 +26,17 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.x_flip = True
 
   # 22.43M / 22.38M parameters in G / D
-  config.network.widths = (768, 768, 768, 768, 384)
-  config.network.cardinalities = (96, 96, 96, 96, 48)
-  config.network.blocks = (2, 2, 2, 2, 2)
-  config.network.bfloat16_stages = 4
+  config.gan.widths = (768, 768, 768, 768, 384)
+  config.gan.cardinalities = (96, 96, 96, 96, 48)
+  config.gan.blocks = (2, 2, 2, 2, 2)
+  config.gan.bfloat16_stages = 4
 
   config.batch_size = 256
-  config.burn_in_images = 20_000_000
-  config.learning_rate = (2e-4, 5e-5)
-  config.gamma = (2.0, 0.2)
-  config.ema_half_life = (0.0, 500_000.0)
-  config.augment_p = (0.0, 0.3)
+  config.gan.burn_in_images = 20_000_000
+  config.gan.learning_rate = (2e-4, 5e-5)
+  config.gan.gamma = (2.0, 0.2)
+  config.gan.ema_half_life = (0.0, 500_000.0)
+  config.gan.augment_p = (0.0, 0.3)
 
   config.run.total_images = 100_000_000
   return common.select(config, variant)

@@ -29,17 +29,17 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.x_flip = True
 
   # 103.57M / 107.21M parameters in G / D
-  config.network.widths = (1536, 1536, 1536, 1536, 1536)
-  config.network.cardinalities = (96, 96, 96, 96, 96)
-  config.network.blocks = (2, 2, 2, 2, 2)
-  config.network.bfloat16_stages = 4
+  config.gan.widths = (1536, 1536, 1536, 1536, 1536)
+  config.gan.cardinalities = (96, 96, 96, 96, 96)
+  config.gan.blocks = (2, 2, 2, 2, 2)
+  config.gan.bfloat16_stages = 4
 
   config.batch_size = 4096
-  config.burn_in_images = 200_000_000
-  config.learning_rate = (2e-4, 5e-5)
-  config.gamma = (1.0, 0.1)
-  config.ema_half_life = (0.0, 50_000_000.0)
-  config.augment_p = (0.0, 0.4)
+  config.gan.burn_in_images = 200_000_000
+  config.gan.learning_rate = (2e-4, 5e-5)
+  config.gan.gamma = (1.0, 0.1)
+  config.gan.ema_half_life = (0.0, 50_000_000.0)
+  config.gan.augment_p = (0.0, 0.4)
 
   config.run.total_images = 1_000_000_000
   return common.select(config, variant)

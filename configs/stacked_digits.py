@@ -18,16 +18,16 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.source = "stacked_digits"
   config.data.resolution = 8
 
-  config.network.widths = (64, 64)
-  config.network.cardinalities = (8, 8)
-  config.network.blocks = (1, 1)
-  config.network.bfloat16_stages = 0
+  config.gan.widths = (64, 64)
+  config.gan.cardinalities = (8, 8)
+  config.gan.blocks = (1, 1)
+  config.gan.bfloat16_stages = 0
 
   config.batch_size = 64
-  config.burn_in_images = 100_000
-  config.learning_rate = (2e-3, 5e-4)
-  config.gamma = (0.3, 0.3)
-  config.ema_half_life = (0.0, 10_000.0)
+  config.gan.burn_in_images = 100_000
+  config.gan.learning_rate = (2e-3, 5e-4)
+  config.gan.gamma = (0.3, 0.3)
+  config.gan.ema_half_life = (0.0, 10_000.0)
 
   config.run.total_images = 200_000
   config.run.log_every_images = 5_000

@@ -27,16 +27,16 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.resolution = 32
 
   # 20.73M / 20.68M parameters in G / D
-  config.network.widths = (768, 768, 768, 768)
-  config.network.cardinalities = (96, 96, 96, 96)
-  config.network.blocks = (2, 2, 2, 2)
-  config.network.bfloat16_stages = 3
+  config.gan.widths = (768, 768, 768, 768)
+  config.gan.cardinalities = (96, 96, 96, 96)
+  config.gan.blocks = (2, 2, 2, 2)
+  config.gan.bfloat16_stages = 3
 
   config.batch_size = 512
-  config.burn_in_images = 2_000_000
-  config.learning_rate = (2e-4, 2e-4)
-  config.gamma = (1.0, 0.1)
-  config.ema_half_life = (0.0, 500_000.0)
+  config.gan.burn_in_images = 2_000_000
+  config.gan.learning_rate = (2e-4, 2e-4)
+  config.gan.gamma = (1.0, 0.1)
+  config.gan.ema_half_life = (0.0, 500_000.0)
 
   config.run.total_images = 10_000_000
   config.run.grid = (6, 12)
@@ -46,14 +46,14 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def _small(config: ConfigDict) -> None:
-  config.network.widths = (128, 128, 64, 32)
-  config.network.cardinalities = (16, 16, 8, 4)
-  config.network.blocks = (1, 1, 1, 1)
+  config.gan.widths = (128, 128, 64, 32)
+  config.gan.cardinalities = (16, 16, 8, 4)
+  config.gan.blocks = (1, 1, 1, 1)
   config.batch_size = 64
-  config.burn_in_images = 200_000
-  config.learning_rate = (1e-3, 3e-4)
-  config.gamma = (10.0, 1.0)  # at (1, 0.1) 368 modes after 50,000 images, so 767
-  config.ema_half_life = (0.0, 10_000.0)
+  config.gan.burn_in_images = 200_000
+  config.gan.learning_rate = (1e-3, 3e-4)
+  config.gan.gamma = (10.0, 1.0)  # at (1, 0.1) 368 modes after 50,000 images, so 767
+  config.gan.ema_half_life = (0.0, 10_000.0)
   config.run.total_images = 500_000
   config.run.log_every_images = 5_000
   config.run.snapshot_every_images = 50_000

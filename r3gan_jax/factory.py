@@ -4,22 +4,17 @@ Names in a configuration are looked up in the plain dicts below; adding a GAN, a
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import linen as nn
 from ml_collections import ConfigDict
 
-from r3gan_jax import schedules
-from r3gan_jax.algorithms.base import Algorithm
-from r3gan_jax.algorithms.r3gan import R3GAN, Augment
-from r3gan_jax.algorithms.stylegan2 import StyleGAN2
-from r3gan_jax.augment.parameters import TRANSFORMS
-from r3gan_jax.augment.pipeline import augment
+from r3gan_jax import settings
+from r3gan_jax.algorithms import r3gan, stylegan2
+from r3gan_jax.algorithms.base import Algorithm, Images
 from r3gan_jax.data.cache import cached
 from r3gan_jax.data.folder import FolderSource
 from r3gan_jax.data.generated import GeneratedSource
@@ -30,18 +25,12 @@ from r3gan_jax.data.source import Source
 from r3gan_jax.data.stacked import StackedSource, load_small_digits
 from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.errors import UserError
-from r3gan_jax.losses.adversarial import NON_SATURATING, RELATIVISTIC
-from r3gan_jax.losses.penalties import directional, grad_of_grad
-from r3gan_jax.networks import stylegan2
-from r3gan_jax.networks.r3gan import Discriminator, Generator
-from r3gan_jax.networks.roadmap import SkeletonDiscriminator, SkeletonGenerator, SkipGenerator
-from r3gan_jax.ops.grouped_conv import ALGORITHMS as GROUPED_CONV_ALGORITHMS
+from r3gan_jax.networks.r3gan import Generator
 from r3gan_jax.training.loop import Experiment
-from r3gan_jax.training.optimizer import adam_without_momentum
 
-LOSSES = {"relativistic": RELATIVISTIC, "non_saturating": NON_SATURATING}
-PENALISED_GRADIENTS = {"directional": directional, "grad_of_grad": grad_of_grad}
-SCHEDULED = ("learning_rate", "beta2", "gamma", "ema_half_life", "augment_p")
+ALGORITHMS: Mapping[str, ModuleType] = {"r3gan": r3gan, "stylegan2": stylegan2}
+"""config.algorithm -> the module that has its `Settings`, `smoke` and `build`."""
+
 MAX_IMAGES = 2**31 - 1
 
 BEST_METRICS = {
@@ -54,140 +43,6 @@ BEST_METRICS = {
   "modes_kl": ("modes", "min"),
 }
 """A number to choose the best checkpoint by -> (the metric that gives it, whether its least or greatest is best)."""
-
-
-Networks = tuple[nn.Module, nn.Module]
-"""G and D."""
-
-
-def _residual_networks(config: ConfigDict, platform: str, generator: type[Generator]) -> Networks:
-  network, data = config.network, config.data
-  _check_stages(config)
-  for width, cardinality in zip(network.widths, network.cardinalities, strict=True):
-    if width * network.expansion % cardinality:
-      raise UserError(
-        f"config.network.cardinalities: {cardinality} groups do not divide width {width} x expansion "
-        f"{network.expansion:g}"
-      )
-  _look_up({"auto": None, "fused": None, **GROUPED_CONV_ALGORITHMS}, "network.grouped_conv", network.grouped_conv)
-  shared = {
-    "widths": tuple(network.widths),
-    "cardinalities": tuple(network.cardinalities),
-    "blocks": tuple(network.blocks),
-    "expansion": network.expansion,
-    "num_classes": data.num_classes,
-    "grouped_conv": "fused" if (network.grouped_conv, platform) == ("auto", "tpu") else network.grouped_conv,
-    "bfloat16_stages": _bfloat16_stages(config, platform),
-  }
-  return (
-    generator(**shared, noise_dim=network.noise_dim, embed_dim=network.noise_dim, image_channels=data.channels),
-    Discriminator(**shared, embed_dim=network.widths[0]),
-  )
-
-
-def _skeleton_networks(config: ConfigDict, platform: str) -> Networks:
-  network, data = config.network, config.data
-  _check_stages(config)
-  if {*network.cardinalities, *network.blocks, network.expansion} != {1}:
-    raise UserError(
-      f"config.network.name = {network.name!r} is of one block a stage, neither grouped nor widened: set "
-      "config.network.cardinalities, .blocks and .expansion to 1 throughout"
-    )
-  shared = {
-    "widths": tuple(network.widths),
-    "num_classes": data.num_classes,
-    "bfloat16_stages": _bfloat16_stages(config, platform),
-  }
-  return (
-    SkeletonGenerator(**shared, noise_dim=network.noise_dim, embed_dim=network.noise_dim, image_channels=data.channels),
-    SkeletonDiscriminator(**shared, embed_dim=network.widths[0]),
-  )
-
-
-NETWORKS: Mapping[str, Callable[[ConfigDict, str], Networks]] = {
-  "r3gan": partial(_residual_networks, generator=Generator),
-  "r3gan_output_skips": partial(_residual_networks, generator=SkipGenerator),
-  "stylegan2_skeleton": _skeleton_networks,
-}
-"""Those of R3GAN, and those that the roadmap comes to it by: networks/roadmap.py."""
-
-
-def _check_stages(config: ConfigDict) -> None:
-  network, resolution = config.network, config.data.resolution
-  stages = {len(network.widths), len(network.cardinalities), len(network.blocks)}
-  if stages != {(resolution // 4).bit_length()} or resolution != 2 ** (max(stages) + 1):
-    raise UserError(
-      f"config.network.widths, .cardinalities and .blocks need one entry for each stage from 4x4 to "
-      f"config.data.resolution = {resolution}, a power of 2; they have {sorted(stages)}"
-    )
-
-
-def _bfloat16_stages(config: ConfigDict, platform: str) -> int:
-  on = {"auto": platform != "cpu", "on": True, "off": False}
-  return config.network.bfloat16_stages if _look_up(on, "network.bfloat16", config.network.bfloat16) else 0
-
-
-def _r3gan(config: ConfigDict, platform: str) -> Algorithm:
-  network, data = config.network, config.data
-  generator, discriminator = _look_up(NETWORKS, "network.name", network.name)(config, platform)
-  if unknown := set(config.penalties) - {"r1", "r2"}:
-    raise UserError(f"config.penalties: unknown {sorted(unknown)}: choose from ['r1', 'r2']")
-  return R3GAN(
-    generator=generator,
-    discriminator=discriminator,
-    noise_dim=network.noise_dim,
-    image_shape=(data.resolution, data.resolution, data.channels),
-    num_classes=data.num_classes,
-    loss=_look_up(LOSSES, "loss", config.loss),
-    penalties=tuple(config.penalties),
-    augment=_augment(config),
-    penalised_gradient=_look_up(PENALISED_GRADIENTS, "penalised_gradient", config.penalised_gradient),
-  )
-
-
-def _stylegan2(config: ConfigDict, platform: str) -> Algorithm:
-  network, data = config.network, config.data
-  if data.resolution < 8 or data.resolution != 2 ** (len(network.widths) + 1):
-    raise UserError(
-      f"config.network.widths needs one entry for each stage from 4x4 to config.data.resolution = {data.resolution}, "
-      f"a power of 2; it has {len(network.widths)}"
-    )
-  if data.num_classes:
-    raise UserError(f"config.data.num_classes = {data.num_classes}: stylegan2 takes no classes: set it to 0")
-  for name, fixed in (("loss", "non_saturating"), ("penalties", ("r1",)), ("augment_p", (0.0, 0.0))):
-    value = config[name] if isinstance(fixed, str) else tuple(config[name])
-    if value != fixed:
-      raise UserError(f"config.{name} = {value!r}: stylegan2 trains with {fixed!r} only")
-  shared: dict[str, Any] = {"widths": tuple(network.widths), "bfloat16_stages": _bfloat16_stages(config, platform)}
-  return StyleGAN2(
-    mapping=stylegan2.Mapping(network.noise_dim),
-    synthesis=stylegan2.Synthesis(**shared, image_channels=data.channels),
-    discriminator=stylegan2.Discriminator(**shared),
-    noise_dim=network.noise_dim,
-    image_shape=(data.resolution, data.resolution, data.channels),
-  )
-
-
-def _augment(config: ConfigDict) -> Augment | None:
-  if config.augment_p == (0.0, 0.0):
-    return None
-  if not all(0 <= p <= 1 for p in config.augment_p):
-    raise UserError(f"config.augment_p = {config.augment_p}: probabilities lie between 0 and 1")
-  multipliers = config.augment.to_dict()
-  if unknown := multipliers.keys() - TRANSFORMS.keys():
-    raise UserError(f"config.augment: unknown {sorted(unknown)}: choose from {list(TRANSFORMS)}")
-  for name, multiplier in multipliers.items():
-    if multiplier < 0:
-      raise UserError(f"config.augment.{name} = {multiplier} must not be negative; 0 switches it off")
-  if config.data.channels not in (1, 3):
-    raise UserError(
-      f"config.data.channels = {config.data.channels}: augmentation needs images of 1 or 3 channels; without it: "
-      "--config.augment_p='(0.0, 0.0)'"
-    )
-  return partial(augment, multipliers=multipliers)
-
-
-ALGORITHMS: Mapping[str, Callable[[ConfigDict, str], Algorithm]] = {"r3gan": _r3gan, "stylegan2": _stylegan2}
 
 
 def _tfds(config: ConfigDict) -> Source:
@@ -270,28 +125,40 @@ def _look_up(choices: Mapping[str, Any], setting: str, value: str) -> Any:
   return choices[value]
 
 
+def default_settings(algorithm: str) -> ConfigDict:
+  """`config.gan` of an algorithm, before a recipe changes it; it takes no other names."""
+  # Not type safe: of a schedule, one number is a constant. `settings.read` checks the types.
+  return ConfigDict(settings.defaults(_module(algorithm).Settings), type_safe=False).lock()
+
+
+def smoke_settings(config: ConfigDict) -> dict[str, Any]:
+  """What `:smoke` changes in `config.gan`."""
+  return _module(config.algorithm).smoke(chosen_settings(config))
+
+
+def chosen_settings(config: ConfigDict) -> Any:
+  """`config.gan` as the algorithm's `Settings`, checked."""
+  return settings.read(_module(config.algorithm).Settings, config.gan.to_dict())
+
+
+def _module(algorithm: str) -> ModuleType:
+  return _look_up(ALGORITHMS, "algorithm", algorithm)
+
+
 def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorithm:
   """The algorithm; `platform` ("cpu", "gpu", "tpu"; default: jax's) decides what is 'auto'."""
-  return _look_up(ALGORITHMS, "algorithm", config.algorithm)(config, platform or jax.default_backend())
+  data = config.data
+  images = Images(data.resolution, data.resolution, data.channels, data.num_classes)
+  return _module(config.algorithm).build(chosen_settings(config), images, platform or jax.default_backend())
 
 
 def quantised_in(config: ConfigDict, algorithm: Algorithm) -> jnp.dtype:
   """The type in which `algorithm`'s images become uint8 (ops.images.to_uint8), by config.run.quantisation."""
-  official = jnp.float32  # in which all other networks end
-  if isinstance(algorithm, R3GAN) and type(algorithm.generator) is Generator and algorithm.generator.bfloat16_stages:
-    official = jnp.bfloat16
+  generator = algorithm.generator if isinstance(algorithm, r3gan.R3GAN) else None
+  # All other networks end in float32.
+  official = jnp.bfloat16 if type(generator) is Generator and generator.bfloat16_stages else jnp.float32
   choices = {"float32": jnp.float32, "official": official}
   return jnp.dtype(_look_up(choices, "run.quantisation", config.run.quantisation))
-
-
-def build_optimizers(algorithm: Algorithm) -> dict[str, optax.GradientTransformationExtraArgs]:
-  """An optimiser for each network that a phase updates."""
-  updates: dict[str, list[float]] = {}  # of each phase in each iteration, on average
-  for phase in algorithm.phases:
-    for name in phase.updates:
-      updates.setdefault(name, []).append(1 / phase.every)
-  shares = {name: sum(rate for rate in rates if rate == 1) / sum(rates) for name, rates in updates.items()}
-  return {name: adam_without_momentum(share=share) for name, share in shares.items()}
 
 
 def build_experiment(config: ConfigDict, device_count: int, platform: str | None = None) -> Experiment:
@@ -331,12 +198,8 @@ def build_experiment(config: ConfigDict, device_count: int, platform: str | None
       raise UserError(f"config.run.{name} = {run[name]} must be positive")
   if run.profile and not (len(run.profile) == 2 and 0 <= run.profile[0] <= run.profile[1]):
     raise UserError(f"config.run.profile = {run.profile}: give the first and the last iteration, e.g. (10, 14)")
-  if config.burn_in_images <= 0:
-    raise UserError(f"config.burn_in_images = {config.burn_in_images} must be positive")
   return Experiment(
     algorithm=algorithm,
-    optimizers=build_optimizers(algorithm),
-    schedules={name: _schedule(config, name) for name in SCHEDULED},
     batch_size=config.batch_size,
     seed=config.seed,
     total_images=run.total_images,
@@ -357,11 +220,6 @@ def _max_rollbacks(config: ConfigDict) -> int:
   run = config.run
   limits = {"stop": 0, "rollback": run.max_rollbacks}
   return _look_up(limits, "run.on_nonfinite", run.on_nonfinite)
-
-
-def _schedule(config: ConfigDict, name: str) -> schedules.Schedule:
-  start, end = config[name]
-  return schedules.cosine(start, end, config.burn_in_images)
 
 
 def build_source(config: ConfigDict) -> Source:

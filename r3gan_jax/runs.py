@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,8 @@ def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
   start = build_start(config, experiment, workdir)
 
   def claim() -> None:
-    claim_workdir(workdir, config.to_dict())
+    # As the algorithm understands it: a constant is the pair of it, and what an older run leaves out has its default.
+    claim_workdir(workdir, config.to_dict() | {"gan": asdict(factory.chosen_settings(config))})
     check_data(workdir, len(loader.source), loader.source.classes)
 
   on_first_process(claim)
@@ -94,16 +95,12 @@ def open_run(workdir: epath.PathLike, checkpoint: str = "") -> TrainedRun:
 def portable_algorithm(config: ConfigDict) -> Algorithm:
   """The algorithm of a run for programs that are exported, of symbolic batch: in float32, without our own kernels."""
   config = config.copy_and_resolve_references()
-  config.network.update({"bfloat16": "off", "grouped_conv": "auto"})
+  chosen = {"bfloat16": "off", "grouped_conv": "auto"}
+  config.gan.update({name: value for name, value in chosen.items() if name in config.gan})
   return factory.build_algorithm(config, platform="cpu")
 
 
 _LEFT_OPEN = {
-  "loss": "relativistic",
-  "penalties": ("r1", "r2"),
-  "penalised_gradient": "directional",
-  "augment_p": (0.0, 0.0),
-  "network": {"name": "r3gan", "bfloat16": "auto", "grouped_conv": "auto"},
   "data": {"background": "white"},
   "run": {"quantisation": "float32", "on_corrupt_image": "stop"},
 }
@@ -136,7 +133,7 @@ def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDic
       raise UserError(f"{workdir} holds no best checkpoint yet: train with config.run.best_metric")
     raise UserError(f"{workdir} holds no checkpoint yet: train first")
   checkpoints = Checkpoints(directory)
-  abstract = abstract_state(algorithm, factory.build_optimizers(algorithm), make_mesh())
+  abstract = abstract_state(algorithm, make_mesh())
   state = checkpoints.restore_latest(abstract, int(checkpoint) if checkpoint.isdecimal() else None)
   checkpoints.close()
   if state is None:
@@ -158,7 +155,7 @@ def build_start(config: ConfigDict, experiment: Experiment, workdir: epath.PathL
     there, algorithm, source = open_state(config.init_from)
     if there.algorithm != config.algorithm:
       raise UserError(f"it was trained with config.algorithm = {there.algorithm!r}, not {config.algorithm!r}")
-    parts = (experiment.algorithm, experiment.optimizers, experiment.seed, make_mesh())
+    parts = (experiment.algorithm, experiment.seed, make_mesh())
     start, table = transferred_state(*parts, algorithm, source)
   except UserError as error:
     raise UserError(f"config.init_from = {config.init_from!r}: {error}") from None

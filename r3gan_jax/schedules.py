@@ -1,4 +1,4 @@
-"""Hyper-parameters as functions of images seen (SPEC: every schedule is one; none counts steps)."""
+"""Values as functions of images seen; none counts steps."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ Schedule = Callable[[jax.Array], jax.Array]
 """images seen, an integer scalar -> the value, a float32 scalar; traceable, so one jitted step serves a whole run."""
 
 
-def cosine(start: float, end: float, ramp_images: int) -> Schedule:
+def cosine(start: float, end: float, ramp_images: float) -> Schedule:
   """Half a cosine from `start` to `end` over the first `ramp_images` images (the burn-in), constant after it.
 
   v = v0 + (1 - (1 + cos(pi t)) / 2) (v1 - v0) with t = images_seen / ramp_images, written with

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "r3gan_jax"
 FLOORS = (
   ("errors",),
-  ("ops", "schedules", "storage"),
+  ("ops", "optimizers", "schedules", "settings", "storage"),
   ("augment", "data", "losses", "networks"),
   ("algorithms", "interop", "metrics"),
   ("inversion", "sampling", "training"),

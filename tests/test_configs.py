@@ -52,11 +52,13 @@ def test_presets(name, variant):
   config = recipe(name, variant)
   generator, discriminator, batch, total, burn_in, gamma, half_life, augment_p, x_flip = PRESETS[name, variant]
   assert tuple(round(count / 1e6, 2) for count in parameter_counts(config)) == (generator, discriminator)
-  assert (config.batch_size, config.run.total_images, config.burn_in_images) == (batch, total, burn_in)
-  assert config.gamma == gamma and config.ema_half_life == (0, half_life) and config.augment_p == (0, augment_p)
-  assert config.learning_rate == ((2e-4, 2e-4) if name == "stacked_mnist" else (2e-4, 5e-5))
-  assert config.beta2 == (0.9, 0.99) and config.data.x_flip == x_flip
-  network = config.network
+  assert (config.batch_size, config.run.total_images, config.gan.burn_in_images) == (batch, total, burn_in)
+  assert (
+    config.gan.gamma == gamma and config.gan.ema_half_life == (0, half_life) and config.gan.augment_p == (0, augment_p)
+  )
+  assert config.gan.learning_rate == ((2e-4, 2e-4) if name == "stacked_mnist" else (2e-4, 5e-5))
+  assert config.gan.beta2 == (0.9, 0.99) and config.data.x_flip == x_flip
+  network = config.gan
   assert set(network.blocks) == {2} and network.expansion == 2 and network.noise_dim == 64
   assert network.bfloat16_stages == (3 if config.data.resolution == 32 else 4)
   experiment = factory.build_experiment(config, device_count=8)
@@ -69,7 +71,7 @@ def test_configuration_a():
     config = recipe("roadmap.a", variant)
     algorithm = factory.build_experiment(config, device_count=1).algorithm
     params, carry = jax.eval_shape(lambda algorithm=algorithm: algorithm.init(jax.random.key(0)))
-    assert carry["w"].shape == (config.network.noise_dim,)
+    assert carry["w"].shape == (config.gan.noise_dim,)
     counts = [sum(leaf.size for leaf in jax.tree.leaves(params[name])) for name in ("generator", "discriminator")]
     if not variant:
       assert [f"{count / 1e6:.3f}" for count in counts] == ["24.767", "24.001"]
@@ -92,7 +94,7 @@ def test_roadmap(name):
   *published, generator, discriminator, loss, penalties = ROADMAP[name]
   counts = parameter_counts(config)
   assert counts == (generator, discriminator) and [f"{count / 1e6:.3f}" for count in counts] == published
-  assert (config.loss, config.penalties) == (loss, penalties)
+  assert (config.gan.loss, config.gan.penalties) == (loss, penalties)
   assert (config.name, config.run.total_images) == (f"roadmap_{name}", 5_000_000)
   module = importlib.import_module(f"configs.roadmap.{name}")
   assert f"--config=configs/roadmap/{name}.py" in module.__doc__
@@ -102,19 +104,19 @@ def test_roadmap(name):
 @pytest.mark.parametrize("variant", ["", "fashion32"])
 def test_the_roadmap_changes_only_what_it_says(variant):
   """C to E differ in their networks; B and C in loss and penalties."""
-  changing = {"name", "loss", "penalties", *(f"network.{n}" for n in NETWORK_SHAPE)}
+  changing = {"name", "gan.loss", "gan.penalties", *(f"gan.{n}" for n in NETWORK_SHAPE)}
   reference = flatten(recipe("roadmap.e2", variant).to_dict())
   for name in ROADMAP:
     settings = flatten(recipe(f"roadmap.{name}", variant).to_dict())
     assert {n for n, value in settings.items() if value != reference[n]} <= changing
-  shape = [{n: recipe(f"roadmap.{name}", variant).network[n] for n in NETWORK_SHAPE} for name in ("b", "c1", "c2")]
+  shape = [{n: recipe(f"roadmap.{name}", variant).gan[n] for n in NETWORK_SHAPE} for name in ("b", "c1", "c2")]
   assert shape[0] == shape[1] == shape[2]
 
 
 def test_the_roadmap_at_32_pixels_is_narrowed_by_one_rule():
   """Where there are groups, they stay of 16 channels: the size that the CPU's kernel takes."""
   for name in ROADMAP:
-    full, small = recipe(f"roadmap.{name}").network, recipe(f"roadmap.{name}", "fashion32").network
+    full, small = recipe(f"roadmap.{name}").gan, recipe(f"roadmap.{name}", "fashion32").gan
     assert small.widths[0] * 8 == full.widths[0] and small.widths[0] == small.widths[1] == 2 * small.widths[3]
     for network in (full, small) if full.cardinalities[0] > 1 else ():
       groups = zip(network.widths, network.cardinalities, strict=True)
@@ -162,22 +164,22 @@ def test_recipes_are_locked():
 @pytest.mark.parametrize(
   "name, setting, value, message",
   [
-    ("b", "name", "unet", "config.network.name = 'unet' is unknown: choose from ['r3gan', 'r3gan_output_skips',"),
+    ("b", "network", "unet", "config.gan.network = 'unet': 'unet' is unknown: choose from ['r3gan',"),
     ("b", "widths", (8, 8), "need one entry for each stage from 4x4 to config.data.resolution = 256"),
-    ("b", "blocks", (2,) * 7, "set config.network.cardinalities, .blocks and .expansion to 1 throughout"),
-    ("b", "expansion", 2.0, "config.network.name = 'stylegan2_skeleton' is of one block a stage, neither grouped nor"),
-    ("d1", "expansion", 0.3, "config.network.cardinalities: 1 groups do not divide width 1536 x expansion 0.3"),
+    ("b", "blocks", (2,) * 7, "set config.gan.cardinalities, .blocks and .expansion to 1 throughout"),
+    ("b", "expansion", 2.0, "config.gan.network = 'stylegan2_skeleton' is of one block a stage, neither grouped nor"),
+    ("d1", "expansion", 0.3, "config.gan.cardinalities: 1 groups do not divide width 1536 x expansion 0.3"),
     (
       "e1",
       "cardinalities",
       (5,) * 7,
-      "config.network.cardinalities: 5 groups do not divide width 1536 x",
+      "config.gan.cardinalities: 5 groups do not divide width 1536 x",
     ),
   ],
 )
 def test_networks_that_cannot_be_are_refused(name, setting, value, message):
   config = recipe(f"roadmap.{name}")
-  config.network[setting] = value
+  config.gan[setting] = value
   with pytest.raises(UserError, match=re.escape(message)):
     factory.build_algorithm(config)
 

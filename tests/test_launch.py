@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 LAUNCH = Path(__file__).resolve().parent.parent / "launch"
-FLAGS = ["--config=configs/x.py:smoke", "--workdir=/n/it's mine", "--config.augment_p=(0.0, 0.3)"]
-QUOTED_FLAGS = r"--config=configs/x.py:smoke '--workdir=/n/it'\''s mine' '--config.augment_p=(0.0, 0.3)'"
+FLAGS = ["--config=configs/x.py:smoke", "--workdir=/n/it's mine", "--config.gan.augment_p=(0.0, 0.3)"]
+QUOTED_FLAGS = r"--config=configs/x.py:smoke '--workdir=/n/it'\''s mine' '--config.gan.augment_p=(0.0, 0.3)'"
 ENVIRONMENT = {"HOSTS": "a me@b", "ZONE": "z1", "ARCHIVE": "/tmp/it.tar.gz"}
 TPU = ["gcloud", "compute", "tpus"]
 ON_TPU = [*TPU, "tpu-vm", "ssh", "r3gan", "--zone=z1"]

@@ -46,7 +46,7 @@ def command(environment):
 def final_state(workdir):
   algorithm = factory.build_algorithm(ConfigDict(read_config(workdir)))
   checkpoints = Checkpoints(workdir / "checkpoints")
-  state = checkpoints.restore_latest(abstract_state(algorithm, factory.build_optimizers(algorithm), make_mesh(1)))
+  state = checkpoints.restore_latest(abstract_state(algorithm, make_mesh(1)))
   checkpoints.close()
   return jax.tree.map(np.asarray, state.replace(rng=jax.random.key_data(state.rng)))
 
@@ -147,7 +147,7 @@ def test_resumed_equals_uninterrupted_bitwise(command, tmp_path):
 def test_stylegan2_trains_resumes_and_samples(command, tmp_path):
   """By the same commands as R3GAN, which but for one take it."""
   train = (ROADMAP_A, "--config.run.snapshot_every_images=40")
-  train += ("--config.data.resolution=8", "--config.network.widths=(16,8)")
+  train += ("--config.data.resolution=8", "--config.gan.widths=(16,8)")
   command(*train, f"--workdir={tmp_path}/parts", "--config.run.total_images=40")
   done = command(*train, f"--workdir={tmp_path}/parts", "--config.run.total_images=48")
   assert "at 40 images" in done.stderr
@@ -221,11 +221,11 @@ def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
     ((SMOKE, "--config.run.micro_batch.generator=3"), "config.run.micro_batch.generator = 3 does not divide the 8"),
     ((SMOKE, "--config.batchsize=8"), "batchsize"),
     ((SMOKE, "--config.batch_size=many"), "batch_size"),
-    ((SMOKE, "--config.loss=hinge"), "config.loss = 'hinge' is unknown: choose from"),
+    ((SMOKE, "--config.gan.loss=hinge"), "config.gan.loss = 'hinge' is unknown: choose from"),
     ((SMOKE, "--config.data.resolution=16"), "config.data.resolution = 16"),
     ((SMOKE, "--config.init_from=/nowhere"), "config.init_from = '/nowhere': /nowhere/config.json not found"),
-    ((SMOKE, "--config.network.cardinalities=(3,3)"), "config.network.cardinalities: 3 groups"),
-    ((SMOKE, "--config.penalties=('r3',)"), "config.penalties: unknown ['r3']"),
+    ((SMOKE, "--config.gan.cardinalities=(3,3)"), "config.gan.cardinalities: 3 groups"),
+    ((SMOKE, "--config.gan.penalties=('r3',)"), "config.gan.penalties = ('r3',): 'r3' is unknown"),
     ((SMOKE, "--config.run.total_images=3000000000"), "config.run.total_images"),
     ((SMOKE, "--tpu_topology=v5e:2x2"), "goes with --dry_run"),
     ((SMOKE, "--dry_run", "--tpu_topology=v9:2x2"), "unknown topology 'v9:2x2'"),
@@ -233,18 +233,29 @@ def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
     (("--config=configs/no_such.py",), "no_such.py"),
     (("--config=configs/cifar10.py:no_such",), "no variant 'no_such': choose from ['smoke', 'unconditional']"),
     (("--config=configs/imagenet64.py", "--config.run.data_path=/nowhere"), "is not prepared under"),
-    ((SMOKE, "--config.augment_p=(0.0,1.5)"), "config.augment_p = (0.0, 1.5): probabilities lie between 0 and 1"),
-    ((SMOKE, "--config.augment_p=(0.0,0.5)", "--config.augment.hue=-1.0"), "config.augment.hue = -1.0 must not be"),
-    ((SMOKE, "--config.augment_p=(0.0,0.5)", "--config.data.channels=2"), "augmentation needs images of 1 or 3"),
+    (
+      (SMOKE, "--config.gan.augment_p=(0.0,1.5)"),
+      "config.gan.augment_p = (0.0, 1.5): 1.5 must lie between 0 and 1",
+    ),
+    (
+      (SMOKE, "--config.gan.augment_p=(0.0,0.5)", "--config.gan.augment.hue=-1.0"),
+      "-1.0 must not be negative",
+    ),
+    ((SMOKE, "--config.gan.augment_p=(0.0,0.5)", "--config.data.channels=2"), "augmentation needs images of 1 or 3"),
     ((SMOKE, "--config.run.metrics=('sharpness',)"), "'sharpness' is unknown: choose from ['fid',"),
     ((SMOKE, "--config.run.best_metric=fid"), "config.run.best_metric = 'fid' needs 'fid' in config.run.metrics"),
     ((SMOKE, "--config.run.on_nonfinite=ignore"), "config.run.on_nonfinite = 'ignore' is unknown: choose from"),
     ((SMOKE, "--config.run.profile=(3,1)"), "config.run.profile = (3, 1): give the first and the last iteration"),
     ((SMOKE, "--config.run.stall_seconds=0.0"), "config.run.stall_seconds = 0.0 must be positive"),
     ((ROADMAP_A, "--config.data.num_classes=10"), "config.data.num_classes = 10: stylegan2 takes no classes"),
-    ((ROADMAP_A, "--config.loss=relativistic"), "config.loss = 'relativistic': stylegan2 trains with 'non_saturating'"),
-    ((ROADMAP_A, "--config.augment_p=(0.0,0.5)"), "config.augment_p = (0.0, 0.5): stylegan2 trains with (0.0, 0.0)"),
-    ((ROADMAP_A, "--config.data.resolution=64"), "config.network.widths needs one entry for each stage from 4x4 to"),
+    ((ROADMAP_A, "--config.gan.loss=relativistic"), "loss"),
+    ((ROADMAP_A, "--config.gan.augment_p=(0.0,0.5)"), "augment_p"),
+    ((ROADMAP_A, "--config.data.resolution=64"), "config.gan.widths need one entry for each stage from 4x4 to"),
+    ((SMOKE, "--config.gan.gamma=-1"), "config.gan.gamma = (-1.0, -1.0): -1.0 must not be negative"),
+    ((SMOKE, "--config.gan.gamma=(1.0,2.0,3.0)"), "config.gan.gamma = (1.0, 2.0, 3.0): give (from, to), or one number"),
+    ((SMOKE, "--config.gan.beta2=(0.9,1.5)"), "config.gan.beta2 = (0.9, 1.5): 1.5 must lie from 0 to below 1"),
+    ((SMOKE, "--config.gan.widths=(0,8)"), "config.gan.widths = (0, 8): 0 must be positive"),
+    ((SMOKE, "--config.gan.burn_in_images=0"), "config.gan.burn_in_images = 0: 0 must be positive"),
     ((ROADMAP_A, "--config.batch_size=6"), "config.batch_size: stylegan2 goes through images in groups of 4, and 6 at"),
     ((ROADMAP_A, "--config.run.micro_batch.generator=2"), "config.run.micro_batch.generator: stylegan2 goes through"),
     ((SMOKE, "--process_id=0"), "go together: name all three, or none"),
@@ -263,18 +274,18 @@ def test_bad_input_is_one_line_that_names_the_cure(command, tmp_path, arguments,
 
 def test_another_configuration_is_refused(command, tmp_path):
   command(SMOKE, f"--workdir={tmp_path}", "--config.run.total_images=8")
-  done = command(SMOKE, f"--workdir={tmp_path}", "--config.gamma=(3.0,0.3)", status=2)
-  assert "was made with config.gamma = [0.3, 0.3], but now it is [3.0, 0.3]" in done.stderr.splitlines()[-1]
+  done = command(SMOKE, f"--workdir={tmp_path}", "--config.gan.gamma=(3.0,0.3)", status=2)
+  assert "was made with config.gan.gamma = [0.3, 0.3], but now it is [3.0, 0.3]" in done.stderr.splitlines()[-1]
 
 
 def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(command, tmp_path):
-  done = command(SMOKE, f"--workdir={tmp_path}", "--config.learning_rate=(1e30,1e30)", status=2)
+  done = command(SMOKE, f"--workdir={tmp_path}", "--config.gan.learning_rate=(1e30,1e30)", status=2)
   assert re.search(r"error: training diverged at \d+ images: not finite: .*last good checkpoint", done.stderr)
   assert np.isfinite(final_state(tmp_path).params["generator"]["to_image"]["kernel"]).all()
 
 
 def test_rollbacks_come_to_an_end(command, tmp_path):
-  diverging = ("--config.learning_rate=(1e30,1e30)", "--config.run.on_nonfinite=rollback")
+  diverging = ("--config.gan.learning_rate=(1e30,1e30)", "--config.run.on_nonfinite=rollback")
   done = command(SMOKE, f"--workdir={tmp_path}", *diverging, "--config.run.max_rollbacks=2", status=2)
   assert re.search(r"for the 1\. of 2 times(.|\n)*for the 2\. of 2 times(.|\n)*error: training diverged", done.stderr)
 

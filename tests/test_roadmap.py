@@ -17,7 +17,7 @@ from r3gan_jax.cli.export import exported_generator
 NAMES = ("b", "c1", "c2", "d1", "d2", "e1", "e2")
 SMALL = (
   "--config.data.resolution=8",
-  *(f"--config.network.{setting}" for setting in ("widths=(16,16)", "blocks=(1,1)", "bfloat16_stages=0")),
+  *(f"--config.gan.{setting}" for setting in ("widths=(16,16)", "blocks=(1,1)", "bfloat16_stages=0")),
   "--config.run.grid=(2,2)",
 )
 
@@ -25,7 +25,7 @@ SMALL = (
 def flags(name, run, total, init_from=""):
   recipe = (f"--config=configs/roadmap/{name}.py:smoke", *SMALL, f"--config.run.total_images={total}")
   groups = "(2,2)" if name in ("e1", "e2") else "(1,1)"
-  return (*recipe, f"--config.network.cardinalities={groups}", f"--config.init_from={init_from}", f"--workdir={run}")
+  return (*recipe, f"--config.gan.cardinalities={groups}", f"--config.init_from={init_from}", f"--workdir={run}")
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,10 @@ def test_a_work_directory_from_before_there_was_a_choice_of_networks(trained, tm
   """Its configuration names none, and has a whole number for the expansion."""
   shutil.copytree(trained / "e2", tmp_path / "old")
   settings = json.loads((tmp_path / "old" / "config.json").read_text())
-  del settings["network"]["name"]
-  settings["network"]["expansion"] = 2
+  gan = settings.pop("gan")
+  in_network = ("widths", "cardinalities", "blocks", "noise_dim", "bfloat16_stages", "bfloat16", "grouped_conv")
+  settings["network"] = {name: gan.pop(name) for name in in_network} | {"expansion": 2}
+  settings |= {name: value for name, value in gan.items() if name not in ("network", "expansion")}
   (tmp_path / "old" / "config.json").write_text(json.dumps(settings))
   old, new = (runs.open_run(run) for run in (tmp_path / "old", trained / "e2"))
   assert old.algorithm == new.algorithm

@@ -205,7 +205,7 @@ def test_without_gcsfs_one_line_says_what_to_install(server):
 
 def final_states(*workdirs):
   algorithm = factory.build_algorithm(ConfigDict(read_config(workdirs[0])))
-  abstract = abstract_state(algorithm, factory.build_optimizers(algorithm), make_mesh(1))
+  abstract = abstract_state(algorithm, make_mesh(1))
   for workdir in workdirs:
     checkpoints = Checkpoints(workdir / "checkpoints")
     state = checkpoints.restore_latest(abstract)

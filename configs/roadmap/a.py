@@ -17,29 +17,24 @@ from configs import common
 
 
 def get_config(variant: str = "") -> ConfigDict:
-  config = common.get_config()
+  config = common.get_config("stylegan2")
   config.name = "roadmap_a"
-  config.algorithm = "stylegan2"
-  config.loss = "non_saturating"
-  config.penalties = ("r1",)
 
   config.data.name = "ffhq256"
   config.data.resolution = 256
   config.data.x_flip = True
 
   # 24.767M / 24.001M parameters in G / D; min(512, 16384 / resolution)
-  config.network.widths = (512, 512, 512, 512, 256, 128, 64)
-  config.network.noise_dim = 512  # of z and w
-  config.network.bfloat16_stages = 4
-  config.network.cardinalities = ()  # R3GAN's alone, as is the next
-  config.network.blocks = ()
+  config.gan.widths = (512, 512, 512, 512, 256, 128, 64)
+  config.gan.noise_dim = 512  # of z and w
+  config.gan.bfloat16_stages = 4
 
   # All constant; lazy regularisation's corrections come on top.
   config.batch_size = 64
-  config.learning_rate = (2.5e-3, 2.5e-3)
-  config.beta2 = (0.99, 0.99)
-  config.gamma = (1.0, 1.0)
-  config.ema_half_life = (20_000.0, 20_000.0)
+  config.gan.learning_rate = 2.5e-3
+  config.gan.beta2 = 0.99
+  config.gan.gamma = 1.0
+  config.gan.ema_half_life = 20_000.0
 
   config.run.total_images = 5_000_000
   config.run.snapshot_every_images = 200_000
@@ -49,8 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def _smoke(config: ConfigDict) -> None:
   config.data.resolution = 32  # at 256 a CPU would compile for minutes
-  config.network.widths = (16, 16, 16, 16)
-  config.network.noise_dim = 16
+  config.gan.widths = (16, 16, 16, 16)
   common.make_smoke(config)
 
 
@@ -59,11 +53,11 @@ def _fashion32(config: ConfigDict) -> None:
   config.data.fit = "pad"  # 28 -> 32
   config.data.resolution = 32
   config.data.channels = 1
-  config.network.widths = (64, 64, 32, 32)  # an eighth of 512, 512, 256, 256
-  config.network.noise_dim = 64
-  config.network.bfloat16_stages = 3
+  config.gan.widths = (64, 64, 32, 32)  # an eighth of 512, 512, 256, 256
+  config.gan.noise_dim = 64
+  config.gan.bfloat16_stages = 3
   config.batch_size = 16
-  config.ema_half_life = (5_000.0, 5_000.0)
+  config.gan.ema_half_life = 5_000.0
   config.run.total_images = 50_000
   config.run.log_every_images = 2_500
   config.run.snapshot_every_images = 10_000

@@ -15,13 +15,13 @@ from configs.roadmap import common
 def get_config(variant: str = "") -> ConfigDict:
   config = common.get_config("c2")
 
-  config.loss = "relativistic"
-  config.penalties = ("r1", "r2")
+  config.gan.loss = "relativistic"
+  config.gan.penalties = ("r1", "r2")
 
   # 18,890,453 / 23,996,481 parameters in G / D
-  config.network.name = "stylegan2_skeleton"
-  config.network.widths = (512, 512, 512, 512, 256, 128, 64)
-  config.network.cardinalities = (1, 1, 1, 1, 1, 1, 1)
-  config.network.blocks = (1, 1, 1, 1, 1, 1, 1)
-  config.network.expansion = 1.0
+  config.gan.network = "stylegan2_skeleton"
+  config.gan.widths = (512, 512, 512, 512, 256, 128, 64)
+  config.gan.cardinalities = (1, 1, 1, 1, 1, 1, 1)
+  config.gan.blocks = (1, 1, 1, 1, 1, 1, 1)
+  config.gan.expansion = 1.0
   return common.select(config, variant)

@@ -18,13 +18,13 @@ def get_config(name: str) -> ConfigDict:
   config.data.resolution = 256
   config.data.x_flip = True
 
-  config.network.bfloat16_stages = 4
+  config.gan.bfloat16_stages = 4
 
   config.batch_size = 256
-  config.burn_in_images = 5_000_000
-  config.learning_rate = (5e-5, 5e-5)
-  config.gamma = (150.0, 15.0)
-  config.ema_half_life = (0.0, 500_000.0)
+  config.gan.burn_in_images = 5_000_000
+  config.gan.learning_rate = (5e-5, 5e-5)
+  config.gan.gamma = (150.0, 15.0)
+  config.gan.ema_half_life = (0.0, 500_000.0)
 
   config.run.total_images = 5_000_000
   config.run.snapshot_every_images = 500_000
@@ -44,17 +44,17 @@ def _fashion32(config: ConfigDict) -> None:
   config.data.resolution = 32
   config.data.channels = 1
 
-  network = config.network
+  gan = config.gan
   stages = (0, 0, 4, 4)  # of the full size: two as wide as at 4x4, two half as wide
-  network.widths = tuple(network.widths[stage] // 8 for stage in stages)
-  network.cardinalities = tuple(max(1, network.cardinalities[stage] // 8) for stage in stages)
-  network.blocks = (1,) * len(stages)
+  gan.widths = tuple(gan.widths[stage] // 8 for stage in stages)
+  gan.cardinalities = tuple(max(1, gan.cardinalities[stage] // 8) for stage in stages)
+  gan.blocks = (1,) * len(stages)
 
   config.batch_size = 16
-  config.burn_in_images = 50_000
-  config.learning_rate = (1e-3, 2e-4)
-  config.gamma = (5.0, 1.0)
-  config.ema_half_life = (0.0, 10_000.0)
+  config.gan.burn_in_images = 50_000
+  config.gan.learning_rate = (1e-3, 2e-4)
+  config.gan.gamma = (5.0, 1.0)
+  config.gan.ema_half_life = (0.0, 10_000.0)
 
   config.run.total_images = 50_000
   config.run.log_every_images = 2_500

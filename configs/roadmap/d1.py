@@ -15,13 +15,13 @@ from configs.roadmap import common
 def get_config(variant: str = "") -> ConfigDict:
   config = common.get_config("d1")
 
-  config.loss = "relativistic"
-  config.penalties = ("r1", "r2")
+  config.gan.loss = "relativistic"
+  config.gan.penalties = ("r1", "r2")
 
   # 23,400,192 / 23,281,536 parameters in G / D
-  config.network.name = "r3gan_output_skips"
-  config.network.widths = (1536, 1536, 1536, 1536, 768, 384, 192)
-  config.network.cardinalities = (1, 1, 1, 1, 1, 1, 1)
-  config.network.blocks = (2, 2, 2, 2, 2, 2, 2)
-  config.network.expansion = 0.25
+  config.gan.network = "r3gan_output_skips"
+  config.gan.widths = (1536, 1536, 1536, 1536, 768, 384, 192)
+  config.gan.cardinalities = (1, 1, 1, 1, 1, 1, 1)
+  config.gan.blocks = (2, 2, 2, 2, 2, 2, 2)
+  config.gan.expansion = 0.25
   return common.select(config, variant)

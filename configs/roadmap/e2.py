@@ -15,12 +15,12 @@ from configs.roadmap import common
 def get_config(variant: str = "") -> ConfigDict:
   config = common.get_config("e2")
 
-  config.loss = "relativistic"
-  config.penalties = ("r1", "r2")
+  config.gan.loss = "relativistic"
+  config.gan.penalties = ("r1", "r2")
 
   # 23,057,952 / 23,009,568 parameters in G / D
-  config.network.widths = (768, 768, 768, 768, 384, 192, 96)
-  config.network.cardinalities = (96, 96, 96, 96, 48, 24, 12)
-  config.network.blocks = (2, 2, 2, 2, 2, 2, 2)
-  config.network.expansion = 2.0
+  config.gan.widths = (768, 768, 768, 768, 384, 192, 96)
+  config.gan.cardinalities = (96, 96, 96, 96, 48, 24, 12)
+  config.gan.blocks = (2, 2, 2, 2, 2, 2, 2)
+  config.gan.expansion = 2.0
   return common.select(config, variant)

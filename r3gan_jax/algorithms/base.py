@@ -16,10 +16,14 @@ the networks that the phase updates; a later phase sees the parameters already u
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import optax
+
+from r3gan_jax.errors import UserError
+from r3gan_jax.schedules import Schedule, cosine
 
 DATA_AXIS = "data"
 """The mesh axis over which a batch is split; phases run under `jax.shard_map` over it."""
@@ -85,6 +89,37 @@ class Average:
   half_life_knob: str
 
 
+class Images(NamedTuple):
+  """All that a GAN is told of its data; `num_classes` is 0 where there are none."""
+
+  height: int
+  width: int
+  channels: int
+  num_classes: int
+
+  @property
+  def shape(self) -> tuple[int, int, int]:
+    """(H, W, C)."""
+    return self.height, self.width, self.channels
+
+
+def check_stages(names: Sequence[str], settings: Any, images: Images) -> None:
+  """Raises a UserError unless each of these settings lists one entry for each stage, 4x4, 8x8, ... the images' size."""
+  stages = {len(getattr(settings, name)) for name in names}
+  if stages != {(images.height // 4).bit_length()} or images.height != 2 ** (max(stages) + 1):
+    listed = " and ".join(f"config.gan.{name}" for name in names)
+    raise UserError(
+      f"{listed} need one entry for each stage from 4x4 to config.data.resolution = {images.height}, a power of 2; "
+      f"they have {sorted(stages)}"
+    )
+
+
+def cosines(settings: Any, names: Sequence[str]) -> dict[str, Schedule]:
+  """The ramps of settings (from, to), each half a cosine over `settings.burn_in_images`, then constant."""
+  pairs = {name: getattr(settings, name) for name in names}
+  return {name: cosine(start, end, settings.burn_in_images) for name, (start, end) in pairs.items()}
+
+
 def split_keys(rngs: jax.Array, count: int) -> jax.Array:
   """[N] keys -> [count, N] keys."""
   return jnp.moveaxis(jax.vmap(lambda rng: jax.random.split(rng, count))(rngs), 1, 0)
@@ -96,6 +131,14 @@ class Algorithm(Protocol):
   @property
   def phases(self) -> Sequence[Phase]:
     """The phases of one iteration, in order."""
+
+  @property
+  def optimizers(self) -> Mapping[str, optax.GradientTransformationExtraArgs]:
+    """Network -> its optimiser, whose `update` takes `knobs`."""
+
+  @property
+  def ramps(self) -> Mapping[str, Schedule]:
+    """What is scheduled, by name: the knobs of an iteration are their values at its images seen."""
 
   @property
   def averages(self) -> Mapping[str, Average]:

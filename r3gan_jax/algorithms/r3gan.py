@@ -11,20 +11,107 @@ The fake takes the real sample's label.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 
-from r3gan_jax.algorithms.base import Average, Batch, Carry, Knobs, Params, Phase, split_keys
-from r3gan_jax.losses.adversarial import RELATIVISTIC, AdversarialLoss
-from r3gan_jax.losses.penalties import PenalisedGradient, directional
+from r3gan_jax.algorithms.base import (
+  Average,
+  Batch,
+  Carry,
+  Images,
+  Knobs,
+  Params,
+  Phase,
+  check_stages,
+  cosines,
+  split_keys,
+)
+from r3gan_jax.augment.parameters import TRANSFORMS
+from r3gan_jax.augment.pipeline import augment
+from r3gan_jax.errors import UserError
+from r3gan_jax.losses.adversarial import LOSSES, RELATIVISTIC, AdversarialLoss
+from r3gan_jax.losses.penalties import PENALISED_GRADIENTS, PenalisedGradient, directional
+from r3gan_jax.networks.r3gan import Discriminator, Generator
+from r3gan_jax.networks.roadmap import SkeletonDiscriminator, SkeletonGenerator, SkipGenerator
+from r3gan_jax.ops.grouped_conv import ALGORITHMS as GROUPED_CONV_ALGORITHMS
 from r3gan_jax.ops.images import to_float
+from r3gan_jax.optimizers import adam_without_momentum
+from r3gan_jax.schedules import Schedule
+from r3gan_jax.settings import Pair, below_one, not_negative, one_of, positive, probability, setting
+
+NETWORKS = ("r3gan", "r3gan_output_skips", "stylegan2_skeleton")
+"""G and D of R3GAN, and those that the roadmap comes to it by: networks/roadmap.py."""
 
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(images [N, H, W, C], rngs [N], probability) -> augmented images; differentiable, each sample by itself."""
+
+
+@dataclass(frozen=True)
+class Settings:
+  """`config.gan` of R3GAN. Lists of stages go from 4x4 upward; D uses them reversed."""
+
+  network: str = setting("r3gan", one_of(NETWORKS))
+  widths: tuple[int, ...] = setting((768, 768, 768, 768), positive)  # channels of each stage
+  cardinalities: tuple[int, ...] = setting((96, 96, 96, 96), positive)  # groups of its 3x3 convolutions
+  blocks: tuple[int, ...] = setting((2, 2, 2, 2), positive)  # residual blocks of each stage
+  expansion: float = setting(2.0, positive)  # of a block's inner layers over its outer ones
+  noise_dim: int = setting(64, positive)  # length of z, and of G's class embedding
+  bfloat16_stages: int = setting(4, not_negative)  # the highest-resolution ones
+  bfloat16: str = setting("auto", one_of(("auto", "on", "off")))  # "auto": on except on CPUs
+  # The algorithm of the 3x3 convolutions: ops/grouped_conv.py.
+  grouped_conv: str = setting("auto", one_of(("auto", "fused", *GROUPED_CONV_ALGORITHMS)))
+
+  loss: str = setting("relativistic", one_of(LOSSES))
+  penalties: tuple[str, ...] = setting(("r1", "r2"), one_of(("r1", "r2")))
+  # The same gradient, by "directional" faster than by "grad_of_grad".
+  penalised_gradient: str = setting("directional", one_of(PENALISED_GRADIENTS))
+
+  # Schedules, (from, to): half a cosine over the burn-in, then constant.
+  burn_in_images: int = setting(20_000_000, positive)
+  learning_rate: Pair = setting((2e-4, 5e-5), not_negative)
+  beta2: Pair = setting((0.9, 0.99), below_one)
+  gamma: Pair = setting((1.0, 0.1), not_negative)  # weight of R1 and R2
+  ema_half_life: Pair = setting((0.0, 500_000.0), not_negative)  # images
+  augment_p: Pair = setting((0.0, 0.0), probability)  # of each augmentation, before its multiplier
+  # Multipliers of augment_p: r3gan_jax/augment.
+  augment: dict[str, float] = setting(
+    {
+      "x_flip": 1.0,
+      "rotate90": 1.0,
+      "integer_translation": 1.0,
+      "isotropic_scale": 1.0,
+      "rotation": 1.0,
+      "anisotropic_scale": 1.0,
+      "fractional_translation": 1.0,
+      "brightness": 0.5,
+      "contrast": 0.5,
+      "luma_flip": 0.5,
+      "hue": 0.5,
+      "saturation": 0.5,
+      "image_filter": 0.0,
+      "noise": 0.0,
+      "cutout": 1.0,
+    },
+    not_negative,
+  )
+
+
+def smoke(settings: Settings) -> dict[str, Any]:
+  """What `:smoke` changes: tiny networks of as many stages, for a minute on a CPU."""
+  stages = len(settings.widths)
+  changes = {
+    "widths": (16,) * stages,
+    "cardinalities": tuple(min(2, groups) for groups in settings.cardinalities),
+    "blocks": (1,) * stages,
+    "burn_in_images": 64,
+  }
+  return changes if stages <= 4 else changes | {"augment_p": (0.0, 0.0)}  # which takes most of a minute at 64x64
 
 
 @dataclass(frozen=True)
@@ -41,6 +128,7 @@ class R3GAN:
     penalties: which of "r1" (on reals) and "r2" (on fakes) D pays; both are reported in any case.
     augment: applied to everything that D sees, with the probability of the knob "augment_p"; None: nothing is.
     penalised_gradient: how D's gradient is computed: losses.penalties.directional, or the slower grad_of_grad.
+    ramps: learning_rate, beta2, gamma, ema_half_life and augment_p.
   """
 
   generator: nn.Module
@@ -52,6 +140,7 @@ class R3GAN:
   penalties: tuple[str, ...] = ("r1", "r2")
   augment: Augment | None = None
   penalised_gradient: Callable[..., PenalisedGradient] = directional
+  ramps: Mapping[str, Schedule] = field(default_factory=dict, compare=False)
 
   def __post_init__(self) -> None:
     if self.penalised_gradient is directional and not getattr(self.discriminator, "piecewise_linear", False):
@@ -66,6 +155,10 @@ class R3GAN:
       Phase("discriminator", ("discriminator",), self._discriminator_gradients, counts_images=True),
       Phase("generator", ("generator",), self._generator_gradients),
     )
+
+  @property
+  def optimizers(self) -> Mapping[str, optax.GradientTransformationExtraArgs]:
+    return {"generator": adam_without_momentum(), "discriminator": adam_without_momentum()}
 
   @property
   def averages(self) -> Mapping[str, Average]:
@@ -172,3 +265,80 @@ class R3GAN:
 
   def _augment(self, images: jax.Array, rngs: jax.Array, knobs: Knobs) -> jax.Array:
     return images if self.augment is None else self.augment(images, rngs, knobs["augment_p"])
+
+
+def build(settings: Settings, images: Images, platform: str) -> R3GAN:
+  """R3GAN of `settings`, or, with the networks and losses of its roadmap, what came before it.
+
+  Args:
+    settings: in range, each by itself.
+    images: what it is trained on, and draws.
+    platform: "cpu", "gpu" or "tpu": what "auto" depends on.
+
+  Raises:
+    UserError: settings do not fit each other or the images.
+  """
+  generator, discriminator = _build_networks(settings, images, platform)
+  return R3GAN(
+    generator=generator,
+    discriminator=discriminator,
+    noise_dim=settings.noise_dim,
+    image_shape=images.shape,
+    num_classes=images.num_classes,
+    loss=LOSSES[settings.loss],
+    penalties=settings.penalties,
+    augment=_build_augment(settings, images),
+    penalised_gradient=PENALISED_GRADIENTS[settings.penalised_gradient],
+    ramps=cosines(settings, ("learning_rate", "beta2", "gamma", "ema_half_life", "augment_p")),
+  )
+
+
+def _build_networks(settings: Settings, images: Images, platform: str) -> tuple[nn.Module, nn.Module]:
+  """(G, D)."""
+  check_stages(("widths", "cardinalities", "blocks"), settings, images)
+  for width, cardinality in zip(settings.widths, settings.cardinalities, strict=True):
+    if width * settings.expansion % cardinality:
+      raise UserError(
+        f"config.gan.cardinalities: {cardinality} groups do not divide width {width} x expansion {settings.expansion:g}"
+      )
+  bfloat16 = settings.bfloat16 == "on" or (settings.bfloat16 == "auto" and platform != "cpu")
+  shared: dict[str, Any] = {
+    "widths": settings.widths,
+    "num_classes": images.num_classes,
+    "bfloat16_stages": settings.bfloat16_stages if bfloat16 else 0,
+  }
+  of_generator: dict[str, Any] = {
+    "noise_dim": settings.noise_dim,
+    "embed_dim": settings.noise_dim,
+    "image_channels": images.channels,
+  }
+  of_discriminator: dict[str, Any] = {"embed_dim": settings.widths[0]}
+  if settings.network == "stylegan2_skeleton":
+    if {*settings.cardinalities, *settings.blocks, settings.expansion} != {1}:
+      raise UserError(
+        f"config.gan.network = {settings.network!r} is of one block a stage, neither grouped nor widened: set "
+        "config.gan.cardinalities, .blocks and .expansion to 1 throughout"
+      )
+    return SkeletonGenerator(**shared, **of_generator), SkeletonDiscriminator(**shared, **of_discriminator)
+  fused = (settings.grouped_conv, platform) == ("auto", "tpu")
+  shared |= {
+    "cardinalities": settings.cardinalities,
+    "blocks": settings.blocks,
+    "expansion": settings.expansion,
+    "grouped_conv": "fused" if fused else settings.grouped_conv,
+  }
+  generator = SkipGenerator if settings.network == "r3gan_output_skips" else Generator
+  return generator(**shared, **of_generator), Discriminator(**shared, **of_discriminator)
+
+
+def _build_augment(settings: Settings, images: Images) -> Augment | None:
+  if settings.augment_p == (0.0, 0.0):
+    return None
+  if unknown := settings.augment.keys() - TRANSFORMS.keys():
+    raise UserError(f"config.gan.augment: unknown {sorted(unknown)}: choose from {list(TRANSFORMS)}")
+  if images.channels not in (1, 3):
+    raise UserError(
+      f"config.data.channels = {images.channels}: augmentation needs images of 1 or 3 channels; without it: "
+      "--config.gan.augment_p=0"
+    )
+  return partial(augment, multipliers=settings.augment)

@@ -17,17 +17,34 @@ it is shown; R1 is then of the gradient of the sum of all logits, as there.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from r3gan_jax.algorithms.base import DATA_AXIS, Average, Batch, Carry, Knobs, Params, Phase, split_keys
+from r3gan_jax.algorithms.base import (
+  DATA_AXIS,
+  Average,
+  Batch,
+  Carry,
+  Images,
+  Knobs,
+  Params,
+  Phase,
+  check_stages,
+  cosines,
+  split_keys,
+)
+from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.losses.penalties import gradient_penalty
 from r3gan_jax.networks import stylegan2 as networks
 from r3gan_jax.ops.images import to_float
+from r3gan_jax.optimizers import adam_without_momentum
+from r3gan_jax.schedules import Schedule
+from r3gan_jax.settings import Pair, below_one, not_negative, one_of, positive, setting
 
 PATH_LENGTH_EVERY = 4
 PATH_LENGTH_WEIGHT = 2.0
@@ -41,6 +58,28 @@ W_DECAY = 0.005
 
 
 @dataclass(frozen=True)
+class Settings:
+  """`config.gan` of StyleGAN2. Widths are of stages from 4x4 upward."""
+
+  widths: tuple[int, ...] = setting((512, 512, 512, 512, 256, 128, 64), positive)  # min(512, 16384 / resolution)
+  noise_dim: int = setting(512, positive)  # length of z and w
+  bfloat16_stages: int = setting(4, not_negative)  # the highest-resolution ones
+  bfloat16: str = setting("auto", one_of(("auto", "on", "off")))  # "auto": on except on CPUs
+
+  # Schedules, (from, to): half a cosine over the burn-in, then constant. Lazy regularisation's corrections come on top.
+  burn_in_images: int = setting(20_000_000, positive)
+  learning_rate: Pair = setting((2.5e-3, 2.5e-3), not_negative)
+  beta2: Pair = setting((0.99, 0.99), below_one)
+  gamma: Pair = setting((1.0, 1.0), not_negative)  # weight of R1
+  ema_half_life: Pair = setting((20_000.0, 20_000.0), not_negative)  # images
+
+
+def smoke(settings: Settings) -> dict[str, Any]:
+  """What `:smoke` changes: tiny networks of as many stages, for a minute on a CPU."""
+  return {"widths": (16,) * len(settings.widths), "noise_dim": 16, "burn_in_images": 64}
+
+
+@dataclass(frozen=True)
 class StyleGAN2:
   """The algorithm; an `algorithms.base.Algorithm`, unconditional.
 
@@ -49,6 +88,7 @@ class StyleGAN2:
     discriminator: what it says.
     noise_dim: length of z.
     image_shape: (H, W, C).
+    ramps: learning_rate, beta2, gamma and ema_half_life.
   """
 
   mapping: networks.Mapping
@@ -57,6 +97,7 @@ class StyleGAN2:
   noise_dim: int
   image_shape: tuple[int, int, int]
   num_classes: int = 0
+  ramps: Mapping[str, Schedule] = field(default_factory=dict, compare=False)
 
   @property
   def phases(self) -> Sequence[Phase]:
@@ -69,6 +110,12 @@ class StyleGAN2:
       Phase(*of_discriminator, self._discriminator_gradients, counts_images=True, fresh_batch=False, group=group),
       Phase(*of_discriminator, self._r1_gradients, every=R1_EVERY, fresh_batch=False, group=group),
     )
+
+  @property
+  def optimizers(self) -> Mapping[str, optax.GradientTransformationExtraArgs]:
+    """Each with the part of all updates that are not lazy regularisation's."""
+    intervals = {"generator": PATH_LENGTH_EVERY, "discriminator": R1_EVERY}
+    return {name: adam_without_momentum(share=1 / (1 + 1 / every)) for name, every in intervals.items()}
 
   @property
   def averages(self) -> Mapping[str, Average]:
@@ -186,6 +233,28 @@ class StyleGAN2:
 
   def _judge(self, discriminator: Any, images: jax.Array) -> jax.Array:
     return cast(jax.Array, self.discriminator.apply({"params": discriminator}, images))
+
+
+def build(settings: Settings, images: Images, platform: str) -> StyleGAN2:
+  """StyleGAN2 of `settings`; arguments and errors as `algorithms.r3gan.build`'s."""
+  check_stages(("widths",), settings, images)
+  if images.height < 8:
+    raise UserError(f"config.data.resolution = {images.height}: stylegan2 draws images of 8x8 and more")
+  if images.num_classes:
+    raise UserError(f"config.data.num_classes = {images.num_classes}: stylegan2 takes no classes: set it to 0")
+  bfloat16 = settings.bfloat16 == "on" or (settings.bfloat16 == "auto" and platform != "cpu")
+  shared: dict[str, Any] = {
+    "widths": settings.widths,
+    "bfloat16_stages": settings.bfloat16_stages if bfloat16 else 0,
+  }
+  return StyleGAN2(
+    mapping=networks.Mapping(settings.noise_dim),
+    synthesis=networks.Synthesis(**shared, image_channels=images.channels),
+    discriminator=networks.Discriminator(**shared),
+    noise_dim=settings.noise_dim,
+    image_shape=images.shape,
+    ramps=cosines(settings, ("learning_rate", "beta2", "gamma", "ema_half_life")),
+  )
 
 
 def mix_styles(w: jax.Array, other: jax.Array, rngs: jax.Array) -> jax.Array:

@@ -50,7 +50,7 @@ from matplotlib import pyplot as plt
 _ADVERSARIAL = {"gan": "non_saturating", "rpgan": "relativistic"}
 _PENALTIES = {"": (), "_r1": ("r1",), "_r2": ("r2",), "_r1_r2": ("r1", "r2")}
 LOSSES = {name + paid: (loss, _PENALTIES[paid]) for name, loss in _ADVERSARIAL.items() for paid in _PENALTIES}
-"""Name -> config.loss, config.penalties."""
+"""Name -> config.gan.loss, config.gan.penalties."""
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. configs/stacked_digits.py.")
 _LOSSES = flags.DEFINE_list("losses", list(LOSSES), f"Of {', '.join(LOSSES)}; or 'recipe', the recipe's own.")
@@ -97,7 +97,7 @@ def main() -> None:
 
 def loss_name(config: ConfigDict) -> str:
   """The key of `LOSSES` that a configuration trains by."""
-  chosen = config.loss, tuple(sorted(config.penalties))
+  chosen = config.gan.loss, tuple(sorted(config.gan.penalties))
   return next(name for name, loss in LOSSES.items() if loss == chosen)
 
 
@@ -107,7 +107,7 @@ def _configured(config: ConfigDict, loss: str, seed: int) -> ConfigDict:
   config = config.copy_and_resolve_references()
   config.seed = seed
   if loss != "recipe":
-    config.loss, config.penalties = LOSSES[loss]
+    config.gan.loss, config.gan.penalties = LOSSES[loss]
   return config
 
 

@@ -44,3 +44,5 @@ def non_saturating_generator_loss(real_logits: jax.Array, fake_logits: jax.Array
 
 RELATIVISTIC = AdversarialLoss(relativistic_discriminator_loss, relativistic_generator_loss)
 NON_SATURATING = AdversarialLoss(non_saturating_discriminator_loss, non_saturating_generator_loss)
+
+LOSSES = {"relativistic": RELATIVISTIC, "non_saturating": NON_SATURATING}

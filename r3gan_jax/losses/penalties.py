@@ -118,6 +118,9 @@ def directional(
   return gradient, logits, _squared_norms(gradients)
 
 
+PENALISED_GRADIENTS = {"directional": directional, "grad_of_grad": grad_of_grad}
+
+
 def gradient_penalty(critic: Callable[[jax.Array], jax.Array], images: jax.Array) -> tuple[jax.Array, jax.Array]:
   """(logits [N], R(x_i) [N]) of a critic of images alone; differentiable in what `critic` closes over."""
 

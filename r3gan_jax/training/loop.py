@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from absl import logging
 from etils import epath
 
@@ -25,7 +24,6 @@ from r3gan_jax.algorithms.base import Algorithm, Params
 from r3gan_jax.data.images import CorruptImage
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import Interrupted, UserError
-from r3gan_jax.schedules import Schedule
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, BestCheckpoint, Checkpoints
 from r3gan_jax.training.distributed import Preemption, Watchdog, agreed
 from r3gan_jax.training.logging import MetricWriter, read_metrics
@@ -47,8 +45,6 @@ class Experiment:
   """What is trained and how often it is looked at; built by factory.py. Intervals and sizes are in images."""
 
   algorithm: Algorithm
-  optimizers: Mapping[str, optax.GradientTransformationExtraArgs]
-  schedules: Mapping[str, Schedule]
   batch_size: int
   seed: int
   total_images: int
@@ -102,7 +98,7 @@ def train(
       state = start
     else:
       init = jax.jit(
-        lambda: init_state(experiment.algorithm, experiment.optimizers, experiment.seed),
+        lambda: init_state(experiment.algorithm, experiment.seed),
         out_shardings=replicated(trainer.mesh),
       )
       state = init()
@@ -142,9 +138,7 @@ class _Trainer:
     self._experiment, self._loader, self._workdir = experiment, loader, workdir
     self._writer, self._snapshots = writer, snapshots
     self.mesh = make_mesh()
-    self._step = make_train_step(
-      experiment.algorithm, experiment.optimizers, experiment.schedules, self.mesh, experiment.micro_batches
-    )
+    self._step = make_train_step(experiment.algorithm, self.mesh, experiment.micro_batches)
     self._iteration = 0  # of this process
     self.checkpoints = Checkpoints(workdir / DIRECTORY, experiment.keep_checkpoints, experiment.keep_every_images)
     self._best = None
@@ -167,7 +161,7 @@ class _Trainer:
   def restored(self) -> TrainState | None:
     """The newest checkpoint that can be read; those after it are set aside."""
     experiment = self._experiment
-    state = self.checkpoints.restore_latest(abstract_state(experiment.algorithm, experiment.optimizers, self.mesh))
+    state = self.checkpoints.restore_latest(abstract_state(experiment.algorithm, self.mesh))
     if state is not None:
       self.checkpoints.set_aside_after(int(state.images_seen))
     return state
@@ -182,8 +176,8 @@ class _Trainer:
     )
     progress = Progress(images_seen, experiment.total_images)
     window = MetricWindow(
-      f"The last good checkpoint is in {self.checkpoints.directory}: lower config.learning_rate or raise config.gamma, "
-      "or see config.run.on_nonfinite"
+      f"The last good checkpoint is in {self.checkpoints.directory}: lower config.gan.learning_rate "
+      "or raise config.gan.gamma, or see config.run.on_nonfinite"
     )
     is_saved = True
     try:

@@ -15,8 +15,8 @@ from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.official import Snapshot, resampling_kernels, to_state_dict
 from r3gan_jax.networks.r3gan import Discriminator, Generator
+from r3gan_jax.optimizers import AdamState
 from r3gan_jax.training.checkpoint import DIRECTORY, Checkpoints
-from r3gan_jax.training.optimizer import AdamState
 from r3gan_jax.training.state import TrainState
 from r3gan_jax.training.workdir import claim_workdir
 
@@ -55,7 +55,7 @@ def configuration(snapshot: Snapshot) -> dict[str, Any]:
   if generator.num_classes and found != expected:
     raise UserError(
       f"the snapshot's class embeddings have the lengths {found}, not {expected}, noise_dim and widths[0], as "
-      "config.network has it: use it through interop.official.read_snapshot"
+      "config.gan has it: use it through interop.official.read_snapshot"
     )
   shape = ("widths", "cardinalities", "blocks", "expansion", "noise_dim", "bfloat16_stages")
   return {
@@ -66,7 +66,7 @@ def configuration(snapshot: Snapshot) -> dict[str, Any]:
       "channels": generator.image_channels,
       "num_classes": generator.num_classes,
     },
-    "network": {"name": "r3gan"} | {name: getattr(generator, name) for name in shape},
+    "gan": {"network": "r3gan"} | {name: getattr(generator, name) for name in shape},
   }
 
 

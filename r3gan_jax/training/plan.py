@@ -18,7 +18,7 @@ from r3gan_jax.training.step import make_train_step
 def describe(experiment: Experiment) -> str:
   """Parameter tables, and per-device memory and FLOPs of one iteration on the devices at hand."""
   mesh = make_mesh()
-  state = abstract_state(experiment.algorithm, experiment.optimizers, mesh)
+  state = abstract_state(experiment.algorithm, mesh)
   lines = [parameter_overview.get_parameter_overview(params, include_stats=False) for params in state.params.values()]
   for name, params in state.params.items():
     lines += [f"{name} parameters: {sum(leaf.size for leaf in jax.tree.leaves(params))}"]
@@ -40,8 +40,8 @@ def traced_step(
   experiment: Experiment, mesh: jax.sharding.Mesh, micro_batches: Mapping[str, int] | None = None
 ) -> jax.stages.Traced:
   """The training step on `mesh`, whose devices need not be at hand, to be lowered and compiled: allocates nothing."""
-  step = make_train_step(experiment.algorithm, experiment.optimizers, experiment.schedules, mesh, micro_batches)
-  state = abstract_state(experiment.algorithm, experiment.optimizers, mesh)
+  step = make_train_step(experiment.algorithm, mesh, micro_batches)
+  state = abstract_state(experiment.algorithm, mesh)
   return step.trace(state, abstract_batches(experiment, mesh))
 
 

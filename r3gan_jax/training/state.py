@@ -1,11 +1,9 @@
 """Everything that a run is, apart from its data: one tree of arrays, replicated over the devices."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from jax.sharding import Mesh
 
@@ -38,15 +36,13 @@ class TrainState:
   rollbacks: jax.Array
 
 
-def init_state(
-  algorithm: Algorithm, optimizers: Mapping[str, optax.GradientTransformationExtraArgs], seed: int
-) -> TrainState:
+def init_state(algorithm: Algorithm, seed: int) -> TrainState:
   """The state at the start of a run; traceable, so `jax.eval_shape` and a jit with `out_shardings` both work."""
   init_rng, rng = jax.random.split(jax.random.key(seed))
   params, carry = algorithm.init(init_rng)
   return TrainState(
     params=params,
-    optimizer={name: optimizer.init(params[name]) for name, optimizer in optimizers.items()},
+    optimizer={name: optimizer.init(params[name]) for name, optimizer in algorithm.optimizers.items()},
     # A copy: a donated buffer cannot back two leaves.
     ema={name: jax.tree.map(jnp.copy, params[average.network]) for name, average in algorithm.averages.items()},
     carry=carry,
@@ -56,11 +52,9 @@ def init_state(
   )
 
 
-def abstract_state(
-  algorithm: Algorithm, optimizers: Mapping[str, optax.GradientTransformationExtraArgs], mesh: Mesh
-) -> Any:
+def abstract_state(algorithm: Algorithm, mesh: Mesh) -> Any:
   """The state as `jax.ShapeDtypeStruct`s with their shardings; allocates nothing."""
-  shapes = jax.eval_shape(lambda: init_state(algorithm, optimizers, seed=0))
+  shapes = jax.eval_shape(lambda: init_state(algorithm, seed=0))
   sharding = replicated(mesh)
   return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
 

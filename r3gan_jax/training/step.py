@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, Batch, Phase
-from r3gan_jax.schedules import Schedule
 from r3gan_jax.training.ema import ema_decay, update_ema
 from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.state import TrainState
@@ -44,19 +43,11 @@ class TrainStep(Protocol):
   def trace(self, state: Any, batches: Any) -> jax.stages.Traced: ...
 
 
-def make_train_step(
-  algorithm: Algorithm,
-  optimizers: Mapping[str, optax.GradientTransformationExtraArgs],
-  schedules: Mapping[str, Schedule],
-  mesh: Mesh,
-  micro_batches: Mapping[str, int] | None = None,
-) -> TrainStep:
+def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str, int] | None = None) -> TrainStep:
   """The jitted step of `algorithm` on `mesh`; the state passed in is donated.
 
   Args:
     algorithm: what to train.
-    optimizers: network -> its optimiser, whose `update` takes `knobs`.
-    schedules: knob -> its value as a function of images seen; evaluated inside the step.
     mesh: the devices.
     micro_batches: phase name -> samples a device handles at a time (gradients accumulate over them); a phase not
       named here handles its whole part of the batch at once.
@@ -64,7 +55,7 @@ def make_train_step(
   micro_batches = micro_batches or {}
 
   def step(state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]:
-    knobs = {name: schedule(state.images_seen) for name, schedule in schedules.items()}
+    knobs = {name: ramp(state.images_seen) for name, ramp in algorithm.ramps.items()}
     rng = jax.random.fold_in(state.rng, state.images_seen)
     params, optimizer, carry = dict(state.params), dict(state.optimizer), state.carry
     metrics: Metrics = {f"knobs/{name}": value for name, value in knobs.items()}
@@ -75,7 +66,7 @@ def make_train_step(
     for index, (phase, batch) in enumerate(phases):
       rngs = jax.random.split(jax.random.fold_in(rng, index), batch["image"].shape[0])
       gradients_of = global_gradients(phase, mesh, micro_batches.get(phase.name))
-      update = partial(_update, phase, gradients_of, optimizers, dict(params), batch, rngs, knobs)
+      update = partial(_update, phase, gradients_of, algorithm.optimizers, dict(params), batch, rngs, knobs)
       before = (_of(phase, params), _of(phase, optimizer), carry)
       if phase.every == 1:
         after, phase_metrics = update(before)

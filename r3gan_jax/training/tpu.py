@@ -198,11 +198,12 @@ def _compile(experiment: Experiment, mesh: Mesh, micro_batches: Mapping[str, int
 
 def _compile_phase(experiment: Experiment, mesh: Mesh, phase: Phase, size: int) -> jax.stages.Compiled:
   """The gradients of one phase, of `size` images a chip."""
-  state = abstract_state(experiment.algorithm, experiment.optimizers, mesh)
+  state = abstract_state(experiment.algorithm, mesh)
   batch, *_ = abstract_batches(dataclasses.replace(experiment, batch_size=size * mesh.size), mesh)
   rngs = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size * mesh.size))
   rngs = jax.ShapeDtypeStruct(rngs.shape, rngs.dtype, sharding=batch_sharding(mesh))
-  knobs = {name: jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)) for name in experiment.schedules}
+  knob = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
+  knobs = dict.fromkeys(experiment.algorithm.ramps, knob)
   return jax.jit(global_gradients(phase, mesh, None)).lower(state.params, state.carry, batch, rngs, knobs).compile()
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
@@ -86,7 +85,7 @@ def plan_transfer(
       unlike = unlike or f"{layer} is {listed} here, {there} there"
   if not rows:
     raise UserError(
-      f"nothing of its {network} fits into this one: {unlike or 'no layer has the same name'}: choose config.network "
+      f"nothing of its {network} fits into this one: {unlike or 'no layer has the same name'}: choose config.gan "
       "as it was there"
     )
   for layer, names in source_layers.items():
@@ -99,7 +98,6 @@ def plan_transfer(
 
 def transferred_state(
   algorithm: Algorithm,
-  optimizers: Mapping[str, optax.GradientTransformationExtraArgs],
   seed: int,
   mesh: Mesh,
   source_algorithm: Algorithm,
@@ -131,7 +129,7 @@ def transferred_state(
   }
 
   def begin(params: dict[str, Any], ema: dict[str, Any]) -> TrainState:
-    initial = init_state(algorithm, optimizers, seed)
+    initial = init_state(algorithm, seed)
     return replace(
       initial,
       params={network: transfer(initial.params[network], params[network]) for network, transfer in transfers.items()},

@@ -76,11 +76,35 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   cure = "restore it, or name another work directory"
   with failing_as(f"{path} cannot be read", path, cure):
     try:
-      return json.loads(path.read_text())
+      return _with_gan(json.loads(path.read_text()))
     except FileNotFoundError:
       raise UserError(f"{path} not found: {workdir} is not a work directory of r3gan_jax") from None
     except json.JSONDecodeError as error:
       raise UserError(f"{path} cannot be read: {error}: {cure}") from None
+
+
+_SCHEDULES = ("burn_in_images", "learning_rate", "beta2", "gamma", "ema_half_life")
+_NETWORK = ("widths", "noise_dim", "bfloat16_stages", "bfloat16")
+_BEFORE_GAN = {
+  "r3gan": (
+    ("loss", "penalties", "penalised_gradient", "augment_p", "augment", *_SCHEDULES),
+    ("name", "cardinalities", "blocks", "expansion", "grouped_conv", *_NETWORK),
+  ),
+  "stylegan2": (_SCHEDULES, _NETWORK),
+}
+"""Algorithm -> its settings where there was no `gan`: at the top, and below `network`."""
+
+
+def _with_gan(config: dict[str, Any]) -> dict[str, Any]:
+  """A configuration of before `gan` as one of today; others as they are."""
+  if "gan" in config or config.get("algorithm") not in _BEFORE_GAN:
+    return config
+  top, below_network = _BEFORE_GAN[config["algorithm"]]
+  network = config.get("network", {})
+  gan = {name: config[name] for name in top if name in config}
+  gan |= {"network" if name == "name" else name: network[name] for name in below_network if name in network}
+  rest = {name: value for name, value in config.items() if name != "network" and name not in _BEFORE_GAN["r3gan"][0]}
+  return rest | {"gan": gan}
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

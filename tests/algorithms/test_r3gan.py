@@ -13,7 +13,6 @@ from r3gan_jax import schedules
 from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.losses.penalties import gradient_penalty
 from r3gan_jax.training.mesh import make_mesh, replicated
-from r3gan_jax.training.optimizer import adam_without_momentum
 from r3gan_jax.training.state import init_state
 from r3gan_jax.training.step import make_train_step
 
@@ -113,16 +112,15 @@ def test_three_iterations(case, devices, micro_batches):
 
   with np.errstate(divide="ignore"):  # a recorded decay of 0 is a half-life of 0
     half_life = jnp.asarray(size * np.log(0.5) / np.log(arrays["steps/ema_beta"]), jnp.float32)
-  knobs = {
+  ramps = {
     "learning_rate": recorded_schedule("lr"),
     "beta2": recorded_schedule("beta2"),
     "gamma": recorded_schedule("gamma"),
     "ema_half_life": lambda images_seen: half_life[images_seen // size],
   }
   mesh = make_mesh(devices)
-  algorithm = recorded(case)
-  optimizers = {name: adam_without_momentum() for name in ("generator", "discriminator")}
-  state = jax.eval_shape(lambda: init_state(algorithm, optimizers, seed=0))
+  algorithm = dataclasses.replace(recorded(case), ramps=ramps)
+  state = jax.eval_shape(lambda: init_state(algorithm, seed=0))
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state.optimizer)
   state = state.replace(
     params=start(case),
@@ -133,7 +131,7 @@ def test_three_iterations(case, devices, micro_batches):
     rollbacks=jnp.zeros((), jnp.int32),
   )
   state = jax.device_put(state, replicated(mesh))
-  step = make_train_step(algorithm, optimizers, knobs, mesh, micro_batches)
+  step = make_train_step(algorithm, mesh, micro_batches)
   for i in range(3):
     batches = tuple(
       batch(

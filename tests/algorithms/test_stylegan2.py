@@ -9,21 +9,19 @@ import pytest
 from r3gan_jax import schedules
 from r3gan_jax.algorithms import stylegan2
 from r3gan_jax.algorithms.stylegan2 import StyleGAN2, mix_styles, path_lengths
-from r3gan_jax.factory import build_optimizers
 from r3gan_jax.networks.stylegan2 import Discriminator, Mapping, Synthesis
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.state import init_state
 from r3gan_jax.training.step import global_gradients, make_train_step
 
 BATCH = 64
-ALGORITHM = StyleGAN2(Mapping(6, layers=2), Synthesis((8, 8)), Discriminator((8, 8)), 5, (8, 8, 3))
-OPTIMIZERS = build_optimizers(ALGORITHM)
-SCHEDULES = {
+RAMPS = {
   "learning_rate": schedules.cosine(2.5e-3, 2.5e-3, 1),
   "beta2": schedules.cosine(0.99, 0.99, 1),
   "gamma": schedules.cosine(3.0, 3.0, 1),
   "ema_half_life": schedules.cosine(100.0, 100.0, 1),
 }
+ALGORITHM = StyleGAN2(Mapping(6, layers=2), Synthesis((8, 8)), Discriminator((8, 8)), 5, (8, 8, 3), ramps=RAMPS)
 GENERATOR, PATH_LENGTH, DISCRIMINATOR, R1 = range(4)
 
 
@@ -121,8 +119,8 @@ def test_lazy_phases_run_when_they_are_due():
   And nothing compiles after the first iteration; the state is donated.
   """
   mesh = make_mesh(1)
-  state = jax.jit(lambda: init_state(ALGORITHM, OPTIMIZERS, 0), out_shardings=replicated(mesh))()
-  step = make_train_step(ALGORITHM, OPTIMIZERS, SCHEDULES, mesh)
+  state = jax.jit(lambda: init_state(ALGORITHM, 0), out_shardings=replicated(mesh))()
+  step = make_train_step(ALGORITHM, mesh)
   states, metrics, compilations = [], [], []
 
   def count(event, *_, **__):
@@ -196,7 +194,7 @@ def test_optimisers_make_up_for_lazy_steps():
   """Appendix B, by hand: c = 4/5 and 16/17; first update: learning rate times sign, v = (1 - beta2^c) g^2."""
   knobs = {"learning_rate": jnp.float32(2.5e-3), "beta2": jnp.float32(0.99)}
   for network, share in (("generator", 0.8), ("discriminator", 16 / 17)):
-    optimizer = OPTIMIZERS[network]
+    optimizer = ALGORITHM.optimizers[network]
     updates, state = optimizer.update({"w": jnp.array([3.0])}, optimizer.init({"w": jnp.zeros(1)}), knobs=knobs)
     np.testing.assert_allclose(updates["w"], -2.5e-3 * share, rtol=1e-4)
     np.testing.assert_allclose(state.second_moment["w"], 9 * (1 - 0.99**share), rtol=1e-4)

@@ -15,7 +15,7 @@ def config():
   config = iteration.load_config("configs/cifar10.py:smoke", BATCH)
   config.data.resolution = 8
   for name in ("widths", "cardinalities", "blocks"):
-    config.network[name] = config.network[name][:2]
+    config.gan[name] = config.gan[name][:2]
   return config
 
 

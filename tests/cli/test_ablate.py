@@ -13,8 +13,8 @@ from r3gan_jax.training.logging import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = (
-  "--config.network.widths=(8,8)",
-  "--config.network.cardinalities=(2,2)",
+  "--config.gan.widths=(8,8)",
+  "--config.gan.cardinalities=(2,2)",
   "--config.batch_size=16",
   "--config.run.total_images=64",
   "--config.run.log_every_images=16",
@@ -88,7 +88,7 @@ def test_runs_are_made_once_gone_on_with_and_added_to(environment, tmp_path):
     environment, tmp_path, *TINY, "--config.batch_size=32", "--losses=gan_r1", "--seeds=3", status=2
   ).stderr
   assert "gan_r1/seed_3 was made with config.batch_size = 16" in other
-  wild = (*TINY, "--config.name=wild", "--config.learning_rate=(1e30,1e30)")
+  wild = (*TINY, "--config.name=wild", "--config.gan.learning_rate=(1e30,1e30)")
   added = ablate(environment, tmp_path, *wild, "--losses=rpgan", "--seeds=0").stdout.splitlines()
   assert added[:4] == [*first.splitlines()[:4]]
   assert added[4].startswith("| wild | RpGAN | 64 | 1 | - | - | 1 of 1, at ")

@@ -39,8 +39,8 @@ def test_there_samples_training_and_back(tmp_path):
   shape = ("widths=(32,16)", "cardinalities=(8,4)", "blocks=(2,1)", "noise_dim=8", "bfloat16_stages=0")
   done = command(
     *("--config=configs/cifar10.py:smoke", f"--workdir={run}", "--config.run.total_images=123472"),
-    *(f"--config.network.{setting}" for setting in shape),
-    *("--config.data.resolution=8", "--config.data.num_classes=5", "--config.augment_p=(0.0,0.0)"),
+    *(f"--config.gan.{setting}" for setting in shape),
+    *("--config.data.resolution=8", "--config.data.num_classes=5", "--config.gan.augment_p=(0.0,0.0)"),
     module="main.py",
   )
   assert "resumed from" in done.stderr and "at 123,456 images" in done.stderr

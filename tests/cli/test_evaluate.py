@@ -65,7 +65,7 @@ def test_a_run(files):
   """Conditional, at 32x32; its samples are functions of the seed, and another checkpoint is another generator."""
   run = files / "run"
   command = [sys.executable, "main.py", "--config=configs/cifar10.py:smoke", f"--workdir={run}"]
-  command += ["--config.network.bfloat16=on", "--config.run.quantisation=official"]
+  command += ["--config.gan.bfloat16=on", "--config.run.quantisation=official"]
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
 

@@ -27,8 +27,8 @@ def recipe():
   """The recipe of a CIFAR-10 of 8x8 images of 5 classes."""
   config = cifar10.get_config()
   config.data.update({"source": "generated", "resolution": 8, "num_classes": 5})
-  config.network.update({"widths": (32, 16), "cardinalities": (8, 4), "blocks": (2, 1)})
-  config.network.update({"noise_dim": 8, "bfloat16_stages": 0})
+  config.gan.update({"widths": (32, 16), "cardinalities": (8, 4), "blocks": (2, 1)})
+  config.gan.update({"noise_dim": 8, "bfloat16_stages": 0})
   return config
 
 

@@ -61,7 +61,7 @@ def test_bfloat16_sums_of_a_lowered_program(bias_dtype, count):
 def test_training_adds_nothing_up_in_bfloat16(recipe, platform, lowered_for):
   """Not even a few terms, with all stages in bfloat16: biases, styles, noise, bases, embeddings, losses, penalties."""
   config = importlib.import_module(f"configs.{recipe}").get_config("smoke")
-  config.network.bfloat16_stages = len(config.network.widths)
+  config.gan.bfloat16_stages = len(config.gan.widths)
   mesh = make_mesh(1)
   experiment = factory.build_experiment(config, mesh.size, platform)
   text = traced_step(experiment, mesh).lower(lowering_platforms=(lowered_for,)).as_text("hlo")

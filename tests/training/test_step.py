@@ -2,11 +2,13 @@
 
 import re
 from functools import partial
+from typing import ClassVar
 
 import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from r3gan_jax import schedules
@@ -16,13 +18,19 @@ from r3gan_jax.augment.parameters import TRANSFORMS
 from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
-from r3gan_jax.training.optimizer import adam_without_momentum
 from r3gan_jax.training.progress import Diverged, MetricWindow
 from r3gan_jax.training.state import init_state
 from r3gan_jax.training.step import make_train_step
 
 BATCH = 16
 SHAPE = {"widths": (8, 8), "cardinalities": (2, 2), "blocks": (1, 1), "num_classes": 3, "embed_dim": 8}
+RAMPS = {
+  "learning_rate": schedules.cosine(1e-3, 1e-4, 64),
+  "beta2": schedules.cosine(0.9, 0.99, 64),
+  "gamma": schedules.cosine(1.0, 0.1, 64),
+  "ema_half_life": schedules.cosine(0.0, 100.0, 64),
+  "augment_p": schedules.cosine(0.2, 0.8, 64),
+}
 ALGORITHM = R3GAN(
   Generator(**SHAPE, noise_dim=8),
   Discriminator(**SHAPE),
@@ -30,15 +38,8 @@ ALGORITHM = R3GAN(
   (8, 8, 3),
   num_classes=3,
   augment=partial(augment, multipliers=dict.fromkeys(TRANSFORMS, 1.0)),
+  ramps=RAMPS,
 )
-OPTIMIZERS = {"generator": adam_without_momentum(), "discriminator": adam_without_momentum()}
-SCHEDULES = {
-  "learning_rate": schedules.cosine(1e-3, 1e-4, 64),
-  "beta2": schedules.cosine(0.9, 0.99, 64),
-  "gamma": schedules.cosine(1.0, 0.1, 64),
-  "ema_half_life": schedules.cosine(0.0, 100.0, 64),
-  "augment_p": schedules.cosine(0.2, 0.8, 64),
-}
 
 
 def batches(seed):
@@ -54,8 +55,8 @@ def batches(seed):
 
 def train(devices=1, micro_batches=None, iterations=3):
   mesh = make_mesh(devices)
-  state = jax.jit(lambda: init_state(ALGORITHM, OPTIMIZERS, 0), out_shardings=replicated(mesh))()
-  step = make_train_step(ALGORITHM, OPTIMIZERS, SCHEDULES, mesh, micro_batches)
+  state = jax.jit(lambda: init_state(ALGORITHM, 0), out_shardings=replicated(mesh))()
+  step = make_train_step(ALGORITHM, mesh, micro_batches)
   compilations = []
 
   def count(event, *_, **__):
@@ -97,7 +98,7 @@ def test_how_the_batch_is_split_does_not_matter(reference, devices, micro_batche
 def test_metrics_and_knobs(reference):
   metrics = reference[1]
   assert metrics["finite"] == 1
-  np.testing.assert_allclose(metrics["knobs/gamma"], SCHEDULES["gamma"](jnp.int32(2 * BATCH)), rtol=1e-6)
+  np.testing.assert_allclose(metrics["knobs/gamma"], RAMPS["gamma"](jnp.int32(2 * BATCH)), rtol=1e-6)
   assert metrics["discriminator/gradient_norm"] > 0 and metrics["generator/gradient_norm"] > 0
 
 
@@ -111,9 +112,9 @@ def test_draws_differ_between_iterations_phases_and_samples():
       return z
 
   mesh = make_mesh(1)
-  algorithm = Recording(ALGORITHM.generator, ALGORITHM.discriminator, 8, (8, 8, 3), num_classes=3)
-  state = jax.jit(lambda: init_state(algorithm, OPTIMIZERS, 0))()
-  step = make_train_step(algorithm, OPTIMIZERS, SCHEDULES, mesh)
+  algorithm = Recording(ALGORITHM.generator, ALGORITHM.discriminator, 8, (8, 8, 3), num_classes=3, ramps=RAMPS)
+  state = jax.jit(lambda: init_state(algorithm, 0))()
+  step = make_train_step(algorithm, mesh)
   for i in range(2):
     state, _ = step(state, batches(i))
   jax.block_until_ready(state)
@@ -125,19 +126,19 @@ def test_draws_differ_between_iterations_phases_and_samples():
 
 def test_not_finite_is_reported():
   mesh = make_mesh(1)
-  state = jax.jit(lambda: init_state(ALGORITHM, OPTIMIZERS, 0))()
+  state = jax.jit(lambda: init_state(ALGORITHM, 0))()
   broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params["discriminator"])
   state = state.replace(params=state.params | {"discriminator": broken})
-  _, metrics = make_train_step(ALGORITHM, OPTIMIZERS, SCHEDULES, mesh)(state, batches(0))
+  _, metrics = make_train_step(ALGORITHM, mesh)(state, batches(0))
   assert metrics["finite"] == 0
 
 
 def test_collectives_are_gradients_and_scalars_only():
   """Under shard_map XLA may only average: nothing of the batch's size may cross devices."""
   mesh = make_mesh(8)
-  state = jax.eval_shape(lambda: init_state(ALGORITHM, OPTIMIZERS, 0))
+  state = jax.eval_shape(lambda: init_state(ALGORITHM, 0))
   abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), (state, batches(0)))
-  text = make_train_step(ALGORITHM, OPTIMIZERS, SCHEDULES, mesh).lower(*abstract).compile().as_text()
+  text = make_train_step(ALGORITHM, mesh).lower(*abstract).compile().as_text()
   found = set(re.findall(r"= .*? (all-gather|all-to-all|all-reduce|reduce-scatter|collective-permute)[-(.]", text))
   assert found == {"all-reduce"}
 
@@ -146,6 +147,10 @@ class Counting:
   """One number, moved by 1 every iteration and by 10, of the same batch, in the first of every 3."""
 
   image_shape, num_classes, averages = (2, 2, 1), 0, {}
+  optimizers: ClassVar = {"a": optax.with_extra_args_support(optax.sgd(1.0))}
+
+  def __init__(self, bad=0.0):
+    self.ramps = {"bad": lambda images_seen: jnp.where(images_seen >= 56, bad, 0.0)}
 
   @property
   def phases(self):
@@ -166,13 +171,9 @@ class Counting:
 
 
 def count(bad=0.0, iterations=7, devices=2, micro_batches=None):
-  import optax
-
   mesh = make_mesh(devices)
-  optimizers = {"a": optax.with_extra_args_support(optax.sgd(1.0))}
-  state = jax.jit(lambda: init_state(Counting(), optimizers, 0), out_shardings=replicated(mesh))()
-  schedule = {"bad": lambda images_seen: jnp.where(images_seen >= 56, bad, 0.0)}
-  step = make_train_step(Counting(), optimizers, schedule, mesh, micro_batches)
+  state = jax.jit(lambda: init_state(Counting(bad), 0), out_shardings=replicated(mesh))()
+  step = make_train_step(Counting(bad), mesh, micro_batches)
   numbers = []
   for i in range(iterations):
     state, metrics = step(state, ({"image": np.full((8, 2, 2, 1), i, np.float32)},))
@@ -229,6 +230,8 @@ def test_another_kind_of_gan():
 
   class Pair:
     image_shape, num_classes = (2, 2, 1), 0
+    optimizers: ClassVar = {name: optax.with_extra_args_support(optax.sgd(0.1, momentum=0.9)) for name in "ab"}
+    ramps: ClassVar = {"half_life": lambda images_seen: jnp.float32(4.0)}
 
     @property
     def averages(self):
@@ -253,12 +256,9 @@ def test_another_kind_of_gan():
     def generate(self, params, carry, noise, labels):
       raise AssertionError
 
-  import optax
-
   algorithm, mesh = Pair(), make_mesh(2)
-  optimizers = {name: optax.with_extra_args_support(optax.sgd(0.1, momentum=0.9)) for name in "ab"}
-  state = jax.jit(lambda: init_state(algorithm, optimizers, 0), out_shardings=replicated(mesh))()
-  step = make_train_step(algorithm, optimizers, {"half_life": lambda images_seen: jnp.float32(4.0)}, mesh)
+  state = jax.jit(lambda: init_state(algorithm, 0), out_shardings=replicated(mesh))()
+  step = make_train_step(algorithm, mesh)
   images = np.arange(16, dtype=np.float32).reshape(4, 2, 2, 1)
   state, metrics = step(state, ({"image": images}, {"image": images}))
   assert state.images_seen == 8

@@ -46,8 +46,8 @@ def recipe(case, init_from, **changes):
   config.init_from = str(init_from)
   resolution = 4 * 2 ** (len(shape["widths"]) - 1)
   config.data.update({"source": "generated", "resolution": resolution, "num_classes": shape.pop("num_classes")})
-  config.network.update({"noise_dim": 8, "bfloat16_stages": 0} | shape)
-  config.augment_p = (0.0, 0.0)
+  config.gan.update({"noise_dim": 8, "bfloat16_stages": 0} | shape)
+  config.gan.augment_p = (0.0, 0.0)
   config.batch_size = 8
   return config
 
@@ -124,7 +124,7 @@ def new_layers(stage):
 def test_all_but_the_parameters_is_as_from_scratch(workdirs):
   """Optimisers, images seen, random numbers; and new parameters, which the moving average begins with, too."""
   _, source, experiment, start = begin(workdirs, "cond_8px", **higher("cond_8px", 8), num_classes=7)
-  scratch = jax.jit(lambda: init_state(experiment.algorithm, experiment.optimizers, experiment.seed))()
+  scratch = jax.jit(lambda: init_state(experiment.algorithm, experiment.seed))()
   expected = scratch.replace(params=dict(scratch.params), ema=dict(scratch.ema))
   new = {"class_embedding", "to_image", "from_image"}
   for tree, old in ((expected.params, source.params), (expected.ema, source.ema)):
@@ -218,7 +218,7 @@ def test_noise_of_another_length_is_not_mixed_with_the_class(workdirs):
 
 def test_the_table(workdirs, caplog):
   config = recipe("cond_8px", workdirs / "cond_8px", **higher("cond_8px", 8), num_classes=7)
-  config.network.blocks = (1, 1, 1)
+  config.gan.blocks = (1, 1, 1)
   with caplog.at_level("INFO", logger="absl"):
     runs.build_start(config, factory.build_experiment(config, 8), workdirs / "none yet")
   lines = [" ".join(line.split()) for line in caplog.messages[-1].splitlines()]
@@ -294,10 +294,10 @@ def test_trains_from_golden_weights_at_double_the_resolution(environment, workdi
   shutil.copytree(workdirs / "cond_8px", source)
   before = {path: path.stat().st_mtime_ns for path in source.rglob("*")}
   train = (
-    *("main.py", "--config=configs/cifar10.py:smoke", f"--workdir={run}", "--config.augment_p=(0.0,0.0)"),
+    *("main.py", "--config=configs/cifar10.py:smoke", f"--workdir={run}", "--config.gan.augment_p=(0.0,0.0)"),
     *("--config.data.resolution=16", "--config.data.num_classes=5", f"--config.init_from={source}"),
-    *("--config.network.widths=(32,16,8)", "--config.network.cardinalities=(8,4,2)"),
-    *("--config.network.blocks=(2,1,1)", "--config.network.noise_dim=8", "--config.run.grid=(2,2)"),
+    *("--config.gan.widths=(32,16,8)", "--config.gan.cardinalities=(8,4,2)"),
+    *("--config.gan.blocks=(2,1,1)", "--config.gan.noise_dim=8", "--config.run.grid=(2,2)"),
   )
   first, second = Processes(environment, 2, 1, *train, "--config.run.total_images=32").finish(0, 0)
   assert f"from {source} at 123,456 images:" in first and "32 of 32 images" in first

@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r3gan_jax.optimizers import adam_without_momentum
 from r3gan_jax.training.ema import ema_decay, update_ema
-from r3gan_jax.training.optimizer import adam_without_momentum
 
 
 def test_adam_follows_its_formula_while_beta2_changes():

@@ -1,0 +1,100 @@
+"""The settings of a GAN: a frozen dataclass, whose fields are the names below `config.gan`.
+
+    @dataclass(frozen=True)
+    class Settings:
+      widths: tuple[int, ...] = setting((64, 64), positive)
+      learning_rate: Pair = setting((2e-4, 2e-4), not_negative)
+      loss: str = setting("relativistic", one_of(LOSSES))
+
+`read` makes one of plain values, and says which of them will not do. Of a `Pair`, (from, to), one number is a constant.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar, get_args, get_origin
+
+from r3gan_jax.errors import UserError
+
+T = TypeVar("T")
+Pair = tuple[float, float]
+"""(from, to) of what is scheduled by images seen."""
+
+Check = Callable[[Any], str]
+"""A value, or one of its elements -> what it must be, where it is not; else ""."""
+
+
+def setting(default: Any, *checks: Check) -> Any:
+  """A field of a Settings class; `checks` are made of the value or, of a tuple or mapping, of each element."""
+  if isinstance(default, Mapping):
+    return dataclasses.field(default_factory=lambda: dict(default), metadata={"checks": checks})
+  return dataclasses.field(default=default, metadata={"checks": checks})
+
+
+def positive(value: float) -> str:
+  return "" if value > 0 else "must be positive"
+
+
+def not_negative(value: float) -> str:
+  return "" if value >= 0 else "must not be negative"
+
+
+def probability(value: float) -> str:
+  return "" if 0 <= value <= 1 else "must lie between 0 and 1"
+
+
+def below_one(value: float) -> str:
+  return "" if 0 <= value < 1 else "must lie from 0 to below 1"
+
+
+def one_of(choices: Collection[str]) -> Check:
+  """A name of `choices`."""
+  return lambda value: "" if value in choices else f"is unknown: choose from {sorted(choices)}"
+
+
+def defaults(cls: type[Any]) -> dict[str, Any]:
+  """Name -> value, of a Settings class; mappings are new ones."""
+  return dataclasses.asdict(cls())
+
+
+def read(cls: type[T], values: Mapping[str, Any]) -> T:
+  """`cls` of `values`, by name; those that are not given have their defaults.
+
+  Raises:
+    UserError: a name is foreign to `cls`, or a value of another type or out of range.
+  """
+  fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+  if foreign := sorted(values.keys() - fields.keys()):
+    raise UserError(f"config.gan.{foreign[0]} is no setting of this GAN, which has {', '.join(fields)}: leave it out")
+  read_values = {}
+  for name, value in values.items():
+    field = fields[name]
+    value = _typed(f"config.gan.{name}", field.type, value)
+    elements = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,)
+    for check in field.metadata["checks"]:
+      for element in elements:
+        if wrong := check(element):
+          raise UserError(f"config.gan.{name} = {value!r}: {element!r} {wrong}")
+    read_values[name] = value
+  return cls(**read_values)
+
+
+def _typed(name: str, kind: Any, value: Any) -> Any:
+  """`value` as a `kind`: int, float, str, a Pair, a tuple of one kind or a mapping of names to one kind."""
+  if get_origin(kind) is tuple:
+    inner, *rest = get_args(kind)
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if Ellipsis not in rest:
+      count = 1 + len(rest)
+      values = values * count if len(values) == 1 else values
+      if len(values) != count:
+        raise UserError(f"{name} = {value!r}: give (from, to), or one number for a constant")
+    return tuple(_typed(name, inner, element) for element in values)
+  if get_origin(kind) is dict:
+    if not isinstance(value, Mapping):
+      raise UserError(f"{name} = {value!r}: must be values by name")
+    return {key: _typed(f"{name}.{key}", get_args(kind)[1], element) for key, element in value.items()}
+  if kind is float and type(value) is int:
+    value = float(value)
+  if type(value) is not kind:
+    raise UserError(f"{name}: {value!r} must be of type {kind.__name__}")
+  return value
