@@ -23,9 +23,11 @@ def filter_bands(image: jax.Array, log2_gains: jax.Array) -> jax.Array:
   for band in range(4):
     gain = jnp.ones(4).at[band].set(jnp.exp2(log2_gains[band]))
     gains *= gain / jnp.sqrt(jnp.sum(_POWER * gain**2))
-  height, width, _ = image.shape
+  height, width, channels = image.shape
   rows, columns = (jnp.einsum("b,bij->ij", gains, _band_matrices(side)) for side in (height, width))
-  return jnp.einsum("ik,klc,jl->ijc", rows, image, columns, precision="highest")
+  # Each plane with matrices of its own: see geometry.resample.
+  of_rows, of_columns = (jnp.broadcast_to(matrix, (channels, *matrix.shape)) for matrix in (rows, columns))
+  return jnp.einsum("cik,klc,cjl->ijc", of_rows, image, of_columns, precision="highest")
 
 
 def add_noise(image: jax.Array, rng: jax.Array, std: jax.Array) -> jax.Array:

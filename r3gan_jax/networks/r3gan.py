@@ -260,7 +260,7 @@ def _scaled(bias: jax.Array, bias_scale: jax.Array | None, samples: int) -> jax.
 
 def _biased(x: jax.Array, bias: jax.Array, bias_scale: jax.Array | None) -> jax.Array:
   """x [N, H, W, C] + bias [C], the bias of sample i times bias_scale[i]."""
-  return x + broadcast_as(_scaled(bias, bias_scale, len(x))[:, None, None], x)
+  return x + broadcast_as(_scaled(bias, bias_scale, x.shape[0])[:, None, None], x)
 
 
 def _bias_activate(x: jax.Array, bias: jax.Array, bias_scale: jax.Array | None) -> jax.Array:
