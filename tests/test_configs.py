@@ -13,7 +13,7 @@ from r3gan_jax import factory
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.workdir import flatten
 
-NETWORK_SHAPE = ("name", "widths", "cardinalities", "blocks", "expansion")
+NETWORK_SHAPE = ("network", "widths", "cardinalities", "blocks", "expansion")
 
 # preset, variant: G and D parameters in millions, batch, images, burn-in, gamma, half-life, augmentation, x-flip
 PRESETS = {

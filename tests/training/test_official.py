@@ -74,15 +74,15 @@ def test_the_first_recipe_that_agrees_makes_it_its_own(tmp_path):
 
   before = read_config(run)
   other = recipe()
-  other.network.widths = (32, 32)
-  with pytest.raises(UserError, match=r"was made with config\.network\.widths = \[32, 16\], but now it is \[32, 32\]"):
+  other.gan.widths = (32, 32)
+  with pytest.raises(UserError, match=r"was made with config\.gan\.widths = \[32, 16\], but now it is \[32, 32\]"):
     claim_workdir(run, other.to_dict())
   assert read_config(run) == before
 
   claim_workdir(run, recipe().to_dict())
-  assert ConfigDict(read_config(run)).augment_p == [0.0, 0.55]
-  with pytest.raises(UserError, match=r"config\.gamma = \[0\.05, 0\.005\], but now it is \[1\.0, 0\.1\]"):
-    claim_workdir(run, recipe().to_dict() | {"gamma": (1.0, 0.1)})
+  assert ConfigDict(read_config(run)).gan.augment_p == [0.0, 0.55]
+  with pytest.raises(UserError, match=r"config\.gan\.gamma = \[0\.05, 0\.005\], but now it is \[1\.0, 0\.1\]"):
+    claim_workdir(run, recipe().to_dict() | {"gan": recipe().gan.to_dict() | {"gamma": (1.0, 0.1)}})
   trained = runs.open_run(run)
   source = factory.build_source(trained.config)
   fake = runs.fake_images(trained.algorithm, source, num_samples=8, seed=0)(trained.params, trained.carry)
