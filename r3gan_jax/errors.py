@@ -17,5 +17,5 @@ class Interrupted(Exception):
 
 
 def one_line(error: Exception) -> str:
-  """What an exception says, as part of a message; its type where it says nothing."""
+  """The text of an exception, as part of a message; its type where it has none."""
   return " ".join(str(error).split()) or type(error).__name__

@@ -70,7 +70,7 @@ def _folder(config: ConfigDict) -> Source:
 
 
 def build_decoder(config: ConfigDict) -> Decoder:
-  """What makes images of the run's kind from files and records."""
+  """Returns what makes images of the run's kind from files and records."""
   return Decoder(config.data.channels, config.data.background)
 
 
@@ -132,7 +132,7 @@ def default_settings(algorithm: str) -> ConfigDict:
 
 
 def smoke_settings(config: ConfigDict) -> dict[str, Any]:
-  """What `:smoke` changes in `config.gan`."""
+  """Returns what `:smoke` changes in `config.gan`."""
   return _module(config.algorithm).smoke(chosen_settings(config))
 
 

@@ -23,7 +23,7 @@ def is_remote(path: epath.PathLike) -> bool:
 
 
 def as_path(path: epath.PathLike) -> epath.Path:
-  """What the user calls `path`, with ~ expanded; a UserError where it is empty, or of a kind unknown to epath."""
+  """The path that the user means, with ~ expanded; a UserError where it is empty or of a kind unknown to epath."""
   if not os.fspath(path):
     raise UserError("the path of a file or directory is empty: name one")
   try:
@@ -60,7 +60,7 @@ def failing_as(message: str, path: epath.PathLike, cure: str = "") -> Iterator[N
 
 
 def is_file(path: epath.Path) -> bool:
-  """Whether it is one; a pipe, which epath takes for one, is not: to open it may wait for ever."""
+  """Says whether it is one; a pipe, which epath takes for one, is not: to open it may wait for ever."""
   return path.exists() and not path.is_dir() if is_remote(path) else os.path.isfile(path)
 
 

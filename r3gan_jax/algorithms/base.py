@@ -2,7 +2,11 @@
 
 An `Algorithm` names its networks, initialises them, and lists the *phases* of one iteration. The loop runs the
 phases in order, averages each one's gradients over micro-batches and devices, and hands them to the optimisers of
-the networks that the phase updates; a later phase sees the parameters already updated. How to:
+the networks that the phase updates; a later phase sees the parameters already updated.
+
+A GAN is one module here, which owns its settings, optimisers and schedules: `Settings`, a dataclass that is
+`config.gan`; `smoke(settings)`, what `:smoke` makes of them; `build(settings, images, platform)`, the algorithm; and
+one line of factory.py names it. How to:
 
 - several networks updated at once: one phase whose `updates` names them all;
 - n critic steps for one of G: list the D phase n times; each draws its own batch and counts its images;
@@ -138,7 +142,7 @@ class Algorithm(Protocol):
 
   @property
   def ramps(self) -> Mapping[str, Schedule]:
-    """What is scheduled, by name: the knobs of an iteration are their values at its images seen."""
+    """Schedules by name: the knobs of an iteration are their values at its images seen."""
 
   @property
   def averages(self) -> Mapping[str, Average]:

@@ -103,7 +103,7 @@ class Settings:
 
 
 def smoke(settings: Settings) -> dict[str, Any]:
-  """What `:smoke` changes: tiny networks of as many stages, for a minute on a CPU."""
+  """Returns what `:smoke` changes: tiny networks of as many stages, for a minute on a CPU."""
   stages = len(settings.widths)
   changes = {
     "widths": (16,) * stages,

@@ -75,7 +75,7 @@ class Settings:
 
 
 def smoke(settings: Settings) -> dict[str, Any]:
-  """What `:smoke` changes: tiny networks of as many stages, for a minute on a CPU."""
+  """Returns what `:smoke` changes: tiny networks of as many stages, for a minute on a CPU."""
   return {"widths": (16,) * len(settings.widths), "noise_dim": 16, "burn_in_images": 64}
 
 

@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from r3gan_jax.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError
 
 _SIGINT_STATUS = 128 + signal.SIGINT
-"""What shells report of a command that ends by it."""
+"""The status that shells report of a command that ends by Ctrl-C."""
 
 
 def run(main: Callable[..., None], max_arguments: int = 0) -> None:

@@ -28,7 +28,7 @@ LISTS = "dataset.json"
 _SYSTEM_DIRECTORIES = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 _READ_AT_ONCE = 16
 _LONG_HEADER = 512
-"""Of a zip's member; it and the data come in one read unless it is longer, and from an object store a read is slow."""
+"""Bytes of a zip member's header that come with its data in one read: from an object store a second one is slow."""
 
 T = TypeVar("T")
 Members = dict[str, zipfile.ZipInfo | None]
@@ -121,7 +121,7 @@ class ImageFiles:
     return data
 
   def fingerprints(self, progress: Callable[[Iterable[str]], Iterable[str]] = iter) -> list[str]:
-    """What tells each image's bytes from others: their checksum and number.
+    """Returns what tells each image's bytes from others: their checksum and number.
 
     A zip has these; a directory's files are read for them; of an object, its store's own mark of a version serves.
 
@@ -159,7 +159,7 @@ def in_threads(function: Callable[[int], T], indices: Iterable[int]) -> Iterator
 
 @dataclass
 class _Found:
-  """What a listing comes upon; `passed_over` and `lost` as of `ImageFiles`."""
+  """The files that a listing comes upon; `passed_over` and `lost` as of `ImageFiles`."""
 
   files: Members = field(default_factory=dict)
   passed_over: Counter[str] = field(default_factory=Counter)

@@ -17,15 +17,15 @@ Image.init()
 FORMATS = tuple(
   name for name in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI") if name in Image.OPEN
 )
-"""Those of Pillow's formats that are read; of several pages or frames, the first."""
+"""The formats of Pillow's that are read; of several pages or frames, the first."""
 
 SUFFIXES = frozenset(
   suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
 )  # MPO: what many cameras make, a JPEG with another one behind it
-"""Of files in these formats, in small letters, dot included."""
+"""Suffixes of files in these formats, in small letters, dot included."""
 
 LARGEST_MEGAPIXELS = 1000
-"""Of an image to decode: 3 GB as RGB. Pillow's own limit, 179, refuses panoramas and scans."""
+"""The largest image to decode, 3 GB as RGB. Pillow's own limit, 179, refuses panoramas and scans."""
 
 Image.MAX_IMAGE_PIXELS = LARGEST_MEGAPIXELS * 500_000  # Pillow warns here, and refuses twice as many
 PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # of an ICC profile or text, unpacked; Pillow's 1 MiB refuses printers' profiles

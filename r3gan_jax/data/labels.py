@@ -87,7 +87,7 @@ def directory_labels(files: ImageFiles) -> tuple[np.ndarray, list[str]]:
 
 
 def _directory(name: str) -> str:
-  """Of a file's name, with the slash: "a/b.png" -> "a/"."""
+  """The directory of a file's name, with the slash: "a/b.png" -> "a/"."""
   return name[: name.rfind("/") + 1]
 
 

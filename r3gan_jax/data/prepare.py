@@ -51,7 +51,7 @@ class ImageRecords:
     return example if self._labels is None else example | {"label": int(self._labels[index])}
 
   def digest(self) -> str:
-    """Of the names, contents and labels of the files, and the background."""
+    """Hash of the names, contents and labels of the files, and of the background."""
     labels = [None] * len(self) if self._labels is None else self._labels.tolist()
     reading = partial(tqdm, total=len(self), desc="checksums", unit="image", delay=2, disable=None)
     described = zip(self._files.names, self._files.fingerprints(reading), labels, strict=True)

@@ -169,7 +169,7 @@ def _check_finished(directory: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def _difference(directory: Path, recipe: Mapping[str, Any]) -> str:
-  """What of `recipe` is not as when `directory` was made; "" if nothing."""
+  """Says what of `recipe` is not as when `directory` was made; "" if nothing."""
   try:
     before = json.loads((directory / RECIPE).read_text())
     splits = {name: before["splits"][name] for name in recipe["splits"]}
@@ -246,7 +246,7 @@ def _work(shard: _Shard, skip_corrupt: bool) -> list[str]:
 def _write_shard(
   shard: _Shard, records: Records, features: Any, skip_corrupt: bool, stop: Event | None = None
 ) -> list[str]:
-  """What is wrong with the images left out; the shard is whole or, where `stop` is set meanwhile, absent."""
+  """Returns what is wrong with the images left out; the shard is whole or, once `stop` is set, absent."""
   corrupt: list[str] = []
   temporary = shard.path.with_name(f"{_WRITING}{os.getpid()}-{shard.path.name}")
   try:
@@ -305,7 +305,7 @@ def _describe(info: Any, directory: Path, shards: list[_Shard]) -> None:
 
 
 def _record_count(path: Path) -> int:
-  """Of a shard; 0 where it cannot be read."""
+  """The records of a shard; 0 where it cannot be read."""
   try:
     reader = ArrayRecordReader(str(path))
     try:

@@ -1,4 +1,4 @@
-"""What is in image files, in one line: how many, of which sizes and channels, the classes, what is passed over."""
+"""Describes image files in one line: how many, of which sizes and channels, the classes, what is passed over."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _MODES = {"1": "black and white", "L": "grey", "LA": "grey with alpha", "P": "pa
 
 @dataclass(frozen=True)
 class Header:
-  """What an image's header says.
+  """The header of an image.
 
   Attributes:
     index: its place among the files.

@@ -138,7 +138,7 @@ def default_data_dir() -> Path:
 
 
 def describe_directory(directory: Path) -> str:
-  """What is in one prepared data set, but for the number of images: their sizes and channels, and the classes."""
+  """Describes one prepared data set, but for the number of images: their sizes and channels, and the classes."""
   features = dict(open_directory(directory).info.features.items())
   parts = []
   if shape := getattr(features.get("image"), "shape", None):
