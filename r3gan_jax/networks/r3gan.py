@@ -127,7 +127,7 @@ class ResidualBlock(nn.Module):
     conv3 = self.param("conv3", nn.initializers.zeros, (inner, outer))
     if self.grouped_conv == "fused":
       y = _biased(_pointwise(x, conv1), bias1, bias_scale)
-      bias2 = _scaled(bias2, bias_scale, len(y))
+      bias2 = _scaled(bias2, bias_scale, y.shape[0])
       y = activated_conv(y, conv2.astype(y.dtype), bias2, self.cardinality, LEAKY_SLOPE)
       return x + _pointwise(y, conv3)
     y = _bias_activate(_pointwise(x, conv1), bias1, bias_scale)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 
@@ -110,3 +111,13 @@ def test_misfits_are_named():
   generator, _ = build(classes=3)
   with pytest.raises(ValueError, match="needs labels"):
     generator.init(jax.random.key(0), jnp.zeros((2, 8)))
+
+
+@pytest.mark.parametrize("grouped_conv", ["auto", "fused"])
+def test_a_generator_takes_a_symbolic_batch(grouped_conv):
+  """As cli.export gives it, in any form that it may have been trained in."""
+  generator, _ = build(grouped_conv=grouped_conv, bfloat16_stages=1)
+  variables = jax.eval_shape(lambda: init(*build())[0])
+  (batch,) = export.symbolic_shape("batch")
+  exported = export.export(jax.jit(generator.apply))(variables, jax.ShapeDtypeStruct((batch, 8), jnp.float32))
+  assert exported.out_avals[0].shape == (batch, 16, 16, 3)
