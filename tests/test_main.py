@@ -81,7 +81,7 @@ def test_every_smoke_variant_trains(command, tmp_path, name):
 def test_training_on_prepared_data(command, tmp_path, name, data):
   write_idx_files(tmp_path)
   prepare = ("--idx", tmp_path, "--name", data, "--data_dir", tmp_path)
-  assert "17 images: " in command(*prepare, module="-m r3gan_jax.cli.prepare_data").stdout
+  assert "17 images in " in command(*prepare, module="-m r3gan_jax.cli.prepare_data").stdout
   source = "stacked_mnist" if name == "stacked_mnist" else "tfds"
   train = (f"--config=configs/{name}.py:smoke", f"--config.data.source={source}", f"--workdir={tmp_path / 'run'}")
   command(*train, f"--config.run.data_path={tmp_path}", "--config.run.total_images=16")
@@ -221,7 +221,7 @@ def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
     ((SMOKE, "--config.run.micro_batch.generator=3"), "config.run.micro_batch.generator = 3 does not divide the 8"),
     ((SMOKE, "--config.batchsize=8"), "batchsize"),
     ((SMOKE, "--config.batch_size=many"), "batch_size"),
-    ((SMOKE, "--config.gan.loss=hinge"), "config.gan.loss = 'hinge' is unknown: choose from"),
+    ((SMOKE, "--config.gan.loss=hinge"), "config.gan.loss = 'hinge': 'hinge' is unknown: choose from"),
     ((SMOKE, "--config.data.resolution=16"), "config.data.resolution = 16"),
     ((SMOKE, "--config.init_from=/nowhere"), "config.init_from = '/nowhere': /nowhere/config.json not found"),
     ((SMOKE, "--config.gan.cardinalities=(3,3)"), "config.gan.cardinalities: 3 groups"),
@@ -344,4 +344,4 @@ def test_show_augmentations(command, tmp_path):
   assert picture_size(tmp_path / "shown.png")[0] > 500
   (tmp_path / "text.png").write_text("no image")
   done = command(f"--image={tmp_path}/text.png", f"--out={tmp_path}/x.png", module=show, status=2)
-  assert "text.png is not an image" in done.stderr.strip().splitlines()[-1]
+  assert "text.png is no image of PNG" in done.stderr.strip().splitlines()[-1]

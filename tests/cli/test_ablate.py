@@ -63,7 +63,7 @@ def test_runs_are_made_once_gone_on_with_and_added_to(environment, tmp_path):
   ]
   runs = {loss: tmp_path / "stacked_digits" / loss / "seed_3" for loss in ("gan_r1", "rpgan_r1_r2")}
   settings = json.loads((runs["gan_r1"] / "config.json").read_text())
-  assert (settings["loss"], settings["penalties"], settings["seed"]) == ("non_saturating", ["r1"], 3)
+  assert (settings["gan"]["loss"], settings["gan"]["penalties"], settings["seed"]) == ("non_saturating", ["r1"], 3)
   metrics = {loss: read_metrics(run) for loss, run in runs.items()}
   # One start, one set of images: the first losses tell what is minimised. softplus(0) once or twice.
   starts = {loss: values["discriminator/adversarial_loss"][1][0] for loss, values in metrics.items()}
