@@ -30,9 +30,9 @@ def parameters(workdir):
 
 
 def assert_same_run(workdir, expected):
-  """To the rounding of another order of summation."""
+  """To the rounding of another order of summation, which Adam enlarges: 1e-7 to 1.4e-5, by the processor."""
   actual, expected = parameters(workdir), parameters(expected)
-  assert np.linalg.norm(actual - expected) < 1e-5 * np.linalg.norm(expected)
+  assert np.linalg.norm(actual - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 @pytest.fixture(scope="module")
