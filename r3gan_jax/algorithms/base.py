@@ -118,6 +118,12 @@ def check_stages(names: Sequence[str], settings: Any, images: Images) -> None:
     )
 
 
+def bfloat16_stages(settings: Any, platform: str) -> int:
+  """How many of the highest-resolution stages compute in bfloat16, by `settings.bfloat16`: "auto", "on", "off"."""
+  on = settings.bfloat16 == "on" or (settings.bfloat16 == "auto" and platform != "cpu")
+  return settings.bfloat16_stages if on else 0
+
+
 def cosines(settings: Any, names: Sequence[str]) -> dict[str, Schedule]:
   """The ramps of settings (from, to), each half a cosine over `settings.burn_in_images`, then constant."""
   pairs = {name: getattr(settings, name) for name in names}

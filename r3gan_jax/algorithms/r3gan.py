@@ -28,6 +28,7 @@ from r3gan_jax.algorithms.base import (
   Knobs,
   Params,
   Phase,
+  bfloat16_stages,
   check_stages,
   cosines,
   split_keys,
@@ -301,11 +302,10 @@ def _build_networks(settings: Settings, images: Images, platform: str) -> tuple[
       raise UserError(
         f"config.gan.cardinalities: {cardinality} groups do not divide width {width} x expansion {settings.expansion:g}"
       )
-  bfloat16 = settings.bfloat16 == "on" or (settings.bfloat16 == "auto" and platform != "cpu")
   shared: dict[str, Any] = {
     "widths": settings.widths,
     "num_classes": images.num_classes,
-    "bfloat16_stages": settings.bfloat16_stages if bfloat16 else 0,
+    "bfloat16_stages": bfloat16_stages(settings, platform),
   }
   of_generator: dict[str, Any] = {
     "noise_dim": settings.noise_dim,

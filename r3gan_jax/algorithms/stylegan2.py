@@ -33,6 +33,7 @@ from r3gan_jax.algorithms.base import (
   Knobs,
   Params,
   Phase,
+  bfloat16_stages,
   check_stages,
   cosines,
   split_keys,
@@ -242,10 +243,9 @@ def build(settings: Settings, images: Images, platform: str) -> StyleGAN2:
     raise UserError(f"config.data.resolution = {images.height}: stylegan2 draws images of 8x8 and more")
   if images.num_classes:
     raise UserError(f"config.data.num_classes = {images.num_classes}: stylegan2 takes no classes: set it to 0")
-  bfloat16 = settings.bfloat16 == "on" or (settings.bfloat16 == "auto" and platform != "cpu")
   shared: dict[str, Any] = {
     "widths": settings.widths,
-    "bfloat16_stages": settings.bfloat16_stages if bfloat16 else 0,
+    "bfloat16_stages": bfloat16_stages(settings, platform),
   }
   return StyleGAN2(
     mapping=networks.Mapping(settings.noise_dim),

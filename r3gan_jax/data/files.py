@@ -85,7 +85,7 @@ class ImageFiles:
     return len(self.names)
 
   def title(self, index: int) -> str:
-    """What an error calls an image."""
+    """The name of an image in messages."""
     return f"{self.names[index]} in {self.path}"
 
   def read(self, index: int) -> bytes:

@@ -40,7 +40,7 @@ def claim_workdir(workdir: epath.PathLike, config: dict[str, Any]) -> None:
 
 
 def check_data(workdir: epath.PathLike, images: int, classes: Sequence[str]) -> None:
-  """Keeps what a run's data are, or compares it with what is kept; another number of images is logged.
+  """Keeps what the data of a run are as it begins; later compares, and logs another number of images.
 
   Args:
     workdir: claimed already.
@@ -55,19 +55,18 @@ def check_data(workdir: epath.PathLike, images: int, classes: Sequence[str]) -> 
     try:
       before = json.loads(path.read_text())
       images_before, classes_before = int(before["images"]), [str(name) for name in before["classes"]]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-      pass  # of an older run, or damaged
-    else:
-      if classes_before != [*classes]:
-        pairs = enumerate(zip_longest(classes_before, classes))
-        number, (then, now) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
-        raise UserError(
-          f"{path}: when the run began, class {number} was {then!r}, and it is {now!r} now: restore the classes' "
-          "names, or name another --workdir"
-        )
-      if images_before != images:
-        logging.warning("the data are %s images, %s when the run began", f"{images:,}", f"{images_before:,}")
-    write_whole(path, json.dumps({"images": images, "classes": [*classes]}, indent=2) + "\n")
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # it begins, is of before there was this file, ...
+      write_whole(path, json.dumps({"images": images, "classes": [*classes]}, indent=2) + "\n")
+      return
+  if classes_before != [*classes]:
+    pairs = enumerate(zip_longest(classes_before, classes))
+    number, (then, now) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    raise UserError(
+      f"{path}: when the run began, class {number} was {then!r}, and it is {now!r} now: restore the classes' names, or "
+      "name another --workdir"
+    )
+  if images_before != images:
+    logging.warning("the data are %s images, %s when the run began", f"{images:,}", f"{images_before:,}")
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:
@@ -76,11 +75,14 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   cure = "restore it, or name another work directory"
   with failing_as(f"{path} cannot be read", path, cure):
     try:
-      return _with_gan(json.loads(path.read_text()))
+      config = json.loads(path.read_text())
     except FileNotFoundError:
       raise UserError(f"{path} not found: {workdir} is not a work directory of r3gan_jax") from None
     except json.JSONDecodeError as error:
       raise UserError(f"{path} cannot be read: {error}: {cure}") from None
+  if not isinstance(config, dict):
+    raise UserError(f"{path} holds no settings by name: {cure}")
+  return _with_gan(config)
 
 
 _SCHEDULES = ("burn_in_images", "learning_rate", "beta2", "gamma", "ema_half_life")

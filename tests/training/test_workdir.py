@@ -87,7 +87,8 @@ def test_classes_keep_their_numbers(tmp_path, caplog):
       check_data(tmp_path, 10, classes)
   assert not caplog.records
   check_data(tmp_path, 12, ("cat", "dog"))
-  assert "the data are 12 images, 10 when the run began" in caplog.text
+  check_data(tmp_path, 12, ("cat", "dog"))
+  assert caplog.text.count("the data are 12 images, 10 when the run began") == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"5", b"\xff", b"{}", b'{"images": null, "classes": 3}'])
@@ -95,3 +96,10 @@ def test_a_damaged_note_of_the_data_is_written_again(tmp_path, content):
   (tmp_path / "data.json").write_bytes(content)
   check_data(tmp_path, 3, ())
   assert json.loads((tmp_path / "data.json").read_text()) == {"images": 3, "classes": []}
+
+
+@pytest.mark.parametrize("content", ["5", "[]", "null"])
+def test_a_config_that_is_no_settings(tmp_path, content):
+  (tmp_path / "config.json").write_text(content)
+  with pytest.raises(UserError, match=r"config\.json holds no settings by name: restore it"):
+    read_config(tmp_path)
