@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def load_config(recipe: str, batch: int) -> ConfigDict:
   return config
 
 
-def build(config: ConfigDict, penalised_gradient: Callable[..., PenalisedGradient] | None = None) -> Experiment:
+def build(config: ConfigDict, penalised_gradient: PenalisedGradient | None = None) -> Experiment:
   """The recipe's experiment; `penalised_gradient` takes the place of the configured one."""
   experiment = factory.build_experiment(config, device_count=1)
   if penalised_gradient is None:

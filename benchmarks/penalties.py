@@ -8,7 +8,6 @@ with its native grouped convolution.
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from benchmarks import measure
 from benchmarks.iteration import Iteration, add_arguments, build, load_config, lower
 from benchmarks.iteration import with_native_convolutions as native
 from r3gan_jax.losses.penalties import (
-  AdversarialOfLogits,
   Augmentation,
   Critic,
+  Objective,
   PenalisedGradient,
   directional,
   grad_of_grad,
@@ -36,24 +35,18 @@ from r3gan_jax.losses.penalties import (
 
 
 def without_penalty(
-  critic: Critic,
-  params: Any,
-  images: jax.Array,
-  augment: Augmentation,
-  adversarial: AdversarialOfLogits,
-  weights: jax.Array,
-) -> PenalisedGradient:
-  """The adversarial gradient alone; the penalties that it reports are zeros."""
+  critic: Critic, params: Any, images: jax.Array, augment: Augmentation, objective: Objective
+) -> tuple[Any, dict[str, jax.Array]]:
+  """The adversarial gradient alone: the squared norms are zeros."""
 
-  def loss(params: Any) -> tuple[jax.Array, jax.Array]:
-    logits = critic(params, augment(images), jnp.ones_like(weights))
-    return adversarial(logits), logits
+  def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ones = jnp.ones(len(images))
+    return objective(critic(params, augment(images), ones), jnp.zeros_like(ones))
 
-  gradient, logits = jax.grad(loss, has_aux=True)(params)
-  return gradient, logits, jnp.zeros_like(logits)
+  return jax.grad(loss, has_aux=True)(params)
 
 
-GRADIENTS: dict[str, Callable[..., PenalisedGradient]] = {
+GRADIENTS: dict[str, PenalisedGradient] = {
   "none": without_penalty,
   "directional": directional,
   "grad_of_grad": grad_of_grad,

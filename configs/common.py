@@ -48,9 +48,8 @@ def get_config(algorithm: str = "r3gan") -> ConfigDict:
   config.run.snapshot_every_images = 1_000_000  # grid, metrics, checkpoint
   config.run.keep_checkpoints = 3  # newest
   config.run.keep_every_images = 0  # also keep checkpoints at multiples of this; 0: none
-  config.run.micro_batch = ConfigDict()  # images a device handles at a time; 0: all of its part of the batch
-  config.run.micro_batch.discriminator = 0
-  config.run.micro_batch.generator = 0
+  # Phase -> images a device handles at a time; 0: all of its part of the batch.
+  config.run.micro_batch = ConfigDict(dict.fromkeys(factory.phase_names(algorithm), 0))
   config.run.on_nonfinite = "stop"  # or "rollback": to the last checkpoint, with other noise and another data order
   config.run.max_rollbacks = 3
   config.run.peer_timeout_seconds = 100  # a process that has not been heard of for so long ends all

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from r3gan_jax import settings
 from r3gan_jax.algorithms import r3gan, stylegan2
-from r3gan_jax.algorithms.base import Algorithm, Images
+from r3gan_jax.algorithms.base import Algorithm, Images, Phase
 from r3gan_jax.data.cache import cached
 from r3gan_jax.data.folder import FolderSource
 from r3gan_jax.data.generated import GeneratedSource
@@ -29,7 +29,7 @@ from r3gan_jax.networks.r3gan import Generator
 from r3gan_jax.training.loop import Experiment
 
 ALGORITHMS: Mapping[str, ModuleType] = {"r3gan": r3gan, "stylegan2": stylegan2}
-"""config.algorithm -> the module that has its `Settings`, `smoke` and `build`."""
+"""config.algorithm -> the module that has its `Settings`, `PHASES`, `smoke` and `build`."""
 
 MAX_IMAGES = 2**31 - 1
 
@@ -131,6 +131,11 @@ def default_settings(algorithm: str) -> ConfigDict:
   return ConfigDict(settings.defaults(_module(algorithm).Settings), type_safe=False).lock()
 
 
+def phase_names(algorithm: str) -> tuple[str, ...]:
+  """The names of an algorithm's phases, whose micro-batches are settings."""
+  return _module(algorithm).PHASES
+
+
 def smoke_settings(config: ConfigDict) -> dict[str, Any]:
   """Returns what `:smoke` changes in `config.gan`."""
   return _module(config.algorithm).smoke(chosen_settings(config))
@@ -169,22 +174,9 @@ def build_experiment(config: ConfigDict, device_count: int, platform: str | None
     raise UserError(
       f"config.batch_size = {config.batch_size} is not a multiple of the {device_count} devices: change one of them"
     )
-  per_device = config.batch_size // device_count
   micro_batches = {name: size for name, size in run.micro_batch.items() if size}
-  for name, size in micro_batches.items():
-    if size < 0 or per_device % min(size, per_device):
-      raise UserError(
-        f"config.run.micro_batch.{name} = {size} does not divide the {per_device} images that each of {device_count} "
-        f"devices gets of config.batch_size = {config.batch_size}"
-      )
   for phase in algorithm.phases:
-    size = min(micro_batches.get(phase.name, per_device), per_device)
-    if size % phase.group:
-      setting = f"config.run.micro_batch.{phase.name}" if size < per_device else "config.batch_size"
-      raise UserError(
-        f"{setting}: {config.algorithm} goes through images in groups of {phase.group}, and {size} at a time do not "
-        f"make whole groups: choose a multiple of {phase.group if size < per_device else phase.group * device_count}"
-      )
+    _check_parts(config, phase, phase.batches * config.batch_size // device_count, device_count)
   best_mode = "min"
   if run.best_metric:
     metric, best_mode = _look_up(BEST_METRICS, "run.best_metric", run.best_metric)
@@ -214,6 +206,27 @@ def build_experiment(config: ConfigDict, device_count: int, platform: str | None
     stall_seconds=run.stall_seconds,
     profile=tuple(run.profile) if run.profile else None,
   )
+
+
+def _check_parts(config: ConfigDict, phase: Phase, per_device: int, device_count: int) -> None:
+  """Raises a UserError where a device's part of a phase's batch cannot be gone through in the parts of the setting."""
+  name, chosen = f"config.run.micro_batch.{phase.name}", config.run.micro_batch[phase.name]
+  size = min(chosen or per_device, per_device)
+  if phase.group is None and chosen:
+    raise UserError(
+      f"{name} = {chosen}: {config.algorithm} takes its batch whole, as its moments are of all of it: set it to 0"
+    )
+  if chosen < 0 or per_device % size:
+    raise UserError(
+      f"{name} = {chosen} does not divide the {per_device} images that each of {device_count} devices gets of "
+      f"config.batch_size = {config.batch_size}"
+    )
+  if phase.group and size % phase.group:
+    setting = name if size < per_device else "config.batch_size"
+    raise UserError(
+      f"{setting}: {config.algorithm} goes through images in groups of {phase.group}, and {size} at a time do not "
+      f"make whole groups: choose a multiple of {phase.group if size < per_device else phase.group * device_count}"
+    )
 
 
 def _max_rollbacks(config: ConfigDict) -> int:

@@ -1,4 +1,12 @@
-"""Optimisers as optax transformations whose hyper-parameters are this iteration's knobs."""
+"""Optimisers as optax transformations whose hyper-parameters are this iteration's knobs.
+
+`adam_without_momentum` is R3GAN's. Others are optax's own, `at_rate`:
+
+    at_rate(optax.scale_by_adam(b1=0.5))                                                Adam
+    at_rate(optax.chain(optax.add_decayed_weights(1e-5), optax.scale_by_adam(b1=0.5)))  with L2, added to the gradient
+    at_rate(optax.trace(decay=0.9))                                                     SGD with momentum
+    at_rate(optax.scale_by_rms(decay=0.9), "critic_learning_rate")                      RMSprop, at a rate of its own
+"""
 
 from typing import Any, NamedTuple
 
@@ -47,5 +55,51 @@ def adam_without_momentum(epsilon: float = 1e-8, share: float = 1.0) -> optax.Gr
       lambda g, v: -learning_rate * g / (jnp.sqrt(v / correction) + epsilon), gradients, second_moment
     )
     return updates, AdamState(made, second_moment)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def at_rate(
+  direction: optax.GradientTransformation, knob: str = "learning_rate", share: float = 1.0
+) -> optax.GradientTransformationExtraArgs:
+  """`direction`, times minus the learning rate that is the knob of this name.
+
+  `share`: as of `adam_without_momentum`, for lazy regularisation; the betas of `direction` are raised to it where it is
+  made, e.g. `at_rate(optax.scale_by_adam(b1=b1**c, b2=b2**c), share=c)`.
+  """
+
+  def update(gradients: Any, state: Any, params: Any = None, *, knobs: Any, **extra: Any) -> tuple[Any, Any]:
+    del extra
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integers
+      updates, state = direction.update(gradients, state, params)
+    rate = share * knobs[knob]
+    return jax.tree.map(lambda u: -rate * u, updates), state
+
+  return optax.GradientTransformationExtraArgs(direction.init, update)
+
+
+class ResetState(NamedTuple):
+  """`value`: the knob at the last update, float32; `inner`: the optimiser's own state."""
+
+  value: jax.Array
+  inner: Any
+
+
+def reset_on_change(
+  optimizer: optax.GradientTransformationExtraArgs, knob: str
+) -> optax.GradientTransformationExtraArgs:
+  """`optimizer`, which forgets its moments whenever the knob of this name takes another value.
+
+  As in progressive growing (Karras et al. 2018, arXiv 1710.10196), where a resolution begins.
+  """
+
+  def init(params: Any) -> ResetState:
+    return ResetState(jnp.full((), -jnp.inf), optimizer.init(params))
+
+  def update(gradients: Any, state: ResetState, params: Any, *, knobs: Any, **extra: Any) -> tuple[Any, ResetState]:
+    changed = knobs[knob] != state.value
+    inner = jax.tree.map(lambda new, old: jnp.where(changed, new, old), optimizer.init(params), state.inner)
+    updates, inner = optimizer.update(gradients, inner, params, knobs=knobs, **extra)
+    return updates, ResetState(knobs[knob], inner)
 
   return optax.GradientTransformationExtraArgs(init, update)

@@ -37,7 +37,7 @@ from r3gan_jax.training.distributed import check_same_everywhere, is_first_proce
 from r3gan_jax.training.logging import make_writer
 from r3gan_jax.training.loop import Experiment, Snapshot, train
 from r3gan_jax.training.mesh import local_copy, make_local_mesh, make_mesh
-from r3gan_jax.training.state import TrainState, abstract_state, averaged_params
+from r3gan_jax.training.state import TrainState, abstract_state, averaged
 from r3gan_jax.training.transfer import transferred_state
 from r3gan_jax.training.workdir import check_data, claim_workdir, read_config
 
@@ -88,7 +88,7 @@ class TrainedRun:
 def open_run(workdir: epath.PathLike, checkpoint: str = "") -> TrainedRun:
   """The averaged networks of a work directory; otherwise as `open_state`."""
   config, algorithm, state = open_state(workdir, checkpoint)
-  params, carry = local_copy((averaged_params(algorithm, state), state.carry))
+  params, carry = local_copy(averaged(algorithm, state))
   return TrainedRun(config, algorithm, params, carry, int(state.images_seen))
 
 

@@ -1,8 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
 
-from r3gan_jax.optimizers import adam_without_momentum
+from r3gan_jax.optimizers import adam_without_momentum, at_rate, reset_on_change
 from r3gan_jax.training.ema import ema_decay, update_ema
 
 
@@ -21,6 +23,52 @@ def test_adam_follows_its_formula_while_beta2_changes():
     v = beta2 * v + (1 - beta2) * np.square(gradient)
     expected = -learning_rate * np.array(gradient) / (np.sqrt(v / (1 - beta2**t)) + 1e-8)
     np.testing.assert_allclose(updates["w"], expected, rtol=2e-5)
+
+
+def knobs(**values):
+  return {name: jnp.float32(value) for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+  "direction, reference",
+  [
+    (optax.trace(decay=0.9), optax.sgd(0.01, momentum=0.9)),
+    (optax.scale_by_rms(decay=0.9), optax.rmsprop(0.01, decay=0.9)),
+    (optax.scale_by_adam(b1=0.5), optax.adam(0.01, b1=0.5)),
+  ],
+)
+def test_optax_at_a_scheduled_rate(direction, reference):
+  """At a constant rate as optax's own; half the rate, half the step; L2 is added to the gradient before Adam."""
+  params = {"w": jnp.array([1.0, -2.0])}
+  ours, half = at_rate(direction, "rate"), at_rate(direction, "rate", share=0.5)
+  state, half_state, expected_state = ours.init(params), half.init(params), reference.init(params)
+  for gradient in ([0.1, -3.0], [0.2, 0.5]):
+    gradient = {"w": jnp.array(gradient)}
+    updates, state = ours.update(gradient, state, params, knobs=knobs(rate=0.01))
+    halved, half_state = half.update(gradient, half_state, params, knobs=knobs(rate=0.01))
+    with jax.numpy_dtype_promotion("standard"):
+      expected, expected_state = reference.update(gradient, expected_state, params)
+    np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-6)
+    np.testing.assert_allclose(halved["w"], expected["w"] / 2, rtol=1e-6)
+
+
+def test_l2_is_added_to_the_gradient_before_adam():
+  """Not AdamW's decay: a parameter of gradient 0 moves by the whole learning rate, however small the weight."""
+  optimizer = at_rate(optax.chain(optax.add_decayed_weights(1e-3), optax.scale_by_adam(b1=0.5)))
+  params = {"w": jnp.array([2.0])}
+  updates, _ = optimizer.update({"w": jnp.zeros(1)}, optimizer.init(params), params, knobs=knobs(learning_rate=0.1))
+  np.testing.assert_allclose(updates["w"], -0.1, rtol=1e-4)
+
+
+def test_moments_are_forgotten_when_the_knob_changes():
+  """Three updates, a change, two more: the last two are the first two of a new optimiser."""
+  params, gradient = {"w": jnp.array([1.0])}, {"w": jnp.array([2.0])}
+  optimizer = reset_on_change(at_rate(optax.trace(decay=0.5)), "stage")
+  state, made = optimizer.init(params), []
+  for stage in (0, 0, 0, 1, 1):
+    updates, state = jax.jit(optimizer.update)(gradient, state, params, knobs=knobs(learning_rate=1, stage=stage))
+    made.append(float(updates["w"][0]))
+  assert made == [-2.0, -3.0, -3.5, -2.0, -3.0]
 
 
 def test_ema_decay():

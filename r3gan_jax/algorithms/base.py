@@ -5,22 +5,27 @@ phases in order, averages each one's gradients over micro-batches and devices, a
 the networks that the phase updates; a later phase sees the parameters already updated.
 
 A GAN is one module here, which owns its settings, optimisers and schedules: `Settings`, a dataclass that is
-`config.gan`; `smoke(settings)`, what `:smoke` makes of them; `build(settings, images, platform)`, the algorithm; and
-one line of factory.py names it. How to:
+`config.gan`; `PHASES`, the names of its phases; `smoke(settings)`, what `:smoke` makes of the settings;
+`build(settings, images, platform)`, the algorithm; and one line of factory.py names it. How to:
 
-- several networks updated at once: one phase whose `updates` names them all;
-- n critic steps for one of G: list the D phase n times; each draws its own batch and counts its images;
+- several networks updated at once: one phase whose `updates` names them all; each has an optimiser, and so a
+  learning rate, of its own;
+- n critic steps for one of G: a phase with `repeat`;
+- a batch of another size: `batches`;
 - a penalty every k iterations only: a phase of its own, with `every`;
-- state that gradients do not train (batch-norm moments, a running mean): in `carry`, returned by the phases;
+- state that gradients do not train (batch-norm moments, a running mean): in `carry`, returned by the phases, and
+  averaged as the network's parameters are by an `Average` of its own;
+- state that follows from parameters alone (spectral norm's vectors): the phase's `refresh`;
 - a constraint on parameters after an update (weight clipping): the last link of that network's optax chain;
-- terms that couple samples: among neighbours in the batch, with `group`; or average them over `DATA_AXIS` with
-  `jax.lax.pmean`, or 1 and 8 devices train different models. A carry computed from samples must be averaged so in
-  any case; JAX refuses it otherwise.
+- terms that couple samples: among neighbours in the batch, with `group`; over the whole batch, with `group=None` and
+  means over `DATA_AXIS` by `jax.lax.pmean` where one device would take the batch's, or 1 and 8 devices train different
+  models. A carry computed from samples must be averaged so in any case; JAX refuses it otherwise;
+- classes of fakes that are not the reals' own: drawn by the phase, from its keys.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +40,8 @@ DATA_AXIS = "data"
 Params = Mapping[str, Any]
 """Network name -> its tree of parameters."""
 
-Carry = Any
-"""The algorithm's own small state, a tree of float arrays, the same on every device.
+Carry = Mapping[str, Any]
+"""The algorithm's own small state by name, trees of float arrays, the same on every device; no name is a network's.
 
 Every micro-batch is given the carry from before the phase, and the mean of what they return is kept: the whole batch's,
 for whatever moves it by a mean over the batch, such as a running mean.
@@ -48,13 +53,22 @@ Batch = Mapping[str, jax.Array]
 Knobs = Mapping[str, jax.Array]
 """Scheduled values of this iteration, float32 scalars by name (learning_rate, gamma, ...)."""
 
-GradientFunction = Callable[[Params, Carry, Batch, jax.Array, Knobs], tuple[Params, Carry, dict[str, jax.Array]]]
+Metrics = dict[str, jax.Array]
+"""Float32 scalars by name."""
+
+GradientFunction = Callable[[Params, Carry, Batch, jax.Array, Knobs], tuple[Params, Carry, Metrics]]
 """(params, carry, batch, rngs, knobs) -> (gradients, carry, metrics), pure.
 
 `rngs` is [N]: one PRNG key a sample, so that a sample's draws do not depend on how the batch is split. Gradients
 are of a *mean* over the batch and metrics are scalar means over it, so that averages over equal parts are those
 of the whole.
 """
+
+
+def keep(params: Params, carry: Carry) -> Carry:
+  """`Phase.refresh` where nothing follows from the parameters."""
+  del params
+  return carry
 
 
 @dataclass(frozen=True)
@@ -65,11 +79,16 @@ class Phase:
     name: names the phase's metrics; phases of one name share their micro-batch size, and need metrics of other names.
     updates: the networks that `gradients` returns gradients for.
     gradients: see `GradientFunction`. Gradients rather than a loss, so that there may be a faster exact way to them.
-    counts_images: whether the phase's batch advances 'images seen'; only of a phase of every iteration.
+    counts_images: whether the phase's batches advance 'images seen'; only of a phase of every iteration.
     every: it runs in the first of so many iterations. In the others it costs nothing and changes nothing: no
       parameters, no optimiser, no carry.
-    fresh_batch: whether it gets a batch of its own; otherwise that of the phase before it.
-    group: so many samples, neighbours in the batch, belong together: no part of a batch divides them.
+    repeat: so many updates, one after the other, each on a fresh batch; metrics are means over them.
+    batches: its batch is of so many times the configured size.
+    fresh_batch: whether it gets a batch of its own; otherwise the last one of the phase before it.
+    group: so many samples, neighbours in the batch, belong together: no part of a batch divides them. None: the whole
+      batch does, over all devices, and there are no micro-batches.
+    refresh: (params, carry) -> the carry that the update begins with. Called once an update, on the parameters as they
+      are, before the batch is divided.
   """
 
   name: str
@@ -77,19 +96,30 @@ class Phase:
   gradients: GradientFunction
   counts_images: bool = False
   every: int = 1
+  repeat: int = 1
+  batches: int = 1
   fresh_batch: bool = True
-  group: int = 1
+  group: int | None = 1
+  refresh: Callable[[Params, Carry], Carry] = keep
 
   def __post_init__(self) -> None:
     if self.counts_images and self.every != 1:
       raise ValueError("images seen count iterations, so a phase that counts images runs in each of them")
+    if not self.fresh_batch and (self.repeat, self.batches) != (1, 1):
+      raise ValueError("a phase with the batch of the one before it takes that once, and as it is")
 
 
 @dataclass(frozen=True)
 class Average:
-  """An exponential moving average of a network's parameters, whose half-life in images is a knob."""
+  """An exponential moving average.
 
-  network: str
+  Attributes:
+    of: a network, whose parameters are averaged, or an entry of the carry: what a network has beside them (batch-norm
+      moments, as mean and mean square) is averaged as they are.
+    half_life_knob: the knob that is its half-life in images.
+  """
+
+  of: str
   half_life_knob: str
 
 
@@ -152,7 +182,7 @@ class Algorithm(Protocol):
 
   @property
   def averages(self) -> Mapping[str, Average]:
-    """The moving averages to keep, by name; `generate` takes the parameters with any of them put in place."""
+    """The moving averages to keep, by name; `generate` takes parameters and carry with all of them put in place."""
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -162,14 +192,7 @@ class Algorithm(Protocol):
   def num_classes(self) -> int:
     """How many classes condition it; 0 if none."""
 
-  @property
-  def leading_rows(self) -> Mapping[str, Mapping[str, int]]:
-    """Network -> parameter, "layer/.../name" -> how many of its first rows mean the same whatever the other rows are.
-
-    Of parameters whose rows are of two kinds, for training/transfer.py.
-    """
-
-  def init(self, rng: jax.Array) -> tuple[dict[str, Any], Carry]:
+  def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
     """The initial (params, carry); pure and traceable, so `jax.eval_shape` gives the shapes for nothing.
 
     The same name, in networks of other sizes, is the same place: training/transfer.py goes by names.
@@ -187,3 +210,12 @@ class Algorithm(Protocol):
       truncation: from 1, images as trained for, to 0, the same one (of a class) from any noise: less varied, more
         typical images, in whichever way suits the networks.
     """
+
+
+@runtime_checkable
+class HasLeadingRows(Protocol):
+  """An algorithm with parameters whose rows are of two kinds; for training/transfer.py."""
+
+  @property
+  def leading_rows(self) -> Mapping[str, Mapping[str, int]]:
+    """Network -> parameter, "layer/.../name" -> how many of its first rows mean the same whatever the others are."""

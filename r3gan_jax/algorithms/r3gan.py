@@ -26,6 +26,7 @@ from r3gan_jax.algorithms.base import (
   Carry,
   Images,
   Knobs,
+  Metrics,
   Params,
   Phase,
   bfloat16_stages,
@@ -51,6 +52,9 @@ NETWORKS = ("r3gan", "r3gan_output_skips", "stylegan2_skeleton")
 
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(images [N, H, W, C], rngs [N], probability) -> augmented images; differentiable, each sample by itself."""
+
+
+PHASES = ("discriminator", "generator")
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class R3GAN:
   loss: AdversarialLoss = RELATIVISTIC
   penalties: tuple[str, ...] = ("r1", "r2")
   augment: Augment | None = None
-  penalised_gradient: Callable[..., PenalisedGradient] = directional
+  penalised_gradient: PenalisedGradient = directional
   ramps: Mapping[str, Schedule] = field(default_factory=dict, compare=False)
 
   def __post_init__(self) -> None:
@@ -152,9 +156,10 @@ class R3GAN:
 
   @property
   def phases(self) -> Sequence[Phase]:
+    discriminator, generator = PHASES
     return (
-      Phase("discriminator", ("discriminator",), self._discriminator_gradients, counts_images=True),
-      Phase("generator", ("generator",), self._generator_gradients),
+      Phase(discriminator, ("discriminator",), self._discriminator_gradients, counts_images=True),
+      Phase(generator, ("generator",), self._generator_gradients),
     )
 
   @property
@@ -170,7 +175,7 @@ class R3GAN:
     # G's first linear map: the rows of z, then those of the class embedding, if there is one.
     return {"generator": {"basis/linear/kernel": self.noise_dim}}
 
-  def init(self, rng: jax.Array) -> tuple[dict[str, Any], Carry]:
+  def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
     generator_rng, discriminator_rng = jax.random.split(rng)
     z, images = jnp.zeros((1, self.noise_dim)), jnp.zeros((1, *self.image_shape))
     labels = jnp.zeros((1,), jnp.int32) if self.num_classes else None
@@ -195,7 +200,7 @@ class R3GAN:
 
   def _discriminator_gradients(
     self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
-  ) -> tuple[Params, Carry, dict[str, jax.Array]]:
+  ) -> tuple[Params, Carry, Metrics]:
     z_rngs, real_rngs, fake_rngs = split_keys(rngs, 3)
     labels = batch.get("label")
     real = to_float(batch["image"])
@@ -208,43 +213,36 @@ class R3GAN:
     def critic(discriminator: Any, images: jax.Array, bias_scale: jax.Array) -> jax.Array:
       return self._judge(discriminator, images, both_labels, bias_scale)
 
-    def adversarial(logits: jax.Array) -> jax.Array:
-      return jnp.mean(self.loss.discriminator(*jnp.split(logits, 2)))
+    def objective(logits: jax.Array, squared_norms: jax.Array) -> tuple[jax.Array, Metrics]:
+      real_logits, fake_logits = jnp.split(logits, 2)
+      r1, r2 = jnp.split(squared_norms, 2)
+      paid = sum({"r1": r1, "r2": r2}[name] for name in self.penalties)
+      adversarial = self.loss.discriminator(real_logits, fake_logits)
+      return jnp.mean(adversarial + knobs["gamma"] / 2 * paid), {
+        "adversarial_loss": jnp.mean(adversarial),
+        "r1": jnp.mean(r1),
+        "r2": jnp.mean(r2),
+        "real_logits": jnp.mean(real_logits),
+        "fake_logits": jnp.mean(fake_logits),
+        "relativistic_sign": jnp.mean(jnp.sign(real_logits - fake_logits)),
+      }
 
-    paid = jnp.array([float(name in self.penalties) for name in ("r1", "r2")])
-    gradients, logits, penalties = self.penalised_gradient(
-      critic,
-      params["discriminator"],
-      images,
-      lambda images: self._augment(images, augment_rngs, knobs),
-      adversarial,
-      knobs["gamma"] / len(real) * jnp.repeat(paid, len(real)),
-    )
-    real_logits, fake_logits = jnp.split(logits, 2)
-    r1, r2 = jnp.split(penalties, 2)
-    metrics = {
-      "loss": jnp.mean(
-        self.loss.discriminator(real_logits, fake_logits) + knobs["gamma"] / 2 * (paid[0] * r1 + paid[1] * r2)
-      ),
-      "adversarial_loss": adversarial(logits),
-      "r1": jnp.mean(r1),
-      "r2": jnp.mean(r2),
-      "real_logits": jnp.mean(real_logits),
-      "fake_logits": jnp.mean(fake_logits),
-      "relativistic_sign": jnp.mean(jnp.sign(real_logits - fake_logits)),
-    }
+    def augmented(images: jax.Array) -> jax.Array:
+      return self._augment(images, augment_rngs, knobs)
+
+    gradients, metrics = self.penalised_gradient(critic, params["discriminator"], images, augmented, objective)
     return {"discriminator": gradients}, carry, metrics
 
   def _generator_gradients(
     self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
-  ) -> tuple[Params, Carry, dict[str, jax.Array]]:
+  ) -> tuple[Params, Carry, Metrics]:
     z_rngs, real_rngs, fake_rngs = split_keys(rngs, 3)
     labels = batch.get("label")
     z = self.noise(z_rngs)
     real = self._augment(to_float(batch["image"]), real_rngs, knobs)
     real_logits = self._judge(params["discriminator"], real, labels)
 
-    def loss(generator: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(generator: Any) -> tuple[jax.Array, Metrics]:
       fake = self._augment(self._generate(generator, z, labels), fake_rngs, knobs)
       fake_logits = self._judge(params["discriminator"], fake, labels)
       total = jnp.mean(self.loss.generator(real_logits, fake_logits))

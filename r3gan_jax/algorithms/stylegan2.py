@@ -31,6 +31,7 @@ from r3gan_jax.algorithms.base import (
   Carry,
   Images,
   Knobs,
+  Metrics,
   Params,
   Phase,
   bfloat16_stages,
@@ -56,6 +57,9 @@ R1_EVERY = 16
 MIXING_PROBABILITY = 0.9
 W_DECAY = 0.005
 """How much of each batch's mean w goes into the running mean, towards which samples are truncated."""
+
+
+PHASES = ("discriminator", "generator")
 
 
 @dataclass(frozen=True)
@@ -122,11 +126,7 @@ class StyleGAN2:
   def averages(self) -> Mapping[str, Average]:
     return {"generator": Average("generator", "ema_half_life")}
 
-  @property
-  def leading_rows(self) -> Mapping[str, Mapping[str, int]]:
-    return {}
-
-  def init(self, rng: jax.Array) -> tuple[dict[str, Any], Carry]:
+  def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
     mapping_rng, synthesis_rng, discriminator_rng = jax.random.split(rng, 3)
     images = jnp.zeros((networks.STDDEV_GROUP, *self.image_shape))
     w = jnp.zeros((1, self.synthesis.inputs, self.mapping.width))
@@ -156,7 +156,7 @@ class StyleGAN2:
 
   def _generator_gradients(
     self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
-  ) -> tuple[Params, Carry, dict[str, jax.Array]]:
+  ) -> tuple[Params, Carry, Metrics]:
     del batch, knobs
 
     def loss(generator: Any) -> tuple[jax.Array, jax.Array]:
@@ -165,12 +165,12 @@ class StyleGAN2:
       return jnp.mean(NON_SATURATING.generator(logits, logits)), mean_w
 
     (total, mean_w), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
-    carry = carry | {"w": _towards(carry["w"], mean_w, W_DECAY)}
+    carry = {**carry, "w": _towards(carry["w"], mean_w, W_DECAY)}
     return {"generator": gradients}, carry, {"loss": total}
 
   def _path_length_gradients(
     self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
-  ) -> tuple[Params, Carry, dict[str, jax.Array]]:
+  ) -> tuple[Params, Carry, Metrics]:
     """Section 3.2, with the running mean a from *before* this batch, so that each sample's penalty is its own.
 
     Of half the samples, every second one, as the published code saves memory and time.
@@ -185,17 +185,17 @@ class StyleGAN2:
 
     (penalty, mean_length), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
     gradients = jax.tree.map(lambda g: PATH_LENGTH_EVERY * PATH_LENGTH_WEIGHT * g, gradients)
-    carry = carry | {"path_length": _towards(carry["path_length"], mean_length, PATH_LENGTH_DECAY)}
+    carry = {**carry, "path_length": _towards(carry["path_length"], mean_length, PATH_LENGTH_DECAY)}
     return {"generator": gradients}, carry, {"path_length": mean_length, "path_length_penalty": penalty}
 
   def _discriminator_gradients(
     self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
-  ) -> tuple[Params, Carry, dict[str, jax.Array]]:
+  ) -> tuple[Params, Carry, Metrics]:
     del knobs
     w, _, noise_rngs = self._draw_w(params["generator"], rngs)
     images = jnp.concatenate([to_float(batch["image"]), self._synthesise(params["generator"], w, noise_rngs)])
 
-    def loss(discriminator: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(discriminator: Any) -> tuple[jax.Array, Metrics]:
       real_logits, fake_logits = jnp.split(self._judge(discriminator, images), 2)
       total = jnp.mean(NON_SATURATING.discriminator(real_logits, fake_logits))
       means = {"real_logits": jnp.mean(real_logits), "fake_logits": jnp.mean(fake_logits)}
@@ -206,7 +206,7 @@ class StyleGAN2:
 
   def _r1_gradients(
     self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
-  ) -> tuple[Params, Carry, dict[str, jax.Array]]:
+  ) -> tuple[Params, Carry, Metrics]:
     del rngs
     real = to_float(batch["image"])
 

@@ -4,9 +4,12 @@ On real images the penalty is R1 (Mescheder et al. 2018), on generated ones R2 (
 
     R(x_i) = || grad_x D(x_i) ||^2, summed over H, W, C.
 
-D minimises, over a batch of images x_i and with c_i the weight of sample i's penalty,
+D minimises, over a batch of images x_i, an objective of its logits and of these squared norms, which an algorithm
+writes once, to be differentiated and logged:
 
-    L(D(x_1), D(x_2), ...) + sum_i c_i / 2 R(x_i).
+    L( D(x_1), D(x_2), ..., R(x_1), R(x_2), ... )
+
+R3GAN's is the mean of f(D(real) - D(fake)) + gamma / 2 (R1 + R2); WGAN-GP's has (sqrt(R) - 1)^2.
 
 Two ways to its gradient with respect to D's parameters, equal to rounding:
 
@@ -22,7 +25,9 @@ factors, so here they are constants, and D is a product of matrices in which the
 (1) The penalty. Let g_i = grad_x D(x_i) = P_i(theta)^T. Its parameter gradient, by the chain rule with g_i in the
     role of the outer derivative and then held constant, is
 
-        grad_theta 1/2 |P_i(theta)|^2 = grad_theta < P_i(theta), g_i > = grad_theta [ jvp of D at x_i along (g_i, 0) ].
+        grad_theta |P_i(theta)|^2 = 2 grad_theta < P_i(theta), g_i > = 2 grad_theta [ jvp of D at x_i along (g_i, 0) ],
+
+    which counts c_i = dL/dR(x_i) times.
 
 (2) The adversarial part. Let w_i = dL/dD(x_i). Its gradient is sum_i w_i grad_theta D(x_i), and D is linear in (x, b):
 
@@ -30,7 +35,7 @@ factors, so here they are constants, and D is a product of matrices in which the
 
 (3) Both are the parameter gradient of one jvp, and a jvp is linear in its direction, so the directions add up:
 
-        gradient = grad_theta sum_i [ jvp of D at (x_i, b) along (w_i x_i + c_i g_i, w_i b) ]
+        gradient = grad_theta sum_i [ jvp of D at (x_i, b) along (w_i x_i + 2 c_i g_i, w_i b) ]
 
     with x, w, g and the point held constant. "w_i b" is the direction (0, w_i) of a scalar s_i = 1 that multiplies
     the biases of sample i; gradients with respect to b flow through it.
@@ -45,8 +50,8 @@ factors, so here they are constants, and D is a product of matrices in which the
     derivatives commute. XLA drops the second value itself.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -57,49 +62,48 @@ Critic = Callable[[Any, jax.Array, jax.Array], jax.Array]
 Augmentation = Callable[[jax.Array], jax.Array]
 """images [N, H, W, C] -> images, sample by sample; for `directional`, affine in each image."""
 
-AdversarialOfLogits = Callable[[jax.Array], jax.Array]
-"""logits [N] -> the adversarial loss, a scalar."""
+Metrics = dict[str, jax.Array]
+"""Scalars by name."""
 
-PenalisedGradient = tuple[Any, jax.Array, jax.Array]
-"""(gradient with respect to the parameters, logits [N], R(x_i) [N])."""
+Objective = Callable[[jax.Array, jax.Array], tuple[jax.Array, Metrics]]
+"""(logits [N], R(x_i) [N]) -> (the loss, a scalar; what else is to be logged)."""
 
 
-def grad_of_grad(
-  critic: Critic,
-  params: Any,
-  images: jax.Array,
-  augment: Augmentation,
-  adversarial: AdversarialOfLogits,
-  weights: jax.Array,
-) -> PenalisedGradient:
-  """The gradient of `adversarial(logits) + sum(weights / 2 * R)`, for any differentiable critic.
+class PenalisedGradient(Protocol):
+  """A way to the gradient of `objective(logits, R)`.
 
   Args:
     critic: see `Critic`; called with a bias_scale of ones.
     params: the critic's parameters, a tree.
     images: [N, H, W, C], raw; R is the squared norm of the gradient with respect to them.
     augment: what the critic sees of them.
-    adversarial: of all N logits.
-    weights: [N], the weight c_i of each sample's penalty.
+    objective: see `Objective`.
+
+  Returns:
+    The gradient with respect to the parameters, and the objective's metrics with its value, "loss".
   """
 
-  def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    logits, penalties = gradient_penalty(lambda x: critic(params, augment(x), _ones(x)), images)
-    return adversarial(logits) + jnp.sum(weights / 2 * penalties), (logits, penalties)
+  def __call__(
+    self, critic: Critic, params: Any, images: jax.Array, augment: Augmentation, objective: Objective
+  ) -> tuple[Any, Metrics]: ...
 
-  gradient, (logits, penalties) = jax.grad(loss, has_aux=True)(params)
-  return gradient, logits, penalties
+
+def grad_of_grad(
+  critic: Critic, params: Any, images: jax.Array, augment: Augmentation, objective: Objective
+) -> tuple[Any, Metrics]:
+  """`PenalisedGradient` of any differentiable critic: the formula as it stands."""
+
+  def loss(params: Any) -> tuple[jax.Array, Metrics]:
+    return objective(*gradient_penalty(lambda x: critic(params, augment(x), _ones(x)), images))
+
+  (total, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+  return gradient, {"loss": total} | metrics
 
 
 def directional(
-  critic: Critic,
-  params: Any,
-  images: jax.Array,
-  augment: Augmentation,
-  adversarial: AdversarialOfLogits,
-  weights: jax.Array,
-) -> PenalisedGradient:
-  """The same, for a critic that is piecewise linear in (image, biases) and an affine augmentation; see the module."""
+  critic: Critic, params: Any, images: jax.Array, augment: Augmentation, objective: Objective
+) -> tuple[Any, Metrics]:
+  """`PenalisedGradient` of a critic that is piecewise linear in (image, biases), and of an affine augmentation."""
   augmented, pull_back = jax.vjp(augment, images)
 
   def derivatives(x: jax.Array, bias_scale: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
@@ -111,14 +115,14 @@ def directional(
     return by_params, by_x, logits
 
   (_, by_augmented, logits), push_forward = jax.linearize(derivatives, augmented, _ones(images))
-  (gradients,) = pull_back(by_augmented)
-  w = jax.grad(adversarial)(logits)
-  _, pushed = jax.jvp(augment, (images,), (_per_sample(weights, images) * gradients,))
+  (g,) = pull_back(by_augmented)
+  (total, metrics), (w, c) = jax.value_and_grad(objective, (0, 1), has_aux=True)(logits, _squared_norms(g))
+  _, pushed = jax.jvp(augment, (images,), (_per_sample(2 * c, images) * g,))
   gradient, _, _ = push_forward(_per_sample(w, images) * augmented + pushed, w)
-  return gradient, logits, _squared_norms(gradients)
+  return gradient, {"loss": total} | metrics
 
 
-PENALISED_GRADIENTS = {"directional": directional, "grad_of_grad": grad_of_grad}
+PENALISED_GRADIENTS: Mapping[str, PenalisedGradient] = {"directional": directional, "grad_of_grad": grad_of_grad}
 
 
 def gradient_penalty(critic: Callable[[jax.Array], jax.Array], images: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -30,11 +30,11 @@ from r3gan_jax.training.logging import MetricWriter, read_metrics
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.profile import Profile
 from r3gan_jax.training.progress import Diverged, MetricWindow, Progress
-from r3gan_jax.training.state import TrainState, abstract_state, averaged_params, init_state
+from r3gan_jax.training.state import TrainState, abstract_state, averaged, init_state
 from r3gan_jax.training.step import Batches, make_train_step
 
 Snapshot = Callable[[Params, Any, int, MetricWriter], Mapping[str, float]]
-"""(EMA parameters, carry, images seen, writer) -> scores: draws, measures and writes what it is for."""
+"""(averaged parameters, averaged carry, images seen, writer) -> scores: draws, measures and writes what it is for."""
 
 SNAPSHOT_SECONDS = "progress/snapshot_seconds"
 """Written when a snapshot is complete."""
@@ -65,12 +65,18 @@ class Experiment:
 
   @property
   def images_per_iteration(self) -> int:
-    return self.batch_size * sum(phase.counts_images for phase in self.algorithm.phases)
+    """How far an iteration advances images seen."""
+    return self.batch_size * sum(phase.repeat * phase.batches for phase in self.algorithm.phases if phase.counts_images)
 
   @property
   def batch_sizes(self) -> tuple[int, ...]:
-    """One global batch a phase that takes a fresh one."""
-    return (self.batch_size,) * sum(phase.fresh_batch for phase in self.algorithm.phases)
+    """Of an iteration's global batches, in order; see `step.Batches`."""
+    return tuple(
+      self.batch_size * phase.batches
+      for phase in self.algorithm.phases
+      if phase.fresh_batch
+      for _ in range(phase.repeat)
+    )
 
 
 def train(
@@ -176,8 +182,8 @@ class _Trainer:
     )
     progress = Progress(images_seen, experiment.total_images)
     window = MetricWindow(
-      f"The last good checkpoint is in {self.checkpoints.directory}: lower config.gan.learning_rate "
-      "or raise config.gan.gamma, or see config.run.on_nonfinite"
+      f"The last good checkpoint is in {self.checkpoints.directory}: lower the learning rate or raise the penalty in "
+      "config.gan, or see config.run.on_nonfinite"
     )
     is_saved = True
     try:
@@ -234,10 +240,10 @@ class _Trainer:
     """Saves, draws, measures; whether it could be saved."""
     began, images_seen = time.perf_counter(), int(state.images_seen)
     is_saved = self.checkpoints.save(state)
-    params = averaged_params(self._experiment.algorithm, state)
+    params, carry = averaged(self._experiment.algorithm, state)
     scores: dict[str, float] = {}
     for take in self._snapshots:
-      scores |= take(params, state.carry, images_seen, self._writer)
+      scores |= take(params, carry, images_seen, self._writer)
     if self._best and is_saved:
       self._best.offer(state, scores)
     self._writer.write_scalars(images_seen, {SNAPSHOT_SECONDS: time.perf_counter() - began})

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from clu import parameter_overview
 
+from r3gan_jax.algorithms.base import Phase
 from r3gan_jax.training.loop import Experiment
-from r3gan_jax.training.mesh import batch_sharding, make_mesh
+from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.state import abstract_state
-from r3gan_jax.training.step import make_train_step
+from r3gan_jax.training.step import global_gradients, make_train_step
 
 
 def describe(experiment: Experiment) -> str:
@@ -29,11 +30,19 @@ def describe(experiment: Experiment) -> str:
   if memory := compiled.memory_analysis():
     lines += [f"  state and batches: {memory.argument_size_in_bytes / 2**30:.2f} GiB"]
     lines += [f"  temporaries: {memory.temp_size_in_bytes / 2**30:.2f} GiB"]
-  # XLA counts the body of a loop once. Neither micro-batches nor (on CPUs) groups are loops in this lowering.
-  whole = traced_step(experiment, mesh).lower(lowering_platforms=("cuda",))
-  if cost := whole.cost_analysis():
-    lines += [f"  FLOPs: {cost['flops']:.4g}"]
+  # XLA counts the body of a loop once. Neither micro-batches nor (on CPUs) groups are loops in this lowering; repeated
+  # updates are.
+  if flops := _flops(traced_step(experiment, mesh)):
+    repeated = [phase for phase in experiment.algorithm.phases if phase.repeat > 1]
+    flops += sum((phase.repeat - 1) * _flops(traced_phase(experiment, mesh, phase)) for phase in repeated)
+    lines += [f"  FLOPs: {flops:.4g}"]
   return "\n".join(lines)
+
+
+def _flops(program: jax.stages.Traced) -> float:
+  """FLOPs of a device, as XLA states them; 0 where it does not."""
+  cost = program.lower(lowering_platforms=("cuda",)).cost_analysis()
+  return cost["flops"] if cost else 0.0
 
 
 def traced_step(
@@ -45,18 +54,33 @@ def traced_step(
   return step.trace(state, abstract_batches(experiment, mesh))
 
 
+def traced_phase(
+  experiment: Experiment, mesh: jax.sharding.Mesh, phase: Phase, images: int | None = None
+) -> jax.stages.Traced:
+  """The gradients of one phase of a batch of `images` (default: as configured) on `mesh`; allocates nothing."""
+  images = images or phase.batches * experiment.batch_size
+  state = abstract_state(experiment.algorithm, mesh)
+  batch = abstract_batch(experiment, mesh, images)
+  rngs = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), images))
+  rngs = jax.ShapeDtypeStruct(rngs.shape, rngs.dtype, sharding=batch_sharding(mesh))
+  knob = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
+  knobs = dict.fromkeys(experiment.algorithm.ramps, knob)
+  return jax.jit(global_gradients(phase, mesh, None)).trace(state.params, state.carry, batch, rngs, knobs)
+
+
 def abstract_batches(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
   """One iteration's batches as `jax.ShapeDtypeStruct`s."""
+  return tuple(abstract_batch(experiment, mesh, size) for size in experiment.batch_sizes)
+
+
+def abstract_batch(experiment: Experiment, mesh: jax.sharding.Mesh, images: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """One batch of `images`."""
   sharding = batch_sharding(mesh)
-
-  def batch(size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    shape = (size, *experiment.algorithm.image_shape)
-    image = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)}
-    if not experiment.algorithm.num_classes:
-      return image
-    return image | {"label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=sharding)}
-
-  return tuple(batch(size) for size in experiment.batch_sizes)
+  shape = (images, *experiment.algorithm.image_shape)
+  image = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)}
+  if not experiment.algorithm.num_classes:
+    return image
+  return image | {"label": jax.ShapeDtypeStruct((images,), jnp.int32, sharding=sharding)}
 
 
 @dataclass(frozen=True)

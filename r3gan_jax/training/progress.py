@@ -60,7 +60,7 @@ class MetricWindow:
   def __init__(self, cure: str):
     self._cure = cure
     self._pending: tuple[int, Metrics] | None = None
-    self._collected: list[dict[str, np.ndarray]] = []
+    self._collected: list[Metrics] = []
 
   def add(self, images_seen: int, metrics: Metrics) -> None:
     """Takes the metrics, still being computed, of the step that ended at `images_seen`; checks those before them."""
@@ -77,19 +77,20 @@ class MetricWindow:
       return
     images_seen, metrics = self._pending
     self._pending = None
-    values = jax.device_get(metrics)
-    if not values["finite"]:
-      names = ", ".join(sorted(name for name, value in values.items() if np.isinf(value)))
-      message = f"training diverged at {images_seen:,} images: not finite: {names}. {self._cure}"
+    metrics = jax.device_get(metrics)
+    if not_finite := metrics.not_finite():
+      message = f"training diverged at {images_seen:,} images: not finite: {', '.join(not_finite)}. {self._cure}"
       raise Diverged(message, images_seen)
-    self._collected.append(values)
+    self._collected.append(metrics)
 
   def means(self) -> dict[str, float]:
-    """The mean of every metric over the steps since the last call, or over those of them that ran its phase."""
+    """The mean of every metric over the steps since the last call, or over those of them that measured it."""
     collected, self._collected = self._collected, []
-    columns = {name: np.array([values[name] for values in collected]) for name in collected[0] if name != "finite"}
-    ran = {name: column[~np.isnan(column)] for name, column in columns.items()}
-    return {name: float(np.mean(column)) for name, column in ran.items() if column.size}
+    measured = {
+      name: [metrics.values[name] for metrics in collected if metrics.ran.get(name, True)]
+      for name in collected[0].values
+    }
+    return {name: float(np.mean(values)) for name, values in measured.items() if values}
 
 
 def _peak_memory_bytes() -> int:

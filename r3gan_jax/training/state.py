@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
-from r3gan_jax.algorithms.base import Algorithm, Params
+from r3gan_jax.algorithms.base import Algorithm, Carry, Params
 from r3gan_jax.training.mesh import replicated
 
 
@@ -18,8 +18,8 @@ class TrainState:
   Attributes:
     params: network -> parameters, float32.
     optimizer: network -> state of its optax optimiser.
-    ema: name of an average -> averaged parameters.
-    carry: the algorithm's own state.
+    ema: name of an average -> what it is of, averaged.
+    carry: the algorithm's own state, by name.
     rng: the run's base key; an iteration's draws are a function of it and of `images_seen`, so it changes only when
       the run goes back.
     images_seen: int32 scalar.
@@ -30,7 +30,7 @@ class TrainState:
   params: dict[str, Any]
   optimizer: dict[str, Any]
   ema: dict[str, Any]
-  carry: Any
+  carry: dict[str, Any]
   rng: jax.Array
   images_seen: jax.Array
   rollbacks: jax.Array
@@ -44,7 +44,7 @@ def init_state(algorithm: Algorithm, seed: int) -> TrainState:
     params=params,
     optimizer={name: optimizer.init(params[name]) for name, optimizer in algorithm.optimizers.items()},
     # A copy: a donated buffer cannot back two leaves.
-    ema={name: jax.tree.map(jnp.copy, params[average.network]) for name, average in algorithm.averages.items()},
+    ema={name: jax.tree.map(jnp.copy, (params | carry)[average.of]) for name, average in algorithm.averages.items()},
     carry=carry,
     rng=rng,
     images_seen=jnp.zeros((), jnp.int32),
@@ -59,6 +59,8 @@ def abstract_state(algorithm: Algorithm, mesh: Mesh) -> Any:
   return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
 
 
-def averaged_params(algorithm: Algorithm, state: TrainState) -> Params:
-  """The parameters with every averaged network replaced by its average: what samples and metrics use."""
-  return state.params | {average.network: state.ema[name] for name, average in algorithm.averages.items()}
+def averaged(algorithm: Algorithm, state: TrainState) -> tuple[Params, Carry]:
+  """(params, carry) with all that is averaged replaced by its average: what samples and metrics use."""
+  averages = {average.of: state.ema[name] for name, average in algorithm.averages.items()}
+  params, carry = ({name: averages.get(name, tree[name]) for name in tree} for tree in (state.params, state.carry))
+  return params, carry

@@ -7,30 +7,41 @@ the batch and averaged once. All random draws come from per-sample keys made for
 so 1 device and 8 devices, whole batches and micro-batches, train the same model.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, Batch, Phase
+from r3gan_jax.algorithms import base
+from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, Batch, Carry, Knobs, Params, Phase
 from r3gan_jax.training.ema import ema_decay, update_ema
 from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.state import TrainState
 
 Batches = tuple[Batch, ...]
-"""One global batch for each phase of the iteration that takes a fresh one, in order."""
+"""One global batch for each update of each phase that takes a fresh one, in order."""
 
-Metrics = dict[str, jax.Array]
-"""float32 scalars by name: 'generator/loss', 'knobs/gamma', ...; 'finite' is 0 where a gradient or loss is not.
 
-Those of a phase that was skipped are NaN; what is not a number in one that ran is infinite here.
-"""
+class Metrics(NamedTuple):
+  """What an iteration measured.
+
+  Attributes:
+    values: float32 scalars by name: 'generator/loss', 'knobs/gamma', ...; 0 where the phase did not run.
+    ran: of those that not every iteration measures, whether this one did; a bool.
+  """
+
+  values: dict[str, jax.Array]
+  ran: dict[str, jax.Array]
+
+  def not_finite(self) -> list[str]:
+    """The names of values that are infinite or not a number; waits for them."""
+    return sorted(name for name, value in jax.device_get(self.values).items() if not np.isfinite(value))
 
 
 class TrainStep(Protocol):
@@ -43,6 +54,18 @@ class TrainStep(Protocol):
   def trace(self, state: Any, batches: Any) -> jax.stages.Traced: ...
 
 
+class Trained(NamedTuple):
+  """What updates change: parameters and optimisers by network, and the algorithm's own state."""
+
+  params: dict[str, Any]
+  optimizer: dict[str, Any]
+  carry: dict[str, Any]
+
+
+Update = Callable[[Trained, Sequence[Batch], jax.Array, Knobs], tuple[Trained, base.Metrics]]
+"""(before, one batch a repetition, keys of all their samples, knobs) -> (after, metrics): all that a phase does."""
+
+
 def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str, int] | None = None) -> TrainStep:
   """The jitted step of `algorithm` on `mesh`; the state passed in is donated.
 
@@ -51,45 +74,43 @@ def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str
     mesh: the devices.
     micro_batches: phase name -> samples a device handles at a time (gradients accumulate over them); a phase not
       named here handles its whole part of the batch at once.
+
+  Raises:
+    ValueError: micro-batches of a phase whose whole batch belongs together, or, once traced, two metrics of one name.
   """
   micro_batches = micro_batches or {}
+  phases = algorithm.phases
+  updates = [_make_update(phase, algorithm.optimizers, mesh, micro_batches.get(phase.name)) for phase in phases]
 
   def step(state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]:
     knobs = {name: ramp(state.images_seen) for name, ramp in algorithm.ramps.items()}
     rng = jax.random.fold_in(state.rng, state.images_seen)
-    params, optimizer, carry = dict(state.params), dict(state.optimizer), state.carry
-    metrics: Metrics = {f"knobs/{name}": value for name, value in knobs.items()}
-    phases = list(zip(algorithm.phases, _dealt(algorithm, batches), strict=True))
-    images_counted = sum(batch["image"].shape[0] * phase.counts_images for phase, batch in phases)
-    finite = jnp.array(True)
+    dealt = _deal(phases, batches)
+    images_counted = sum(_samples(given) for phase, given in zip(phases, dealt, strict=True) if phase.counts_images)
+    trained = Trained(state.params, state.optimizer, state.carry)
+    metrics = Metrics({f"knobs/{name}": value for name, value in knobs.items()}, {})
 
-    for index, (phase, batch) in enumerate(phases):
-      rngs = jax.random.split(jax.random.fold_in(rng, index), batch["image"].shape[0])
-      gradients_of = global_gradients(phase, mesh, micro_batches.get(phase.name))
-      update = partial(_update, phase, gradients_of, algorithm.optimizers, dict(params), batch, rngs, knobs)
-      before = (_of(phase, params), _of(phase, optimizer), carry)
+    for index, (phase, update, given) in enumerate(zip(phases, updates, dealt, strict=True)):
+      rngs = jax.random.split(jax.random.fold_in(rng, index), _samples(given))
       if phase.every == 1:
-        after, phase_metrics = update(before)
+        trained, measured = update(trained, given, rngs, knobs)
       else:
         due = state.images_seen // images_counted % phase.every == 0
-        skip = partial(_skip, jax.eval_shape(update, before)[1])
-        after, phase_metrics = lax.cond(due, update, skip, before)
-      params |= after[0]
-      optimizer |= after[1]
-      carry = after[2]
-      metrics |= phase_metrics
-      for value in phase_metrics.values():
-        finite &= ~jnp.isinf(value)
+        trained, measured = lax.cond(due, update, _skipping(update), trained, given, rngs, knobs)
+        metrics.ran.update(dict.fromkeys(measured, due))
+      if twice := metrics.values.keys() & measured.keys():
+        raise ValueError(f"two phases measure {sorted(twice)}: give one of them another name")
+      metrics.values.update(measured)
 
+    averageable = trained.carry | trained.params
     ema = {
       name: update_ema(
-        state.ema[name], params[average.network], ema_decay(knobs[average.half_life_knob], images_counted)
+        state.ema[name], averageable[average.of], ema_decay(knobs[average.half_life_knob], images_counted)
       )
       for name, average in algorithm.averages.items()
     }
-    metrics["finite"] = finite.astype(jnp.float32)
     images_seen = state.images_seen + images_counted
-    return TrainState(params, optimizer, ema, carry, state.rng, images_seen, state.rollbacks), metrics
+    return TrainState(*trained[:2], ema, trained.carry, state.rng, images_seen, state.rollbacks), metrics
 
   return jax.jit(
     step,
@@ -99,56 +120,70 @@ def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str
   )
 
 
-def _dealt(algorithm: Algorithm, batches: Batches) -> list[Batch]:
-  """The batch of each phase."""
+def _deal(phases: Sequence[Phase], batches: Batches) -> list[list[Batch]]:
+  """The batches of each phase, one a repetition."""
   remaining = iter(batches)
-  dealt: list[Batch] = []
-  for phase in algorithm.phases:
-    dealt.append(next(remaining) if phase.fresh_batch else dealt[-1])
+  dealt: list[list[Batch]] = []
+  for phase in phases:
+    dealt.append([next(remaining) for _ in range(phase.repeat)] if phase.fresh_batch else dealt[-1][-1:])
   return dealt
 
 
-def _of(phase: Phase, by_network: dict[str, Any]) -> dict[str, Any]:
-  """The part of the networks that a phase updates."""
-  return {name: by_network[name] for name in phase.updates}
+def _samples(batches: Sequence[Batch]) -> int:
+  return sum(batch["image"].shape[0] for batch in batches)
 
 
-_Trained = tuple[dict[str, Any], dict[str, Any], Any]
-"""(parameters, optimisers) of the networks that a phase updates, and the carry."""
+def _make_update(
+  phase: Phase, optimizers: Mapping[str, optax.GradientTransformationExtraArgs], mesh: Mesh, micro_batch: int | None
+) -> Update:
+  gradients_of = global_gradients(phase, mesh, micro_batch)
+  gradient_norm = "gradient_norm" if phase.every == 1 else f"gradient_norm_every_{phase.every}"
+
+  def once(before: Trained, batch: Batch, rngs: jax.Array, knobs: Knobs) -> tuple[Trained, base.Metrics]:
+    carry = phase.refresh(before.params, before.carry)
+    gradients, carry, measured = gradients_of(before.params, carry, batch, rngs, knobs)
+    metrics = {f"{phase.name}/{name}": value for name, value in measured.items()}
+    params, optimizer = dict(before.params), dict(before.optimizer)
+    for network in phase.updates:
+      steps, optimizer[network] = optimizers[network].update(
+        gradients[network], optimizer[network], params[network], knobs=knobs
+      )
+      params[network] = optax.apply_updates(params[network], steps)
+      metrics[f"{network}/{gradient_norm}"] = optax.tree.norm(gradients[network])
+    return Trained(params, optimizer, dict(carry)), metrics
+
+  def update(before: Trained, batches: Sequence[Batch], rngs: jax.Array, knobs: Knobs) -> tuple[Trained, base.Metrics]:
+    if phase.repeat == 1:
+      return once(before, batches[0], rngs, knobs)
+    stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *batches)
+    after, metrics = lax.scan(
+      lambda before, drawn: once(before, *drawn, knobs), before, (stacked, rngs.reshape(phase.repeat, -1))
+    )
+    return after, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
+
+  return update
 
 
-def _update(
-  phase: Phase,
-  gradients_of: Callable[..., tuple[Any, Any, Metrics]],
-  optimizers: Mapping[str, optax.GradientTransformationExtraArgs],
-  params: Any,
-  batch: Batch,
-  rngs: jax.Array,
-  knobs: Any,
-  before: _Trained,
-) -> tuple[_Trained, Metrics]:
-  """What one phase makes of `before`, and its metrics; `params` are those of all networks."""
-  updated, optimizer, carry = before
-  gradients, carry, phase_metrics = gradients_of(params | updated, carry, batch, rngs, knobs)
-  updated, optimizer, metrics = dict(updated), dict(optimizer), {}
-  for name in phase.updates:
-    updates, optimizer[name] = optimizers[name].update(gradients[name], optimizer[name], updated[name], knobs=knobs)
-    updated[name] = optax.apply_updates(updated[name], updates)
-    which = "gradient_norm" if phase.every == 1 else f"gradient_norm_every_{phase.every}"
-    metrics[f"{name}/{which}"] = optax.tree.norm(gradients[name])
-  metrics |= {f"{phase.name}/{name}": value for name, value in phase_metrics.items()}
-  return (updated, optimizer, carry), {name: jnp.where(jnp.isnan(v), jnp.inf, v) for name, v in metrics.items()}
+def _skipping(update: Update) -> Update:
+  """What takes the place of `update` in iterations in which its phase does not run."""
+
+  def skip(before: Trained, *drawn: Any) -> tuple[Trained, base.Metrics]:
+    measured = jax.eval_shape(update, before, *drawn)[1]
+    return before, {name: jnp.zeros(value.shape, value.dtype) for name, value in measured.items()}
+
+  return skip
 
 
-def _skip(metrics: Metrics, before: _Trained) -> tuple[_Trained, Metrics]:
-  """`before` as it is, and NaN for each of `metrics`."""
-  return before, {name: jnp.full(value.shape, jnp.nan, value.dtype) for name, value in metrics.items()}
-
-
-def global_gradients(phase: Phase, mesh: Mesh, micro_batch: int | None) -> Callable[..., tuple[Any, Any, Metrics]]:
+def global_gradients(
+  phase: Phase, mesh: Mesh, micro_batch: int | None
+) -> Callable[[Params, Carry, Batch, jax.Array, Knobs], tuple[Params, Carry, base.Metrics]]:
   """`phase.gradients` of the global batch: per device and micro-batch, then averaged."""
+  if micro_batch and phase.group is None:
+    raise ValueError(f"phase {phase.name!r} takes its whole batch at once, not {micro_batch} samples at a time")
 
-  def local(params: Any, carry: Any, batch: Batch, rngs: jax.Array, knobs: Any) -> tuple[Any, Any, Metrics]:
+  def local(
+    params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+  ) -> tuple[Params, Carry, base.Metrics]:
     # Each device differentiates its own copy of the parameters: the one average over devices is ours, below.
     params = lax.pcast(params, DATA_AXIS, to="varying")
     samples = rngs.shape[0]
@@ -168,8 +203,8 @@ def global_gradients(phase: Phase, mesh: Mesh, micro_batch: int | None) -> Calla
 
 
 def _accumulate(
-  phase: Phase, params: Any, carry: Any, samples: tuple[Batch, jax.Array], knobs: Any, parts: int
-) -> tuple[Any, Any, Metrics]:
+  phase: Phase, params: Params, carry: Carry, samples: tuple[Batch, jax.Array], knobs: Knobs, parts: int
+) -> tuple[Params, Carry, base.Metrics]:
   """The mean of `phase.gradients` over `parts` micro-batches, one after the other, all from the same carry."""
   split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), samples)
 

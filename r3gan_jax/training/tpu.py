@@ -14,18 +14,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
-from r3gan_jax.algorithms.base import DATA_AXIS, Phase
+from r3gan_jax.algorithms.base import DATA_AXIS
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.loop import Experiment
-from r3gan_jax.training.mesh import batch_sharding, replicated
-from r3gan_jax.training.plan import Collective, abstract_batches, collectives, traced_step
-from r3gan_jax.training.state import abstract_state
-from r3gan_jax.training.step import global_gradients
+from r3gan_jax.training.plan import Collective, collectives, traced_phase, traced_step
 
 GIB = 2**30
 
@@ -128,19 +124,22 @@ def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
     smaller = min([per_chip, *micro_batches.values()]) // 2
-    if smaller < max(phase.group for phase in experiment.algorithm.phases):
+    divisible = {phase.name: phase.group for phase in experiment.algorithm.phases if phase.group}
+    if smaller < max(divisible.values(), default=per_chip):
       raise UserError(f"the iteration does not fit {topology_name}, in the least parts: use larger chips") from None
-    micro_batches = {phase.name: smaller for phase in experiment.algorithm.phases}
+    micro_batches = dict.fromkeys(divisible, smaller)
 
   memory, text = compiled.memory_analysis(), compiled.as_text()
   assert memory and text, "libtpu states both"
   flops, accessed = _cost(compiled)
   for phase in experiment.algorithm.phases:  # XLA counts the body of a loop once
-    size = min(micro_batches.get(phase.name) or per_chip, per_chip)
-    if size < per_chip:
-      body_flops, body_accessed = _cost(_compile_phase(experiment, mesh, phase, size))
-      flops += (per_chip // size - 1) * body_flops
-      accessed += (per_chip // size - 1) * body_accessed
+    of_phase = phase.batches * per_chip
+    size = min(micro_batches.get(phase.name) or of_phase, of_phase)
+    times = phase.repeat * of_phase // size
+    if times > 1:
+      body_flops, body_accessed = _cost(traced_phase(experiment, mesh, phase, size * mesh.size).lower().compile())
+      flops += (times - 1) * body_flops
+      accessed += (times - 1) * body_accessed
   return TpuPlan(
     topology=topology_name,
     chip_count=mesh.size,
@@ -194,17 +193,6 @@ def topology_mesh(topology_name: str) -> Mesh:
 
 def _compile(experiment: Experiment, mesh: Mesh, micro_batches: Mapping[str, int]) -> jax.stages.Compiled:
   return traced_step(experiment, mesh, micro_batches).lower().compile()
-
-
-def _compile_phase(experiment: Experiment, mesh: Mesh, phase: Phase, size: int) -> jax.stages.Compiled:
-  """The gradients of one phase, of `size` images a chip."""
-  state = abstract_state(experiment.algorithm, mesh)
-  batch, *_ = abstract_batches(dataclasses.replace(experiment, batch_size=size * mesh.size), mesh)
-  rngs = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size * mesh.size))
-  rngs = jax.ShapeDtypeStruct(rngs.shape, rngs.dtype, sharding=batch_sharding(mesh))
-  knob = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
-  knobs = dict.fromkeys(experiment.algorithm.ramps, knob)
-  return jax.jit(global_gradients(phase, mesh, None)).lower(state.params, state.carry, batch, rngs, knobs).compile()
 
 
 def _cost(compiled: jax.stages.Compiled) -> tuple[float, float]:

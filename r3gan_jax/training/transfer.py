@@ -17,7 +17,7 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from r3gan_jax.algorithms.base import Algorithm
+from r3gan_jax.algorithms.base import Algorithm, HasLeadingRows
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.mesh import replicated
 from r3gan_jax.training.state import TrainState, init_state
@@ -54,7 +54,7 @@ def plan_transfer(
   Args:
     network: their name.
     target, source: the trees, arrays or `jax.ShapeDtypeStruct`s.
-    leading_rows, source_leading_rows: of this network, see `Algorithm.leading_rows`.
+    leading_rows, source_leading_rows: of this network, see `algorithms.base.HasLeadingRows`.
 
   Raises:
     UserError: not one layer matches.
@@ -103,7 +103,7 @@ def transferred_state(
   source_algorithm: Algorithm,
   source: TrainState,
 ) -> tuple[TrainState, str]:
-  """`init_state`, replicated over `mesh`, with what fits of `source`'s parameters and of their averages.
+  """`init_state`, replicated over `mesh`, with what fits of `source`'s parameters and state, and of their averages.
 
   Args:
     source_algorithm: what `source` is a state of; of the same kind as `algorithm`.
@@ -122,24 +122,41 @@ def transferred_state(
       network,
       abstract[network],
       source.params[network],
-      algorithm.leading_rows.get(network, {}),
-      source_algorithm.leading_rows.get(network, {}),
+      _leading_rows(algorithm).get(network, {}),
+      _leading_rows(source_algorithm).get(network, {}),
     )
     for network in abstract
   }
 
-  def begin(params: dict[str, Any], ema: dict[str, Any]) -> TrainState:
+  def take(of: str, initial: Any, there: Any) -> Any:
+    return transfers[of](initial, there) if of in transfers else _where_alike(initial, there)
+
+  def begin(params: dict[str, Any], carry: dict[str, Any], ema: dict[str, Any]) -> TrainState:
     initial = init_state(algorithm, seed)
+    averaged = {name: average.of for name, average in algorithm.averages.items()}
     return replace(
       initial,
-      params={network: transfer(initial.params[network], params[network]) for network, transfer in transfers.items()},
-      ema={
-        name: transfers[average.network](initial.ema[name], ema[name]) for name, average in algorithm.averages.items()
-      },
+      params={network: take(network, initial.params[network], params[network]) for network in initial.params},
+      carry={name: take(name, initial.carry[name], carry.get(name, {})) for name in initial.carry},
+      ema={name: take(of, initial.ema[name], ema.get(name, {})) for name, of in averaged.items()},
     )
 
-  state = jax.jit(begin, out_shardings=replicated(mesh))(source.params, source.ema)
+  state = jax.jit(begin, out_shardings=replicated(mesh))(source.params, source.carry, source.ema)
   return state, "\n".join(line for transfer in transfers.values() for line in transfer.lines)
+
+
+def _leading_rows(algorithm: Algorithm) -> Mapping[str, Mapping[str, int]]:
+  return algorithm.leading_rows if isinstance(algorithm, HasLeadingRows) else {}
+
+
+def _where_alike(initial: Any, source: Any) -> Any:
+  """`initial`, a tree of state beside the parameters, with the leaves of `source` of the same places and shapes."""
+  there = dict(jax.tree.leaves_with_path(source))
+
+  def taken(path: Any, leaf: jax.Array) -> jax.Array:
+    return there[path] if path in there and there[path].shape == leaf.shape else leaf
+
+  return jax.tree.map_with_path(taken, initial)
 
 
 def _layers(names: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from r3gan_jax.algorithms.r3gan import R3GAN
@@ -69,8 +70,21 @@ def no_augmentation(count, channels, dtype):
   return lambda images: images
 
 
-def penalised(case, penalised_gradient, dtype, augmentation, **changes):
-  """Both ways to D's gradient on a golden case, its batch of reals followed by fakes."""
+def regularised(logits, squared_norms):
+  """R3GAN's, with a weight a sample, so that an exchange of samples would show."""
+  weights = jnp.linspace(0.1, 0.6, len(logits), dtype=logits.dtype)
+  adversarial = jnp.mean(RELATIVISTIC.discriminator(*jnp.split(logits, 2)))
+  return adversarial + jnp.sum(weights / 2 * squared_norms), {"logits": logits, "squared_norms": squared_norms}
+
+
+def one_lipschitz(logits, squared_norms):
+  """WGAN-GP's; not linear in the squared norms."""
+  real, fake = jnp.split(logits, 2)
+  return jnp.mean(fake - real) + 10 * jnp.mean(jnp.square(jnp.sqrt(squared_norms) - 1)), {"logits": logits}
+
+
+def penalised(case, penalised_gradient, dtype, augmentation, objective=regularised, **changes):
+  """(D's gradient, metrics) on a golden case, its batch of reals followed by fakes."""
   discriminator = case.algorithm.discriminator.clone(**changes)
   params = jax.tree.map(lambda p: jnp.asarray(p, dtype), case.params("D", "discriminator"))
   images = jnp.concatenate([jnp.asarray(case.arrays[name], dtype) for name in ("real", "fake")])
@@ -80,24 +94,49 @@ def penalised(case, penalised_gradient, dtype, augmentation, **changes):
     return discriminator.apply({"params": params}, images, labels, bias_scale)
 
   augmented = augmentation(len(images), 3, dtype)
-  weights = jnp.linspace(0.1, 0.6, len(images), dtype=dtype)
-
-  def adversarial(logits):
-    return jnp.mean(RELATIVISTIC.discriminator(*jnp.split(logits, 2)))
-
-  return jax.jit(lambda: penalised_gradient(critic, params, images, augmented, adversarial, weights))()
+  return jax.jit(lambda: penalised_gradient(critic, params, images, augmented, objective))()
 
 
-@pytest.mark.parametrize("augmentation", [no_augmentation, affine_augmentation, drawn_augmentation])
+@pytest.mark.parametrize(
+  "augmentation, objective",
+  [
+    (no_augmentation, regularised),
+    (affine_augmentation, regularised),
+    (affine_augmentation, one_lipschitz),
+    (drawn_augmentation, regularised),
+  ],
+)
 @golden_cases.cases
-def test_directional_is_grad_of_grad(case, augmentation):
+def test_directional_is_grad_of_grad(case, augmentation, objective):
   case = golden_cases.load(case)
   for x64, relative in ((False, 1e-5), (True, 1e-12))[: 1 if augmentation is drawn_augmentation else 2]:
     with jax.enable_x64(x64):
       dtype = jnp.float64 if x64 else jnp.float32
-      ours, reference = (penalised(case, way, dtype, augmentation) for way in (directional, grad_of_grad))
+      ours, reference = (penalised(case, way, dtype, augmentation, objective) for way in (directional, grad_of_grad))
       golden_cases.assert_trees_close(ours, reference, relative)
       assert jax.tree.leaves(ours)[0].dtype == dtype
+
+
+@pytest.mark.parametrize("way", [directional, grad_of_grad])
+def test_the_loss_that_is_logged_is_the_one_that_is_differentiated(way):
+  """The gradient, times a small step, is what the logged loss falls by; both penalties and both parts are in it."""
+  case = golden_cases.load("uncond_16px")
+  with jax.enable_x64(True):
+    images = jnp.concatenate([jnp.asarray(case.arrays[name], jnp.float64) for name in ("real", "fake")])
+    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), case.params("D", "discriminator"))
+
+    @jax.jit
+    def measured(params):
+      def critic(params, images, bias_scale):
+        return case.algorithm.discriminator.apply({"params": params}, images, None, bias_scale)
+
+      return way(critic, params, images, lambda images: images, one_lipschitz)
+
+    gradient, metrics = measured(params)
+    step = 1e-6 / optax.tree.norm(gradient)
+    moved = jax.tree.map(lambda p, g: p - step * g, params, gradient)
+    fell = metrics["loss"] - measured(moved)[1]["loss"]
+    np.testing.assert_allclose(fell, step * optax.tree.norm(gradient, squared=True), rtol=1e-3)
 
 
 @golden_cases.cases

@@ -49,14 +49,12 @@ def gradients(params, penalised_gradient, options):
     return generator.apply({"params": params}, RECORDED["z"], LABELS)
 
   images = jnp.concatenate([REAL, generate(params["G"])])
-  of_discriminator, _, _ = penalised_gradient(
-    judge,
-    params["D"],
-    images,
-    lambda images: images,
-    lambda logits: jnp.mean(RELATIVISTIC.discriminator(*jnp.split(logits, 2))),
-    jnp.full(len(images), 1 / len(REAL)),
-  )
+
+  def objective(logits, squared_norms):
+    losses = RELATIVISTIC.discriminator(*jnp.split(logits, 2)) + sum(jnp.split(squared_norms, 2)) / 2
+    return jnp.mean(losses), {}
+
+  of_discriminator, _ = penalised_gradient(judge, params["D"], images, lambda images: images, objective)
 
   def loss(params_of_generator):
     return jnp.mean(RELATIVISTIC.generator(judge(params["D"], REAL), judge(params["D"], generate(params_of_generator))))

@@ -14,7 +14,7 @@ from r3gan_jax import factory, runs
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.official import read_snapshot
 from r3gan_jax.training.official import official_arrays, write_workdir
-from r3gan_jax.training.state import averaged_params
+from r3gan_jax.training.state import averaged
 from r3gan_jax.training.workdir import claim_workdir, read_config
 
 
@@ -39,7 +39,7 @@ def test_its_images_are_the_official_ones(tmp_path, case):
   _, algorithm, state = runs.open_state(tmp_path / "new" / "run")
   arrays = golden_cases.load(case).arrays
   generate = jax.jit(lambda params: algorithm.generator.apply({"params": params}, arrays["z"], arrays.get("labels")))
-  for params, images in ((state.params, "fake"), (averaged_params(algorithm, state), "ema_fake")):
+  for params, images in ((state.params, "fake"), (averaged(algorithm, state)[0], "ema_fake")):
     expected = arrays[images]
     np.testing.assert_allclose(generate(params["generator"]), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
   assert state.images_seen == 123456

@@ -17,9 +17,10 @@ from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.augment.parameters import TRANSFORMS
 from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.networks.r3gan import Discriminator, Generator
+from r3gan_jax.optimizers import at_rate
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.progress import Diverged, MetricWindow
-from r3gan_jax.training.state import init_state
+from r3gan_jax.training.state import averaged, init_state
 from r3gan_jax.training.step import make_train_step
 
 BATCH = 16
@@ -70,7 +71,8 @@ def train(devices=1, micro_batches=None, iterations=3):
     state, metrics = step(state, given)
   jax.monitoring.unregister_event_duration_listener(count)
   assert not [event for event in compilations if "compile" in event], "recompiled after the first iteration"
-  return state, jax.device_get(metrics)
+  assert not metrics.not_finite() and not metrics.ran
+  return state, jax.device_get(metrics.values)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,6 @@ def test_how_the_batch_is_split_does_not_matter(reference, devices, micro_batche
 
 def test_metrics_and_knobs(reference):
   metrics = reference[1]
-  assert metrics["finite"] == 1
   np.testing.assert_allclose(metrics["knobs/gamma"], RAMPS["gamma"](jnp.int32(2 * BATCH)), rtol=1e-6)
   assert metrics["discriminator/gradient_norm"] > 0 and metrics["generator/gradient_norm"] > 0
 
@@ -130,7 +131,7 @@ def test_not_finite_is_reported():
   broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params["discriminator"])
   state = state.replace(params=state.params | {"discriminator": broken})
   _, metrics = make_train_step(ALGORITHM, mesh)(state, batches(0))
-  assert metrics["finite"] == 0
+  assert "discriminator/loss" in metrics.not_finite() and "knobs/gamma" not in metrics.not_finite()
 
 
 def test_collectives_are_gradients_and_scalars_only():
@@ -183,7 +184,7 @@ def count(bad=0.0, iterations=7, devices=2, micro_batches=None):
 
 @pytest.mark.parametrize("devices, micro_batches", [(2, None), (1, {"often": 2, "seldom": 4})])
 def test_a_phase_of_every_third_iteration(devices, micro_batches):
-  """Skipped, it changes neither parameters nor carry, and its metrics are NaN, which is not divergence."""
+  """Skipped, it changes neither parameters nor carry, and says that it did not run."""
   numbers = count(devices=devices, micro_batches=micro_batches)
   expected, carry = 0, 0.0
   for i, (a, mean, metrics) in enumerate(numbers):
@@ -191,16 +192,16 @@ def test_a_phase_of_every_third_iteration(devices, micro_batches):
     expected += 1 + 10 * due
     for _ in range(1 + due):
       carry += (i - carry) / 2
-    assert a == expected and metrics["finite"] == 1
+    assert a == expected and not metrics.not_finite()
     np.testing.assert_allclose(mean, carry, rtol=1e-6)
-    assert metrics["often/mean"] == metrics["a/gradient_norm"] - 1 + i
-    assert (metrics["seldom/mean"] == i) == due and np.isnan(metrics["seldom/mean"]) != due
-    assert np.isnan(metrics["a/gradient_norm_every_3"]) != due
+    assert metrics.values["often/mean"] == metrics.values["a/gradient_norm"] - 1 + i
+    assert metrics.values["seldom/mean"] == (i if due else 0)
+    assert metrics.ran == dict.fromkeys(("seldom/mean", "seldom/bad", "a/gradient_norm_every_3"), due)
 
 
-def test_what_is_not_a_number_in_a_phase_that_ran_is_told_from_a_phase_that_was_skipped():
+def test_what_is_not_finite_is_told_from_a_phase_that_did_not_run():
   *_, (_, _, good), (_, _, bad) = count(bad=1.0, iterations=8)
-  assert good["finite"] == 1 and bad["finite"] == 0
+  assert not good.not_finite() and bad.not_finite() == ["often/bad"] and not bad.ran["seldom/bad"]
   window = MetricWindow("the cure")
   window.add(48, good)
   window.add(56, bad)
@@ -225,44 +226,155 @@ def test_images_are_counted_in_every_iteration():
     Phase("a", ("a",), lambda: None, counts_images=True, every=2)
 
 
-def test_another_kind_of_gan():
-  """One phase that updates two networks, a carry, an optimiser and an average of its own: no edit under training/."""
+class Zoo:
+  """Networks "a" and "b" of one number each, trained by gradients by hand; subclasses say how."""
 
-  class Pair:
-    image_shape, num_classes = (2, 2, 1), 0
-    optimizers: ClassVar = {name: optax.with_extra_args_support(optax.sgd(0.1, momentum=0.9)) for name in "ab"}
-    ramps: ClassVar = {"half_life": lambda images_seen: jnp.float32(4.0)}
+  image_shape, num_classes, averages = (2, 2, 1), 0, {}
+  optimizers: ClassVar = {
+    "a": at_rate(optax.trace(decay=0.9), "rate_of_a"),
+    "b": at_rate(optax.identity(), "rate_of_b"),
+  }
+  ramps: ClassVar = {
+    "rate_of_a": schedules.constant(0.1),
+    "rate_of_b": schedules.constant(0.2),
+    "half_life": schedules.constant(4.0),
+  }
 
-    @property
-    def averages(self):
-      return {"slow": Average("a", "half_life")}
+  def init(self, rng):
+    return {"a": jnp.ones(()), "b": jnp.ones(())}, {"mean": jnp.zeros(())}
 
-    @property
-    def phases(self):
-      return (Phase("both", ("a", "b"), self.gradients, counts_images=True),) * 2
+  def trained(self, iterations=1, devices=2, micro_batches=None, batch=4):
+    """(state, values of metrics) after as many iterations on the numbers from 0 on, one a sample."""
+    mesh = make_mesh(devices)
+    state = jax.jit(lambda: init_state(self, 0), out_shardings=replicated(mesh))()
+    step = make_train_step(self, mesh, micro_batches)
+    sizes = [batch * phase.batches for phase in self.phases for _ in range(phase.repeat) if phase.fresh_batch]
+    starts = np.cumsum([0, *sizes])
+    for i in range(iterations):
+      numbers = np.arange(starts[-1], dtype=np.float32) + i * starts[-1]
+      images = [np.tile(part[:, None, None, None], (1, 2, 2, 1)) for part in np.split(numbers, starts[1:-1])]
+      state, metrics = step(state, tuple({"image": image} for image in images))
+    return state, jax.device_get(metrics.values)
 
-    def init(self, rng):
-      return {"a": jnp.ones(()), "b": jnp.ones(())}, {"mean": jnp.zeros(())}
 
-    def gradients(self, params, carry, batch, rngs, knobs):
-      mean = jnp.mean(batch["image"])
-      gradients = {"a": params["a"] * mean, "b": -params["b"] * mean}
-      carry = {"mean": jax.lax.pmean(mean, "data")}
-      return gradients, carry, {"mean": mean}
+class Repeated(Zoo):
+  """Three updates of both networks in each iteration, each towards or away from the mean of a batch of its own."""
 
-    def noise(self, rngs):
-      raise AssertionError
+  @property
+  def averages(self):
+    return {"slow": Average("a", "half_life"), "slow_mean": Average("mean", "half_life")}
 
-    def generate(self, params, carry, noise, labels):
-      raise AssertionError
+  @property
+  def phases(self):
+    return (Phase("both", ("a", "b"), self.gradients, counts_images=True, repeat=3),)
 
-  algorithm, mesh = Pair(), make_mesh(2)
-  state = jax.jit(lambda: init_state(algorithm, 0), out_shardings=replicated(mesh))()
-  step = make_train_step(algorithm, mesh)
-  images = np.arange(16, dtype=np.float32).reshape(4, 2, 2, 1)
-  state, metrics = step(state, ({"image": images}, {"image": images}))
-  assert state.images_seen == 8
-  assert state.carry["mean"] == 7.5 and metrics["both/mean"] == 7.5
-  # Momentum: 1 - 0.75 = 0.25, then 0.25 - 0.1 (0.9 * 7.5 + 0.25 * 7.5) = -0.6125; the average keeps 0.5^(8 / 4).
-  np.testing.assert_allclose(state.params["a"], -0.6125, rtol=1e-5)
-  np.testing.assert_allclose(state.ema["slow"], -0.6125 + 0.25 * 1.6125, rtol=1e-5)
+  def gradients(self, params, carry, batch, rngs, knobs):
+    mean = jnp.mean(batch["image"])
+    gradients = {"a": params["a"] * mean, "b": -params["b"] * mean}
+    carry = {"mean": carry["mean"] + jax.lax.pmean(mean, "data")}
+    draw = jnp.mean(jax.vmap(lambda rng: jax.random.uniform(rng, ()))(rngs))
+    return gradients, carry, {"mean": mean, "draw": draw}
+
+
+@pytest.mark.parametrize("devices, micro_batches", [(1, None), (2, None), (1, {"both": 2})])
+def test_a_phase_that_is_repeated(devices, micro_batches):
+  """By hand: each update has a batch and draws of its own, each network its optimiser and rate; metrics are means."""
+  state, metrics = Repeated().trained(1, devices, micro_batches)
+  a, trace, b, total = 1.0, 0.0, 1.0, 0.0
+  for mean in (1.5, 5.5, 9.5):
+    trace = 0.9 * trace + a * mean
+    a, b, total = a - 0.1 * trace, b + 0.2 * b * mean, total + mean
+  kept = 0.5 ** (12 / 4)
+  np.testing.assert_allclose(
+    [state.params["a"], state.params["b"], state.carry["mean"]], [a, b, total], rtol=1e-5, err_msg="a, b, carry"
+  )
+  np.testing.assert_allclose(
+    [state.ema["slow"], state.ema["slow_mean"]], [a + kept * (1 - a), total + kept * (0 - total)], rtol=1e-5
+  )
+  assert state.images_seen == 12 and metrics["both/mean"] == 5.5
+  rngs = jax.random.split(jax.random.fold_in(jax.random.fold_in(init_state(Repeated(), 0).rng, 0), 0), 12)
+  draws = jax.vmap(lambda rng: jax.random.uniform(rng, ()))(rngs)
+  np.testing.assert_allclose(metrics["both/draw"], np.mean(draws), rtol=1e-6)
+  params, carry = averaged(Repeated(), state)
+  assert (params["a"], carry["mean"]) == (state.ema["slow"], state.ema["slow_mean"]) and params["b"] == state.params[
+    "b"
+  ]
+
+
+class Doubled(Zoo):
+  """A phase of two batches that takes the moments of both over all devices, after one of one."""
+
+  @property
+  def phases(self):
+    return (
+      Phase("single", ("a",), self.gradients("a"), counts_images=True),
+      Phase("double", ("b",), self.gradients("b"), batches=2, group=None),
+    )
+
+  def gradients(self, network):
+    def of_batch(params, carry, batch, rngs, knobs):
+      values = batch["image"]
+      mean, mean_square = jax.lax.pmean((jnp.mean(values), jnp.mean(jnp.square(values))), "data")
+      return {network: 0 * params[network] - 1}, {"mean": mean}, {"variance": mean_square - jnp.square(mean)}
+
+    return of_batch
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_phase_of_two_batches_whose_samples_all_belong_together(devices):
+  state, metrics = Doubled().trained(1, devices)
+  assert state.images_seen == 4 and state.carry["mean"] == np.mean(np.arange(4, 12))
+  assert metrics["single/variance"] == np.var(np.arange(4)) and metrics["double/variance"] == np.var(np.arange(4, 12))
+
+
+def test_micro_batches_of_a_batch_that_belongs_together_are_refused():
+  with pytest.raises(ValueError, match="phase 'double' takes its whole batch at once, not 2 samples"):
+    Doubled().trained(micro_batches={"double": 2})
+
+
+class Normed(Zoo):
+  """b is a matrix of which one power step an update says the norm: state that follows from parameters alone."""
+
+  def init(self, rng):
+    return {"a": jnp.ones(()), "b": jnp.diag(jnp.array([3.0, 1.0]))}, {
+      "u": jnp.array([0.6, 0.8]),
+      "norm": jnp.zeros(()),
+    }
+
+  @property
+  def phases(self):
+    return (Phase("b", ("b",), self.gradients, counts_images=True, repeat=2, refresh=self.power_step),)
+
+  def power_step(self, params, carry):
+    v = params["b"] @ carry["u"]
+    v = v / jnp.linalg.norm(v)
+    u = params["b"].T @ v
+    return {"u": u / jnp.linalg.norm(u), "norm": v @ params["b"] @ (u / jnp.linalg.norm(u))}
+
+  def gradients(self, params, carry, batch, rngs, knobs):
+    return {"b": 0 * params["b"]}, carry, {"norm": carry["norm"]}
+
+
+@pytest.mark.parametrize("devices, micro_batches", [(1, None), (2, None), (1, {"b": 1})])
+def test_state_that_follows_from_parameters(devices, micro_batches):
+  """One power step an update, whatever the batch is divided into; the norms by hand."""
+  state, metrics = Normed().trained(1, devices, micro_batches)
+  np.testing.assert_allclose(state.carry["norm"], 2.996755, rtol=1e-6)
+  np.testing.assert_allclose(metrics["b/norm"], (2.771356 + 2.996755) / 2, rtol=1e-6)
+
+
+class Twice(Repeated):
+  @property
+  def phases(self):
+    return super().phases * 2
+
+
+def test_two_phases_may_not_measure_the_same():
+  with pytest.raises(ValueError, match="two phases measure"):
+    Twice().trained()
+
+
+@pytest.mark.parametrize("wrong", [{"repeat": 2}, {"batches": 2}])
+def test_the_batch_of_the_phase_before_is_taken_as_it_is(wrong):
+  with pytest.raises(ValueError, match="takes that once, and as it is"):
+    Phase("a", ("a",), lambda: None, fresh_batch=False, **wrong)

@@ -143,7 +143,7 @@ def initialised(case, **changes):
   target, source = (jax.eval_shape(algorithm.init, jax.random.key(0))[0] for algorithm in algorithms)
   found = []
   for network in ("generator", "discriminator"):
-    rows = [algorithm.leading_rows.get(network, {}) for algorithm in algorithms]
+    rows = [dict(getattr(algorithm, "leading_rows", {})).get(network, {}) for algorithm in algorithms]
     transfer = plan_transfer(network, target[network], source[network], *rows)
     ours = jax.tree.map(lambda x: np.zeros(x.shape), target[network])
     theirs = jax.tree.map(lambda x: np.ones(x.shape), source[network])
