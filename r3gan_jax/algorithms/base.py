@@ -148,6 +148,21 @@ def check_stages(names: Sequence[str], settings: Any, images: Images) -> None:
     )
 
 
+def check_unconditional(name: str, images: Images) -> None:
+  """Raises a UserError where there are classes, which the GAN of this name has no use for."""
+  if images.num_classes:
+    raise UserError(f"config.data.num_classes = {images.num_classes}: {name} takes no classes: set it to 0")
+
+
+def check_doublings(widths: Sequence[int], images: Images) -> None:
+  """Raises a UserError unless doubling 4x4 once for each of `widths`, config.gan.widths, gives the images' size."""
+  if images.height != 4 * 2 ** len(widths):
+    raise UserError(
+      f"config.gan.widths = {tuple(widths)}: {len(widths)} doublings of 4x4 give {4 * 2 ** len(widths)}x"
+      f"{4 * 2 ** len(widths)}, but config.data.resolution = {images.height}: give one width for each doubling"
+    )
+
+
 def bfloat16_stages(settings: Any, platform: str) -> int:
   """How many of the highest-resolution stages compute in bfloat16, by `settings.bfloat16`: "auto", "on", "off"."""
   on = settings.bfloat16 == "on" or (settings.bfloat16 == "auto" and platform != "cpu")

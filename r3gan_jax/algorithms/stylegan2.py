@@ -8,7 +8,7 @@ With z standard normal and w = mapping(z), one iteration is
          every 16th: 16 * gamma / 2 * mean( |grad D(real)|^2 )     R1, in an Adam step of its own
 
 on one batch of reals. Regularisation is lazy (appendix B): its gradient is multiplied by the interval, and optimisers
-make up for the steps that it adds (training/optimizer.py). Style mixing: 9 samples in 10 take the w of a second z from
+make up for the steps that it adds (optimizers.py). Style mixing: 9 samples in 10 take the w of a second z from
 a random layer on.
 
 Order, batch sizes and constants are those of the published code. Its D groups samples for the standard deviation that
@@ -36,6 +36,7 @@ from r3gan_jax.algorithms.base import (
   Phase,
   bfloat16_stages,
   check_stages,
+  check_unconditional,
   cosines,
   split_keys,
 )
@@ -241,8 +242,7 @@ def build(settings: Settings, images: Images, platform: str) -> StyleGAN2:
   check_stages(("widths",), settings, images)
   if images.height < 8:
     raise UserError(f"config.data.resolution = {images.height}: stylegan2 draws images of 8x8 and more")
-  if images.num_classes:
-    raise UserError(f"config.data.num_classes = {images.num_classes}: stylegan2 takes no classes: set it to 0")
+  check_unconditional("stylegan2", images)
   shared: dict[str, Any] = {
     "widths": settings.widths,
     "bfloat16_stages": bfloat16_stages(settings, platform),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from r3gan_jax.ops.resample import blur, downsample2x, upsample2x
-from r3gan_jax.ops.strided_conv import downsampling_conv, upsampling_conv
+from r3gan_jax.ops.strided_conv import downsampling_conv, strided_conv, transposed_conv, upsampling_conv
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -30,24 +30,57 @@ def up(x, kernel):
   return 4 * filtered(y, 1)
 
 
+def everything(conv, x, kernel):
+  """The result, its gradients, and the gradients of their squares."""
+
+  def total(x, kernel):
+    return jnp.sum(jnp.sin(conv(x, kernel)))
+
+  def penalty(x, kernel):
+    return jnp.sum(jnp.square(jax.grad(total)(x, kernel)))
+
+  return jax.jit(lambda: (conv(x, kernel), jax.grad(total, (0, 1))(x, kernel), jax.grad(penalty, (0, 1))(x, kernel)))()
+
+
+def operands(size, outputs):
+  random = np.random.default_rng(0)
+  return (
+    jnp.asarray(random.standard_normal((2, 6, 8, 4)), jnp.float32),
+    jnp.asarray(random.standard_normal((size, size, 4, outputs)), jnp.float32),
+  )
+
+
+def assert_alike(ours, theirs, x, kernel):
+  found, expected = (jax.tree.leaves(everything(conv, x, kernel)) for conv in (ours, theirs))
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
+
+
 @pytest.mark.parametrize("ours, theirs", [(downsampling_conv, down), (upsampling_conv, up)])
 @pytest.mark.parametrize("outputs", [3, 16])
-def test_result_and_gradients(ours, theirs, outputs):
-  random = np.random.default_rng(0)
-  x = jnp.asarray(random.standard_normal((2, 6, 8, 4)), jnp.float32)
-  kernel = jnp.asarray(random.standard_normal((3, 3, 4, outputs)), jnp.float32)
+def test_with_the_filter(ours, theirs, outputs):
+  assert_alike(ours, theirs, *operands(3, outputs))
 
-  def everything(conv):
-    def total(x, kernel):
-      return jnp.sum(jnp.sin(conv(x, kernel)))
 
-    def penalty(x, kernel):
-      return jnp.sum(jnp.square(jax.grad(total)(x, kernel)))
+@pytest.mark.parametrize("size, padding", [(4, 1), (5, 2), (3, 1)])
+@pytest.mark.parametrize("outputs", [1, 16])
+def test_without_a_filter(size, padding, outputs):
+  """PyTorch's: padded alike on both sides, and the adjoint of that, whose side is twice its argument's."""
+  x, kernel = operands(size, outputs)
 
-    return jax.jit(lambda: (conv(x, kernel), jax.grad(total, (0, 1))(x, kernel), jax.grad(penalty, (0, 1))(x, kernel)))
+  def down(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(padding, padding)] * 2, dimension_numbers=DIMENSIONS)
 
-  for actual, expected in zip(*(jax.tree.leaves(everything(conv)()) for conv in (ours, theirs)), strict=True):
-    np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
+  def up(x, kernel):
+    def down_to_it(y):
+      return down(y, kernel.swapaxes(2, 3))
+
+    (y,) = jax.linear_transpose(down_to_it, jnp.zeros((2, 12, 16, outputs)))(x)
+    return y
+
+  odd = size % 2
+  assert_alike(lambda x, kernel: strided_conv(x, kernel, (padding, padding)), down, x, kernel)
+  assert_alike(lambda x, kernel: transposed_conv(x, kernel, (padding, padding - odd)), up, x, kernel)
 
 
 def test_away_from_borders_it_is_resampling_beside_a_convolution():
