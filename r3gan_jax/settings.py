@@ -46,8 +46,8 @@ def below_one(value: float) -> str:
   return "" if 0 <= value < 1 else "must lie from 0 to below 1"
 
 
-def one_of(choices: Collection[str]) -> Check:
-  """A name of `choices`."""
+def one_of(choices: Collection[Any]) -> Check:
+  """One of `choices`: names, or numbers."""
   return lambda value: "" if value in choices else f"is unknown: choose from {sorted(choices)}"
 
 

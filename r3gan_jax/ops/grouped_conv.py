@@ -86,12 +86,14 @@ def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dty
     dtype: of the operands.
     portable: without our own kernels.
   """
+  if platform == "cpu" and groups == 1:
+    return "per_group"  # XLA's convolution; of its weight gradient, the matrix product, up to 30 times as fast
   if platform == "cpu" and not portable and grouped_conv_cpu.supports(outputs, dtype):
     return "compiled"
-  if groups == 1:
-    return "native"
   if platform == "cpu":
     return "per_group"
+  if groups == 1:
+    return "native"
   if platform == "tpu" and not portable and grouped_conv_tpu.supports(groups, inputs, outputs):
     return "pallas"
   return "native"

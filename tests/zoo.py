@@ -1,0 +1,26 @@
+"""What the tests of the zoo's algorithms share."""
+
+import jax
+import numpy as np
+
+from r3gan_jax.training.mesh import make_mesh, replicated
+from r3gan_jax.training.state import init_state
+from r3gan_jax.training.step import make_train_step
+
+
+def data(algorithm, batch, seed=0):
+  """A batch of random images."""
+  images = np.random.default_rng(seed).integers(0, 256, (batch, *algorithm.image_shape), dtype=np.uint8)
+  return {"image": images}
+
+
+def trained(algorithm, batch, iterations, devices=1, start=None):
+  """The state after so many iterations on random images from `start`, a state, or from the beginning."""
+  mesh = make_mesh(devices)
+  state = start or jax.jit(lambda: init_state(algorithm, 0), out_shardings=replicated(mesh))()
+  step = make_train_step(algorithm, mesh)
+  updates = sum(phase.repeat for phase in algorithm.phases if phase.fresh_batch)
+  for iteration in range(iterations):
+    state, metrics = step(state, tuple(data(algorithm, batch, seed=(iteration, update)) for update in range(updates)))
+    assert not metrics.not_finite()
+  return state
