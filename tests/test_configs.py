@@ -38,6 +38,13 @@ ROADMAP = {
 }
 
 
+# recipe of the zoo, variant: parameters of each network
+ZOO = {
+  ("dcgan", ""): {"generator": 1_074_560, "discriminator": 661_248},
+  ("dcgan", "paper"): {"generator": 18_885_760, "discriminator": 17_232_768},
+}
+
+
 def recipe(name, variant=""):
   return importlib.import_module(f"configs.{name}").get_config(variant)
 
@@ -63,6 +70,15 @@ def test_presets(name, variant):
   assert network.bfloat16_stages == (3 if config.data.resolution == 32 else 4)
   experiment = factory.build_experiment(config, device_count=8)
   assert experiment.batch_sizes == (batch, batch) and experiment.images_per_iteration == batch
+
+
+@pytest.mark.parametrize("name, variant", ZOO)
+def test_the_zoo(name, variant):
+  algorithm = factory.build_experiment(recipe(f"zoo.{name}", variant), device_count=1).algorithm
+  params, _ = jax.eval_shape(algorithm.init, jax.random.key(0))
+  counts = {network: sum(leaf.size for leaf in jax.tree.leaves(params[network])) for network in params}
+  assert counts == ZOO[name, variant]
+  assert recipe(f"zoo.{name}", "smoke").name == f"zoo_{name}_smoke"
 
 
 def test_configuration_a():

@@ -1,0 +1,172 @@
+"""DCGAN: the deep convolutional GAN (Radford et al. 2016, arXiv 1511.06434).
+
+One iteration is two phases. With z uniform in the cube from -1 to 1,
+
+    D    mean( softplus(-D(real)) + softplus(D(G(z))) )
+    G    mean( softplus(-D(G(z))) )      of a new z, with the D just updated
+
+Reals and fakes go through D apart, each normalised by its own moments: together, the moments would tell which is which.
+D's running moments follow the reals, G's those of its own phase.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from r3gan_jax.algorithms.base import (
+  DATA_AXIS,
+  Average,
+  Batch,
+  Carry,
+  Images,
+  Knobs,
+  Metrics,
+  Params,
+  Phase,
+  check_doublings,
+  check_unconditional,
+)
+from r3gan_jax.losses.adversarial import NON_SATURATING
+from r3gan_jax.networks.dcgan import Discriminator, Generator
+from r3gan_jax.networks.layers import MOMENTS
+from r3gan_jax.ops.images import to_float
+from r3gan_jax.optimizers import at_rate
+from r3gan_jax.schedules import Schedule, constant
+from r3gan_jax.settings import below_one, not_negative, one_of, positive, setting
+
+PHASES = ("discriminator", "generator")
+
+
+@dataclass(frozen=True)
+class Settings:
+  """`config.gan` of DCGAN; the defaults are the paper's, at 64x64."""
+
+  widths: tuple[int, ...] = setting((1024, 512, 256, 128), positive)  # channels from 4x4 upward, one a doubling
+  kernel_size: int = setting(5, one_of((4, 5)))
+  noise_dim: int = setting(100, positive)  # length of z
+  learning_rate: float = setting(2e-4, not_negative)
+  beta1: float = setting(0.5, below_one)
+  beta2: float = setting(0.999, below_one)
+  l2: float = setting(1e-5, not_negative)  # of the authors' code: times the weights, added to the gradients
+  ema_half_life: float = setting(0.0, not_negative)  # images; 0, as in the paper: samples are G's own
+
+
+def smoke(settings: Settings) -> dict[str, Any]:
+  """Returns what `:smoke` changes: tiny networks of as many stages, for a minute on a CPU."""
+  return {"widths": (16,) * len(settings.widths), "noise_dim": 16}
+
+
+@dataclass(frozen=True)
+class DCGAN:
+  """The algorithm; an `algorithms.base.Algorithm`, unconditional.
+
+  Attributes:
+    generator: (z [N, noise_dim], train) -> images [N, H, W, C].
+    discriminator: (images, train) -> logits [N].
+    noise_dim: length of z.
+    image_shape: (H, W, C).
+    optimizers, ramps: see `Algorithm`.
+  """
+
+  generator: nn.Module
+  discriminator: nn.Module
+  noise_dim: int
+  image_shape: tuple[int, int, int]
+  optimizers: Mapping[str, optax.GradientTransformationExtraArgs] = field(compare=False)
+  ramps: Mapping[str, Schedule] = field(compare=False)
+  num_classes: int = 0
+
+  @property
+  def phases(self) -> Sequence[Phase]:
+    discriminator, generator = PHASES
+    return (
+      Phase(discriminator, ("discriminator",), self._discriminator_gradients, counts_images=True, group=None),
+      Phase(generator, ("generator",), self._generator_gradients, fresh_batch=False, group=None),
+    )
+
+  @property
+  def averages(self) -> Mapping[str, Average]:
+    return {name: Average(name, "ema_half_life") for name in ("generator", "generator_moments")}
+
+  def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    generator_rng, discriminator_rng = jax.random.split(rng)
+    generator = self.generator.init(generator_rng, jnp.zeros((1, self.noise_dim)), train=False)
+    discriminator = self.discriminator.init(discriminator_rng, jnp.zeros((1, *self.image_shape)), train=False)
+    params = {"generator": generator["params"], "discriminator": discriminator["params"]}
+    return params, {"generator_moments": generator[MOMENTS], "discriminator_moments": discriminator[MOMENTS]}
+
+  def noise(self, rngs: jax.Array) -> jax.Array:
+    return jax.vmap(lambda rng: jax.random.uniform(rng, (self.noise_dim,), minval=-1.0))(rngs)
+
+  def generate(
+    self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
+  ) -> jax.Array:
+    """Truncation, not of the paper, multiplies the noise. Normalised by running moments, each image by itself."""
+    del labels
+    variables = {"params": params["generator"], MOMENTS: carry["generator_moments"]}
+    return cast(jax.Array, self.generator.apply(variables, truncation * noise, train=False))
+
+  def _discriminator_gradients(
+    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+  ) -> tuple[Params, Carry, Metrics]:
+    del knobs
+    fake, _ = self._generate(params["generator"], carry, rngs)
+    real = to_float(batch["image"])
+
+    def loss(discriminator: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+      real_logits, moments = self._judge(discriminator, carry, real)
+      fake_logits, _ = self._judge(discriminator, carry, fake)
+      total = jnp.mean(NON_SATURATING.discriminator(real_logits, fake_logits))
+      means = {"real_logits": jnp.mean(real_logits), "fake_logits": jnp.mean(fake_logits)}
+      return total, (moments, {"loss": total} | means)
+
+    gradients, (moments, metrics) = jax.grad(loss, has_aux=True)(params["discriminator"])
+    return {"discriminator": gradients}, {**carry, "discriminator_moments": moments}, metrics
+
+  def _generator_gradients(
+    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+  ) -> tuple[Params, Carry, Metrics]:
+    del batch, knobs
+
+    def loss(generator: Any) -> tuple[jax.Array, Any]:
+      fake, moments = self._generate(generator, carry, rngs)
+      logits, _ = self._judge(params["discriminator"], carry, fake)
+      return jnp.mean(NON_SATURATING.generator(logits, logits)), moments
+
+    (total, moments), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
+    return {"generator": gradients}, {**carry, "generator_moments": moments}, {"loss": total}
+
+  def _generate(self, generator: Any, carry: Carry, rngs: jax.Array) -> tuple[jax.Array, Any]:
+    """(images of new noise, normalised over the batch; running moments that follow it)."""
+    variables = {"params": generator, MOMENTS: carry["generator_moments"]}
+    images, state = self.generator.apply(variables, self.noise(rngs), train=True, mutable=[MOMENTS])
+    return images, state[MOMENTS]
+
+  def _judge(self, discriminator: Any, carry: Carry, images: jax.Array) -> tuple[jax.Array, Any]:
+    """(logits, running moments), alike."""
+    variables = {"params": discriminator, MOMENTS: carry["discriminator_moments"]}
+    logits, state = self.discriminator.apply(variables, images, train=True, mutable=[MOMENTS])
+    return logits, state[MOMENTS]
+
+
+def build(settings: Settings, images: Images, platform: str) -> DCGAN:
+  """DCGAN of `settings`; arguments and errors as `algorithms.r3gan.build`'s."""
+  del platform
+  check_unconditional("dcgan", images)
+  check_doublings(settings.widths, images)
+  shared: dict[str, Any] = {"widths": settings.widths, "axis_name": DATA_AXIS, "kernel_size": settings.kernel_size}
+  adam = optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2)
+  optimizer = at_rate(optax.chain(optax.add_decayed_weights(settings.l2), adam))
+  return DCGAN(
+    generator=Generator(**shared, image_channels=images.channels),
+    discriminator=Discriminator(**shared),
+    noise_dim=settings.noise_dim,
+    image_shape=images.shape,
+    optimizers={"generator": optimizer, "discriminator": optimizer},
+    ramps={name: constant(getattr(settings, name)) for name in ("learning_rate", "ema_half_life")},
+  )
