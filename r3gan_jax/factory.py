@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from r3gan_jax import settings
-from r3gan_jax.algorithms import dcgan, r3gan, stylegan2
+from r3gan_jax.algorithms import dcgan, r3gan, stylegan2, wgan_gp
 from r3gan_jax.algorithms.base import Algorithm, Images, Phase
 from r3gan_jax.data.cache import cached
 from r3gan_jax.data.folder import FolderSource
@@ -28,7 +28,12 @@ from r3gan_jax.errors import UserError
 from r3gan_jax.networks.r3gan import Generator
 from r3gan_jax.training.loop import Experiment
 
-ALGORITHMS: Mapping[str, ModuleType] = {"dcgan": dcgan, "r3gan": r3gan, "stylegan2": stylegan2}
+ALGORITHMS: Mapping[str, ModuleType] = {
+  "dcgan": dcgan,
+  "r3gan": r3gan,
+  "stylegan2": stylegan2,
+  "wgan_gp": wgan_gp,
+}
 """config.algorithm -> the module that has its `Settings`, `PHASES`, `smoke` and `build`."""
 
 MAX_IMAGES = 2**31 - 1

@@ -163,6 +163,15 @@ def check_doublings(widths: Sequence[int], images: Images) -> None:
     )
 
 
+def check_samples_apart(critic: Any) -> None:
+  """Raises a UserError where a critic declares `couples_samples`, as with batch norm, and penalties are per sample."""
+  if getattr(critic, "couples_samples", False):
+    raise UserError(
+      f"a penalty on the gradient of each sample's own logit is not for {type(critic).__name__}, in which batch norm "
+      "makes a logit depend on all samples: choose a discriminator without it"
+    )
+
+
 def bfloat16_stages(settings: Any, platform: str) -> int:
   """How many of the highest-resolution stages compute in bfloat16, by `settings.bfloat16`: "auto", "on", "off"."""
   on = settings.bfloat16 == "on" or (settings.bfloat16 == "auto" and platform != "cpu")

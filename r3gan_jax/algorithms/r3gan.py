@@ -30,6 +30,7 @@ from r3gan_jax.algorithms.base import (
   Params,
   Phase,
   bfloat16_stages,
+  check_samples_apart,
   check_stages,
   cosines,
   split_keys,
@@ -148,6 +149,7 @@ class R3GAN:
   ramps: Mapping[str, Schedule] = field(default_factory=dict, compare=False)
 
   def __post_init__(self) -> None:
+    check_samples_apart(self.discriminator)
     if self.penalised_gradient is directional and not getattr(self.discriminator, "piecewise_linear", False):
       raise ValueError(
         f"losses.penalties.directional needs a discriminator that declares itself piecewise_linear, which "

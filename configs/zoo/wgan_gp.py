@@ -1,0 +1,18 @@
+"""WGAN-GP (Gulrajani et al. 2017) on Fashion-MNIST: DCGAN's G and D, without batch norm in D: 1.19M / 0.66M parameters.
+
+    python main.py --config=configs/zoo/wgan_gp.py
+
+`:smoke` runs a tiny network on generated images.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import select
+from configs.zoo import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  config = common.get_config("wgan_gp")
+  config.gan.widths = (256, 128, 64)
+  config.gan.learning_rate = (2e-4, 2e-4)
+  return select(config, variant)

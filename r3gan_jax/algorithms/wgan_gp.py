@@ -1,0 +1,209 @@
+"""WGAN-GP: the Wasserstein GAN with a gradient penalty (Gulrajani et al. 2017, arXiv 1704.00028, algorithm 1).
+
+One iteration is five updates of the critic D, each on other reals and a new z, and one of G. With z standard normal and
+mixed = e real + (1 - e) G(z), e uniform from 0 to 1,
+
+    D    mean( D(G(z)) - D(real) ) + penalty_weight mean( (|grad D(mixed)| - 1)^2 )
+    G    mean( -D(G(z)) )
+
+G is DCGAN's, with batch norm; D has none, or its penalty would not be of each image's own gradient.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from r3gan_jax.algorithms.base import (
+  DATA_AXIS,
+  Average,
+  Batch,
+  Carry,
+  Images,
+  Knobs,
+  Metrics,
+  Params,
+  Phase,
+  check_doublings,
+  check_samples_apart,
+  check_unconditional,
+  split_keys,
+)
+from r3gan_jax.errors import UserError
+from r3gan_jax.losses.penalties import directional, grad_of_grad
+from r3gan_jax.networks.dcgan import Generator
+from r3gan_jax.networks.layers import MOMENTS
+from r3gan_jax.networks.wgan_gp import Critic
+from r3gan_jax.ops.images import to_float
+from r3gan_jax.optimizers import at_rate
+from r3gan_jax.schedules import Schedule, constant, linear
+from r3gan_jax.settings import Pair, below_one, not_negative, one_of, positive, setting
+
+PHASES = ("discriminator", "generator")
+
+
+@dataclass(frozen=True)
+class Settings:
+  """`config.gan` of WGAN-GP; the defaults are the paper's, at 64x64."""
+
+  widths: tuple[int, ...] = setting((512, 256, 128, 64), positive)  # channels from 4x4 upward, one a doubling
+  critic_norm: str = setting("none", one_of(("none", "layer", "batch")))  # "batch" is refused
+  noise_dim: int = setting(128, positive)  # length of z
+  critic_updates: int = setting(5, positive)  # for one of G
+  penalty_weight: float = setting(10.0, not_negative)
+  learning_rate: Pair = setting((1e-4, 1e-4), not_negative)  # (from, to), linearly over
+  decay_images: int = setting(30_000_000, positive)
+  beta1: float = setting(0.0, below_one)
+  beta2: float = setting(0.9, below_one)
+  ema_half_life: float = setting(0.0, not_negative)  # images; 0, as in the paper: samples are G's own
+
+
+def smoke(settings: Settings) -> dict[str, Any]:
+  """Returns what `:smoke` changes: tiny networks of as many stages, and two updates of D, for a minute on a CPU."""
+  return {"widths": (16,) * len(settings.widths), "noise_dim": 16, "critic_updates": 2}
+
+
+@dataclass(frozen=True)
+class WGANGP:
+  """The algorithm; an `algorithms.base.Algorithm`, unconditional.
+
+  Attributes:
+    generator: (z [N, noise_dim], train) -> images [N, H, W, C].
+    discriminator: the critic: (images, bias_scale) -> logits [N], of each image alone.
+    noise_dim: length of z.
+    image_shape: (H, W, C).
+    critic_updates: for one of G.
+    penalty_weight: see the module.
+    optimizers, ramps: see `Algorithm`.
+
+  Raises:
+    UserError: the critic couples samples.
+  """
+
+  generator: nn.Module
+  discriminator: nn.Module
+  noise_dim: int
+  image_shape: tuple[int, int, int]
+  critic_updates: int
+  penalty_weight: float
+  optimizers: Mapping[str, optax.GradientTransformationExtraArgs] = field(compare=False)
+  ramps: Mapping[str, Schedule] = field(compare=False)
+  num_classes: int = 0
+
+  def __post_init__(self) -> None:
+    check_samples_apart(self.discriminator)
+
+  @property
+  def phases(self) -> Sequence[Phase]:
+    discriminator, generator = PHASES
+    return (
+      Phase(
+        discriminator,
+        ("discriminator",),
+        self._discriminator_gradients,
+        counts_images=True,
+        repeat=self.critic_updates,
+        group=None,
+      ),
+      Phase(generator, ("generator",), self._generator_gradients, fresh_batch=False, group=None),
+    )
+
+  @property
+  def averages(self) -> Mapping[str, Average]:
+    return {name: Average(name, "ema_half_life") for name in ("generator", "generator_moments")}
+
+  def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    generator_rng, discriminator_rng = jax.random.split(rng)
+    generator = self.generator.init(generator_rng, jnp.zeros((1, self.noise_dim)), train=False)
+    discriminator = self.discriminator.init(discriminator_rng, jnp.zeros((1, *self.image_shape)))
+    params = {"generator": generator["params"], "discriminator": discriminator["params"]}
+    return params, {"generator_moments": generator[MOMENTS]}
+
+  def noise(self, rngs: jax.Array) -> jax.Array:
+    return jax.vmap(lambda rng: jax.random.normal(rng, (self.noise_dim,)))(rngs)
+
+  def generate(
+    self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
+  ) -> jax.Array:
+    """Truncation, not of the paper, multiplies the noise. Normalised by running moments, each image by itself."""
+    del labels
+    variables = {"params": params["generator"], MOMENTS: carry["generator_moments"]}
+    return cast(jax.Array, self.generator.apply(variables, truncation * noise, train=False))
+
+  def _discriminator_gradients(
+    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+  ) -> tuple[Params, Carry, Metrics]:
+    del knobs
+    z_rngs, mixing_rngs = split_keys(rngs, 2)
+    real = to_float(batch["image"])
+    fake, _ = self._generate(params["generator"], carry, z_rngs)
+    e = jax.vmap(lambda rng: jax.random.uniform(rng, (1, 1, 1)))(mixing_rngs)
+    images = jnp.concatenate([real, fake, e * real + (1 - e) * fake])
+
+    def objective(logits: jax.Array, squared_norms: jax.Array) -> tuple[jax.Array, Metrics]:
+      real_logits, fake_logits, _ = jnp.split(logits, 3)
+      norms = jnp.sqrt(jnp.split(squared_norms, 3)[2] + 1e-12)  # the root has no derivative at 0
+      penalty = jnp.square(norms - 1)
+      return jnp.mean(fake_logits - real_logits + self.penalty_weight * penalty), {
+        "wasserstein_estimate": jnp.mean(real_logits - fake_logits),
+        "penalty": jnp.mean(penalty),
+        "input_gradient_norm": jnp.mean(norms),
+      }
+
+    piecewise_linear = getattr(self.discriminator, "piecewise_linear", False)
+    penalised_gradient = directional if piecewise_linear else grad_of_grad
+    gradients, metrics = penalised_gradient(
+      self._judge, params["discriminator"], images, lambda images: images, objective
+    )
+    return {"discriminator": gradients}, carry, metrics
+
+  def _generator_gradients(
+    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+  ) -> tuple[Params, Carry, Metrics]:
+    del batch, knobs
+
+    def loss(generator: Any) -> tuple[jax.Array, Any]:
+      fake, moments = self._generate(generator, carry, rngs)
+      return -jnp.mean(self._judge(params["discriminator"], fake)), moments
+
+    (total, moments), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
+    return {"generator": gradients}, {**carry, "generator_moments": moments}, {"loss": total}
+
+  def _generate(self, generator: Any, carry: Carry, rngs: jax.Array) -> tuple[jax.Array, Any]:
+    """(images of new noise, normalised over the batch; running moments that follow it)."""
+    variables = {"params": generator, MOMENTS: carry["generator_moments"]}
+    images, state = self.generator.apply(variables, self.noise(rngs), train=True, mutable=[MOMENTS])
+    return images, state[MOMENTS]
+
+  def _judge(self, discriminator: Any, images: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
+    return cast(jax.Array, self.discriminator.apply({"params": discriminator}, images, bias_scale))
+
+
+def build(settings: Settings, images: Images, platform: str) -> WGANGP:
+  """WGAN-GP of `settings`; arguments and errors as `algorithms.r3gan.build`'s."""
+  del platform
+  check_unconditional("wgan_gp", images)
+  check_doublings(settings.widths, images)
+  if settings.critic_norm == "batch":
+    raise UserError(
+      "config.gan.critic_norm = 'batch': the penalty is on the gradient of each image's own logit, which batch norm "
+      "makes depend on all others: choose 'layer' or 'none'"
+    )
+  optimizer = at_rate(optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2))
+  return WGANGP(
+    generator=Generator(settings.widths, DATA_AXIS, image_channels=images.channels),
+    discriminator=Critic(settings.widths, layer_norm=settings.critic_norm == "layer"),
+    noise_dim=settings.noise_dim,
+    image_shape=images.shape,
+    critic_updates=settings.critic_updates,
+    penalty_weight=settings.penalty_weight,
+    optimizers={"generator": optimizer, "discriminator": optimizer},
+    ramps={
+      "learning_rate": linear(*settings.learning_rate, settings.decay_images),
+      "ema_half_life": constant(settings.ema_half_life),
+    },
+  )
