@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from r3gan_jax import settings
-from r3gan_jax.algorithms import dcgan, r3gan, stylegan2, wgan_gp
+from r3gan_jax.algorithms import bigan, dcgan, r3gan, stylegan2, wgan_gp
 from r3gan_jax.algorithms.base import Algorithm, Images, Phase
 from r3gan_jax.data.cache import cached
 from r3gan_jax.data.folder import FolderSource
@@ -29,6 +29,7 @@ from r3gan_jax.networks.r3gan import Generator
 from r3gan_jax.training.loop import Experiment
 
 ALGORITHMS: Mapping[str, ModuleType] = {
+  "bigan": bigan,
   "dcgan": dcgan,
   "r3gan": r3gan,
   "stylegan2": stylegan2,

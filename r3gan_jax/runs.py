@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms.base import Algorithm, Params
+from r3gan_jax.algorithms.base import Algorithm, HasPictures, Params
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.source import Source
 from r3gan_jax.data.stacked import load_small_digits
@@ -30,6 +30,7 @@ from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.features import RESIZES, FeatureNetwork
 from r3gan_jax.metrics.modes import Classifier, ModeCoverage
 from r3gan_jax.metrics.statistics_cache import StatisticsCache
+from r3gan_jax.ops.images import to_float, to_uint8
 from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
 from r3gan_jax.storage import as_path, make_directory
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints, has_checkpoint
@@ -310,9 +311,11 @@ def build_snapshots(
     save_png(directory / f"{name}.png", image, config.run.grid_scale)
     return image
 
+  pictures = jax.jit(algorithm.pictures) if isinstance(algorithm, HasPictures) else None
   if is_first_process():
     make_directory(directory)
-    save_grid("reals", loader.examples(seeds)["image"])
+    reals = loader.examples(seeds)["image"]
+    save_grid("reals", reals)
 
   def grid(params: Params, carry: Any, images_seen: int, writer: Any) -> Mapping[str, float]:
     if not is_first_process():
@@ -320,6 +323,9 @@ def build_snapshots(
     params, carry = local_copy((params, carry))
     image = save_grid(f"fakes_{images_seen:010}", sampler(params, carry, seeds, labels))
     writer.write_images(images_seen, {"samples": image[None]})
+    if pictures:
+      for name, drawn in pictures(params, carry, to_float(jnp.asarray(reals))).items():
+        save_grid(f"{name}_{images_seen:010}", np.asarray(to_uint8(drawn)))
     return {}
 
   if not scores:

@@ -19,6 +19,11 @@ def linear(start: float, end: float, ramp_images: float) -> Schedule:
   return lambda images_seen: start + _progress(images_seen, ramp_images) * (end - start)
 
 
+def exponential(start: float, end: float, hold_images: float, ramp_images: float) -> Schedule:
+  """`start` for `hold_images`, then falling by equal factors to `end` over `ramp_images`, constant after it."""
+  return lambda images_seen: start * (end / start) ** _progress(images_seen - int(hold_images), ramp_images)
+
+
 def cosine(start: float, end: float, ramp_images: float) -> Schedule:
   """Half a cosine from `start` to `end` over the first `ramp_images` images (the burn-in), constant after it.
 
@@ -57,4 +62,4 @@ def inverse_sqrt(peak: float, ramp_up_images: float, decay_images: float) -> Sch
 
 def _progress(images_seen: jax.Array, ramp_images: float) -> jax.Array:
   """The part of a ramp that is behind, from 0 to 1."""
-  return jnp.minimum(jnp.asarray(images_seen, jnp.float32) / ramp_images, 1.0)
+  return jnp.clip(jnp.asarray(images_seen, jnp.float32) / ramp_images, 0.0, 1.0)

@@ -26,6 +26,12 @@ def test_linear():
   np.testing.assert_allclose(values(schedules.linear(2e-4, 0.0, 1000), *images), expected, rtol=1e-6, atol=1e-12)
 
 
+def test_exponential():
+  """To a hundredth: a tenth of it halfway."""
+  schedule = schedules.exponential(2e-4, 2e-6, hold_images=100, ramp_images=200)
+  np.testing.assert_allclose(values(schedule, 0, 100, 200, 300, 900), [2e-4, 2e-4, 2e-5, 2e-6, 2e-6], rtol=1e-5)
+
+
 def test_stairs():
   schedule = schedules.stairs((3.0, 2.0, 0.5), (100, 200))
   assert values(schedule, 0, 99, 100, 199, 200, 10**9).tolist() == [3.0, 3.0, 2.0, 2.0, 0.5, 0.5]

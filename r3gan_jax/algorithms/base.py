@@ -243,3 +243,14 @@ class HasLeadingRows(Protocol):
   @property
   def leading_rows(self) -> Mapping[str, Mapping[str, int]]:
     """Network -> parameter, "layer/.../name" -> how many of its first rows mean the same whatever the others are."""
+
+
+@runtime_checkable
+class HasPictures(Protocol):
+  """An algorithm that has more to show at a snapshot than samples."""
+
+  def pictures(self, params: Params, carry: Carry, images: jax.Array) -> Mapping[str, jax.Array]:
+    """Images of the data, float32 [N, H, W, C] in [-1, 1] -> by name, pictures [N, height, width, C]; traceable.
+
+    Those of a name are laid out as a grid, samples/NAME_*.png, which the report shows.
+    """

@@ -1,0 +1,190 @@
+"""BiGAN: a GAN of pairs (x, z), with an encoder E beside G (Donahue et al. 2017, arXiv 1605.09782).
+
+D tells pairs of a real image and its code, a = D(x, E(x)), from those of a code and its image, b = D(G(z), z), with z
+uniform in the cube from -1 to 1. One iteration is one phase, all gradients at the same parameters:
+
+    D      1/2 mean( softplus(-a) + softplus(b) )
+    G, E   1/2 mean( softplus(a) + softplus(-b) )
+
+At its optimum E inverts G (theorem 2), so G(E(x)) is a reconstruction. The two kinds of pairs go through D apart, each
+normalised by its own moments; D's running moments follow the pairs of reals.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from r3gan_jax.algorithms.base import (
+  DATA_AXIS,
+  Average,
+  Batch,
+  Carry,
+  Images,
+  Knobs,
+  Metrics,
+  Params,
+  Phase,
+  check_unconditional,
+)
+from r3gan_jax.losses.adversarial import NON_SATURATING
+from r3gan_jax.networks.bigan import Discriminator, Encoder, Generator
+from r3gan_jax.networks.layers import MOMENTS
+from r3gan_jax.ops.images import to_float
+from r3gan_jax.optimizers import at_rate
+from r3gan_jax.schedules import Schedule, constant, exponential
+from r3gan_jax.settings import Pair, below_one, not_negative, positive, setting
+
+PHASES = ("pairs",)
+NETWORKS = ("generator", "encoder", "discriminator")
+
+
+@dataclass(frozen=True)
+class Settings:
+  """`config.gan` of BiGAN; the defaults are the authors', for MNIST."""
+
+  width: int = setting(1024, positive)  # of all hidden layers
+  noise_dim: int = setting(50, positive)  # length of z
+  learning_rate: Pair = setting((2e-4, 2e-6), positive)  # the first, then exponentially to the second
+  hold_images: int = setting(12_000_000, not_negative)
+  decay_images: int = setting(12_000_000, positive)
+  beta1: float = setting(0.5, below_one)
+  beta2: float = setting(0.999, below_one)
+  l2: float = setting(2.5e-5, not_negative)  # times the weights, added to the gradients
+  ema_half_life: float = setting(0.0, not_negative)  # images; 0, as published: samples are G's own
+
+
+def smoke(settings: Settings) -> dict[str, Any]:
+  """Returns what `:smoke` changes: tiny networks, for a minute on a CPU."""
+  del settings
+  return {"width": 16, "noise_dim": 8}
+
+
+@dataclass(frozen=True)
+class BiGAN:
+  """The algorithm; an `algorithms.base.Algorithm` and `algorithms.base.HasPictures`, unconditional.
+
+  Attributes:
+    generator: (z [N, noise_dim], train) -> pixels [N, H W C] in [0, 1].
+    encoder: (pixels, train) -> codes [N, noise_dim].
+    discriminator: (pixels, codes, train) -> logits [N].
+    noise_dim: length of z.
+    image_shape: (H, W, C).
+    optimizers, ramps: see `Algorithm`.
+  """
+
+  generator: nn.Module
+  encoder: nn.Module
+  discriminator: nn.Module
+  noise_dim: int
+  image_shape: tuple[int, int, int]
+  optimizers: Mapping[str, optax.GradientTransformationExtraArgs] = field(compare=False)
+  ramps: Mapping[str, Schedule] = field(compare=False)
+  num_classes: int = 0
+
+  @property
+  def phases(self) -> Sequence[Phase]:
+    (pairs,) = PHASES
+    return (Phase(pairs, NETWORKS, self._gradients, counts_images=True, group=None),)
+
+  @property
+  def averages(self) -> Mapping[str, Average]:
+    averaged = ("generator", "generator_moments", "encoder", "encoder_moments")
+    return {name: Average(name, "ema_half_life") for name in averaged}
+
+  def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    z, pixels = jnp.zeros((1, self.noise_dim)), jnp.zeros((1, math.prod(self.image_shape)))
+    generator_rng, encoder_rng, discriminator_rng = jax.random.split(rng, 3)
+    variables = {
+      "generator": self.generator.init(generator_rng, z, train=False),
+      "encoder": self.encoder.init(encoder_rng, pixels, train=False),
+      "discriminator": self.discriminator.init(discriminator_rng, pixels, z, train=False),
+    }
+    params = {network: variables[network]["params"] for network in NETWORKS}
+    return params, {f"{network}_moments": variables[network][MOMENTS] for network in NETWORKS}
+
+  def noise(self, rngs: jax.Array) -> jax.Array:
+    return jax.vmap(lambda rng: jax.random.uniform(rng, (self.noise_dim,), minval=-1.0))(rngs)
+
+  def generate(
+    self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
+  ) -> jax.Array:
+    """Truncation, not of the paper, multiplies the code. Normalised by running moments, each image by itself."""
+    del labels
+    variables = {"params": params["generator"], MOMENTS: carry["generator_moments"]}
+    pixels = cast(jax.Array, self.generator.apply(variables, truncation * noise, train=False))
+    return 2 * pixels.reshape(-1, *self.image_shape) - 1
+
+  def encode(self, params: Params, carry: Carry, images: jax.Array) -> jax.Array:
+    """E: images float32 [N, H, W, C] in [-1, 1] -> codes [N, noise_dim], each by itself."""
+    variables = {"params": params["encoder"], MOMENTS: carry["encoder_moments"]}
+    return cast(jax.Array, self.encoder.apply(variables, _pixels(images), train=False))
+
+  def pictures(self, params: Params, carry: Carry, images: jax.Array) -> dict[str, jax.Array]:
+    """Each image beside its reconstruction G(E(x))."""
+    reconstructed = self.generate(params, carry, self.encode(params, carry, images), None)
+    return {"reconstructions": jnp.concatenate([images, reconstructed], axis=2)}
+
+  def _gradients(
+    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+  ) -> tuple[Params, Carry, Metrics]:
+    del knobs
+    x, z = _pixels(to_float(batch["image"])), self.noise(rngs)
+
+    def logits(params: Params) -> tuple[jax.Array, jax.Array, Carry]:
+      """a, b and the moments that follow this batch."""
+      moments = dict(carry)
+
+      def apply(network: str, *inputs: jax.Array) -> jax.Array:
+        variables = {"params": params[network], MOMENTS: carry[f"{network}_moments"]}
+        result, state = getattr(self, network).apply(variables, *inputs, train=True, mutable=[MOMENTS])
+        moments[f"{network}_moments"] = state[MOMENTS]
+        return cast(jax.Array, result)
+
+      b = apply("discriminator", apply("generator", z), z)
+      a = apply("discriminator", x, apply("encoder", x))  # the last: its moments are kept
+      return a, b, moments
+
+    def loss_of_discriminator(discriminator: Any) -> tuple[jax.Array, Any]:
+      a, b, moments = logits({**params, "discriminator": discriminator})
+      total = jnp.mean(NON_SATURATING.discriminator(a, b)) / 2
+      return total, (moments, {"loss": total, "real_logits": jnp.mean(a), "fake_logits": jnp.mean(b)})
+
+    def loss_of_others(others: Params) -> jax.Array:
+      a, b, _ = logits({**params, **others})
+      return jnp.mean(NON_SATURATING.discriminator(b, a)) / 2  # the roles exchanged
+
+    others = {network: params[network] for network in ("generator", "encoder")}
+    gradient, (moments, metrics) = jax.grad(loss_of_discriminator, has_aux=True)(params["discriminator"])
+    loss, gradients = jax.value_and_grad(loss_of_others)(others)
+    return {"discriminator": gradient, **gradients}, moments, metrics | {"generator_and_encoder_loss": loss}
+
+
+def build(settings: Settings, images: Images, platform: str) -> BiGAN:
+  """BiGAN of `settings`; arguments and errors as `algorithms.r3gan.build`'s."""
+  del platform
+  check_unconditional("bigan", images)
+  adam = optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2)
+  optimizer = at_rate(optax.chain(optax.add_decayed_weights(settings.l2), adam))
+  return BiGAN(
+    generator=Generator(settings.width, math.prod(images.shape), DATA_AXIS),
+    encoder=Encoder(settings.width, settings.noise_dim, DATA_AXIS),
+    discriminator=Discriminator(settings.width, DATA_AXIS),
+    noise_dim=settings.noise_dim,
+    image_shape=images.shape,
+    optimizers=dict.fromkeys(NETWORKS, optimizer),
+    ramps={
+      "learning_rate": exponential(*settings.learning_rate, settings.hold_images, settings.decay_images),
+      "ema_half_life": constant(settings.ema_half_life),
+    },
+  )
+
+
+def _pixels(images: jax.Array) -> jax.Array:
+  """[N, H, W, C] in [-1, 1] -> [N, H W C] in [0, 1]."""
+  return (images.reshape(images.shape[0], -1) + 1) / 2
