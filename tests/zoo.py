@@ -14,13 +14,14 @@ def data(algorithm, batch, seed=0):
   return {"image": images}
 
 
-def trained(algorithm, batch, iterations, devices=1, start=None):
-  """The state after so many iterations on random images from `start`, a state, or from the beginning."""
+def trained(algorithm, batch, iterations, devices=1, interrupted=lambda state: state):
+  """The state after so many iterations on random images, each after `interrupted`, state -> state."""
   mesh = make_mesh(devices)
-  state = start or jax.jit(lambda: init_state(algorithm, 0), out_shardings=replicated(mesh))()
+  state = jax.jit(lambda: init_state(algorithm, 0), out_shardings=replicated(mesh))()
   step = make_train_step(algorithm, mesh)
   updates = sum(phase.repeat for phase in algorithm.phases if phase.fresh_batch)
   for iteration in range(iterations):
-    state, metrics = step(state, tuple(data(algorithm, batch, seed=(iteration, update)) for update in range(updates)))
+    given = tuple(data(algorithm, batch, seed=(iteration, update)) for update in range(updates))
+    state, metrics = step(interrupted(state), given)
     assert not metrics.not_finite()
   return state

@@ -128,7 +128,7 @@ class BiGAN:
   def pictures(self, params: Params, carry: Carry, images: jax.Array) -> dict[str, jax.Array]:
     """Each image beside its reconstruction G(E(x))."""
     reconstructed = self.generate(params, carry, self.encode(params, carry, images), None)
-    return {"reconstructions": jnp.concatenate([images, reconstructed], axis=2)}
+    return {"reals_and_reconstructions": jnp.concatenate([images, reconstructed], axis=2)}
 
   def _gradients(
     self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs

@@ -158,8 +158,23 @@ def _samples(directory: epath.Path, grids: dict[int, epath.Path]) -> str:
     f"<label>Generated, at <output>{shown[-1]:,} images seen</output>"
     f"<input type=range min=0 max={last} value={last}{' hidden' if last == 0 else ''}></label></figcaption></figure>"
     + (f"<figure>{_image(reals, 'Real', compress)}<figcaption>Real</figcaption></figure>" if reals.exists() else "")
+    + _pictures(directory, compress)
     + "</div>\n"
     + (f"<p class=note>{'; '.join(notes).capitalize()}.</p>" if notes else "")
+  )
+
+
+def _pictures(directory: epath.Path, compress: bool) -> str:
+  """The newest of each kind of picture that the GAN has of its own: NAME_0000012345.png."""
+  newest = {}
+  for path in sorted(directory.glob("*_*.png")):
+    name, _, count = path.stem.rpartition("_")
+    if name != "fakes" and count.isdecimal():
+      newest[name.replace("_", " ").capitalize()] = path, int(count)
+  return "".join(
+    f"<figure>{_image(path, name, compress)}<figcaption>{html.escape(name)}, at {count:,} images seen"
+    "</figcaption></figure>"
+    for name, (path, count) in newest.items()
   )
 
 

@@ -103,6 +103,8 @@ def test_a_run(tmp_path):
   write_run(workdir, config, lines, grids)
   Image.new("L", (8, 6), 77).save(workdir / "samples" / "reals.png")
   (workdir / "samples" / "fakes_mine.png").write_text("not the run's")
+  for seen, level in ((1000, 33), (2000, 44)):
+    Image.new("L", (8, 6), level).save(workdir / "samples" / f"reals_and_reconstructions_{seen:010}.png")
   with (workdir / "metrics.jsonl").open("a") as file:
     file.write('{"images_seen": 3000, "generator/lo')
 
@@ -119,9 +121,12 @@ def test_a_run(tmp_path):
   assert page.text["p"][0].startswith(f"2,000 of 40,000 images seen · {workdir} · report of 20")
 
   images = page.find("img")
-  assert [image["alt"] for image in images] == [f"{seen} images seen" for seen in ("0", "1,000", "2,000")] + ["Real"]
-  assert ["hidden" in image for image in images] == [True, True, False, False]
-  assert [embedded(image).convert("L").getpixel((0, 0)) for image in images] == [0, 100, 200, 77]
+  assert [image["alt"] for image in images] == [f"{seen} images seen" for seen in ("0", "1,000", "2,000")] + [
+    "Real",
+    "Reals and reconstructions",
+  ]
+  assert ["hidden" in image for image in images] == [True, True, False, False, False]
+  assert [embedded(image).convert("L").getpixel((0, 0)) for image in images] == [0, 100, 200, 77, 44]
   (slider,) = page.find("input")
   assert (slider["min"], slider["max"], slider["value"]) == ("0", "2", "2") and "hidden" not in slider
   assert page.text["output"] == ["2,000 images seen"]

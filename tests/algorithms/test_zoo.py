@@ -1,0 +1,86 @@
+"""Laws that hold for every GAN with state beside its parameters; a new one is a line of `ALGORITHMS`."""
+
+import importlib
+
+import golden_cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from zoo import trained
+
+from r3gan_jax import factory
+from r3gan_jax.algorithms import bigan, dcgan, wgan_gp
+from r3gan_jax.algorithms.base import Images
+from r3gan_jax.errors import UserError
+from r3gan_jax.sampling import Sampler
+from r3gan_jax.training.checkpoint import Checkpoints
+from r3gan_jax.training.mesh import make_mesh
+from r3gan_jax.training.state import abstract_state, averaged
+
+BATCH = 16
+OF_CONVOLUTIONS = {"widths": (8, 8), "noise_dim": 8, "ema_half_life": 32.0}
+ALGORITHMS = {
+  "bigan": (bigan, bigan.Settings(width=16, noise_dim=8, ema_half_life=32.0)),
+  "dcgan": (dcgan, dcgan.Settings(**OF_CONVOLUTIONS, kernel_size=4)),
+  "wgan_gp": (wgan_gp, wgan_gp.Settings(**OF_CONVOLUTIONS, critic_updates=2)),
+}
+
+
+@pytest.fixture(scope="module", params=ALGORITHMS)
+def case(request):
+  """(name, algorithm, its state after two iterations on one device)."""
+  module, settings = ALGORITHMS[request.param]
+  algorithm = module.build(settings, Images(16, 16, 1, 0), "cpu")
+  return request.param, algorithm, trained(algorithm, BATCH, iterations=2)
+
+
+def test_how_the_batch_is_divided_does_not_matter(case):
+  """1 and 8 devices; the gradients' sums are of another order, which Adam enlarges."""
+  _, algorithm, state = case
+  divided = trained(algorithm, BATCH, iterations=2, devices=8)
+  for tree, expected in ((divided.params, state.params), (divided.ema, state.ema), (divided.carry, state.carry)):
+    assert golden_cases.relative_errors(tree, expected)["all"] < 1e-4
+
+
+def test_an_image_of_the_average_is_its_own(case):
+  """Whatever the batch that it is drawn in; by the average's own moments."""
+  _, algorithm, state = case
+  params, carry = averaged(algorithm, state)
+  generate = jax.jit(lambda carry, noise: algorithm.generate(params, carry, noise, None))
+  noise = algorithm.noise(jax.random.split(jax.random.key(5), 8))
+  together = generate(carry, noise)
+  alone = jnp.concatenate([generate(carry, row[None]) for row in noise])
+  np.testing.assert_allclose(together, alone, atol=1e-4 * np.abs(together).max())
+  assert np.abs(together - generate(state.carry, noise)).max() > 1e-2 * np.abs(together).max(), "by G's own moments"
+  sampler = Sampler(algorithm, make_mesh(1), batch_per_device=4)
+  np.testing.assert_array_equal(sampler(params, carry, np.arange(9))[8:], sampler(params, carry, np.array([8])))
+
+
+def recipe(name):
+  """Its smoke run, of one network alike at 32x32 for all: what the commands train."""
+  return importlib.import_module(f"configs.zoo.{name}").get_config("smoke")
+
+
+def test_micro_batches_are_refused_by_name(case):
+  name, algorithm, _ = case
+  for phase in algorithm.phases:
+    config = recipe(name)
+    config.run.micro_batch[phase.name] = 4
+    with pytest.raises(UserError, match=rf"config\.run\.micro_batch\.{phase.name} = 4: {name} takes its batch whole"):
+      factory.build_experiment(config, device_count=1)
+
+
+def test_a_resumed_run_is_an_uninterrupted_one(case, tmp_path):
+  """Bit for bit, through a checkpoint after each iteration: networks, moments, averages and optimisers."""
+  _, algorithm, state = case
+
+  def resumed(state):
+    checkpoints = Checkpoints(tmp_path / str(state.images_seen))
+    assert checkpoints.save(state)
+    restored = checkpoints.restore_latest(abstract_state(algorithm, make_mesh(1)))
+    checkpoints.close()
+    return restored
+
+  states = [s.replace(rng=jax.random.key_data(s.rng)) for s in (state, trained(algorithm, BATCH, 2, 1, resumed))]
+  jax.tree.map(np.testing.assert_array_equal, *states)
