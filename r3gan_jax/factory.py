@@ -1,6 +1,6 @@
 """The one translator from a configuration to objects.
 
-Names in a configuration are looked up in the plain dicts below; adding a GAN or a loss is one line. Data sources: sources.py.
+Names in a configuration are looked up in the plain dicts below and in sources.py; adding a GAN or a source is one line.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 
 from r3gan_jax import settings
 from r3gan_jax.algorithms import bigan, dcgan, r3gan, stylegan2, wgan_gp
-from r3gan_jax.algorithms.base import Algorithm, Images, Phase
+from r3gan_jax.algorithms.base import Algorithm, Images, LearnsFromUnlabelled, Phase
 from r3gan_jax.data.loader import Loader
+from r3gan_jax.data.relabelled import RelabelledSource
 from r3gan_jax.data.source import Source
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.r3gan import Generator
@@ -90,6 +91,11 @@ def build_experiment(config: ConfigDict, device_count: int, platform: str | None
   """What to train, checked for `device_count` devices; `platform` as of `build_algorithm`. Allocates nothing."""
   run = config.run
   algorithm = build_algorithm(config, platform)
+  if config.data.labelled_images and not isinstance(algorithm, LearnsFromUnlabelled):
+    raise UserError(
+      f"config.data.labelled_images = {config.data.labelled_images}: {config.algorithm} does not learn from images "
+      "without a label: set it to 0"
+    )
   if config.batch_size <= 0 or config.batch_size % device_count:
     raise UserError(
       f"config.batch_size = {config.batch_size} is not a multiple of the {device_count} devices: change one of them"
@@ -156,7 +162,11 @@ def _max_rollbacks(config: ConfigDict) -> int:
 
 
 def build_source(config: ConfigDict) -> Source:
-  """The data, by index; a UserError where they are not prepared, or not named yet, as in a converted work directory."""
+  """The data, by index, with their clean labels.
+
+  Raises:
+    UserError: they are not prepared, or not named yet, as in a converted work directory.
+  """
   if "source" not in config.data:
     raise UserError(
       "a converted snapshot names no data; a recipe does: python main.py --config=... --workdir=..., of the same "
@@ -165,6 +175,13 @@ def build_source(config: ConfigDict) -> Source:
   return look_up(SOURCES, "data.source", config.data.source)(config)
 
 
-def build_loader(config: ConfigDict) -> Loader:
-  """The data, ready to train on; a UserError where they are not prepared."""
-  return Loader(build_source(config), config.seed, config.data.x_flip)
+def build_loader(config: ConfigDict, source: Source) -> Loader:
+  """`source`, that of `build_source`, ready to train on: labels are noisy or missing as the settings say.
+
+  Raises:
+    UserError: `source` cannot have such labels.
+  """
+  data = config.data
+  if data.labelled_images or data.label_noise or data.label_noise_pairs:
+    source = RelabelledSource(source, data.num_classes, data.label_noise, data.label_noise_pairs, data.labelled_images)
+  return Loader(source, config.seed, data.x_flip)
