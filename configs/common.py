@@ -34,6 +34,10 @@ def get_config(algorithm: str = "r3gan") -> ConfigDict:
   config.data.channels = 3  # grey images become RGB
   config.data.background = "white"  # under transparent images
   config.data.num_classes = 0  # 0: unconditional
+  # Labels to train on, the same for every seed; evaluation has the clean ones (data/relabelled.py).
+  config.data.labelled_images = 0  # so many keep their label, evenly over the classes; 0: all
+  config.data.label_noise = 0.0  # the share of labels that are redrawn, evenly from all classes
+  config.data.label_noise_pairs = ()  # or only those of a first class, as its second: ((9, 1), (2, 0), ...)
   config.data.x_flip = False  # double the data by mirror images
 
   config.batch_size = 256  # over all devices

@@ -1,31 +1,26 @@
 """The one translator from a configuration to objects.
 
-Names in a configuration are looked up in the plain dicts below; adding a GAN, a loss or a data source is one line.
+Names in a configuration are looked up in the plain dicts below and in sources.py; adding a GAN or a source is one line.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from r3gan_jax import settings
 from r3gan_jax.algorithms import bigan, dcgan, r3gan, stylegan2, wgan_gp
-from r3gan_jax.algorithms.base import Algorithm, Images, Phase
-from r3gan_jax.data.cache import cached
-from r3gan_jax.data.folder import FolderSource
-from r3gan_jax.data.generated import GeneratedSource
-from r3gan_jax.data.images import FITS, Decoder
+from r3gan_jax.algorithms.base import Algorithm, Images, LearnsFromUnlabelled, Phase
 from r3gan_jax.data.loader import Loader
-from r3gan_jax.data.skipping import SkippingSource
+from r3gan_jax.data.relabelled import RelabelledSource
 from r3gan_jax.data.source import Source
-from r3gan_jax.data.stacked import StackedSource, load_small_digits
-from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.r3gan import Generator
+from r3gan_jax.settings import look_up
+from r3gan_jax.sources import SOURCES
 from r3gan_jax.training.loop import Experiment
 
 ALGORITHMS: Mapping[str, ModuleType] = {
@@ -51,86 +46,6 @@ BEST_METRICS = {
 """A number to choose the best checkpoint by -> (the metric that gives it, whether its least or greatest is best)."""
 
 
-def _tfds(config: ConfigDict) -> Source:
-  data = config.data
-  if data.fit not in FITS:
-    raise UserError(f"config.data.fit = {data.fit!r} is unknown: choose from {sorted(FITS)}")
-  return TfdsSource(
-    data.name,
-    data.split,
-    config.run.data_path,
-    data.resolution,
-    build_decoder(config),
-    data.fit,
-    data.num_classes,
-    data.label_key,
-  )
-
-
-def _folder(config: ConfigDict) -> Source:
-  data = config.data
-  if not config.run.data_path:
-    raise UserError("config.run.data_path is empty: name the folder or zip of images")
-  skip = _skips_corrupt(config)
-  return FolderSource(config.run.data_path, data.resolution, build_decoder(config), data.num_classes, skip)
-
-
-def build_decoder(config: ConfigDict) -> Decoder:
-  """Returns what makes images of the run's kind from files and records."""
-  return Decoder(config.data.channels, config.data.background)
-
-
-def _skips_corrupt(config: ConfigDict) -> bool:
-  return _look_up({"stop": False, "skip": True}, "run.on_corrupt_image", config.run.on_corrupt_image)
-
-
-def _readable(config: ConfigDict, source: Source) -> Source:
-  """`source`, kept in memory if it is small, and without its corrupt images if the run says so."""
-  source = SkippingSource(source) if _skips_corrupt(config) else source
-  return cached(source, config.run.cache_gib)
-
-
-def _check_stacked(config: ConfigDict) -> None:
-  for name, fixed in (("channels", 3), ("num_classes", 0)):
-    if config.data[name] != fixed:
-      raise UserError(f"config.data.{name} = {config.data[name]}: stacked digits need {fixed}")
-
-
-def _stacked_mnist(config: ConfigDict) -> Source:
-  _check_stacked(config)
-  grey = config.copy_and_resolve_references()
-  grey.data.channels = 1
-  digits = _tfds(grey)
-  return StackedSource(digits[np.arange(len(digits))]["image"][..., 0])
-
-
-def _stacked_digits(config: ConfigDict) -> Source:
-  _check_stacked(config)
-  digits = load_small_digits()[0]
-  if config.data.resolution != digits.shape[1]:
-    raise UserError(f"config.data.resolution = {config.data.resolution}: stacked_digits are 8x8")
-  return StackedSource(digits)
-
-
-def _generated(config: ConfigDict) -> Source:
-  return GeneratedSource(config.data.resolution, config.data.channels, config.data.num_classes)
-
-
-SOURCES: Mapping[str, Callable[[ConfigDict], Source]] = {
-  "tfds": lambda config: _readable(config, _tfds(config)),
-  "folder": lambda config: _readable(config, _folder(config)),
-  "stacked_digits": _stacked_digits,
-  "stacked_mnist": _stacked_mnist,
-  "generated": _generated,
-}
-
-
-def _look_up(choices: Mapping[str, Any], setting: str, value: str) -> Any:
-  if value not in choices:
-    raise UserError(f"config.{setting} = {value!r} is unknown: choose from {sorted(choices)}")
-  return choices[value]
-
-
 def default_settings(algorithm: str) -> ConfigDict:
   """`config.gan` of an algorithm, before a recipe changes it; it takes no other names."""
   # Not type safe: of a schedule, one number is a constant. `settings.read` checks the types.
@@ -153,7 +68,7 @@ def chosen_settings(config: ConfigDict) -> Any:
 
 
 def _module(algorithm: str) -> ModuleType:
-  return _look_up(ALGORITHMS, "algorithm", algorithm)
+  return look_up(ALGORITHMS, "algorithm", algorithm)
 
 
 def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorithm:
@@ -169,13 +84,18 @@ def quantised_in(config: ConfigDict, algorithm: Algorithm) -> jnp.dtype:
   # All other networks end in float32.
   official = jnp.bfloat16 if type(generator) is Generator and generator.bfloat16_stages else jnp.float32
   choices = {"float32": jnp.float32, "official": official}
-  return jnp.dtype(_look_up(choices, "run.quantisation", config.run.quantisation))
+  return jnp.dtype(look_up(choices, "run.quantisation", config.run.quantisation))
 
 
 def build_experiment(config: ConfigDict, device_count: int, platform: str | None = None) -> Experiment:
   """What to train, checked for `device_count` devices; `platform` as of `build_algorithm`. Allocates nothing."""
   run = config.run
   algorithm = build_algorithm(config, platform)
+  if config.data.labelled_images and not isinstance(algorithm, LearnsFromUnlabelled):
+    raise UserError(
+      f"config.data.labelled_images = {config.data.labelled_images}: {config.algorithm} does not learn from images "
+      "without a label: set it to 0"
+    )
   if config.batch_size <= 0 or config.batch_size % device_count:
     raise UserError(
       f"config.batch_size = {config.batch_size} is not a multiple of the {device_count} devices: change one of them"
@@ -185,7 +105,7 @@ def build_experiment(config: ConfigDict, device_count: int, platform: str | None
     _check_parts(config, phase, phase.batches * config.batch_size // device_count, device_count)
   best_mode = "min"
   if run.best_metric:
-    metric, best_mode = _look_up(BEST_METRICS, "run.best_metric", run.best_metric)
+    metric, best_mode = look_up(BEST_METRICS, "run.best_metric", run.best_metric)
     if metric not in run.metrics:
       raise UserError(f"config.run.best_metric = {run.best_metric!r} needs {metric!r} in config.run.metrics")
   for name in ("total_images", "log_every_images", "snapshot_every_images", "keep_checkpoints"):
@@ -238,19 +158,30 @@ def _check_parts(config: ConfigDict, phase: Phase, per_device: int, device_count
 def _max_rollbacks(config: ConfigDict) -> int:
   run = config.run
   limits = {"stop": 0, "rollback": run.max_rollbacks}
-  return _look_up(limits, "run.on_nonfinite", run.on_nonfinite)
+  return look_up(limits, "run.on_nonfinite", run.on_nonfinite)
 
 
 def build_source(config: ConfigDict) -> Source:
-  """The data, by index; a UserError where they are not prepared, or not named yet, as in a converted work directory."""
+  """The data, by index, with their clean labels.
+
+  Raises:
+    UserError: they are not prepared, or not named yet, as in a converted work directory.
+  """
   if "source" not in config.data:
     raise UserError(
       "a converted snapshot names no data; a recipe does: python main.py --config=... --workdir=..., of the same "
       "networks, with --config.run.total_images=1 if it is not to train"
     )
-  return _look_up(SOURCES, "data.source", config.data.source)(config)
+  return look_up(SOURCES, "data.source", config.data.source)(config)
 
 
-def build_loader(config: ConfigDict) -> Loader:
-  """The data, ready to train on; a UserError where they are not prepared."""
-  return Loader(build_source(config), config.seed, config.data.x_flip)
+def build_loader(config: ConfigDict, source: Source) -> Loader:
+  """`source`, that of `build_source`, ready to train on: labels are noisy or missing as the settings say.
+
+  Raises:
+    UserError: `source` cannot have such labels.
+  """
+  data = config.data
+  if data.labelled_images or data.label_noise or data.label_noise_pairs:
+    source = RelabelledSource(source, data.num_classes, data.label_noise, data.label_noise_pairs, data.labelled_images)
+  return Loader(source, config.seed, data.x_flip)

@@ -59,19 +59,20 @@ def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
   workdir = as_path(workdir)
   experiment = factory.build_experiment(config, jax.device_count())
   check_same_everywhere("the configuration", config.to_dict())
-  loader = factory.build_loader(config)
-  scores = build_scores(config, loader.source)
+  source = factory.build_source(config)
+  loader = factory.build_loader(config, source)
+  scores = build_scores(config, source)
   quantised_in = factory.quantised_in(config, experiment.algorithm)
   start = build_start(config, experiment, workdir)
 
   def claim() -> None:
     # As the algorithm understands it: a constant is the pair of it, and what an older run leaves out has its default.
     claim_workdir(workdir, config.to_dict() | {"gan": asdict(factory.chosen_settings(config))})
-    check_data(workdir, len(loader.source), loader.source.classes)
+    check_data(workdir, len(source), source.classes)
 
   on_first_process(claim)
   logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
-  snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scores, quantised_in)
+  snapshots = build_snapshots(config, experiment.algorithm, source, loader, workdir, scores, quantised_in)
   train(experiment, loader, workdir, make_writer(workdir), snapshots, start)
 
 
@@ -102,13 +103,13 @@ def portable_algorithm(config: ConfigDict) -> Algorithm:
 
 
 _LEFT_OPEN = {
-  "data": {"background": "white"},
+  "data": {"background": "white", "labelled_images": 0, "label_noise": 0.0, "label_noise_pairs": ()},
   "run": {"quantisation": "float32", "on_corrupt_image": "stop"},
 }
 """What the configuration of a converted snapshot leaves to a recipe. What is done without one is the same for all.
 
-Except network.name, data.background, run.quantisation and run.on_corrupt_image, which configurations did not have
-before there was a choice.
+Except network.name, data.background, data.label*, run.quantisation and run.on_corrupt_image, which configurations did
+not have before there was a choice.
 """
 
 
@@ -293,12 +294,13 @@ def fake_images(
 def build_snapshots(
   config: ConfigDict,
   algorithm: Algorithm,
+  source: Source,
   loader: Loader,
   workdir: epath.Path,
   scores: Sequence[Score],
   quantised_in: DTypeLike,
 ) -> list[Snapshot]:
-  """What is drawn and measured at every snapshot: a grid of samples, and the scores."""
+  """What is drawn and measured at every snapshot: a grid of samples, and the scores, of classes drawn from `source`."""
   sampler = Sampler(algorithm, make_local_mesh(), quantised_in=quantised_in)
   columns, rows = config.run.grid
   seeds = np.arange(columns * rows)
@@ -330,7 +332,7 @@ def build_snapshots(
 
   if not scores:
     return [grid]
-  draw = fake_images(algorithm, loader.source, config.run.metric_samples, seed=0, quantised_in=quantised_in)
+  draw = fake_images(algorithm, source, config.run.metric_samples, seed=0, quantised_in=quantised_in)
 
   def measure(params: Params, carry: Any, images_seen: int, writer: Any) -> Mapping[str, float]:
     fake = draw(*local_copy((params, carry)))

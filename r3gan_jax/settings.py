@@ -51,6 +51,13 @@ def one_of(choices: Collection[Any]) -> Check:
   return lambda value: "" if value in choices else f"is unknown: choose from {sorted(choices)}"
 
 
+def look_up(choices: Mapping[str, T], setting: str, value: str) -> T:
+  """The choice that `value` of config.SETTING names; a UserError where there is none."""
+  if value not in choices:
+    raise UserError(f"config.{setting} = {value!r} is unknown: choose from {sorted(choices)}")
+  return choices[value]
+
+
 def defaults(cls: type[Any]) -> dict[str, Any]:
   """Name -> value, of a Settings class; mappings are new ones."""
   return dataclasses.asdict(cls())

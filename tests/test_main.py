@@ -242,6 +242,8 @@ def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
       "-1.0 must not be negative",
     ),
     ((SMOKE, "--config.gan.augment_p=(0.0,0.5)", "--config.data.channels=2"), "augmentation needs images of 1 or 3"),
+    ((SMOKE, "--config.data.label_noise=0.5"), "config.data.num_classes = 0: there are no labels for"),
+    ((SMOKE, "--config.data.labelled_images=20"), "labelled_images = 20: r3gan does not learn from images without a"),
     ((SMOKE, "--config.run.metrics=('sharpness',)"), "'sharpness' is unknown: choose from ['fid',"),
     ((SMOKE, "--config.run.best_metric=fid"), "config.run.best_metric = 'fid' needs 'fid' in config.run.metrics"),
     ((SMOKE, "--config.run.on_nonfinite=ignore"), "config.run.on_nonfinite = 'ignore' is unknown: choose from"),

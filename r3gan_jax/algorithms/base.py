@@ -254,3 +254,11 @@ class HasPictures(Protocol):
 
     Those of a name are laid out as a grid, samples/NAME_*.png, which the report shows.
     """
+
+
+class LearnsFromUnlabelled:
+  """The base of an algorithm that learns from images without a label, too: a semi-supervised one. No other gets any.
+
+  With config.data.labelled_images, a batch's 'label' is -1 where there is none: an index that JAX takes for the last
+  class. A mean over the labelled images alone couples the batch; see `Phase.group`.
+  """

@@ -50,7 +50,7 @@ def run(workdir, writer=None, snapshots=(), one_in=0, loader=None, **changes):
   changes = {"snapshot_every_images": 16, "keep_checkpoints": 100} | changes
   experiment = dataclasses.replace(experiment, **changes)
   workdir = epath.Path(workdir)
-  loader = loader or factory.build_loader(config)
+  loader = loader or factory.build_loader(config, factory.build_source(config))
   return train(experiment, loader, workdir, writer or metric_writers.MultiWriter([]), snapshots)
 
 
@@ -61,7 +61,8 @@ def saved(workdir):
 def test_going_back_finds_a_way_on_and_is_logged(tmp_path, caplog):
   """A fault that depends on the draws: with other ones the run reaches its end, its images in another order."""
   asked = []
-  loader = factory.build_loader(stacked_digits.get_config("smoke"))
+  config = stacked_digits.get_config("smoke")
+  loader = factory.build_loader(config, factory.build_source(config))
   examples = loader.examples
   loader.examples = lambda samples, order=0: asked.append((order, samples)) or examples(samples, order)
   with caplog.at_level("WARNING"), pytest.raises(Diverged, match=r"not finite: generator/gradient_norm.*on_nonfinite"):

@@ -1,0 +1,118 @@
+"""Labels to train on that are noisy or missing; evaluation reads the clean source itself.
+
+Both are drawn once for the whole data set by a seed of their own, so runs of all seeds share them, and an image has the
+same label, or none, in every epoch and process, mirrored or not.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from r3gan_jax.data.source import Examples, Source
+from r3gan_jax.errors import UserError
+
+_SEED = 0
+_READ_AT_ONCE = 256
+
+
+def transition_matrix(num_classes: int, noise: float, pairs: Sequence[Sequence[int]] = ()) -> np.ndarray:
+  """T[i, j] = p(noisy label j | clean label i), float64 [num_classes, num_classes].
+
+  Args:
+    noise: the share of labels that are redrawn.
+    pairs: (from, to): labels of class `from` are redrawn as `to`, and those of other classes stay clean. Without pairs,
+      all labels are redrawn evenly from all classes.
+
+  Raises:
+    UserError: `noise` is no probability, or a pair is not of two classes, or a class is `from` twice.
+  """
+  if not 0 <= noise <= 1:
+    raise UserError(f"config.data.label_noise = {noise} must lie between 0 and 1")
+  for pair in pairs:
+    if not _is_pair(pair, num_classes):
+      raise UserError(
+        f"config.data.label_noise_pairs: {pair!r} must be (from, to), two different classes from 0 to {num_classes - 1}"
+      )
+  if len({clean for clean, _ in pairs}) < len(pairs):
+    raise UserError(f"config.data.label_noise_pairs = {pairs!r}: give each class that is redrawn one pair")
+  identity = np.eye(num_classes)
+  redrawn = identity.copy() if pairs else np.full_like(identity, 1 / num_classes)
+  for clean, noisy in pairs:
+    redrawn[clean] = identity[noisy]
+  return (1 - noise) * identity + noise * redrawn
+
+
+class RelabelledSource:
+  """`source` with noisy labels, int32, or -1 for none.
+
+  Args:
+    source: of clean labels.
+    num_classes, noise, pairs: see `transition_matrix`.
+    labelled_images: so many images keep a label, as many of each (clean) class, or one more of the first classes;
+      0: all do. To choose them, images are read until each class has enough.
+
+  Raises:
+    UserError: there are no classes, or too few images of one for its share, or as `transition_matrix`.
+  """
+
+  def __init__(
+    self, source: Source, num_classes: int, noise: float, pairs: Sequence[Sequence[int]], labelled_images: int
+  ):
+    if not num_classes:
+      raise UserError(
+        "config.data.num_classes = 0: there are no labels for config.data.labelled_images, label_noise or "
+        "label_noise_pairs: set num_classes, or leave these out"
+      )
+    self._source = source
+    self.classes = source.classes
+    self._cumulated = transition_matrix(num_classes, noise, pairs).cumsum(axis=1)
+    for_noise, for_choice = np.random.default_rng(_SEED).spawn(2)
+    self._uniform = for_noise.random(len(source))
+    self._labelled = np.ones(len(source), np.bool_)
+    if labelled_images:
+      self._labelled = _choose_labelled(source, num_classes, labelled_images, for_choice.permutation(len(source)))
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, indices: np.ndarray) -> Examples:
+    examples = self._source[indices]
+    # The last class is whatever the others leave: its cumulated probability is 1 but for rounding.
+    passed = self._uniform[indices, None] >= self._cumulated[examples["label"], :-1]
+    noisy = passed.sum(axis=1, dtype=np.int32)
+    return examples | {"label": np.where(self._labelled[indices], noisy, np.int32(-1))}
+
+
+def _is_pair(pair: Sequence[int], num_classes: int) -> bool:
+  return (
+    isinstance(pair, list | tuple)
+    and len(pair) == 2
+    and all(type(label) is int and 0 <= label < num_classes for label in pair)
+    and pair[0] != pair[1]
+  )
+
+
+def _choose_labelled(source: Source, num_classes: int, count: int, order: np.ndarray) -> np.ndarray:
+  """bool [n]: the first images of each class in `order`, int64 [n], `count` in all."""
+  setting = f"config.data.labelled_images = {count}"
+  if not num_classes <= count <= len(source):
+    raise UserError(
+      f"{setting} must lie from config.data.num_classes = {num_classes} to the number of images, {len(source)}; 0: all"
+    )
+  quota = count // num_classes + (np.arange(num_classes) < count % num_classes)
+  missing = quota.copy()
+  labelled = np.zeros(len(source), np.bool_)
+  for start in range(0, len(source), _READ_AT_ONCE):
+    indices = order[start : start + _READ_AT_ONCE]
+    labels = source[indices]["label"]
+    for label in range(num_classes):
+      chosen = indices[labels == label][: missing[label]]
+      labelled[chosen] = True
+      missing[label] -= len(chosen)
+    if not missing.any():
+      return labelled
+  label = int(missing.argmax())
+  raise UserError(
+    f"{setting} takes {quota[label]} images of class {label}, but there are {quota[label] - missing[label]}: choose a "
+    "smaller one"
+  )

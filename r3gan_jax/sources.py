@@ -1,0 +1,91 @@
+"""The data sources that a configuration names, by config.data.source; adding one is one line of `SOURCES`."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from r3gan_jax.data.cache import cached
+from r3gan_jax.data.folder import FolderSource
+from r3gan_jax.data.generated import GeneratedSource
+from r3gan_jax.data.images import FITS, Decoder
+from r3gan_jax.data.skipping import SkippingSource
+from r3gan_jax.data.source import Source
+from r3gan_jax.data.stacked import StackedSource, load_small_digits
+from r3gan_jax.data.tfds import TfdsSource
+from r3gan_jax.errors import UserError
+from r3gan_jax.settings import look_up
+
+
+def _tfds(config: ConfigDict) -> Source:
+  data = config.data
+  if data.fit not in FITS:
+    raise UserError(f"config.data.fit = {data.fit!r} is unknown: choose from {sorted(FITS)}")
+  return TfdsSource(
+    data.name,
+    data.split,
+    config.run.data_path,
+    data.resolution,
+    build_decoder(config),
+    data.fit,
+    data.num_classes,
+    data.label_key,
+  )
+
+
+def _folder(config: ConfigDict) -> Source:
+  data = config.data
+  if not config.run.data_path:
+    raise UserError("config.run.data_path is empty: name the folder or zip of images")
+  skip = _skips_corrupt(config)
+  return FolderSource(config.run.data_path, data.resolution, build_decoder(config), data.num_classes, skip)
+
+
+def build_decoder(config: ConfigDict) -> Decoder:
+  """Returns what makes images of the run's kind from files and records."""
+  return Decoder(config.data.channels, config.data.background)
+
+
+def _skips_corrupt(config: ConfigDict) -> bool:
+  return look_up({"stop": False, "skip": True}, "run.on_corrupt_image", config.run.on_corrupt_image)
+
+
+def _readable(config: ConfigDict, source: Source) -> Source:
+  """`source`, kept in memory if it is small, and without its corrupt images if the run says so."""
+  source = SkippingSource(source) if _skips_corrupt(config) else source
+  return cached(source, config.run.cache_gib)
+
+
+def _check_stacked(config: ConfigDict) -> None:
+  for name, fixed in (("channels", 3), ("num_classes", 0)):
+    if config.data[name] != fixed:
+      raise UserError(f"config.data.{name} = {config.data[name]}: stacked digits need {fixed}")
+
+
+def _stacked_mnist(config: ConfigDict) -> Source:
+  _check_stacked(config)
+  grey = config.copy_and_resolve_references()
+  grey.data.channels = 1
+  digits = _tfds(grey)
+  return StackedSource(digits[np.arange(len(digits))]["image"][..., 0])
+
+
+def _stacked_digits(config: ConfigDict) -> Source:
+  _check_stacked(config)
+  digits = load_small_digits()[0]
+  if config.data.resolution != digits.shape[1]:
+    raise UserError(f"config.data.resolution = {config.data.resolution}: stacked_digits are 8x8")
+  return StackedSource(digits)
+
+
+def _generated(config: ConfigDict) -> Source:
+  return GeneratedSource(config.data.resolution, config.data.channels, config.data.num_classes)
+
+
+SOURCES: Mapping[str, Callable[[ConfigDict], Source]] = {
+  "tfds": lambda config: _readable(config, _tfds(config)),
+  "folder": lambda config: _readable(config, _folder(config)),
+  "stacked_digits": _stacked_digits,
+  "stacked_mnist": _stacked_mnist,
+  "generated": _generated,
+}
