@@ -4,6 +4,7 @@ Names in a configuration are looked up in the plain dicts below and in sources.p
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
@@ -65,6 +66,14 @@ def smoke_settings(config: ConfigDict) -> dict[str, Any]:
 def chosen_settings(config: ConfigDict) -> Any:
   """`config.gan` as the algorithm's `Settings`, checked."""
   return settings.read(_module(config.algorithm).Settings, config.gan.to_dict())
+
+
+def as_chosen(config: ConfigDict) -> dict[str, Any]:
+  """The configuration with `gan` as the algorithm understands it: a constant is the pair of it, and nothing is absent.
+
+  What a work directory is claimed for.
+  """
+  return config.to_dict() | {"gan": asdict(chosen_settings(config))}
 
 
 def _module(algorithm: str) -> ModuleType:

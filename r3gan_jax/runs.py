@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,7 @@ def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
   start = build_start(config, experiment, workdir)
 
   def claim() -> None:
-    # As the algorithm understands it: a constant is the pair of it, and what an older run leaves out has its default.
-    claim_workdir(workdir, config.to_dict() | {"gan": asdict(factory.chosen_settings(config))})
+    claim_workdir(workdir, factory.as_chosen(config))
     check_data(workdir, len(source), source.classes)
 
   on_first_process(claim)

@@ -96,7 +96,9 @@ def main() -> None:
 
 
 def loss_name(config: ConfigDict) -> str:
-  """The key of `LOSSES` that a configuration trains by."""
+  """The key of `LOSSES` that a configuration trains by; of a GAN whose loss is no setting, its name."""
+  if "loss" not in config.gan:
+    return str(config.algorithm)
   chosen = config.gan.loss, tuple(sorted(config.gan.penalties))
   return next(name for name, loss in LOSSES.items() if loss == chosen)
 
@@ -107,6 +109,8 @@ def _configured(config: ConfigDict, loss: str, seed: int) -> ConfigDict:
   config = config.copy_and_resolve_references()
   config.seed = seed
   if loss != "recipe":
+    if "loss" not in config.gan:
+      raise UserError(f"--losses={loss}: {config.algorithm} has a loss of its own: --losses=recipe")
     config.gan.loss, config.gan.penalties = LOSSES[loss]
   return config
 
@@ -117,10 +121,10 @@ def _carry_out(config: ConfigDict, workdir: epath.Path) -> None:
   finished = 0
   if (workdir / RESULT).exists():
     finished = _read(workdir / RESULT).images
-    on_first_process(lambda: claim_workdir(workdir, config.to_dict()))  # by the same settings?
+    on_first_process(lambda: claim_workdir(workdir, factory.as_chosen(config)))  # by the same settings?
   if finished == total:
     return
-  images_seen = read_metrics(workdir).get("knobs/learning_rate", ([0], ()))[0][-1]
+  images_seen = max((seen[-1] for seen, _ in read_metrics(workdir).values()), default=0)
   # The last iteration may go beyond the total, by less than itself.
   surplus = factory.build_experiment(config, jax.device_count()).images_per_iteration - 1
   if max(finished, images_seen - surplus) > total:

@@ -9,7 +9,8 @@ flatbuffers` and what jax needs for the device. In Python:
     noise = numpy.random.default_rng(0).standard_normal(generator.in_avals[0].shape[1:], numpy.float32)[None]
     images = generator.call(noise)            # of a run of classes: generator.call(noise, labels)
 
-    noise   float32 [b, noise_dim], standard normal; that of seed s: jax.random.normal(jax.random.key(s), (noise_dim,))
+    noise   float32 [b, noise_dim], standard normal; that of seed s: jax.random.normal(jax.random.key(s), (noise_dim,));
+            of dcgan and bigan uniform from -1 to 1
     labels  int32 [b]
     images  float32 [b, H, W, C] in about [-1, 1]; as uint8, numpy.clip(images * 127.5 + 128, 0, 255).astype("uint8")
 
