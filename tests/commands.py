@@ -8,25 +8,23 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 _CALLS = """
-import importlib, json, sys
-from absl import flags
+import contextlib, importlib, io, json, sys
 from absl.testing import flagsaver
-from r3gan_jax.errors import UserError
+from r3gan_jax.cli import runner
 
 name, calls = sys.argv[1], json.loads(sys.argv[2])
 command = importlib.import_module("main" if name == "main" else f"r3gan_jax.cli.{name}")
 command.join_processes = lambda *_: None  # a process joins once
 errors = []
 for arguments in calls:
-  with flagsaver.flagsaver():
+  said = io.StringIO()
+  with flagsaver.flagsaver(), contextlib.redirect_stderr(said):
     try:
       sys.argv = [name, *arguments]  # where config_flags looks for settings
-      flags.FLAGS(sys.argv)
-      command.main()
-    except (UserError, flags.Error) as error:
-      errors.append(str(error))
-    else:
-      errors.append(None)
+      runner.run(command.main)
+    except SystemExit as end:
+      errors.append(said.getvalue().removeprefix("error: ").rstrip() if end.code else None)
+      assert end.code in (None, 2), (arguments, end.code, said.getvalue())
 print(json.dumps(errors))
 """
 

@@ -4,7 +4,9 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tiny networks compile for longer than they run.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = (
+  "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 
 import jax
 import pytest
@@ -18,9 +20,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def environment(tmp_path_factory):
   """One device; compiled programs, and what is cached, are shared between the commands of a test session."""
   base = tmp_path_factory.getbasetemp()
+  session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
   return os.environ | {
     "XDG_CACHE_HOME": str(base / "cache"),
-    "JAX_COMPILATION_CACHE_DIR": str(base / "compiled"),
+    "JAX_COMPILATION_CACHE_DIR": str(session / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "PYTHONWARNINGS": "error::DeprecationWarning:r3gan_jax",
   }

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from commands import call
 from image_files import write_idx_files
 from ml_collections import ConfigDict
 from PIL import Image
@@ -31,7 +33,7 @@ SMOKE = "--config=configs/stacked_digits.py:smoke"
 ROADMAP_A = "--config=configs/roadmap/a.py:smoke"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def command(environment):
   def run(*arguments, module="main.py", status=0):
     done = subprocess.run(
@@ -41,6 +43,14 @@ def command(environment):
     return done
 
   return run
+
+
+@pytest.fixture(scope="module")
+def finished(command, tmp_path_factory):
+  """The smoke run at its end, 64 images; its work directory was relative. Not to be trained on."""
+  workdir = tmp_path_factory.mktemp("finished")
+  command(SMOKE, f"--workdir={os.path.relpath(workdir, ROOT)}")
+  return workdir
 
 
 def final_state(workdir):
@@ -65,13 +75,14 @@ def assert_bitwise_equal(actual, expected):
   ["cifar10", "ffhq64", "ffhq256", "imagenet32", "imagenet64", "stacked_mnist", "stacked_digits", "fashion_mnist"],
 )
 def test_every_smoke_variant_trains(command, tmp_path, name):
-  done = command(f"--config=configs/{name}.py:smoke", f"--workdir={tmp_path}", "--config.run.total_images=16")
-  assert re.search(r"16 of 16 images \| \S+ s/kimg \| \d+ images/s \| ETA 0:00:00 \| \S+ GiB", done.stderr)
+  size = ("--config.batch_size=2", "--config.run.total_images=4")
+  done = command(f"--config=configs/{name}.py:smoke", f"--workdir={tmp_path}", *size)
+  assert re.search(r"4 of 4 images \| \S+ s/kimg \| \d+ images/s \| ETA 0:00:00 \| \S+ GiB", done.stderr)
   side = factory.build_algorithm(ConfigDict(read_config(tmp_path))).image_shape[0]
-  for picture in ("reals.png", "fakes_0000000000.png", "fakes_0000000016.png"):
+  for picture in ("reals.png", "fakes_0000000000.png", "fakes_0000000004.png"):
     assert picture_size(tmp_path / "samples" / picture)[0] % (4 * side) == 0
   lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-  assert [(line["images_seen"], len(line) > 2) for line in lines] == [(0, False), (16, True), (16, False)]
+  assert [(line["images_seen"], len(line) > 2) for line in lines] == [(0, False), (4, True), (4, False)]
   for metric in ("discriminator/r1", "discriminator/r2", "generator/loss", "knobs/gamma", "progress/images_per_second"):
     assert np.isfinite(lines[1][metric])
   assert list((tmp_path / "tensorboard").iterdir())
@@ -84,6 +95,7 @@ def test_training_on_prepared_data(command, tmp_path, name, data):
   assert "17 images in " in command(*prepare, module="-m r3gan_jax.cli.prepare_data").stdout
   source = "stacked_mnist" if name == "stacked_mnist" else "tfds"
   train = (f"--config=configs/{name}.py:smoke", f"--config.data.source={source}", f"--workdir={tmp_path / 'run'}")
+  train += ("--config.gan.augment_p=(0.0,0.0)",)
   command(*train, f"--config.run.data_path={tmp_path}", "--config.run.total_images=16")
   done = command(*train, f"--config.run.data_path={tmp_path / data / '3.0.1'}", "--config.run.total_images=24")
   assert "at 16 images" in done.stderr  # the data may have moved meanwhile
@@ -115,6 +127,7 @@ def test_the_best_checkpoint_is_kept_beside_the_last(command, tmp_path):
   """By its score, which `cli.evaluate` finds again; going on, it gives way only to a better one."""
   run = tmp_path / "run"
   train = ("--config=configs/stacked_digits.py", f"--workdir={run}", "--config.batch_size=8")
+  train += ("--config.gan.widths=(16,16)", "--config.gan.cardinalities=(2,2)")
   train += ("--config.run.metric_samples=60", "--config.run.snapshot_every_images=8", "--config.run.keep_checkpoints=1")
   for total, direction, choose in ((40, "modes_kl", np.argmin), (48, "modes_kl", np.argmin), (56, "modes", np.argmax)):
     command(*train, f"--config.run.total_images={total}", f"--config.run.best_metric={direction}")
@@ -144,7 +157,7 @@ def test_resumed_equals_uninterrupted_bitwise(command, tmp_path):
   assert_bitwise_equal(parts, whole)
 
 
-def test_stylegan2_trains_resumes_and_samples(command, tmp_path):
+def test_stylegan2_trains_resumes_and_samples(command, environment, tmp_path):
   """By the same commands as R3GAN, which but for one take it."""
   train = (ROADMAP_A, "--config.run.snapshot_every_images=40")
   train += ("--config.data.resolution=8", "--config.gan.widths=(16,8)")
@@ -160,9 +173,8 @@ def test_stylegan2_trains_resumes_and_samples(command, tmp_path):
   assert (metrics["generator/path_length"][1] > 0).all() and (metrics["discriminator/r1"][1] > 0).all()
 
   workdir = f"--workdir={tmp_path}/whole"
-  for psi in ("1", "0"):
-    out = f"--out={tmp_path}/{psi}.npz"
-    command(workdir, "--seeds=0-3", f"--truncation={psi}", out, module="-m r3gan_jax.cli.sample")
+  sample = [(workdir, "--seeds=0-3", f"--truncation={psi}", f"--out={tmp_path}/{psi}.npz") for psi in ("1", "0")]
+  assert call(environment, "sample", sample) == [None, None]
   trained, alike = (np.load(tmp_path / f"{psi}.npz")["images"] for psi in ("1", "0"))
   assert (alike == alike[0]).all() and len(np.unique(trained, axis=0)) == 4
 
@@ -181,7 +193,7 @@ def test_stylegan2_trains_resumes_and_samples(command, tmp_path):
 
 
 def test_killed_at_random_moments_it_goes_on_from_the_last_complete_checkpoint(command, environment, tmp_path):
-  frequent = ("--config.run.snapshot_every_images=8", "--config.run.total_images=400")
+  frequent = ("--config.run.snapshot_every_images=8", "--config.run.total_images=240")
   command(SMOKE, f"--workdir={tmp_path}/whole", *frequent)
   killed = tmp_path / "killed"
   moments = random.Random(0)
@@ -195,78 +207,91 @@ def test_killed_at_random_moments_it_goes_on_from_the_last_complete_checkpoint(c
     already = len(list(killed.glob("samples/fakes*")))
     while process.poll() is None and len(list(killed.glob("samples/fakes*"))) <= already:
       time.sleep(0.01)  # it trains, and saves at every iteration
-    time.sleep(moments.uniform(0, 0.5))
+    time.sleep(moments.uniform(0, 0.25))
     process.send_signal(signal.SIGTERM if attempt % 2 else signal.SIGKILL)
     assert process.wait() == (INTERRUPTED if attempt % 2 else -signal.SIGKILL)
   command(SMOKE, f"--workdir={killed}", *frequent)
   assert_bitwise_equal(final_state(killed), final_state(tmp_path / "whole"))
 
 
-def test_a_truncated_newest_checkpoint_falls_back(command, tmp_path):
-  command(SMOKE, f"--workdir={tmp_path}", "--config.run.total_images=64")
-  expected = final_state(tmp_path)
+def test_a_truncated_newest_checkpoint_falls_back(command, finished, tmp_path):
+  shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
   for file in (tmp_path / "checkpoints" / "64").rglob("*"):
     if file.is_file():
       file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-  done = command(SMOKE, f"--workdir={tmp_path}", "--config.run.total_images=64")
+  done = command(SMOKE, f"--workdir={tmp_path}")
   assert "checkpoints/64 cannot be read, trying the one before it" in done.stderr
   assert "at 32 images" in done.stderr
-  assert_bitwise_equal(final_state(tmp_path), expected)
+  assert_bitwise_equal(final_state(tmp_path), final_state(finished))
+
+
+DCGAN = "--config=configs/zoo/dcgan.py:smoke"
+REFUSED = [
+  ((SMOKE, "--config.run.micro_batch.generator=3"), "config.run.micro_batch.generator = 3 does not divide the 8"),
+  ((SMOKE, "--config.batch_size=many"), "batch_size"),
+  ((SMOKE, "--config.gan.loss=hinge"), "config.gan.loss = 'hinge': 'hinge' is unknown: choose from"),
+  ((SMOKE, "--config.data.resolution=16"), "config.data.resolution = 16"),
+  ((SMOKE, "--config.init_from=/nowhere"), "config.init_from = '/nowhere': /nowhere/config.json not found"),
+  ((SMOKE, "--config.gan.cardinalities=(3,3)"), "config.gan.cardinalities: 3 groups"),
+  ((SMOKE, "--config.gan.penalties=('r3',)"), "config.gan.penalties = ('r3',): 'r3' is unknown"),
+  ((SMOKE, "--config.run.total_images=3000000000"), "config.run.total_images"),
+  ((SMOKE, "--tpu_topology=v5e:2x2"), "goes with --dry_run"),
+  ((SMOKE, "--dry_run", "--tpu_topology=v9:2x2"), "unknown topology 'v9:2x2'"),
+  ((SMOKE, "surplus"), "unexpected arguments ['surplus']"),
+  (("--config=configs/cifar10.py:no_such",), "no variant 'no_such': choose from ['smoke', 'unconditional']"),
+  (("--config=configs/imagenet64.py", "--config.run.data_path=/nowhere"), "is not prepared under"),
+  (
+    (SMOKE, "--config.gan.augment_p=(0.0,1.5)"),
+    "config.gan.augment_p = (0.0, 1.5): 1.5 must lie between 0 and 1",
+  ),
+  (
+    (SMOKE, "--config.gan.augment_p=(0.0,0.5)", "--config.gan.augment.hue=-1.0"),
+    "-1.0 must not be negative",
+  ),
+  ((SMOKE, "--config.gan.augment_p=(0.0,0.5)", "--config.data.channels=2"), "augmentation needs images of 1 or 3"),
+  ((SMOKE, "--config.run.metrics=('sharpness',)"), "'sharpness' is unknown: choose from ['fid',"),
+  ((SMOKE, "--config.run.best_metric=fid"), "config.run.best_metric = 'fid' needs 'fid' in config.run.metrics"),
+  ((SMOKE, "--config.run.on_nonfinite=ignore"), "config.run.on_nonfinite = 'ignore' is unknown: choose from"),
+  ((SMOKE, "--config.run.profile=(3,1)"), "config.run.profile = (3, 1): give the first and the last iteration"),
+  ((SMOKE, "--config.run.stall_seconds=0.0"), "config.run.stall_seconds = 0.0 must be positive"),
+  ((ROADMAP_A, "--config.data.num_classes=10"), "config.data.num_classes = 10: stylegan2 takes no classes"),
+  ((ROADMAP_A, "--config.gan.loss=relativistic"), "loss"),
+  ((ROADMAP_A, "--config.gan.augment_p=(0.0,0.5)"), "augment_p"),
+  ((ROADMAP_A, "--config.data.resolution=64"), "config.gan.widths need one entry for each stage from 4x4 to"),
+  ((SMOKE, "--config.gan.gamma=-1"), "config.gan.gamma = (-1.0, -1.0): -1.0 must not be negative"),
+  ((SMOKE, "--config.gan.gamma=(1.0,2.0,3.0)"), "config.gan.gamma = (1.0, 2.0, 3.0): give (from, to), or one number"),
+  ((SMOKE, "--config.gan.beta2=(0.9,1.5)"), "config.gan.beta2 = (0.9, 1.5): 1.5 must lie from 0 to below 1"),
+  ((SMOKE, "--config.gan.widths=(0,8)"), "config.gan.widths = (0, 8): 0 must be positive"),
+  ((SMOKE, "--config.gan.burn_in_images=0"), "config.gan.burn_in_images = 0: 0 must be positive"),
+  ((ROADMAP_A, "--config.batch_size=6"), "config.batch_size: stylegan2 goes through images in groups of 4, and 6 at"),
+  ((ROADMAP_A, "--config.run.micro_batch.generator=2"), "config.run.micro_batch.generator: stylegan2 goes through"),
+  ((SMOKE, "--config.data.label_noise=0.5"), "config.data.num_classes = 0: there are no labels for"),
+  ((SMOKE, "--config.data.labelled_images=20"), "labelled_images = 20: r3gan does not learn from images without a"),
+  ((DCGAN, "--config.run.micro_batch.generator=2"), "config.run.micro_batch.generator = 2: dcgan takes its batch whole"),
+  ((DCGAN, "--config.gan.gamma=1"), "gamma"),
+  ((SMOKE, "--config.run.best_metric=is"), "config.run.best_metric = 'is' is unknown: choose from ['fid',"),
+  ((SMOKE, "--config.run.metrics=('fid',)"), "put https://github.com/mseitzer/pytorch-fid"),
+]
+
+
+def test_bad_input_is_one_line_that_names_the_cure(environment, tmp_path):
+  errors = call(environment, "main", [(*arguments, f"--workdir={tmp_path / 'run'}") for arguments, _ in REFUSED])
+  for (arguments, message), error in zip(REFUSED, errors, strict=True):
+    assert error and message in error and "\n" not in error, arguments
+  assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
   "arguments, message",
   [
     ((SMOKE, "--config.batch_size=0"), "config.batch_size = 0 is not a multiple of the 1 devices"),
-    ((SMOKE, "--config.run.micro_batch.generator=3"), "config.run.micro_batch.generator = 3 does not divide the 8"),
     ((SMOKE, "--config.batchsize=8"), "batchsize"),
-    ((SMOKE, "--config.batch_size=many"), "batch_size"),
-    ((SMOKE, "--config.gan.loss=hinge"), "config.gan.loss = 'hinge': 'hinge' is unknown: choose from"),
-    ((SMOKE, "--config.data.resolution=16"), "config.data.resolution = 16"),
-    ((SMOKE, "--config.init_from=/nowhere"), "config.init_from = '/nowhere': /nowhere/config.json not found"),
-    ((SMOKE, "--config.gan.cardinalities=(3,3)"), "config.gan.cardinalities: 3 groups"),
-    ((SMOKE, "--config.gan.penalties=('r3',)"), "config.gan.penalties = ('r3',): 'r3' is unknown"),
-    ((SMOKE, "--config.run.total_images=3000000000"), "config.run.total_images"),
-    ((SMOKE, "--tpu_topology=v5e:2x2"), "goes with --dry_run"),
-    ((SMOKE, "--dry_run", "--tpu_topology=v9:2x2"), "unknown topology 'v9:2x2'"),
-    ((SMOKE, "surplus"), "unexpected arguments ['surplus']"),
     (("--config=configs/no_such.py",), "no_such.py"),
-    (("--config=configs/cifar10.py:no_such",), "no variant 'no_such': choose from ['smoke', 'unconditional']"),
-    (("--config=configs/imagenet64.py", "--config.run.data_path=/nowhere"), "is not prepared under"),
-    (
-      (SMOKE, "--config.gan.augment_p=(0.0,1.5)"),
-      "config.gan.augment_p = (0.0, 1.5): 1.5 must lie between 0 and 1",
-    ),
-    (
-      (SMOKE, "--config.gan.augment_p=(0.0,0.5)", "--config.gan.augment.hue=-1.0"),
-      "-1.0 must not be negative",
-    ),
-    ((SMOKE, "--config.gan.augment_p=(0.0,0.5)", "--config.data.channels=2"), "augmentation needs images of 1 or 3"),
-    ((SMOKE, "--config.data.label_noise=0.5"), "config.data.num_classes = 0: there are no labels for"),
-    ((SMOKE, "--config.data.labelled_images=20"), "labelled_images = 20: r3gan does not learn from images without a"),
-    ((SMOKE, "--config.run.metrics=('sharpness',)"), "'sharpness' is unknown: choose from ['fid',"),
-    ((SMOKE, "--config.run.best_metric=fid"), "config.run.best_metric = 'fid' needs 'fid' in config.run.metrics"),
-    ((SMOKE, "--config.run.on_nonfinite=ignore"), "config.run.on_nonfinite = 'ignore' is unknown: choose from"),
-    ((SMOKE, "--config.run.profile=(3,1)"), "config.run.profile = (3, 1): give the first and the last iteration"),
-    ((SMOKE, "--config.run.stall_seconds=0.0"), "config.run.stall_seconds = 0.0 must be positive"),
-    ((ROADMAP_A, "--config.data.num_classes=10"), "config.data.num_classes = 10: stylegan2 takes no classes"),
-    ((ROADMAP_A, "--config.gan.loss=relativistic"), "loss"),
-    ((ROADMAP_A, "--config.gan.augment_p=(0.0,0.5)"), "augment_p"),
-    ((ROADMAP_A, "--config.data.resolution=64"), "config.gan.widths need one entry for each stage from 4x4 to"),
-    ((SMOKE, "--config.gan.gamma=-1"), "config.gan.gamma = (-1.0, -1.0): -1.0 must not be negative"),
-    ((SMOKE, "--config.gan.gamma=(1.0,2.0,3.0)"), "config.gan.gamma = (1.0, 2.0, 3.0): give (from, to), or one number"),
-    ((SMOKE, "--config.gan.beta2=(0.9,1.5)"), "config.gan.beta2 = (0.9, 1.5): 1.5 must lie from 0 to below 1"),
-    ((SMOKE, "--config.gan.widths=(0,8)"), "config.gan.widths = (0, 8): 0 must be positive"),
-    ((SMOKE, "--config.gan.burn_in_images=0"), "config.gan.burn_in_images = 0: 0 must be positive"),
-    ((ROADMAP_A, "--config.batch_size=6"), "config.batch_size: stylegan2 goes through images in groups of 4, and 6 at"),
-    ((ROADMAP_A, "--config.run.micro_batch.generator=2"), "config.run.micro_batch.generator: stylegan2 goes through"),
     ((SMOKE, "--process_id=0"), "go together: name all three, or none"),
-    ((SMOKE, "--config.run.best_metric=is"), "config.run.best_metric = 'is' is unknown: choose from ['fid',"),
-    ((SMOKE, "--config.run.metrics=('fid',)"), "put https://github.com/mseitzer/pytorch-fid"),
     ((), "--config"),
   ],
 )
-def test_bad_input_is_one_line_that_names_the_cure(command, tmp_path, arguments, message):
+def test_bad_input_ends_the_process(command, tmp_path, arguments, message):
   done = command(*arguments, f"--workdir={tmp_path / 'run'}", status=2)
   line = done.stderr.strip().splitlines()[-1]
   assert line.startswith("error: ") and message in line
@@ -274,9 +299,8 @@ def test_bad_input_is_one_line_that_names_the_cure(command, tmp_path, arguments,
   assert not (tmp_path / "run").exists()
 
 
-def test_another_configuration_is_refused(command, tmp_path):
-  command(SMOKE, f"--workdir={tmp_path}", "--config.run.total_images=8")
-  done = command(SMOKE, f"--workdir={tmp_path}", "--config.gan.gamma=(3.0,0.3)", status=2)
+def test_another_configuration_is_refused(command, finished):
+  done = command(SMOKE, f"--workdir={finished}", "--config.gan.gamma=(3.0,0.3)", status=2)
   assert "was made with config.gan.gamma = [0.3, 0.3], but now it is [3.0, 0.3]" in done.stderr.splitlines()[-1]
 
 
@@ -306,34 +330,35 @@ def test_dry_run_prints_counts_memory_and_flops_and_touches_nothing(command, tmp
   assert not (tmp_path / "run").exists()
 
 
-def test_sampling(command, tmp_path):
+def test_sampling(command, environment, tmp_path):
   run = tmp_path / "run"
-  command("--config=configs/cifar10.py:smoke", f"--workdir={run}", "--config.run.total_images=8")
-  sample = "-m r3gan_jax.cli.sample"
-  command(f"--workdir={run}", "--seeds=0-5", f"--out={tmp_path}/all.npz", module=sample)
-  command(f"--workdir={run}", "--seeds=4,2", f"--out={tmp_path}/some.npz", module=sample)
+  train = ("--config=configs/cifar10.py:smoke", "--config.gan.augment_p=(0.0,0.0)", f"--workdir={run}")
+  command(*train, "--config.run.total_images=8")
+  command(f"--workdir={run}", "--seeds=0-5", f"--out={tmp_path}/all.npz", module="-m r3gan_jax.cli.sample")
+  nothing = f"--out={tmp_path}/x.png"
+  calls = {
+    ("--seeds=4,2", f"--out={tmp_path}/some.npz"): None,
+    ("--seeds=0-2", "--class=3", f"--out={tmp_path}/pictures"): None,
+    ("--seeds=0-3", f"--out={tmp_path}/grid.png"): None,
+    ("--class=10", nothing): "--class=10: choose from 0 to 9",
+    ("--seeds=a-b", nothing): "'a-b' is neither a number nor a range",
+    (f"--workdir={tmp_path / 'nowhere'}", nothing): "is not a work directory",
+  }
+  errors = call(environment, "sample", [(f"--workdir={run}", *arguments) for arguments in calls])
+  for error, message in zip(errors, calls.values(), strict=True):
+    assert error is None if message is None else message in error
   everything, some = np.load(tmp_path / "all.npz"), np.load(tmp_path / "some.npz")
   np.testing.assert_array_equal(everything["images"][[4, 2]], some["images"])
   np.testing.assert_array_equal(everything["labels"][[4, 2]], some["labels"])
-  command(f"--workdir={run}", "--seeds=0-2", "--class=3", f"--out={tmp_path}/pictures", module=sample)
   assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [f"seed{i:08}.png" for i in range(3)]
-  command(f"--workdir={run}", "--seeds=0-3", f"--out={tmp_path}/grid.png", module=sample)
   assert picture_size(tmp_path / "grid.png") == (64, 64)
-  for arguments, message in (
-    (("--class=10",), "--class=10: choose from 0 to 9"),
-    (("--seeds=a-b",), "'a-b' is neither a number nor a range"),
-    ((f"--workdir={tmp_path / 'nowhere'}",), "is not a work directory"),
-  ):
-    done = command(f"--workdir={run}", f"--out={tmp_path}/x.png", *arguments, module=sample, status=2)
-    assert message in done.stderr.splitlines()[-1]
 
 
-def test_the_report_of_a_run_in_a_relative_work_directory(command, tmp_path):
-  workdir = os.path.relpath(tmp_path, ROOT)
-  command(SMOKE, f"--workdir={workdir}")
+def test_the_report_of_a_run_in_a_relative_work_directory(command, finished, tmp_path):
+  workdir = os.path.relpath(finished, ROOT)
   command(f"--workdir={workdir}", f"--curves={tmp_path}/curves.png", module="-m r3gan_jax.cli.report")
   assert picture_size(tmp_path / "curves.png")[0] > 1000
-  page = (tmp_path / "report.html").read_text()
+  page = (finished / "report.html").read_text()
   for title in ("adversarial losses", "gradient penalties", "relativistic logits: mean sign", "gradient norms"):
     assert title in page
   assert "Nothing has been logged" not in page and "No samples" not in page and ">Other<" not in page

@@ -40,12 +40,12 @@ CONFIG = {"name": "x", "gamma": (1.0, 0.1), "run": {"total_images": 8}}
 
 
 @pytest.fixture(scope="module")
-def server():
+def server(environment):
   """The bucket's objects, and the environment of a process that works on them; this one does from here on."""
-  with gcs_server() as (objects, environment), pytest.MonkeyPatch.context() as patch:
-    for name, value in environment.items():
+  with gcs_server() as (objects, addresses), pytest.MonkeyPatch.context() as patch:
+    for name, value in addresses.items():
       patch.setenv(name, value)
-    yield objects, environment
+    yield objects, environment | addresses
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -213,13 +213,9 @@ def final_states(*workdirs):
     yield jax.tree.map(np.asarray, state.replace(rng=jax.random.key_data(state.rng)))
 
 
-def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path, tmp_path_factory):
+def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path):
   """Trained, cut off in its last save, the checkpoint before damaged, resumed, scored, sampled and reported."""
   objects, environment = server
-  environment = environment | {  # test_main.py compiles the same programs
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "compiled"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
   run = f"gs://{BUCKET}/run"
   train = ("main.py", "--config=configs/stacked_digits.py:smoke", "--config.data.source=stacked_digits")
   settings = {"metrics": "('modes',)", "best_metric": "modes", "metric_samples": 60, "keep_checkpoints": 3}

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import call
 from PIL import Image
 
 from r3gan_jax.training.logging import read_metrics
@@ -22,12 +23,12 @@ TINY = (
 )
 
 
-def ablate(environment, out, *arguments, status=0):
+def ablate(environment, out, *arguments):
   config = "--config=configs/stacked_digits.py"
   command = [sys.executable, "-m", "r3gan_jax.cli.ablate", config, f"--out={out}", *arguments]
   done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-  assert done.returncode == status, done.stderr
-  return done
+  assert done.returncode == 0, done.stderr
+  return done.stdout
 
 
 def write_result(out, loss, seed, diverged_at=None, **scores):
@@ -44,7 +45,7 @@ def test_the_table(environment, tmp_path):
   write_result(tmp_path, "gan", 0, diverged_at=12_345)
   write_result(tmp_path, "gan", 1, modes=123.0, modes_kl=2.0)
   write_result(tmp_path, "gan", 2, diverged_at=6_789)
-  shown = ablate(environment, tmp_path, "--losses=rpgan_r1_r2,gan", "--seeds=0-2").stdout
+  shown = ablate(environment, tmp_path, "--losses=rpgan_r1_r2,gan", "--seeds=0-2")
   assert shown == (tmp_path / "table.md").read_text()
   assert shown.splitlines() == [
     "| recipe | loss | images | seeds | modes | KL | diverged |",
@@ -56,7 +57,7 @@ def test_the_table(environment, tmp_path):
 
 
 def test_runs_are_made_once_gone_on_with_and_added_to(environment, tmp_path):
-  first = ablate(environment, tmp_path, *TINY, "--losses=gan_r1,recipe", "--seeds=3").stdout
+  first = ablate(environment, tmp_path, *TINY, "--losses=gan_r1,recipe", "--seeds=3")
   assert [line.split(" | ")[1:4] for line in first.splitlines()[2:4]] == [
     ["GAN + R1", "64", "1"],
     ["RpGAN + R1 + R2", "64", "1"],
@@ -78,28 +79,39 @@ def test_runs_are_made_once_gone_on_with_and_added_to(environment, tmp_path):
   (runs["gan_r1"] / "result.json").unlink()
   shutil.rmtree(runs["rpgan_r1_r2"])
   before = (runs["gan_r1"] / "metrics.jsonl").read_bytes()
-  less = (*TINY, "--config.run.total_images=48")
-  shorter = ablate(environment, tmp_path, *less, "--losses=gan_r1", "--seeds=3", status=2).stderr
+  common = ("--config=configs/stacked_digits.py", f"--out={tmp_path}", *TINY, "--seeds=3")
+  shorter, again, other = call(
+    environment,
+    "ablate",
+    [
+      (*common, "--losses=gan_r1", "--config.run.total_images=48"),
+      (*common, "--losses=gan_r1,rpgan_r1_r2"),
+      (*common, "--losses=gan_r1", "--config.batch_size=32"),
+    ],
+  )
   assert "gan_r1/seed_3 was trained on more images than config.run.total_images = 48" in shorter
-  again = ablate(environment, tmp_path, *TINY, "--losses=gan_r1,rpgan_r1_r2", "--seeds=3").stdout
-  assert again == first
+  assert again is None and (tmp_path / "table.md").read_text() == first
   assert (runs["gan_r1"] / "metrics.jsonl").read_bytes() == before
-  other = ablate(
-    environment, tmp_path, *TINY, "--config.batch_size=32", "--losses=gan_r1", "--seeds=3", status=2
-  ).stderr
   assert "gan_r1/seed_3 was made with config.batch_size = 16" in other
   wild = (*TINY, "--config.name=wild", "--config.gan.learning_rate=(1e30,1e30)")
-  added = ablate(environment, tmp_path, *wild, "--losses=rpgan", "--seeds=0").stdout.splitlines()
+  added = ablate(environment, tmp_path, *wild, "--losses=rpgan", "--seeds=0").splitlines()
   assert added[:4] == [*first.splitlines()[:4]]
   assert added[4].startswith("| wild | RpGAN | 64 | 1 | - | - | 1 of 1, at ")
 
 
 def test_mistakes(environment, tmp_path):
-  assert "--losses=wgan is unknown" in ablate(environment, tmp_path, "--losses=wgan", status=2).stderr
-  without = ablate(environment, tmp_path, "--config.run.metrics=()", "--config.run.best_metric=", status=2).stderr
-  assert "config.run.metrics is empty" in without
   write_result(tmp_path, "gan", 0)
-  shorter = ablate(environment, tmp_path, "--config.run.total_images=64", "--losses=gan", "--seeds=0", status=2).stderr
-  assert "gan/seed_0 was trained on more images than config.run.total_images = 64" in shorter
-  (tmp_path / "stacked_digits/gan/seed_0/result.json").write_text("{")
-  assert "result.json cannot be read" in ablate(environment, tmp_path, "--losses=gan", "--seeds=0", status=2).stderr
+  write_result(tmp_path, "gan_r1", 0)
+  (tmp_path / "stacked_digits/gan_r1/seed_0/result.json").write_text("{")
+  cases = [
+    (("--losses=wgan",), "--losses=wgan is unknown"),
+    (("--config.run.metrics=()", "--config.run.best_metric="), "config.run.metrics is empty"),
+    (
+      ("--config.run.total_images=64", "--losses=gan", "--seeds=0"),
+      "gan/seed_0 was trained on more images than config.run.total_images = 64",
+    ),
+    (("--losses=gan_r1", "--seeds=0"), "result.json cannot be read"),
+  ]
+  calls = [("--config=configs/stacked_digits.py", f"--out={tmp_path}", *arguments) for arguments, _ in cases]
+  for (arguments, message), error in zip(cases, call(environment, "ablate", calls), strict=True):
+    assert error and message in error, arguments

@@ -18,15 +18,19 @@ ROOT = Path(__file__).parent.parent.parent
 SNAPSHOT = official_pickles.path("cond_8px")
 
 
-def command(*arguments, module="-m r3gan_jax.cli.convert", status=0):
-  done = subprocess.run(
-    [sys.executable, *module.split(), *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
-  )
-  assert done.returncode == status, done.stderr
-  return done
+@pytest.fixture
+def command(environment):
+  def run(*arguments, module="-m r3gan_jax.cli.convert", status=0):
+    done = subprocess.run(
+      [sys.executable, *module.split(), *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == status, done.stderr
+    return done
+
+  return run
 
 
-def test_there_samples_training_and_back(tmp_path):
+def test_there_samples_training_and_back(command, tmp_path):
   run = tmp_path / "run"
   digest = hashlib.sha256(SNAPSHOT.read_bytes()).hexdigest()
   done = command(SNAPSHOT, f"--out={run}", f"--sha256={digest}")
@@ -71,7 +75,7 @@ def server(tmp_path):
     it.shutdown()
 
 
-def test_from_a_server(tmp_path, server):
+def test_from_a_server(command, tmp_path, server):
   url = f"{server}/{SNAPSHOT.name}"
   done = command(url, "--sha256=01234567", f"--out={tmp_path}/run", status=2)
   assert f"{SNAPSHOT.name} is damaged: its SHA-256 begins with" in done.stderr.splitlines()[-1]
@@ -93,7 +97,7 @@ def test_from_a_server(tmp_path, server):
     ),
   ],
 )
-def test_bad_input_is_one_line_that_names_the_cure_and_writes_nothing(tmp_path, arguments, message):
+def test_bad_input_is_one_line_that_names_the_cure_and_writes_nothing(command, tmp_path, arguments, message):
   done = command(f"--out={tmp_path}/run", *arguments, status=2)
   line = done.stderr.strip().splitlines()[-1]
   assert line.startswith("error: ") and message in line and "Traceback" not in done.stderr

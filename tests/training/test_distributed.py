@@ -81,14 +81,14 @@ def test_several_processes_sample_and_score_as_one(environment, tmp_path, whole)
   assert len(list((tmp_path / "2" / "pictures").iterdir())) == 7
 
 
-LONG = ("--config.run.total_images=2000000", "--config.run.snapshot_every_images=800")
+LONG = ("--config.run.total_images=2000000", "--config.run.snapshot_every_images=400")
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_the_processes_end_when_one_is_killed_and_go_on_when_restarted(environment, tmp_path, whole, which):
   train = (*TRAIN, f"--workdir={tmp_path}", "--config.run.peer_timeout_seconds=10")
   joined = Processes(environment, 2, 2, *train, *LONG)
-  joined.wait_for(tmp_path / "samples" / "fakes_0000000800.png")
+  joined.wait_for(tmp_path / "samples" / "fakes_0000000400.png")
   joined.processes[which].kill()
   killed, began = joined.processes[which], time.monotonic()
   other = joined.processes[1 - which]
@@ -105,11 +105,11 @@ def test_the_processes_end_when_one_is_killed_and_go_on_when_restarted(environme
 def test_sigterm_to_one_process_saves_and_ends_all(environment, tmp_path):
   train = (*TRAIN, f"--workdir={tmp_path}")
   joined = Processes(environment, 2, 1, *train, *LONG)
-  joined.wait_for(tmp_path / "samples" / "fakes_0000000800.png")
+  joined.wait_for(tmp_path / "samples" / "fakes_0000000400.png")
   joined.processes[1].send_signal(signal.SIGTERM)
   printed = joined.finish(INTERRUPTED, INTERRUPTED)
   saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
-  assert saved >= 800
+  assert saved >= 400
   assert all(f"stopped by SIGTERM at {saved:,} images" in text for text in printed)
 
 
