@@ -267,7 +267,7 @@ REFUSED = [
   ((ROADMAP_A, "--config.run.micro_batch.generator=2"), "config.run.micro_batch.generator: stylegan2 goes through"),
   ((SMOKE, "--config.data.label_noise=0.5"), "config.data.num_classes = 0: there are no labels for"),
   ((SMOKE, "--config.data.labelled_images=20"), "labelled_images = 20: r3gan does not learn from images without a"),
-  ((DCGAN, "--config.run.micro_batch.generator=2"), "config.run.micro_batch.generator = 2: dcgan takes its batch whole"),
+  ((DCGAN, "--config.run.micro_batch.generator=2"), "micro_batch.generator = 2: dcgan takes its batch whole"),
   ((DCGAN, "--config.gan.gamma=1"), "gamma"),
   ((SMOKE, "--config.run.best_metric=is"), "config.run.best_metric = 'is' is unknown: choose from ['fid',"),
   ((SMOKE, "--config.run.metrics=('fid',)"), "put https://github.com/mseitzer/pytorch-fid"),
