@@ -13,6 +13,7 @@ from PIL import Image
 from r3gan_jax.training.logging import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
+DIGITS = "--config=configs/stacked_digits.py"
 TINY = (
   "--config.gan.widths=(8,8)",
   "--config.gan.cardinalities=(2,2)",
@@ -24,8 +25,7 @@ TINY = (
 
 
 def ablate(environment, out, *arguments):
-  config = "--config=configs/stacked_digits.py"
-  command = [sys.executable, "-m", "r3gan_jax.cli.ablate", config, f"--out={out}", *arguments]
+  command = [sys.executable, "-m", "r3gan_jax.cli.ablate", DIGITS, f"--out={out}", *arguments]
   done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   return done.stdout
@@ -79,7 +79,7 @@ def test_runs_are_made_once_gone_on_with_and_added_to(environment, tmp_path):
   (runs["gan_r1"] / "result.json").unlink()
   shutil.rmtree(runs["rpgan_r1_r2"])
   before = (runs["gan_r1"] / "metrics.jsonl").read_bytes()
-  common = ("--config=configs/stacked_digits.py", f"--out={tmp_path}", *TINY, "--seeds=3")
+  common = (DIGITS, f"--out={tmp_path}", *TINY, "--seeds=3")
   shorter, again, other = call(
     environment,
     "ablate",
@@ -104,14 +104,18 @@ def test_mistakes(environment, tmp_path):
   write_result(tmp_path, "gan_r1", 0)
   (tmp_path / "stacked_digits/gan_r1/seed_0/result.json").write_text("{")
   cases = [
-    (("--losses=wgan",), "--losses=wgan is unknown"),
-    (("--config.run.metrics=()", "--config.run.best_metric="), "config.run.metrics is empty"),
+    ((DIGITS, "--losses=wgan"), "--losses=wgan is unknown"),
+    ((DIGITS, "--config.run.metrics=()", "--config.run.best_metric="), "config.run.metrics is empty"),
     (
-      ("--config.run.total_images=64", "--losses=gan", "--seeds=0"),
+      (DIGITS, "--config.run.total_images=64", "--losses=gan", "--seeds=0"),
       "gan/seed_0 was trained on more images than config.run.total_images = 64",
     ),
-    (("--losses=gan_r1", "--seeds=0"), "result.json cannot be read"),
+    ((DIGITS, "--losses=gan_r1", "--seeds=0"), "result.json cannot be read"),
+    (
+      ("--config=configs/zoo/dcgan.py", "--config.run.metrics=('fid',)", "--losses=gan"),
+      "--losses=gan: dcgan has a loss of its own: --losses=recipe",
+    ),
   ]
-  calls = [("--config=configs/stacked_digits.py", f"--out={tmp_path}", *arguments) for arguments, _ in cases]
+  calls = [(*arguments, f"--out={tmp_path}") for arguments, _ in cases]
   for (arguments, message), error in zip(cases, call(environment, "ablate", calls), strict=True):
     assert error and message in error, arguments
