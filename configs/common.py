@@ -90,6 +90,7 @@ def make_smoke(config: ConfigDict) -> None:
   """Shrinks a recipe to a tiny network and a few iterations on generated images: a minute on a CPU."""
   config.data.source = "generated"
   config.gan.update(factory.smoke_settings(config))
+  config.data.labelled_images = min(config.data.labelled_images, config.data.num_classes)
   config.batch_size = 8
   config.run.total_images = 64
   config.run.log_every_images = 16

@@ -102,13 +102,13 @@ def portable_algorithm(config: ConfigDict) -> Algorithm:
 
 
 _LEFT_OPEN = {
-  "data": {"background": "white", "labelled_images": 0, "label_noise": 0.0, "label_noise_pairs": ()},
+  "data": {"background": "white"},
   "run": {"quantisation": "float32", "on_corrupt_image": "stop"},
 }
 """What the configuration of a converted snapshot leaves to a recipe. What is done without one is the same for all.
 
-Except network.name, data.background, data.label*, run.quantisation and run.on_corrupt_image, which configurations did
-not have before there was a choice.
+Except network.name, data.background, run.quantisation and run.on_corrupt_image, which configurations did not have
+before there was a choice.
 """
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from configs import stacked_digits
+from configs import common, stacked_digits
 from r3gan_jax import factory, runs
 from r3gan_jax.algorithms.base import LearnsFromUnlabelled
 from r3gan_jax.algorithms.r3gan import R3GAN
@@ -105,3 +105,11 @@ def test_images_without_a_label_are_for_those_that_learn_from_them(monkeypatch):
   assert isinstance(factory.build_experiment(config, 1).algorithm, SemiSupervised)
   labels = factory.build_loader(config, factory.build_source(config)).examples(np.arange(256))["label"]
   assert np.bincount(labels + 1).tolist() == [236, 4, 4, 4, 4, 4]
+
+
+def test_smoke_runs_label_no_more_images_than_there_are():
+  config = recipe(labelled_images=4000)
+  common.make_smoke(config)
+  assert config.data.labelled_images == 5
+  labels = factory.build_loader(config, factory.build_source(config)).examples(np.arange(256))["label"]
+  assert np.bincount(labels + 1).tolist() == [251, 1, 1, 1, 1, 1]

@@ -82,7 +82,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
       raise UserError(f"{path} cannot be read: {error}: {cure}") from None
   if not isinstance(config, dict):
     raise UserError(f"{path} holds no settings by name: {cure}")
-  return _with_gan(config)
+  return _with_labels(_with_gan(config))
 
 
 _SCHEDULES = ("burn_in_images", "learning_rate", "beta2", "gamma", "ema_half_life")
@@ -107,6 +107,14 @@ def _with_gan(config: dict[str, Any]) -> dict[str, Any]:
   gan |= {"network" if name == "name" else name: network[name] for name in below_network if name in network}
   rest = {name: value for name, value in config.items() if name != "network" and name not in _BEFORE_GAN["r3gan"][0]}
   return rest | {"gan": gan}
+
+
+def _with_labels(config: dict[str, Any]) -> dict[str, Any]:
+  """A run's configuration of before labels could be noisy or missing as one of today; others as they are."""
+  data = config.get("data", {})
+  if "source" not in data:
+    return config
+  return config | {"data": {"labelled_images": 0, "label_noise": 0.0, "label_noise_pairs": []} | data}
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -45,6 +45,15 @@ def test_settings_left_open_are_fixed_by_the_first_that_says_them(tmp_path):
     claim_workdir(tmp_path, CONFIG | {"data": {"name": "cifar10"}})
 
 
+def test_a_run_of_before_labels_could_be_noisy_has_clean_ones(tmp_path):
+  before = CONFIG | {"data": {"source": "tfds"}}
+  labels = {"labelled_images": 0, "label_noise": 0.0, "label_noise_pairs": ()}
+  claim_workdir(tmp_path, before)
+  with pytest.raises(UserError, match=r"config\.data\.label_noise = 0\.0, but now it is 0\.5"):
+    claim_workdir(tmp_path, before | {"data": {"source": "tfds"} | labels | {"label_noise": 0.5}})
+  claim_workdir(tmp_path, before | {"data": {"source": "tfds"} | labels})
+
+
 def test_a_foreign_directory_is_refused(tmp_path):
   (tmp_path / "thesis.tex").write_text("precious")
   with pytest.raises(UserError, match="not made by r3gan_jax"):
