@@ -1,5 +1,6 @@
 """Laws that hold for every GAN with state beside its parameters; a new one is a line of `ALGORITHMS`."""
 
+import dataclasses
 import importlib
 
 import golden_cases
@@ -17,6 +18,7 @@ from r3gan_jax.sampling import Sampler
 from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.state import abstract_state, averaged
+from r3gan_jax.training.transfer import transferred_state
 
 BATCH = 16
 OF_CONVOLUTIONS = {"widths": (8, 8), "noise_dim": 8, "ema_half_life": 32.0}
@@ -84,3 +86,16 @@ def test_a_resumed_run_is_an_uninterrupted_one(case, tmp_path):
 
   states = [s.replace(rng=jax.random.key_data(s.rng)) for s in (state, trained(algorithm, BATCH, 2, 1, resumed))]
   jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_a_run_begun_with_another_one_takes_its_state_along(case):
+  """Moments and averages with the parameters; where networks are of other sizes, those that fit."""
+  name, algorithm, state = case
+  start, _ = transferred_state(algorithm, 1, make_mesh(1), algorithm, state)
+  for part in ("params", "carry", "ema"):
+    jax.tree.map(np.testing.assert_array_equal, getattr(start, part), getattr(state, part))
+  assert start.images_seen == 0
+  module, settings = ALGORITHMS[name]
+  other = module.build(dataclasses.replace(settings, noise_dim=4), Images(16, 16, 1, 0), "cpu")
+  carry = transferred_state(other, 1, make_mesh(1), algorithm, state)[0].carry
+  jax.tree.map(np.testing.assert_array_equal, carry, state.carry)
