@@ -20,7 +20,8 @@ def executed(name, environment, monkeypatch, settings="", **parameters):
   assert names == list(parameters)
   cell.source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
   for cell in notebook.cells:
-    cell.source = cell.source.replace("!python main.py", f"!python main.py {settings}")
+    if cell.source.startswith("!python main.py"):
+      cell.source = f"{cell.source.rstrip()} {settings}"
   for variable in environment.keys() - os.environ.keys():
     monkeypatch.setenv(variable, environment[variable])
   monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # for !python

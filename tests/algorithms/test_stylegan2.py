@@ -105,7 +105,7 @@ def test_truncation():
   (one, half, none) = (generate(carry, noise, psi) for psi in (1.0, 0.5, 0.0))
   np.testing.assert_array_equal(one, generate(carry | {"w": jnp.zeros(6)}, noise, 1.0))
   assert (one[0] != one[1]).any()
-  np.testing.assert_array_equal(none, np.broadcast_to(none[:1], none.shape))
+  np.testing.assert_allclose(none, np.broadcast_to(none[:1], none.shape), atol=1e-5)  # convolutions round by place
   w = ALGORITHM.mapping.apply({"params": params["generator"]["mapping"]}, noise)
   for psi, image in ((0.5, half), (0.0, none)):
     layers = jnp.repeat((carry["w"][None] + psi * (w - carry["w"][None]))[:, None], 4, axis=1)

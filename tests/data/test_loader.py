@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r3gan_jax.data.loader import Loader
+from r3gan_jax.data.loader import PREFETCH, Loader
 from r3gan_jax.training.mesh import batch_sharding, make_mesh
 
 ROOT = Path(__file__).parent.parent.parent
@@ -128,7 +128,8 @@ def test_a_resumed_run_of_other_processes_and_devices_sees_the_same_images(tmp_p
   parts = [{(n, row): label for n, row, label in part["rows"].tolist() if n < 4} for part in (first, second)]
   assert parts[0].keys().isdisjoint(parts[1]) and len(parts[0]) == len(parts[1])
   assert parts[0] | parts[1] == expected
-  assert first["read"] == second["read"] <= alone["read"] / 2  # each reads only its own
+  # Each reads only its own, 12 images an iteration, of the 4 that were taken and of some ahead; all would be 96 at least.
+  assert all(48 <= part["read"] <= 12 * (4 + PREFETCH + 1) < 96 for part in (first, second))
 
 
 def test_an_error_of_the_source_reaches_the_loop():

@@ -162,10 +162,12 @@ def test_directional_is_grad_of_grad(name, classes):
     def critic(params, images, bias_scale):
       return discriminator.apply({"params": params}, images, labels, bias_scale)
 
-    def adversarial(logits):  # the relativistic loss has no gradient by a bias of the logit
-      return jnp.mean(NON_SATURATING.discriminator(*jnp.split(logits, 2)))
+    def objective(logits, squared_norms):  # the relativistic loss has no gradient by a bias of the logit
+      adversarial = jnp.mean(NON_SATURATING.discriminator(*jnp.split(logits, 2)))
+      penalties = jnp.sum(jnp.linspace(0.1, 0.6, 4) / 2 * squared_norms)
+      return adversarial + penalties, {"logits": logits, "squared_norms": squared_norms}
 
-    arguments = (critic, params, images, lambda images: images, adversarial, jnp.linspace(0.1, 0.6, 4))
+    arguments = (critic, params, images, lambda images: images, objective)
     ours, reference = (jax.jit(lambda way=way: way(*arguments))() for way in (directional, grad_of_grad))
     assert_trees_close(ours, reference, 1e-12)
     scales = jnp.array([0.5, 1.0, 2.0, 3.0])
