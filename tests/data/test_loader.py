@@ -128,7 +128,7 @@ def test_a_resumed_run_of_other_processes_and_devices_sees_the_same_images(tmp_p
   parts = [{(n, row): label for n, row, label in part["rows"].tolist() if n < 4} for part in (first, second)]
   assert parts[0].keys().isdisjoint(parts[1]) and len(parts[0]) == len(parts[1])
   assert parts[0] | parts[1] == expected
-  # Each reads only its own, 12 images an iteration, of the 4 that were taken and of some ahead; all would be 96 at least.
+  # Each reads only its own, 12 images an iteration, of the 4 that were taken and some ahead; all would be 96 or more.
   assert all(48 <= part["read"] <= 12 * (4 + PREFETCH + 1) < 96 for part in (first, second))
 
 
