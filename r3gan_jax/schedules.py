@@ -19,9 +19,9 @@ def linear(start: float, end: float, ramp_images: float) -> Schedule:
   return lambda images_seen: start + _progress(images_seen, ramp_images) * (end - start)
 
 
-def exponential(start: float, end: float, hold_images: float, ramp_images: float) -> Schedule:
+def exponential(start: float, end: float, hold_images: int, ramp_images: float) -> Schedule:
   """`start` for `hold_images`, then falling by equal factors to `end` over `ramp_images`, constant after it."""
-  return lambda images_seen: start * (end / start) ** _progress(images_seen - int(hold_images), ramp_images)
+  return lambda images_seen: start * (end / start) ** _progress(images_seen - hold_images, ramp_images)
 
 
 def cosine(start: float, end: float, ramp_images: float) -> Schedule:

@@ -1,4 +1,4 @@
-"""What a GAN is to the training loop, and no more.
+"""The interface between a GAN and the training loop.
 
 An `Algorithm` names its networks, initialises them, and lists the *phases* of one iteration. The loop runs the
 phases in order, averages each one's gradients over micro-batches and devices, and hands them to the optimisers of
@@ -223,7 +223,7 @@ class Algorithm(Protocol):
     """
 
   def noise(self, rngs: jax.Array) -> jax.Array:
-    """What one image a key is made from: rngs [N] -> float32 [N, noise_dim]."""
+    """Draws what images are made from, one a key: rngs [N] -> float32 [N, noise_dim]."""
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0

@@ -34,7 +34,7 @@ from r3gan_jax.algorithms.base import (
 )
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.bigan import Discriminator, Encoder, Generator
-from r3gan_jax.networks.layers import MOMENTS
+from r3gan_jax.networks.layers import MOMENTS, apply_in_training
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import at_rate
 from r3gan_jax.schedules import Schedule, constant, exponential
@@ -141,10 +141,9 @@ class BiGAN:
       moments = dict(carry)
 
       def apply(network: str, *inputs: jax.Array) -> jax.Array:
-        variables = {"params": params[network], MOMENTS: carry[f"{network}_moments"]}
-        result, state = getattr(self, network).apply(variables, *inputs, train=True, mutable=[MOMENTS])
-        moments[f"{network}_moments"] = state[MOMENTS]
-        return cast(jax.Array, result)
+        name = f"{network}_moments"
+        result, moments[name] = apply_in_training(getattr(self, network), params[network], carry[name], *inputs)
+        return result
 
       b = apply("discriminator", apply("generator", z), z)
       a = apply("discriminator", x, apply("encoder", x))  # the last: its moments are kept

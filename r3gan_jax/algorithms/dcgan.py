@@ -33,7 +33,7 @@ from r3gan_jax.algorithms.base import (
 )
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.dcgan import Discriminator, Generator
-from r3gan_jax.networks.layers import MOMENTS
+from r3gan_jax.networks.layers import MOMENTS, apply_in_training
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import at_rate
 from r3gan_jax.schedules import Schedule, constant
@@ -143,15 +143,11 @@ class DCGAN:
 
   def _generate(self, generator: Any, carry: Carry, rngs: jax.Array) -> tuple[jax.Array, Any]:
     """(images of new noise, normalised over the batch; running moments that follow it)."""
-    variables = {"params": generator, MOMENTS: carry["generator_moments"]}
-    images, state = self.generator.apply(variables, self.noise(rngs), train=True, mutable=[MOMENTS])
-    return images, state[MOMENTS]
+    return apply_in_training(self.generator, generator, carry["generator_moments"], self.noise(rngs))
 
   def _judge(self, discriminator: Any, carry: Carry, images: jax.Array) -> tuple[jax.Array, Any]:
     """(logits, running moments), alike."""
-    variables = {"params": discriminator, MOMENTS: carry["discriminator_moments"]}
-    logits, state = self.discriminator.apply(variables, images, train=True, mutable=[MOMENTS])
-    return logits, state[MOMENTS]
+    return apply_in_training(self.discriminator, discriminator, carry["discriminator_moments"], images)
 
 
 def build(settings: Settings, images: Images, platform: str) -> DCGAN:

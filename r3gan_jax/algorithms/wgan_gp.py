@@ -36,7 +36,7 @@ from r3gan_jax.algorithms.base import (
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.penalties import directional, grad_of_grad
 from r3gan_jax.networks.dcgan import Generator
-from r3gan_jax.networks.layers import MOMENTS
+from r3gan_jax.networks.layers import MOMENTS, apply_in_training
 from r3gan_jax.networks.wgan_gp import Critic
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import at_rate
@@ -175,9 +175,7 @@ class WGANGP:
 
   def _generate(self, generator: Any, carry: Carry, rngs: jax.Array) -> tuple[jax.Array, Any]:
     """(images of new noise, normalised over the batch; running moments that follow it)."""
-    variables = {"params": generator, MOMENTS: carry["generator_moments"]}
-    images, state = self.generator.apply(variables, self.noise(rngs), train=True, mutable=[MOMENTS])
-    return images, state[MOMENTS]
+    return apply_in_training(self.generator, generator, carry["generator_moments"], self.noise(rngs))
 
   def _judge(self, discriminator: Any, images: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
     return cast(jax.Array, self.discriminator.apply({"params": discriminator}, images, bias_scale))

@@ -1,5 +1,7 @@
 """Layers that networks of several GANs use."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -57,6 +59,12 @@ class BatchNorm(nn.Module):
     scale = self.param("scale", lambda rng: 1 + self.scale_stddev * jax.random.normal(rng, channels))
     bias = self.param("bias", nn.initializers.zeros, channels)
     return x * scale.reshape(center.shape) + bias.reshape(center.shape)
+
+
+def apply_in_training(network: nn.Module, params: Any, moments: Any, *inputs: jax.Array) -> tuple[jax.Array, Any]:
+  """Returns what a network with batch norm makes of a batch, by its moments, and the running moments that follow it."""
+  result, state = network.apply({"params": params, MOMENTS: moments}, *inputs, train=True, mutable=[MOMENTS])
+  return cast(jax.Array, result), state[MOMENTS]
 
 
 class StridedConv(nn.Module):
