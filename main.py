@@ -3,7 +3,7 @@
 The same command again resumes the run. Settings are changed with e.g. `--config.batch_size=64`.
 """
 
-from r3gan_jax.cli.memory import keep_memory
+from r3gan_jax.cli.shared.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()
@@ -13,11 +13,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from r3gan_jax import factory, runs
-from r3gan_jax.cli.processes import join_processes
-from r3gan_jax.cli.runner import run
+from r3gan_jax.cli.shared.processes import join_processes
+from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
-from r3gan_jax.training.plan import describe
-from r3gan_jax.training.tpu import compile_for_topology, describe_plan
+from r3gan_jax.planning.plan import describe
+from r3gan_jax.planning.tpu import compile_for_topology, describe_plan
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. configs/cifar10.py:unconditional.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default: runs/<name of the configuration>.")

@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from r3gan_jax.cli.memory import keep_memory
+from r3gan_jax.cli.shared.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()
@@ -79,13 +79,13 @@ def single_tile() -> Iterator[None]:
 
 def alone(options: argparse.Namespace) -> list[measure.Row]:
   multipliers = load_config(options.config, options.batch).augment.to_dict()
-  rngs = jax.random.split(jax.random.key(0), options.batch)
+  keys = jax.random.split(jax.random.key(0), options.batch)
   rows: list[measure.Row] = []
   for side in options.sides:
     images = jax.random.uniform(jax.random.key(1), (options.batch, side, side, 3), minval=-1)
 
     def forward(images: jax.Array) -> jax.Array:
-      return augment(images, rngs, jnp.float32(0.5), multipliers)
+      return augment(images, keys, jnp.float32(0.5), multipliers)
 
     def forward_and_backward(images: jax.Array) -> Any:
       augmented, pull_back = jax.vjp(forward, images)

@@ -30,8 +30,8 @@ from benchmarks import measure
 from benchmarks.tpu import PRESETS, experiment
 from r3gan_jax.algorithms.base import DATA_AXIS
 from r3gan_jax.errors import UserError
-from r3gan_jax.training.plan import bfloat16_sums, traced_step
-from r3gan_jax.training.tpu import GIB
+from r3gan_jax.planning.plan import bfloat16_sums, traced_step
+from r3gan_jax.planning.tpu import GIB
 
 H100 = """
 gpu_device_info {

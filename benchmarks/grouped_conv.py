@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from r3gan_jax.cli.memory import keep_memory
+from r3gan_jax.cli.shared.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()
@@ -86,9 +86,9 @@ def jax_computations(algorithm: str) -> Callable[[Shape], Computations]:
     return grouped_conv(x, kernel, groups, algorithm=algorithm)
 
   def bind(shape: Shape) -> Computations:
-    rngs = jax.random.split(jax.random.key(0), 3)
-    x, dy = (jax.random.normal(rng, (shape.batch, shape.side, shape.side, shape.channels)) for rng in rngs[:2])
-    kernel = jax.random.normal(rngs[2], shape.kernel)
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, dy = (jax.random.normal(key, (shape.batch, shape.side, shape.side, shape.channels)) for key in keys[:2])
+    kernel = jax.random.normal(keys[2], shape.kernel)
 
     def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
       return conv(x, kernel, shape.groups)

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 
 from r3gan_jax import factory
 from r3gan_jax.losses.penalties import PenalisedGradient
+from r3gan_jax.planning.plan import abstract_batches
 from r3gan_jax.training.loop import Experiment
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
-from r3gan_jax.training.plan import abstract_batches
 from r3gan_jax.training.state import abstract_state, init_state
 from r3gan_jax.training.step import TrainStep, make_train_step
 

@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from r3gan_jax.cli.memory import keep_memory
+from r3gan_jax.cli.shared.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()

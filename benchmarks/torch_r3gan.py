@@ -185,7 +185,7 @@ def _resampling_filter(channels: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Knobs:
+class Hyperparameters:
   """The scheduled values of one iteration; `ema_decay` is what is kept of the average."""
 
   learning_rate: float
@@ -207,16 +207,16 @@ class Trainer:
     }
 
   def iteration(
-    self, z: Sequence[Tensor], real: Sequence[Tensor], labels: Sequence[Tensor | None], knobs: Knobs
+    self, z: Sequence[Tensor], real: Sequence[Tensor], labels: Sequence[Tensor | None], hyperparameters: Hyperparameters
   ) -> None:
     """The pairs: of the D step and of the G step. Images [N, C, H, W] in [-1, 1], labels one-hot."""
-    self.discriminator_gradients(z[0], real[0], labels[0], knobs.gamma)
-    self._update(self.discriminator, knobs)
+    self.discriminator_gradients(z[0], real[0], labels[0], hyperparameters.gamma)
+    self._update(self.discriminator, hyperparameters)
     self.generator_gradients(z[1], real[1], labels[1])
-    self._update(self.generator, knobs)
+    self._update(self.generator, hyperparameters)
     with torch.no_grad():
       torch._foreach_lerp_(
-        list(self.average.parameters()), list(self.generator.parameters()), weight=1 - knobs.ema_decay
+        list(self.average.parameters()), list(self.generator.parameters()), weight=1 - hyperparameters.ema_decay
       )
 
   def discriminator_gradients(
@@ -246,9 +246,9 @@ class Trainer:
     F.softplus(-difference).mean().backward()
     return difference.detach()
 
-  def _update(self, network: nn.Module, knobs: Knobs) -> None:
+  def _update(self, network: nn.Module, hyperparameters: Hyperparameters) -> None:
     optimizer = self.optimizers[network]
-    optimizer.param_groups[0].update(lr=knobs.learning_rate, betas=(0.0, knobs.beta2))
+    optimizer.param_groups[0].update(lr=hyperparameters.learning_rate, betas=(0.0, hyperparameters.beta2))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

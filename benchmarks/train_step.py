@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from r3gan_jax.cli.memory import keep_memory
+from r3gan_jax.cli.shared.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()
@@ -93,7 +93,9 @@ def torch_iteration(config_json: str) -> Callable[[], None]:
   )
   discriminator = torch_r3gan.Discriminator(*shape, classes, network.widths[0], channels).to(device)
   trainer = torch_r3gan.Trainer(generator, discriminator, average)
-  knobs = torch_r3gan.Knobs(config.gan.learning_rate[0], config.gan.beta2[0], config.gan.gamma[0], ema_decay=0.999)
+  hyperparameters = torch_r3gan.Hyperparameters(
+    config.gan.learning_rate[0], config.gan.beta2[0], config.gan.gamma[0], ema_decay=0.999
+  )
   batches = random_batches(build(config))
   uint8 = [torch.tensor(np.moveaxis(batch["image"], -1, 1), device=device) for batch in batches]
   labels = tuple(torch.eye(classes, device=device)[batch["label"]] if classes else None for batch in batches)
@@ -101,7 +103,7 @@ def torch_iteration(config_json: str) -> Callable[[], None]:
   def iteration() -> None:
     images = tuple(image.float() / 127.5 - 1 for image in uint8)
     z = tuple(torch.randn(len(image), network.noise_dim, device=device) for image in uint8)
-    trainer.iteration(z, images, labels, knobs)
+    trainer.iteration(z, images, labels, hyperparameters)
     if device == "cuda":
       torch.cuda.synchronize()
 

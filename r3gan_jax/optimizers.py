@@ -1,4 +1,4 @@
-"""Optimisers as optax transformations whose hyper-parameters are this iteration's knobs.
+"""Optimisers as optax transformations whose hyper-parameters are this iteration's hyperparameters.
 
 `adam_without_momentum` is R3GAN's. Others are optax's own, `at_rate`:
 
@@ -31,7 +31,7 @@ def adam_without_momentum(epsilon: float = 1e-8, share: float = 1.0) -> optax.Gr
   With beta1 = 0 the first moment is the gradient itself, so none is stored. The bias correction uses the *current*
   beta2, as the official code does, although beta2 changes during burn-in.
 
-  `update` takes `knobs` with the scalars "learning_rate" and "beta2".
+  `update` takes `hyperparameters` with the scalars "learning_rate" and "beta2".
 
   Args:
     epsilon: see above.
@@ -44,10 +44,10 @@ def adam_without_momentum(epsilon: float = 1e-8, share: float = 1.0) -> optax.Gr
     return AdamState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
   def update(
-    gradients: Any, state: AdamState, params: Any = None, *, knobs: Any, **extra: Any
+    gradients: Any, state: AdamState, params: Any = None, *, hyperparameters: Any, **extra: Any
   ) -> tuple[Any, AdamState]:
     del params, extra
-    learning_rate, beta2 = share * knobs["learning_rate"], knobs["beta2"] ** share
+    learning_rate, beta2 = share * hyperparameters["learning_rate"], hyperparameters["beta2"] ** share
     made = state.updates + 1
     second_moment = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.second_moment, gradients)
     correction = 1 - beta2 ** made.astype(jnp.float32)
@@ -60,35 +60,35 @@ def adam_without_momentum(epsilon: float = 1e-8, share: float = 1.0) -> optax.Gr
 
 
 def at_rate(
-  direction: optax.GradientTransformation, knob: str = "learning_rate", share: float = 1.0
+  direction: optax.GradientTransformation, hyperparameter: str = "learning_rate", share: float = 1.0
 ) -> optax.GradientTransformationExtraArgs:
-  """`direction`, times minus the learning rate that is the knob of this name.
+  """`direction`, times minus the learning rate that is the hyperparameter of this name.
 
   `share`: as of `adam_without_momentum`, for lazy regularisation; the betas of `direction` are raised to it where it is
   made, e.g. `at_rate(optax.scale_by_adam(b1=b1**c, b2=b2**c), share=c)`.
   """
 
-  def update(gradients: Any, state: Any, params: Any = None, *, knobs: Any, **extra: Any) -> tuple[Any, Any]:
+  def update(gradients: Any, state: Any, params: Any = None, *, hyperparameters: Any, **extra: Any) -> tuple[Any, Any]:
     del extra
     with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integers
       updates, state = direction.update(gradients, state, params)
-    rate = share * knobs[knob]
+    rate = share * hyperparameters[hyperparameter]
     return jax.tree.map(lambda u: -rate * u, updates), state
 
   return optax.GradientTransformationExtraArgs(direction.init, update)
 
 
 class ResetState(NamedTuple):
-  """`value`: the knob at the last update, float32; `inner`: the optimiser's own state."""
+  """`value`: the hyperparameter at the last update, float32; `inner`: the optimiser's own state."""
 
   value: jax.Array
   inner: Any
 
 
 def reset_on_change(
-  optimizer: optax.GradientTransformationExtraArgs, knob: str
+  optimizer: optax.GradientTransformationExtraArgs, hyperparameter: str
 ) -> optax.GradientTransformationExtraArgs:
-  """`optimizer`, which forgets its moments whenever the knob of this name takes another value.
+  """`optimizer`, which forgets its moments whenever the hyperparameter of this name takes another value.
 
   As in progressive growing (Karras et al. 2018, arXiv 1710.10196), where a resolution begins.
   """
@@ -96,10 +96,12 @@ def reset_on_change(
   def init(params: Any) -> ResetState:
     return ResetState(jnp.full((), -jnp.inf), optimizer.init(params))
 
-  def update(gradients: Any, state: ResetState, params: Any, *, knobs: Any, **extra: Any) -> tuple[Any, ResetState]:
-    changed = knobs[knob] != state.value
+  def update(
+    gradients: Any, state: ResetState, params: Any, *, hyperparameters: Any, **extra: Any
+  ) -> tuple[Any, ResetState]:
+    changed = hyperparameters[hyperparameter] != state.value
     inner = jax.tree.map(lambda new, old: jnp.where(changed, new, old), optimizer.init(params), state.inner)
-    updates, inner = optimizer.update(gradients, inner, params, knobs=knobs, **extra)
-    return updates, ResetState(knobs[knob], inner)
+    updates, inner = optimizer.update(gradients, inner, params, hyperparameters=hyperparameters, **extra)
+    return updates, ResetState(hyperparameters[hyperparameter], inner)
 
   return optax.GradientTransformationExtraArgs(init, update)

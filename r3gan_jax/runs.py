@@ -23,7 +23,7 @@ from r3gan_jax.data.stacked import load_small_digits
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.weights import INCEPTION, VGG16, cache_directory
 from r3gan_jax.metrics import digits_cnn, inception, vgg
-from r3gan_jax.metrics.digit_classifier import DigitClassifier
+from r3gan_jax.metrics.digits_svm import DigitsSVM
 from r3gan_jax.metrics.evaluation import METRICS as FEATURE_METRICS
 from r3gan_jax.metrics.evaluation import Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
@@ -193,7 +193,7 @@ def build_mode_coverage(config: ConfigDict, source: Source, num_samples: int) ->
   """
   classifier: Classifier
   if config.data.source == "stacked_digits":
-    classifier = svm = DigitClassifier(*load_small_digits())
+    classifier = svm = DigitsSVM(*load_small_digits())
     accuracy = svm.accuracy
   elif config.data.source == "stacked_mnist":
     params, accuracy = digits_cnn.load(classifier_path(config.data.name))

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 _CALLS = """
 import contextlib, importlib, io, json, sys
 from absl.testing import flagsaver
-from r3gan_jax.cli import runner
+from r3gan_jax.cli.shared import runner
 
 name, calls = sys.argv[1], json.loads(sys.argv[2])
 command = importlib.import_module("main" if name == "main" else f"r3gan_jax.cli.{name}")

@@ -12,7 +12,7 @@ FLOORS = (
   ("augment", "data", "losses", "networks"),
   ("algorithms", "interop", "metrics"),
   ("inversion", "sampling", "sources", "training"),
-  ("factory",),
+  ("factory", "planning"),
   ("runs",),
   ("cli",),
 )

@@ -83,7 +83,13 @@ def test_every_smoke_variant_trains(command, tmp_path, name):
     assert picture_size(tmp_path / "samples" / picture)[0] % (4 * side) == 0
   lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert [(line["images_seen"], len(line) > 2) for line in lines] == [(0, False), (4, True), (4, False)]
-  for metric in ("discriminator/r1", "discriminator/r2", "generator/loss", "knobs/gamma", "progress/images_per_second"):
+  for metric in (
+    "discriminator/r1",
+    "discriminator/r2",
+    "generator/loss",
+    "hyperparameters/gamma",
+    "progress/images_per_second",
+  ):
     assert np.isfinite(lines[1][metric])
   assert list((tmp_path / "tensorboard").iterdir())
 

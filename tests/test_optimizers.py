@@ -18,14 +18,14 @@ def test_adam_follows_its_formula_while_beta2_changes():
   for t, (gradient, learning_rate, beta2) in enumerate(
     [([0.1, -3.0], 0.1, 0.9), ([0.2, 0.0], 0.05, 0.95), ([-1.0, 1e-3], 0.01, 0.99)], start=1
   ):
-    knobs = {"learning_rate": jnp.float32(learning_rate), "beta2": jnp.float32(beta2)}
-    updates, state = optimizer.update({"w": jnp.array(gradient)}, state, params, knobs=knobs)
+    hyperparameters = {"learning_rate": jnp.float32(learning_rate), "beta2": jnp.float32(beta2)}
+    updates, state = optimizer.update({"w": jnp.array(gradient)}, state, params, hyperparameters=hyperparameters)
     v = beta2 * v + (1 - beta2) * np.square(gradient)
     expected = -learning_rate * np.array(gradient) / (np.sqrt(v / (1 - beta2**t)) + 1e-8)
     np.testing.assert_allclose(updates["w"], expected, rtol=2e-5)
 
 
-def knobs(**values):
+def hyperparameters(**values):
   return {name: jnp.float32(value) for name, value in values.items()}
 
 
@@ -44,8 +44,8 @@ def test_optax_at_a_scheduled_rate(direction, reference):
   state, half_state, expected_state = ours.init(params), half.init(params), reference.init(params)
   for gradient in ([0.1, -3.0], [0.2, 0.5]):
     gradient = {"w": jnp.array(gradient)}
-    updates, state = ours.update(gradient, state, params, knobs=knobs(rate=0.01))
-    halved, half_state = half.update(gradient, half_state, params, knobs=knobs(rate=0.01))
+    updates, state = ours.update(gradient, state, params, hyperparameters=hyperparameters(rate=0.01))
+    halved, half_state = half.update(gradient, half_state, params, hyperparameters=hyperparameters(rate=0.01))
     with jax.numpy_dtype_promotion("standard"):
       expected, expected_state = reference.update(gradient, expected_state, params)
     np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-6)
@@ -56,7 +56,9 @@ def test_l2_is_added_to_the_gradient_before_adam():
   """Not AdamW's decay: a parameter of gradient 0 moves by the whole learning rate, however small the weight."""
   optimizer = at_rate(optax.chain(optax.add_decayed_weights(1e-3), optax.scale_by_adam(b1=0.5)))
   params = {"w": jnp.array([2.0])}
-  updates, _ = optimizer.update({"w": jnp.zeros(1)}, optimizer.init(params), params, knobs=knobs(learning_rate=0.1))
+  updates, _ = optimizer.update(
+    {"w": jnp.zeros(1)}, optimizer.init(params), params, hyperparameters=hyperparameters(learning_rate=0.1)
+  )
   np.testing.assert_allclose(updates["w"], -0.1, rtol=1e-4)
 
 
@@ -66,7 +68,9 @@ def test_moments_are_forgotten_when_the_knob_changes():
   optimizer = reset_on_change(at_rate(optax.trace(decay=0.5)), "stage")
   state, made = optimizer.init(params), []
   for stage in (0, 0, 0, 1, 1):
-    updates, state = jax.jit(optimizer.update)(gradient, state, params, knobs=knobs(learning_rate=1, stage=stage))
+    updates, state = jax.jit(optimizer.update)(
+      gradient, state, params, hyperparameters=hyperparameters(learning_rate=1, stage=stage)
+    )
     made.append(float(updates["w"][0]))
   assert made == [-2.0, -3.0, -3.5, -2.0, -3.0]
 

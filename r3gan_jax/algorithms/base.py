@@ -50,16 +50,16 @@ for whatever moves it by a mean over the batch, such as a running mean.
 Batch = Mapping[str, jax.Array]
 """'image' [N, H, W, C], uint8 or float32 in [-1, 1], and, if conditional, 'label' [N] int32."""
 
-Knobs = Mapping[str, jax.Array]
+Hyperparameters = Mapping[str, jax.Array]
 """Scheduled values of this iteration, float32 scalars by name (learning_rate, gamma, ...)."""
 
 Metrics = dict[str, jax.Array]
 """Float32 scalars by name."""
 
-GradientFunction = Callable[[Params, Carry, Batch, jax.Array, Knobs], tuple[Params, Carry, Metrics]]
-"""(params, carry, batch, rngs, knobs) -> (gradients, carry, metrics), pure.
+GradientFunction = Callable[[Params, Carry, Batch, jax.Array, Hyperparameters], tuple[Params, Carry, Metrics]]
+"""(params, carry, batch, keys, hyperparameters) -> (gradients, carry, metrics), pure.
 
-`rngs` is [N]: one PRNG key a sample, so that a sample's draws do not depend on how the batch is split. Gradients
+`keys` is [N]: one PRNG key a sample, so that a sample's draws do not depend on how the batch is split. Gradients
 are of a *mean* over the batch and metrics are scalar means over it, so that averages over equal parts are those
 of the whole.
 """
@@ -116,11 +116,11 @@ class Average:
   Attributes:
     of: a network, whose parameters are averaged, or an entry of the carry: what a network has beside them (batch-norm
       moments, as mean and mean square) is averaged as they are.
-    half_life_knob: the knob that is its half-life in images.
+    half_life: the hyperparameter that is its half-life in images.
   """
 
   of: str
-  half_life_knob: str
+  half_life: str
 
 
 class Images(NamedTuple):
@@ -179,14 +179,14 @@ def bfloat16_stages(settings: Any, platform: str) -> int:
 
 
 def cosines(settings: Any, names: Sequence[str]) -> dict[str, Schedule]:
-  """The ramps of settings (from, to), each half a cosine over `settings.burn_in_images`, then constant."""
+  """The schedules of settings (from, to), each half a cosine over `settings.burn_in_images`, then constant."""
   pairs = {name: getattr(settings, name) for name in names}
   return {name: cosine(start, end, settings.burn_in_images) for name, (start, end) in pairs.items()}
 
 
-def split_keys(rngs: jax.Array, count: int) -> jax.Array:
+def split_keys(keys: jax.Array, count: int) -> jax.Array:
   """[N] keys -> [count, N] keys."""
-  return jnp.moveaxis(jax.vmap(lambda rng: jax.random.split(rng, count))(rngs), 1, 0)
+  return jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, count))(keys), 1, 0)
 
 
 class Algorithm(Protocol):
@@ -198,11 +198,11 @@ class Algorithm(Protocol):
 
   @property
   def optimizers(self) -> Mapping[str, optax.GradientTransformationExtraArgs]:
-    """Network -> its optimiser, whose `update` takes `knobs`."""
+    """Network -> its optimiser, whose `update` takes `hyperparameters`."""
 
   @property
-  def ramps(self) -> Mapping[str, Schedule]:
-    """Schedules by name: the knobs of an iteration are their values at its images seen."""
+  def schedules(self) -> Mapping[str, Schedule]:
+    """Schedules by name: the hyperparameters of an iteration are their values at its images seen."""
 
   @property
   def averages(self) -> Mapping[str, Average]:
@@ -216,14 +216,14 @@ class Algorithm(Protocol):
   def num_classes(self) -> int:
     """How many classes condition it; 0 if none."""
 
-  def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+  def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
     """The initial (params, carry); pure and traceable, so `jax.eval_shape` gives the shapes for nothing.
 
     The same name, in networks of other sizes, is the same place: training/transfer.py goes by names.
     """
 
-  def noise(self, rngs: jax.Array) -> jax.Array:
-    """Draws what images are made from, one a key: rngs [N] -> float32 [N, noise_dim]."""
+  def noise(self, keys: jax.Array) -> jax.Array:
+    """Draws what images are made from, one a key: keys [N] -> float32 [N, noise_dim]."""
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0

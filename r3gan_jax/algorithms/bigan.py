@@ -25,8 +25,8 @@ from r3gan_jax.algorithms.base import (
   Average,
   Batch,
   Carry,
+  Hyperparameters,
   Images,
-  Knobs,
   Metrics,
   Params,
   Phase,
@@ -75,7 +75,7 @@ class BiGAN:
     discriminator: (pixels, codes, train) -> logits [N].
     noise_dim: length of z.
     image_shape: (H, W, C).
-    optimizers, ramps: see `Algorithm`.
+    optimizers, schedules: see `Algorithm`.
   """
 
   generator: nn.Module
@@ -84,7 +84,7 @@ class BiGAN:
   noise_dim: int
   image_shape: tuple[int, int, int]
   optimizers: Mapping[str, optax.GradientTransformationExtraArgs] = field(compare=False)
-  ramps: Mapping[str, Schedule] = field(compare=False)
+  schedules: Mapping[str, Schedule] = field(compare=False)
   num_classes: int = 0
 
   @property
@@ -97,19 +97,19 @@ class BiGAN:
     averaged = ("generator", "generator_moments", "encoder", "encoder_moments")
     return {name: Average(name, "ema_half_life") for name in averaged}
 
-  def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+  def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
     z, pixels = jnp.zeros((1, self.noise_dim)), jnp.zeros((1, math.prod(self.image_shape)))
-    generator_rng, encoder_rng, discriminator_rng = jax.random.split(rng, 3)
+    generator_key, encoder_key, discriminator_key = jax.random.split(key, 3)
     variables = {
-      "generator": self.generator.init(generator_rng, z, train=False),
-      "encoder": self.encoder.init(encoder_rng, pixels, train=False),
-      "discriminator": self.discriminator.init(discriminator_rng, pixels, z, train=False),
+      "generator": self.generator.init(generator_key, z, train=False),
+      "encoder": self.encoder.init(encoder_key, pixels, train=False),
+      "discriminator": self.discriminator.init(discriminator_key, pixels, z, train=False),
     }
     params = {network: variables[network]["params"] for network in NETWORKS}
     return params, {f"{network}_moments": variables[network][MOMENTS] for network in NETWORKS}
 
-  def noise(self, rngs: jax.Array) -> jax.Array:
-    return jax.vmap(lambda rng: jax.random.uniform(rng, (self.noise_dim,), minval=-1.0))(rngs)
+  def noise(self, keys: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.uniform(key, (self.noise_dim,), minval=-1.0))(keys)
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
@@ -131,10 +131,10 @@ class BiGAN:
     return {"reals_and_reconstructions": jnp.concatenate([images, reconstructed], axis=2)}
 
   def _gradients(
-    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+    self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
-    del knobs
-    x, z = _pixels(to_float(batch["image"])), self.noise(rngs)
+    del hyperparameters
+    x, z = _pixels(to_float(batch["image"])), self.noise(keys)
 
     def logits(params: Params) -> tuple[jax.Array, jax.Array, Carry]:
       """a, b and the moments that follow this batch."""
@@ -177,7 +177,7 @@ def build(settings: Settings, images: Images, platform: str) -> BiGAN:
     noise_dim=settings.noise_dim,
     image_shape=images.shape,
     optimizers=dict.fromkeys(NETWORKS, optimizer),
-    ramps={
+    schedules={
       "learning_rate": exponential(*settings.learning_rate, settings.hold_images, settings.decay_images),
       "ema_half_life": constant(settings.ema_half_life),
     },

@@ -23,8 +23,8 @@ from r3gan_jax.algorithms.base import (
   Average,
   Batch,
   Carry,
+  Hyperparameters,
   Images,
-  Knobs,
   Metrics,
   Params,
   Phase,
@@ -70,7 +70,7 @@ class DCGAN:
     discriminator: (images, train) -> logits [N].
     noise_dim: length of z.
     image_shape: (H, W, C).
-    optimizers, ramps: see `Algorithm`.
+    optimizers, schedules: see `Algorithm`.
   """
 
   generator: nn.Module
@@ -78,7 +78,7 @@ class DCGAN:
   noise_dim: int
   image_shape: tuple[int, int, int]
   optimizers: Mapping[str, optax.GradientTransformationExtraArgs] = field(compare=False)
-  ramps: Mapping[str, Schedule] = field(compare=False)
+  schedules: Mapping[str, Schedule] = field(compare=False)
   num_classes: int = 0
 
   @property
@@ -93,15 +93,15 @@ class DCGAN:
   def averages(self) -> Mapping[str, Average]:
     return {name: Average(name, "ema_half_life") for name in ("generator", "generator_moments")}
 
-  def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-    generator_rng, discriminator_rng = jax.random.split(rng)
-    generator = self.generator.init(generator_rng, jnp.zeros((1, self.noise_dim)), train=False)
-    discriminator = self.discriminator.init(discriminator_rng, jnp.zeros((1, *self.image_shape)), train=False)
+  def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    generator_key, discriminator_key = jax.random.split(key)
+    generator = self.generator.init(generator_key, jnp.zeros((1, self.noise_dim)), train=False)
+    discriminator = self.discriminator.init(discriminator_key, jnp.zeros((1, *self.image_shape)), train=False)
     params = {"generator": generator["params"], "discriminator": discriminator["params"]}
     return params, {"generator_moments": generator[MOMENTS], "discriminator_moments": discriminator[MOMENTS]}
 
-  def noise(self, rngs: jax.Array) -> jax.Array:
-    return jax.vmap(lambda rng: jax.random.uniform(rng, (self.noise_dim,), minval=-1.0))(rngs)
+  def noise(self, keys: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.uniform(key, (self.noise_dim,), minval=-1.0))(keys)
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
@@ -112,10 +112,10 @@ class DCGAN:
     return cast(jax.Array, self.generator.apply(variables, truncation * noise, train=False))
 
   def _discriminator_gradients(
-    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+    self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
-    del knobs
-    fake, _ = self._generate(params["generator"], carry, rngs)
+    del hyperparameters
+    fake, _ = self._generate(params["generator"], carry, keys)
     real = to_float(batch["image"])
 
     def loss(discriminator: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
@@ -129,21 +129,21 @@ class DCGAN:
     return {"discriminator": gradients}, {**carry, "discriminator_moments": moments}, metrics
 
   def _generator_gradients(
-    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+    self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
-    del batch, knobs
+    del batch, hyperparameters
 
     def loss(generator: Any) -> tuple[jax.Array, Any]:
-      fake, moments = self._generate(generator, carry, rngs)
+      fake, moments = self._generate(generator, carry, keys)
       logits, _ = self._judge(params["discriminator"], carry, fake)
       return jnp.mean(NON_SATURATING.generator(logits, logits)), moments
 
     (total, moments), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
     return {"generator": gradients}, {**carry, "generator_moments": moments}, {"loss": total}
 
-  def _generate(self, generator: Any, carry: Carry, rngs: jax.Array) -> tuple[jax.Array, Any]:
+  def _generate(self, generator: Any, carry: Carry, keys: jax.Array) -> tuple[jax.Array, Any]:
     """(images of new noise, normalised over the batch; running moments that follow it)."""
-    return apply_in_training(self.generator, generator, carry["generator_moments"], self.noise(rngs))
+    return apply_in_training(self.generator, generator, carry["generator_moments"], self.noise(keys))
 
   def _judge(self, discriminator: Any, carry: Carry, images: jax.Array) -> tuple[jax.Array, Any]:
     """(logits, running moments), alike."""
@@ -164,5 +164,5 @@ def build(settings: Settings, images: Images, platform: str) -> DCGAN:
     noise_dim=settings.noise_dim,
     image_shape=images.shape,
     optimizers={"generator": optimizer, "discriminator": optimizer},
-    ramps={name: constant(getattr(settings, name)) for name in ("learning_rate", "ema_half_life")},
+    schedules={name: constant(getattr(settings, name)) for name in ("learning_rate", "ema_half_life")},
   )

@@ -24,8 +24,8 @@ from r3gan_jax.algorithms.base import (
   Average,
   Batch,
   Carry,
+  Hyperparameters,
   Images,
-  Knobs,
   Metrics,
   Params,
   Phase,
@@ -52,7 +52,7 @@ NETWORKS = ("r3gan", "r3gan_output_skips", "stylegan2_skeleton")
 """G and D of R3GAN, and those that the roadmap comes to it by: networks/roadmap.py."""
 
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""(images [N, H, W, C], rngs [N], probability) -> augmented images; differentiable, each sample by itself."""
+"""(images [N, H, W, C], keys [N], probability) -> augmented images; differentiable, each sample by itself."""
 
 
 PHASES = ("discriminator", "generator")
@@ -132,9 +132,9 @@ class R3GAN:
     num_classes: 0 if unconditional.
     loss: the adversarial loss; the paper's is relativistic.
     penalties: which of "r1" (on reals) and "r2" (on fakes) D pays; both are reported in any case.
-    augment: applied to everything that D sees, with the probability of the knob "augment_p"; None: nothing is.
+    augment: applied to everything that D sees, with probability `augment_p`; None: nothing is.
     penalised_gradient: how D's gradient is computed: losses.penalties.directional, or the slower grad_of_grad.
-    ramps: learning_rate, beta2, gamma, ema_half_life and augment_p.
+    schedules: learning_rate, beta2, gamma, ema_half_life and augment_p.
   """
 
   generator: nn.Module
@@ -146,7 +146,7 @@ class R3GAN:
   penalties: tuple[str, ...] = ("r1", "r2")
   augment: Augment | None = None
   penalised_gradient: PenalisedGradient = directional
-  ramps: Mapping[str, Schedule] = field(default_factory=dict, compare=False)
+  schedules: Mapping[str, Schedule] = field(default_factory=dict, compare=False)
 
   def __post_init__(self) -> None:
     check_samples_apart(self.discriminator)
@@ -177,18 +177,18 @@ class R3GAN:
     # G's first linear map: the rows of z, then those of the class embedding, if there is one.
     return {"generator": {"basis/linear/kernel": self.noise_dim}}
 
-  def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-    generator_rng, discriminator_rng = jax.random.split(rng)
+  def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    generator_key, discriminator_key = jax.random.split(key)
     z, images = jnp.zeros((1, self.noise_dim)), jnp.zeros((1, *self.image_shape))
     labels = jnp.zeros((1,), jnp.int32) if self.num_classes else None
     params = {
-      "generator": self.generator.init(generator_rng, z, labels)["params"],
-      "discriminator": self.discriminator.init(discriminator_rng, images, labels)["params"],
+      "generator": self.generator.init(generator_key, z, labels)["params"],
+      "discriminator": self.discriminator.init(discriminator_key, images, labels)["params"],
     }
     return params, {}
 
-  def noise(self, rngs: jax.Array) -> jax.Array:
-    return jax.vmap(lambda rng: jax.random.normal(rng, (self.noise_dim,)))(rngs)
+  def noise(self, keys: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.normal(key, (self.noise_dim,)))(keys)
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
@@ -201,15 +201,15 @@ class R3GAN:
     return self._generate(params["generator"], truncation * noise, labels)
 
   def _discriminator_gradients(
-    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+    self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
-    z_rngs, real_rngs, fake_rngs = split_keys(rngs, 3)
+    z_keys, real_keys, fake_keys = split_keys(keys, 3)
     labels = batch.get("label")
     real = to_float(batch["image"])
-    fake = self._generate(params["generator"], self.noise(z_rngs), labels)
+    fake = self._generate(params["generator"], self.noise(z_keys), labels)
     # D treats samples one by one: reals and fakes go through it as one batch.
     images = jnp.concatenate([real, fake])
-    augment_rngs = jnp.concatenate([real_rngs, fake_rngs])
+    augment_keys = jnp.concatenate([real_keys, fake_keys])
     both_labels = None if labels is None else jnp.concatenate([labels, labels])
 
     def critic(discriminator: Any, images: jax.Array, bias_scale: jax.Array) -> jax.Array:
@@ -220,7 +220,7 @@ class R3GAN:
       r1, r2 = jnp.split(squared_norms, 2)
       paid = sum({"r1": r1, "r2": r2}[name] for name in self.penalties)
       adversarial = self.loss.discriminator(real_logits, fake_logits)
-      return jnp.mean(adversarial + knobs["gamma"] / 2 * paid), {
+      return jnp.mean(adversarial + hyperparameters["gamma"] / 2 * paid), {
         "adversarial_loss": jnp.mean(adversarial),
         "r1": jnp.mean(r1),
         "r2": jnp.mean(r2),
@@ -230,22 +230,22 @@ class R3GAN:
       }
 
     def augmented(images: jax.Array) -> jax.Array:
-      return self._augment(images, augment_rngs, knobs)
+      return self._augment(images, augment_keys, hyperparameters)
 
     gradients, metrics = self.penalised_gradient(critic, params["discriminator"], images, augmented, objective)
     return {"discriminator": gradients}, carry, metrics
 
   def _generator_gradients(
-    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+    self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
-    z_rngs, real_rngs, fake_rngs = split_keys(rngs, 3)
+    z_keys, real_keys, fake_keys = split_keys(keys, 3)
     labels = batch.get("label")
-    z = self.noise(z_rngs)
-    real = self._augment(to_float(batch["image"]), real_rngs, knobs)
+    z = self.noise(z_keys)
+    real = self._augment(to_float(batch["image"]), real_keys, hyperparameters)
     real_logits = self._judge(params["discriminator"], real, labels)
 
     def loss(generator: Any) -> tuple[jax.Array, Metrics]:
-      fake = self._augment(self._generate(generator, z, labels), fake_rngs, knobs)
+      fake = self._augment(self._generate(generator, z, labels), fake_keys, hyperparameters)
       fake_logits = self._judge(params["discriminator"], fake, labels)
       total = jnp.mean(self.loss.generator(real_logits, fake_logits))
       return total, {
@@ -264,8 +264,8 @@ class R3GAN:
   ) -> jax.Array:
     return cast(jax.Array, self.discriminator.apply({"params": discriminator}, images, labels, bias_scale))
 
-  def _augment(self, images: jax.Array, rngs: jax.Array, knobs: Knobs) -> jax.Array:
-    return images if self.augment is None else self.augment(images, rngs, knobs["augment_p"])
+  def _augment(self, images: jax.Array, keys: jax.Array, hyperparameters: Hyperparameters) -> jax.Array:
+    return images if self.augment is None else self.augment(images, keys, hyperparameters["augment_p"])
 
 
 def build(settings: Settings, images: Images, platform: str) -> R3GAN:
@@ -290,7 +290,7 @@ def build(settings: Settings, images: Images, platform: str) -> R3GAN:
     penalties=settings.penalties,
     augment=_build_augment(settings, images),
     penalised_gradient=PENALISED_GRADIENTS[settings.penalised_gradient],
-    ramps=cosines(settings, ("learning_rate", "beta2", "gamma", "ema_half_life", "augment_p")),
+    schedules=cosines(settings, ("learning_rate", "beta2", "gamma", "ema_half_life", "augment_p")),
   )
 
 

@@ -29,8 +29,8 @@ from r3gan_jax.algorithms.base import (
   Average,
   Batch,
   Carry,
+  Hyperparameters,
   Images,
-  Knobs,
   Metrics,
   Params,
   Phase,
@@ -94,7 +94,7 @@ class StyleGAN2:
     discriminator: what it says.
     noise_dim: length of z.
     image_shape: (H, W, C).
-    ramps: learning_rate, beta2, gamma and ema_half_life.
+    schedules: learning_rate, beta2, gamma and ema_half_life.
   """
 
   mapping: networks.Mapping
@@ -103,7 +103,7 @@ class StyleGAN2:
   noise_dim: int
   image_shape: tuple[int, int, int]
   num_classes: int = 0
-  ramps: Mapping[str, Schedule] = field(default_factory=dict, compare=False)
+  schedules: Mapping[str, Schedule] = field(default_factory=dict, compare=False)
 
   @property
   def phases(self) -> Sequence[Phase]:
@@ -127,21 +127,21 @@ class StyleGAN2:
   def averages(self) -> Mapping[str, Average]:
     return {"generator": Average("generator", "ema_half_life")}
 
-  def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-    mapping_rng, synthesis_rng, discriminator_rng = jax.random.split(rng, 3)
+  def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    mapping_key, synthesis_key, discriminator_key = jax.random.split(key, 3)
     images = jnp.zeros((networks.STDDEV_GROUP, *self.image_shape))
     w = jnp.zeros((1, self.synthesis.inputs, self.mapping.width))
     params = {
       "generator": {
-        "mapping": self.mapping.init(mapping_rng, jnp.zeros((1, self.noise_dim)))["params"],
-        "synthesis": self.synthesis.init(synthesis_rng, w)["params"],
+        "mapping": self.mapping.init(mapping_key, jnp.zeros((1, self.noise_dim)))["params"],
+        "synthesis": self.synthesis.init(synthesis_key, w)["params"],
       },
-      "discriminator": self.discriminator.init(discriminator_rng, images)["params"],
+      "discriminator": self.discriminator.init(discriminator_key, images)["params"],
     }
     return params, {"path_length": jnp.zeros(()), "w": jnp.zeros((self.mapping.width,))}
 
-  def noise(self, rngs: jax.Array) -> jax.Array:
-    return jax.vmap(lambda rng: jax.random.normal(rng, (self.noise_dim,)))(rngs)
+  def noise(self, keys: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.normal(key, (self.noise_dim,)))(keys)
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
@@ -156,13 +156,13 @@ class StyleGAN2:
     return self._synthesise(generator, self._for_all_layers(w))
 
   def _generator_gradients(
-    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+    self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
-    del batch, knobs
+    del batch, hyperparameters
 
     def loss(generator: Any) -> tuple[jax.Array, jax.Array]:
-      w, mean_w, noise_rngs = self._draw_w(generator, rngs)
-      logits = self._judge(params["discriminator"], self._synthesise(generator, w, noise_rngs))
+      w, mean_w, noise_keys = self._draw_w(generator, keys)
+      logits = self._judge(params["discriminator"], self._synthesise(generator, w, noise_keys))
       return jnp.mean(NON_SATURATING.generator(logits, logits)), mean_w
 
     (total, mean_w), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
@@ -170,18 +170,18 @@ class StyleGAN2:
     return {"generator": gradients}, carry, {"loss": total}
 
   def _path_length_gradients(
-    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+    self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
     """Section 3.2, with the running mean a from *before* this batch, so that each sample's penalty is its own.
 
     Of half the samples, every second one, as the published code saves memory and time.
     """
-    del batch, knobs
-    y_rngs, w_rngs = split_keys(rngs[::2], 2)
+    del batch, hyperparameters
+    y_keys, w_keys = split_keys(keys[::2], 2)
 
     def loss(generator: Any) -> tuple[jax.Array, jax.Array]:
-      w, _, noise_rngs = self._draw_w(generator, w_rngs)
-      lengths = path_lengths(lambda w: self._synthesise(generator, w, noise_rngs), w, y_rngs)
+      w, _, noise_keys = self._draw_w(generator, w_keys)
+      lengths = path_lengths(lambda w: self._synthesise(generator, w, noise_keys), w, y_keys)
       return jnp.mean(jnp.square(lengths - carry["path_length"])), jnp.mean(lengths)
 
     (penalty, mean_length), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
@@ -190,11 +190,11 @@ class StyleGAN2:
     return {"generator": gradients}, carry, {"path_length": mean_length, "path_length_penalty": penalty}
 
   def _discriminator_gradients(
-    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+    self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
-    del knobs
-    w, _, noise_rngs = self._draw_w(params["generator"], rngs)
-    images = jnp.concatenate([to_float(batch["image"]), self._synthesise(params["generator"], w, noise_rngs)])
+    del hyperparameters
+    w, _, noise_keys = self._draw_w(params["generator"], keys)
+    images = jnp.concatenate([to_float(batch["image"]), self._synthesise(params["generator"], w, noise_keys)])
 
     def loss(discriminator: Any) -> tuple[jax.Array, Metrics]:
       real_logits, fake_logits = jnp.split(self._judge(discriminator, images), 2)
@@ -206,23 +206,27 @@ class StyleGAN2:
     return {"discriminator": gradients}, carry, metrics
 
   def _r1_gradients(
-    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+    self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
-    del rngs
+    del keys
     real = to_float(batch["image"])
 
     def loss(discriminator: Any) -> jax.Array:
       return jnp.mean(gradient_penalty(lambda images: self._judge(discriminator, images), real)[1])
 
     r1, gradients = jax.value_and_grad(loss)(params["discriminator"])
-    return {"discriminator": jax.tree.map(lambda g: R1_EVERY * knobs["gamma"] / 2 * g, gradients)}, carry, {"r1": r1}
+    return (
+      {"discriminator": jax.tree.map(lambda g: R1_EVERY * hyperparameters["gamma"] / 2 * g, gradients)},
+      carry,
+      {"r1": r1},
+    )
 
-  def _draw_w(self, generator: Any, rngs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """rngs [N] -> w [N, inputs, width], of mixed styles; the mean [width] of the first of both; keys [N] for pixels."""
-    z_rngs, other_rngs, mixing_rngs, noise_rngs = split_keys(rngs, 4)
-    w, other = jnp.split(self._map(generator, self.noise(jnp.concatenate([z_rngs, other_rngs]))), 2)
-    mixed = mix_styles(self._for_all_layers(w), self._for_all_layers(other), mixing_rngs)
-    return mixed, jnp.mean(w, axis=0), noise_rngs
+  def _draw_w(self, generator: Any, keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """keys [N] -> w [N, inputs, width], of mixed styles; the mean [width] of the first of both; keys [N] for pixels."""
+    z_keys, other_keys, mixing_keys, noise_keys = split_keys(keys, 4)
+    w, other = jnp.split(self._map(generator, self.noise(jnp.concatenate([z_keys, other_keys]))), 2)
+    mixed = mix_styles(self._for_all_layers(w), self._for_all_layers(other), mixing_keys)
+    return mixed, jnp.mean(w, axis=0), noise_keys
 
   def _for_all_layers(self, w: jax.Array) -> jax.Array:
     return jnp.broadcast_to(w[:, None], (w.shape[0], self.synthesis.inputs, w.shape[1]))
@@ -230,8 +234,8 @@ class StyleGAN2:
   def _map(self, generator: Any, z: jax.Array) -> jax.Array:
     return cast(jax.Array, self.mapping.apply({"params": generator["mapping"]}, z))
 
-  def _synthesise(self, generator: Any, w: jax.Array, rngs: jax.Array | None = None) -> jax.Array:
-    return cast(jax.Array, self.synthesis.apply({"params": generator["synthesis"]}, w, rngs))
+  def _synthesise(self, generator: Any, w: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    return cast(jax.Array, self.synthesis.apply({"params": generator["synthesis"]}, w, keys))
 
   def _judge(self, discriminator: Any, images: jax.Array) -> jax.Array:
     return cast(jax.Array, self.discriminator.apply({"params": discriminator}, images))
@@ -253,36 +257,36 @@ def build(settings: Settings, images: Images, platform: str) -> StyleGAN2:
     discriminator=networks.Discriminator(**shared),
     noise_dim=settings.noise_dim,
     image_shape=images.shape,
-    ramps=cosines(settings, ("learning_rate", "beta2", "gamma", "ema_half_life")),
+    schedules=cosines(settings, ("learning_rate", "beta2", "gamma", "ema_half_life")),
   )
 
 
-def mix_styles(w: jax.Array, other: jax.Array, rngs: jax.Array) -> jax.Array:
-  """w, other [N, layers, width], rngs [N] -> `w` up to a layer, `other` from there on (1812.04948, section 3.1).
+def mix_styles(w: jax.Array, other: jax.Array, keys: jax.Array) -> jax.Array:
+  """w, other [N, layers, width], keys [N] -> `w` up to a layer, `other` from there on (1812.04948, section 3.1).
 
   The layer is uniform among all but the first, of each sample by itself, with `MIXING_PROBABILITY`; otherwise `w`.
   """
   layers = w.shape[1]
 
-  def crossover(rng: jax.Array) -> jax.Array:
-    coin, layer = jax.random.split(rng)
+  def crossover(key: jax.Array) -> jax.Array:
+    coin, layer = jax.random.split(key)
     return jnp.where(jax.random.bernoulli(coin, MIXING_PROBABILITY), jax.random.randint(layer, (), 1, layers), layers)
 
-  crossed = jnp.arange(layers)[None] >= jax.vmap(crossover)(rngs)[:, None]
+  crossed = jnp.arange(layers)[None] >= jax.vmap(crossover)(keys)[:, None]
   return jnp.where(crossed[..., None], other, w)
 
 
-def path_lengths(synthesise: Callable[[jax.Array], jax.Array], w: jax.Array, rngs: jax.Array) -> jax.Array:
+def path_lengths(synthesise: Callable[[jax.Array], jax.Array], w: jax.Array, keys: jax.Array) -> jax.Array:
   """|J^T y| of each sample: [N] (section 3.2).
 
   Args:
     synthesise: w -> images [N, H, W, C], sample by sample.
     w: [N, layers, width]; the squared norm is of the gradient by each layer's, averaged over layers.
-    rngs: [N], the keys of y, which is normal with standard deviation 1 / sqrt(H W).
+    keys: [N], the keys of y, which is normal with standard deviation 1 / sqrt(H W).
   """
   images, pull_back = jax.vjp(synthesise, w)
   shape = images.shape[1:]
-  y = jax.vmap(lambda rng: jax.random.normal(rng, shape))(rngs) / math.sqrt(shape[0] * shape[1])
+  y = jax.vmap(lambda key: jax.random.normal(key, shape))(keys) / math.sqrt(shape[0] * shape[1])
   (gradient,) = pull_back(y)
   return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(gradient), axis=2), axis=1))
 

@@ -23,8 +23,8 @@ from r3gan_jax.algorithms.base import (
   Average,
   Batch,
   Carry,
+  Hyperparameters,
   Images,
-  Knobs,
   Metrics,
   Params,
   Phase,
@@ -78,7 +78,7 @@ class WGANGP:
     image_shape: (H, W, C).
     critic_updates: for one of G.
     penalty_weight: see the module.
-    optimizers, ramps: see `Algorithm`.
+    optimizers, schedules: see `Algorithm`.
 
   Raises:
     UserError: the critic couples samples.
@@ -91,7 +91,7 @@ class WGANGP:
   critic_updates: int
   penalty_weight: float
   optimizers: Mapping[str, optax.GradientTransformationExtraArgs] = field(compare=False)
-  ramps: Mapping[str, Schedule] = field(compare=False)
+  schedules: Mapping[str, Schedule] = field(compare=False)
   num_classes: int = 0
 
   def __post_init__(self) -> None:
@@ -116,15 +116,15 @@ class WGANGP:
   def averages(self) -> Mapping[str, Average]:
     return {name: Average(name, "ema_half_life") for name in ("generator", "generator_moments")}
 
-  def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-    generator_rng, discriminator_rng = jax.random.split(rng)
-    generator = self.generator.init(generator_rng, jnp.zeros((1, self.noise_dim)), train=False)
-    discriminator = self.discriminator.init(discriminator_rng, jnp.zeros((1, *self.image_shape)))
+  def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    generator_key, discriminator_key = jax.random.split(key)
+    generator = self.generator.init(generator_key, jnp.zeros((1, self.noise_dim)), train=False)
+    discriminator = self.discriminator.init(discriminator_key, jnp.zeros((1, *self.image_shape)))
     params = {"generator": generator["params"], "discriminator": discriminator["params"]}
     return params, {"generator_moments": generator[MOMENTS]}
 
-  def noise(self, rngs: jax.Array) -> jax.Array:
-    return jax.vmap(lambda rng: jax.random.normal(rng, (self.noise_dim,)))(rngs)
+  def noise(self, keys: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.normal(key, (self.noise_dim,)))(keys)
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
@@ -135,13 +135,13 @@ class WGANGP:
     return cast(jax.Array, self.generator.apply(variables, truncation * noise, train=False))
 
   def _discriminator_gradients(
-    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+    self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
-    del knobs
-    z_rngs, mixing_rngs = split_keys(rngs, 2)
+    del hyperparameters
+    z_keys, mixing_keys = split_keys(keys, 2)
     real = to_float(batch["image"])
-    fake, _ = self._generate(params["generator"], carry, z_rngs)
-    e = jax.vmap(lambda rng: jax.random.uniform(rng, (1, 1, 1)))(mixing_rngs)
+    fake, _ = self._generate(params["generator"], carry, z_keys)
+    e = jax.vmap(lambda key: jax.random.uniform(key, (1, 1, 1)))(mixing_keys)
     images = jnp.concatenate([real, fake, e * real + (1 - e) * fake])
 
     def objective(logits: jax.Array, squared_norms: jax.Array) -> tuple[jax.Array, Metrics]:
@@ -162,20 +162,20 @@ class WGANGP:
     return {"discriminator": gradients}, carry, metrics
 
   def _generator_gradients(
-    self, params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+    self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
-    del batch, knobs
+    del batch, hyperparameters
 
     def loss(generator: Any) -> tuple[jax.Array, Any]:
-      fake, moments = self._generate(generator, carry, rngs)
+      fake, moments = self._generate(generator, carry, keys)
       return -jnp.mean(self._judge(params["discriminator"], fake)), moments
 
     (total, moments), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
     return {"generator": gradients}, {**carry, "generator_moments": moments}, {"loss": total}
 
-  def _generate(self, generator: Any, carry: Carry, rngs: jax.Array) -> tuple[jax.Array, Any]:
+  def _generate(self, generator: Any, carry: Carry, keys: jax.Array) -> tuple[jax.Array, Any]:
     """(images of new noise, normalised over the batch; running moments that follow it)."""
-    return apply_in_training(self.generator, generator, carry["generator_moments"], self.noise(rngs))
+    return apply_in_training(self.generator, generator, carry["generator_moments"], self.noise(keys))
 
   def _judge(self, discriminator: Any, images: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
     return cast(jax.Array, self.discriminator.apply({"params": discriminator}, images, bias_scale))
@@ -200,7 +200,7 @@ def build(settings: Settings, images: Images, platform: str) -> WGANGP:
     critic_updates=settings.critic_updates,
     penalty_weight=settings.penalty_weight,
     optimizers={"generator": optimizer, "discriminator": optimizer},
-    ramps={
+    schedules={
       "learning_rate": linear(*settings.learning_rate, settings.decay_images),
       "ema_half_life": constant(settings.ema_half_life),
     },

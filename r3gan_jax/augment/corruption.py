@@ -30,9 +30,9 @@ def filter_bands(image: jax.Array, log2_gains: jax.Array) -> jax.Array:
   return jnp.einsum("cik,klc,cjl->ijc", of_rows, image, of_columns, precision="highest")
 
 
-def add_noise(image: jax.Array, rng: jax.Array, std: jax.Array) -> jax.Array:
+def add_noise(image: jax.Array, key: jax.Array, std: jax.Array) -> jax.Array:
   """One image [H, W, C] float32, with independent normal noise of this standard deviation on every value."""
-  return image + std * jax.random.normal(rng, image.shape)
+  return image + std * jax.random.normal(key, image.shape)
 
 
 def cut_out(image: jax.Array, centre: jax.Array) -> jax.Array:

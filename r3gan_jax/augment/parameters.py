@@ -68,15 +68,15 @@ TRANSFORMS: Mapping[str, Transform] = {
 """Every transform, in the order in which they are applied."""
 
 
-def draw(rngs: jax.Array, p: jax.Array, multipliers: Mapping[str, float]) -> Parameters:
+def draw(keys: jax.Array, p: jax.Array, multipliers: Mapping[str, float]) -> Parameters:
   """The parameters of a batch; a sample's depend on its own key alone.
 
   Args:
-    rngs: [N] keys.
+    keys: [N] keys.
     p: float32 scalar in [0, 1].
     multipliers: transform -> what p is multiplied by; those of multiplier 0, or not named, are switched off.
   """
-  return jax.vmap(lambda rng: _draw_sample(rng, p, multipliers))(rngs)
+  return jax.vmap(lambda key: _draw_sample(key, p, multipliers))(keys)
 
 
 def at_quantiles(quantiles: Mapping[str, jax.Array]) -> Parameters:
@@ -84,10 +84,10 @@ def at_quantiles(quantiles: Mapping[str, jax.Array]) -> Parameters:
   return {name: TRANSFORMS[name].value(u) for name, u in quantiles.items()}
 
 
-def _draw_sample(rng: jax.Array, p: jax.Array, multipliers: Mapping[str, float]) -> Parameters:
+def _draw_sample(key: jax.Array, p: jax.Array, multipliers: Mapping[str, float]) -> Parameters:
   # Numbers for all transforms, so that switching one off changes nothing for the others. Never 0: a normal draw's
   # quantile of 0 is infinite.
-  numbers = jax.random.uniform(rng, (sum(t.parts + t.parts * t.draws for t in TRANSFORMS.values()),), minval=2.0**-24)
+  numbers = jax.random.uniform(key, (sum(t.parts + t.parts * t.draws for t in TRANSFORMS.values()),), minval=2.0**-24)
   parameters, start = {}, 0
   for name, transform in TRANSFORMS.items():
     middle = start + transform.parts

@@ -13,21 +13,21 @@ from r3gan_jax.augment import colour, corruption, geometry
 from r3gan_jax.augment.parameters import Parameters, draw
 
 
-def augment(images: jax.Array, rngs: jax.Array, p: jax.Array, multipliers: Mapping[str, float]) -> jax.Array:
+def augment(images: jax.Array, keys: jax.Array, p: jax.Array, multipliers: Mapping[str, float]) -> jax.Array:
   """Images, each augmented by draws from its own key.
 
   Args:
     images: [N, H, W, C], C = 1 or 3, float in [-1, 1]; the result may leave that range.
-    rngs: [N] keys.
+    keys: [N] keys.
     p: float32 scalar in [0, 1], the probability of each transform, before its multiplier.
     multipliers: transform -> multiplier of p; see `parameters.TRANSFORMS`.
   """
-  parameter_rngs, noise_rngs = jnp.moveaxis(jax.vmap(jax.random.split)(rngs), 1, 0)
-  return apply(images, draw(parameter_rngs, p, multipliers), noise_rngs)
+  parameter_keys, noise_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+  return apply(images, draw(parameter_keys, p, multipliers), noise_keys)
 
 
-def apply(images: jax.Array, parameters: Parameters, noise_rngs: jax.Array | None = None) -> jax.Array:
-  """Images [N, H, W, C], each transformed by its parameters; `noise_rngs` [N] are needed for noise alone.
+def apply(images: jax.Array, parameters: Parameters, noise_keys: jax.Array | None = None) -> jax.Array:
+  """Images [N, H, W, C], each transformed by its parameters; `noise_keys` [N] are needed for noise alone.
 
   Computes in float32; the result has the images' dtype.
   """
@@ -36,18 +36,18 @@ def apply(images: jax.Array, parameters: Parameters, noise_rngs: jax.Array | Non
     height, width, _ = images.shape[1:]
     inverses = jax.vmap(lambda parameters: geometry.inverse_matrix(parameters, height, width))(parameters)
     transformed = geometry.resample(transformed, inverses)
-  transformed = jax.vmap(_apply)(transformed, parameters, noise_rngs)
+  transformed = jax.vmap(_apply)(transformed, parameters, noise_keys)
   return transformed.astype(images.dtype)
 
 
-def _apply(image: jax.Array, parameters: Parameters, noise_rng: jax.Array | None) -> jax.Array:
+def _apply(image: jax.Array, parameters: Parameters, noise_key: jax.Array | None) -> jax.Array:
   if any(name in parameters for name in colour.NAMES):
     image = colour.recolour(image, parameters)
   if "image_filter" in parameters:
     image = corruption.filter_bands(image, parameters["image_filter"])
   if "noise" in parameters:
-    assert noise_rng is not None, "noise needs keys"
-    image = corruption.add_noise(image, noise_rng, parameters["noise"][0])
+    assert noise_key is not None, "noise needs keys"
+    image = corruption.add_noise(image, noise_key, parameters["noise"][0])
   if "cutout" in parameters:
     image = corruption.cut_out(image, parameters["cutout"])
   return image

@@ -15,7 +15,7 @@ whose losses or gradients cease to be finite has diverged, and has none. Each ru
 OUT/RECIPE/LOSS/seed_N, as of main.py.
 """
 
-from r3gan_jax.cli.memory import keep_memory
+from r3gan_jax.cli.shared.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()
@@ -34,9 +34,9 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from r3gan_jax import factory, runs
-from r3gan_jax.cli.numbers import parse_numbers
-from r3gan_jax.cli.processes import join_processes
-from r3gan_jax.cli.runner import run
+from r3gan_jax.cli.shared.numbers import parse_numbers
+from r3gan_jax.cli.shared.processes import join_processes
+from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.storage import as_path, failing_as
 from r3gan_jax.training.distributed import is_first_process, on_first_process

@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 
 from r3gan_jax import runs
-from r3gan_jax.cli.runner import run
+from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.download import check_sum, fetch
 from r3gan_jax.interop.official import Snapshot, read_snapshot

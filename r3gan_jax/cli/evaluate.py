@@ -22,8 +22,8 @@ import numpy as np
 from absl import flags, logging
 
 from r3gan_jax import factory, runs
-from r3gan_jax.cli.processes import join_processes
-from r3gan_jax.cli.runner import run
+from r3gan_jax.cli.shared.processes import join_processes
+from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.images import Decoder, to_array
 from r3gan_jax.data.survey import describe, survey

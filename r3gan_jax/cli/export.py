@@ -24,7 +24,7 @@ from absl import flags
 from jax import export
 
 from r3gan_jax import runs
-from r3gan_jax.cli.runner import run
+from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.runs import TrainedRun
 from r3gan_jax.storage import as_path, failing_as, make_directory

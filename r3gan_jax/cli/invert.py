@@ -39,7 +39,7 @@ from absl import flags
 from r3gan_jax import runs
 from r3gan_jax.algorithms.base import Algorithm
 from r3gan_jax.algorithms.r3gan import R3GAN
-from r3gan_jax.cli.runner import run
+from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.errors import UserError
 from r3gan_jax.inversion import FineTuned, Inverter

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from r3gan_jax.cli.runner import run
+from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.prepare import prepare_idx, prepare_images, prepare_tfds

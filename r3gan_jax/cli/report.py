@@ -21,7 +21,7 @@ from absl import flags
 from etils import epath
 from PIL import Image
 
-from r3gan_jax.cli.runner import run
+from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.storage import as_path, failing_as
 from r3gan_jax.training.logging import read_metrics
@@ -53,9 +53,9 @@ TITLES = {
   "metrics/fid": "FID",
   "metrics/kid": "KID",
   "metrics/modes_kl": "KL(samples || uniform), nats",
-  "knobs/augment_p": "augmentation probability",
-  "knobs/beta2": "Adam's beta2",
-  "knobs/ema_half_life": "half-life of the moving average, images",
+  "hyperparameters/augment_p": "augmentation probability",
+  "hyperparameters/beta2": "Adam's beta2",
+  "hyperparameters/ema_half_life": "half-life of the moving average, images",
   "progress/images_per_second": "images/s",
   "progress/peak_memory_bytes": "peak memory, GiB",
 }
@@ -96,7 +96,7 @@ def arrange(metrics: Metrics) -> dict[str, Panels]:
   for title, names in TRAINING.items():
     if curves := [Curve(label, *metrics[name]) for name, label in names.items() if name in metrics]:
       sections["Training"][title] = curves
-  of_prefix = {"metrics": "Metrics", "knobs": "Schedules", "progress": "Speed and memory"}
+  of_prefix = {"metrics": "Metrics", "hyperparameters": "Schedules", "progress": "Speed and memory"}
   for name, (images_seen, values) in metrics.items():
     prefix, _, rest = name.partition("/")
     if name in known or (prefix == "metrics" and rest.endswith(SETTINGS)):

@@ -23,9 +23,9 @@ from absl import flags
 from etils import epath
 
 from r3gan_jax import factory, runs
-from r3gan_jax.cli.numbers import parse_numbers
-from r3gan_jax.cli.processes import join_processes
-from r3gan_jax.cli.runner import run
+from r3gan_jax.cli.shared.numbers import parse_numbers
+from r3gan_jax.cli.shared.processes import join_processes
+from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import (
   FRAME_RATE,

@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_image
 
 from r3gan_jax.augment.parameters import TRANSFORMS
 from r3gan_jax.augment.pipeline import augment
-from r3gan_jax.cli.runner import run
+from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.ops.images import to_float, to_uint8
 from r3gan_jax.storage import as_path, failing_as
@@ -34,7 +34,7 @@ PANELS_A_ROW = 3
 def main() -> None:
   image = _load(_IMAGE.value, _SIDE.value)
   images = jnp.repeat(to_float(jnp.asarray(image))[None], DRAWS, axis=0)
-  rngs = jax.random.split(jax.random.key(0), DRAWS)
+  keys = jax.random.split(jax.random.key(0), DRAWS)
   on = {name: 1.0 for name in TRANSFORMS if name not in ("image_filter", "noise")}
   panels = {name.replace("_", " "): (1.0, {name: 1.0}) for name in TRANSFORMS} | {"all but filter and noise": (0.5, on)}
 
@@ -43,7 +43,7 @@ def main() -> None:
   for axis in axes.ravel():
     axis.axis("off")
   for axis, (title, (p, multipliers)) in zip(axes.ravel(), panels.items(), strict=False):
-    augmented = to_uint8(augment(images, rngs, jnp.float32(p), multipliers))
+    augmented = to_uint8(augment(images, keys, jnp.float32(p), multipliers))
     axis.imshow(np.concatenate([image, *np.asarray(augmented)], axis=1))
     axis.set_title(title if p == 1 else f"{title}, p = {p}", fontsize=9)
   buffer = BytesIO()

@@ -5,7 +5,7 @@
 It trains on the split "train", prints its accuracy on the split "test", and saves both as an .npz. Minutes on 2 cores.
 """
 
-from r3gan_jax.cli.memory import keep_memory
+from r3gan_jax.cli.shared.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()
@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from r3gan_jax import runs
-from r3gan_jax.cli.runner import run
+from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.source import Examples
 from r3gan_jax.data.tfds import TfdsSource

@@ -56,7 +56,7 @@ class BatchNorm(nn.Module):
     x = (x - center) * jax.lax.rsqrt(variance + self.epsilon)
     if not self.affine:
       return x
-    scale = self.param("scale", lambda rng: 1 + self.scale_stddev * jax.random.normal(rng, channels))
+    scale = self.param("scale", lambda key: 1 + self.scale_stddev * jax.random.normal(key, channels))
     bias = self.param("bias", nn.initializers.zeros, channels)
     return x * scale.reshape(center.shape) + bias.reshape(center.shape)
 

@@ -71,14 +71,14 @@ class Synthesis(nn.Module):
     return 2 * len(self.widths)
 
   @nn.compact
-  def __call__(self, w: jax.Array, rngs: jax.Array | None = None) -> jax.Array:
-    """w [N, inputs, width], rngs [N] -> images [N, H, W, C] float32.
+  def __call__(self, w: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    """w [N, inputs, width], keys [N] -> images [N, H, W, C] float32.
 
-    `rngs` are the keys of each sample's pixel noise; None: the same fixed noise for all.
+    `keys` are the keys of each sample's pixel noise; None: the same fixed noise for all.
     """
     constant = self.param("constant", nn.initializers.normal(1.0), (4, 4, self.widths[0]))
     x = jnp.broadcast_to(constant, (w.shape[0], *constant.shape))
-    noise = _pixel_noise([4 * 2 ** ((layer + 1) // 2) for layer in range(self.inputs - 1)], rngs)
+    noise = _pixel_noise([4 * 2 ** ((layer + 1) // 2) for layer in range(self.inputs - 1)], keys)
     additions = []
     for stage, width in enumerate(self.widths):
       x = x.astype(_stage_dtype(self, stage))
@@ -256,12 +256,12 @@ def _per_channel(bias: jax.Array, x: jax.Array) -> jax.Array:
   return broadcast_as(bias[None, None, None], x)
 
 
-def _pixel_noise(sides: Sequence[int], rngs: jax.Array | None) -> list[jax.Array]:
+def _pixel_noise(sides: Sequence[int], keys: jax.Array | None) -> list[jax.Array]:
   """Standard normal [N, side, side, 1] for each of `sides`, of keys [N]; without keys, the same [1, ...] every time."""
   sizes = [side * side for side in sides]
-  if rngs is None:
+  if keys is None:
     drawn = jnp.asarray(np.random.default_rng(0).standard_normal((1, sum(sizes))), _full_precision())
   else:  # at once: a draw of its own for each layer takes seconds to compile
-    drawn = jax.vmap(lambda rng: jax.random.normal(rng, (sum(sizes),)))(rngs)
+    drawn = jax.vmap(lambda key: jax.random.normal(key, (sum(sizes),)))(keys)
   parts = jnp.split(drawn, np.cumsum(sizes)[:-1].tolist(), axis=1)
   return [part.reshape(-1, side, side, 1) for part, side in zip(parts, sides, strict=True)]

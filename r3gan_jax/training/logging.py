@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 import types
@@ -179,6 +180,7 @@ def read_metrics(workdir: epath.PathLike) -> dict[str, tuple[np.ndarray, np.ndar
     images_seen = scalars.pop("images_seen")
     for name, value in scalars.items():
       if not isinstance(value, str):
+        name = re.sub("^knobs/", "hyperparameters/", name)  # their name in older runs
         series.setdefault(name, {})[images_seen] = value
   return {
     name: (np.array(sorted(values), np.int64), np.array([values[n] for n in sorted(values)]))

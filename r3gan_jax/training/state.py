@@ -38,15 +38,15 @@ class TrainState:
 
 def init_state(algorithm: Algorithm, seed: int) -> TrainState:
   """The state at the start of a run; traceable, so `jax.eval_shape` and a jit with `out_shardings` both work."""
-  init_rng, rng = jax.random.split(jax.random.key(seed))
-  params, carry = algorithm.init(init_rng)
+  init_key, key = jax.random.split(jax.random.key(seed))
+  params, carry = algorithm.init(init_key)
   return TrainState(
     params=params,
     optimizer={name: optimizer.init(params[name]) for name, optimizer in algorithm.optimizers.items()},
     # A copy: a donated buffer cannot back two leaves.
     ema={name: jax.tree.map(jnp.copy, (params | carry)[average.of]) for name, average in algorithm.averages.items()},
     carry=carry,
-    rng=rng,
+    rng=key,
     images_seen=jnp.zeros((), jnp.int32),
     rollbacks=jnp.zeros((), jnp.int32),
   )

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from r3gan_jax.algorithms import base
-from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, Batch, Carry, Knobs, Params, Phase
+from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, Batch, Carry, Hyperparameters, Params, Phase
 from r3gan_jax.training.ema import ema_decay, update_ema
 from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.state import TrainState
@@ -32,7 +32,7 @@ class Metrics(NamedTuple):
   """What an iteration measured.
 
   Attributes:
-    values: float32 scalars by name: 'generator/loss', 'knobs/gamma', ...; 0 where the phase did not run.
+    values: float32 scalars by name: 'generator/loss', 'hyperparameters/gamma', ...; 0 where the phase did not run.
     ran: of those that not every iteration measures, whether this one did; a bool.
   """
 
@@ -62,8 +62,8 @@ class Trained(NamedTuple):
   carry: dict[str, Any]
 
 
-Update = Callable[[Trained, Sequence[Batch], jax.Array, Knobs], tuple[Trained, base.Metrics]]
-"""(before, one batch a repetition, keys of all their samples, knobs) -> (after, metrics): all that a phase does."""
+Update = Callable[[Trained, Sequence[Batch], jax.Array, Hyperparameters], tuple[Trained, base.Metrics]]
+"""Applies one phase: (state, one batch per repetition, a key per sample, hyperparameters) -> (state, metrics)."""
 
 
 def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str, int] | None = None) -> TrainStep:
@@ -83,20 +83,20 @@ def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str
   updates = [_make_update(phase, algorithm.optimizers, mesh, micro_batches.get(phase.name)) for phase in phases]
 
   def step(state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]:
-    knobs = {name: ramp(state.images_seen) for name, ramp in algorithm.ramps.items()}
-    rng = jax.random.fold_in(state.rng, state.images_seen)
+    hyperparameters = {name: ramp(state.images_seen) for name, ramp in algorithm.schedules.items()}
+    key = jax.random.fold_in(state.rng, state.images_seen)
     dealt = _deal(phases, batches)
     images_counted = sum(_samples(given) for phase, given in zip(phases, dealt, strict=True) if phase.counts_images)
     trained = Trained(state.params, state.optimizer, state.carry)
-    metrics = Metrics({f"knobs/{name}": value for name, value in knobs.items()}, {})
+    metrics = Metrics({f"hyperparameters/{name}": value for name, value in hyperparameters.items()}, {})
 
     for index, (phase, update, given) in enumerate(zip(phases, updates, dealt, strict=True)):
-      rngs = jax.random.split(jax.random.fold_in(rng, index), _samples(given))
+      keys = jax.random.split(jax.random.fold_in(key, index), _samples(given))
       if phase.every == 1:
-        trained, measured = update(trained, given, rngs, knobs)
+        trained, measured = update(trained, given, keys, hyperparameters)
       else:
         due = state.images_seen // images_counted % phase.every == 0
-        trained, measured = lax.cond(due, update, _skipping(update), trained, given, rngs, knobs)
+        trained, measured = lax.cond(due, update, _skipping(update), trained, given, keys, hyperparameters)
         metrics.ran.update(dict.fromkeys(measured, due))
       if twice := metrics.values.keys() & measured.keys():
         raise ValueError(f"two phases measure {sorted(twice)}: give one of them another name")
@@ -105,7 +105,7 @@ def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str
     averageable = trained.carry | trained.params
     ema = {
       name: update_ema(
-        state.ema[name], averageable[average.of], ema_decay(knobs[average.half_life_knob], images_counted)
+        state.ema[name], averageable[average.of], ema_decay(hyperparameters[average.half_life], images_counted)
       )
       for name, average in algorithm.averages.items()
     }
@@ -139,25 +139,29 @@ def _make_update(
   gradients_of = global_gradients(phase, mesh, micro_batch)
   gradient_norm = "gradient_norm" if phase.every == 1 else f"gradient_norm_every_{phase.every}"
 
-  def once(before: Trained, batch: Batch, rngs: jax.Array, knobs: Knobs) -> tuple[Trained, base.Metrics]:
+  def once(
+    before: Trained, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
+  ) -> tuple[Trained, base.Metrics]:
     carry = phase.refresh(before.params, before.carry)
-    gradients, carry, measured = gradients_of(before.params, carry, batch, rngs, knobs)
+    gradients, carry, measured = gradients_of(before.params, carry, batch, keys, hyperparameters)
     metrics = {f"{phase.name}/{name}": value for name, value in measured.items()}
     params, optimizer = dict(before.params), dict(before.optimizer)
     for network in phase.updates:
       steps, optimizer[network] = optimizers[network].update(
-        gradients[network], optimizer[network], params[network], knobs=knobs
+        gradients[network], optimizer[network], params[network], hyperparameters=hyperparameters
       )
       params[network] = optax.apply_updates(params[network], steps)
       metrics[f"{network}/{gradient_norm}"] = optax.tree.norm(gradients[network])
     return Trained(params, optimizer, dict(carry)), metrics
 
-  def update(before: Trained, batches: Sequence[Batch], rngs: jax.Array, knobs: Knobs) -> tuple[Trained, base.Metrics]:
+  def update(
+    before: Trained, batches: Sequence[Batch], keys: jax.Array, hyperparameters: Hyperparameters
+  ) -> tuple[Trained, base.Metrics]:
     if phase.repeat == 1:
-      return once(before, batches[0], rngs, knobs)
+      return once(before, batches[0], keys, hyperparameters)
     stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *batches)
     after, metrics = lax.scan(
-      lambda before, drawn: once(before, *drawn, knobs), before, (stacked, rngs.reshape(phase.repeat, -1))
+      lambda before, drawn: once(before, *drawn, hyperparameters), before, (stacked, keys.reshape(phase.repeat, -1))
     )
     return after, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
 
@@ -176,22 +180,22 @@ def _skipping(update: Update) -> Update:
 
 def global_gradients(
   phase: Phase, mesh: Mesh, micro_batch: int | None
-) -> Callable[[Params, Carry, Batch, jax.Array, Knobs], tuple[Params, Carry, base.Metrics]]:
+) -> Callable[[Params, Carry, Batch, jax.Array, Hyperparameters], tuple[Params, Carry, base.Metrics]]:
   """`phase.gradients` of the global batch: per device and micro-batch, then averaged."""
   if micro_batch and phase.group is None:
     raise ValueError(f"phase {phase.name!r} takes its whole batch at once, not {micro_batch} samples at a time")
 
   def local(
-    params: Params, carry: Carry, batch: Batch, rngs: jax.Array, knobs: Knobs
+    params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, base.Metrics]:
     # Each device differentiates its own copy of the parameters: the one average over devices is ours, below.
     params = lax.pcast(params, DATA_AXIS, to="varying")
-    samples = rngs.shape[0]
+    samples = keys.shape[0]
     size = min(micro_batch or samples, samples)
     if size == samples:
-      gradients, carry, metrics = phase.gradients(params, carry, batch, rngs, knobs)
+      gradients, carry, metrics = phase.gradients(params, carry, batch, keys, hyperparameters)
     else:
-      gradients, carry, metrics = _accumulate(phase, params, carry, (batch, rngs), knobs, samples // size)
+      gradients, carry, metrics = _accumulate(phase, params, carry, (batch, keys), hyperparameters, samples // size)
     # The barrier keeps XLA from averaging in bfloat16 what is converted to float32 just before, and makes the
     # average one collective.
     gradients, metrics = lax.pmean(lax.optimization_barrier((gradients, metrics)), DATA_AXIS)
@@ -203,17 +207,22 @@ def global_gradients(
 
 
 def _accumulate(
-  phase: Phase, params: Params, carry: Carry, samples: tuple[Batch, jax.Array], knobs: Knobs, parts: int
+  phase: Phase,
+  params: Params,
+  carry: Carry,
+  samples: tuple[Batch, jax.Array],
+  hyperparameters: Hyperparameters,
+  parts: int,
 ) -> tuple[Params, Carry, base.Metrics]:
   """The mean of `phase.gradients` over `parts` micro-batches, one after the other, all from the same carry."""
   split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), samples)
 
   def body(sums: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-    batch, rngs = part
-    return jax.tree.map(jnp.add, sums, phase.gradients(params, carry, batch, rngs, knobs)), None
+    batch, keys = part
+    return jax.tree.map(jnp.add, sums, phase.gradients(params, carry, batch, keys, hyperparameters)), None
 
-  batch, rngs = jax.tree.map(lambda x: x[0], split)
-  shapes = jax.eval_shape(lambda: phase.gradients(params, carry, batch, rngs, knobs)[::2])
+  batch, keys = jax.tree.map(lambda x: x[0], split)
+  shapes = jax.eval_shape(lambda: phase.gradients(params, carry, batch, keys, hyperparameters)[::2])
   varying = jax.tree.map(lambda s: lax.pcast(jnp.zeros(s.shape, s.dtype), DATA_AXIS, to="varying"), shapes)
   sums, _ = lax.scan(body, (varying[0], jax.tree.map(jnp.zeros_like, carry), varying[1]), split)
   gradients, carry, metrics = jax.tree.map(lambda x: x / parts, sums)

@@ -26,8 +26,8 @@ def test_an_undecided_discriminator(start):
   head = {"kernel": jnp.zeros((16, 1))}
   params = {**params, "discriminator": params["discriminator"] | {"linear_2": head}}
   gradients_of = jax.jit(global_gradients(ALGORITHM.phases[0], make_mesh(1), None))
-  rngs = jax.random.split(jax.random.key(1), BATCH)
-  gradients, _, metrics = gradients_of(params, carry, data(ALGORITHM, BATCH), rngs, {})
+  keys = jax.random.split(jax.random.key(1), BATCH)
+  gradients, _, metrics = gradients_of(params, carry, data(ALGORITHM, BATCH), keys, {})
   assert metrics["loss"] == pytest.approx(np.log(2)) == metrics["generator_and_encoder_loss"]
   assert gradients["discriminator"]["linear_2"]["kernel"].any()
   assert not any(leaf.any() for leaf in jax.tree.leaves((gradients["generator"], gradients["encoder"])))
@@ -41,7 +41,7 @@ def test_gradients_against_finite_differences(start, networks, loss):
     params = jax.tree.map(lambda p: jnp.asarray(np.asarray(p) + 0.1 * random.standard_normal(p.shape)), start[0])
     carry = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), start[1])
     image = jnp.asarray(data(ALGORITHM, BATCH)["image"] / 127.5 - 1)
-    rngs = jax.random.split(jax.random.key(1), BATCH)
+    keys = jax.random.split(jax.random.key(1), BATCH)
     gradients_of = jax.jit(global_gradients(ALGORITHM.phases[0], make_mesh(1), None))
     direction = jax.tree.map(lambda p: jnp.asarray(random.standard_normal(p.shape)), {n: params[n] for n in networks})
 
@@ -58,13 +58,13 @@ def test_gradients_against_finite_differences(start, networks, loss):
     @jax.jit
     def losses(step):
       moved = {**params, **{n: jax.tree.map(lambda p, d: p + step * d, params[n], direction[n]) for n in networks}}
-      x, z = (image.reshape(BATCH, -1) + 1) / 2, ALGORITHM.noise(rngs)
+      x, z = (image.reshape(BATCH, -1) + 1) / 2, ALGORITHM.noise(keys)
       a = apply(moved, "discriminator", x, apply(moved, "encoder", x))
       b = apply(moved, "discriminator", apply(moved, "generator", z), z)
       of_a, of_b = (-jnp.log(jax.nn.sigmoid(logits)) for logits in (a, b))  # -log(1 - sigmoid(t)) is t more
       return jnp.mean(of_a + of_b + b) / 2, jnp.mean(of_a + a + of_b) / 2
 
-    gradients, _, metrics = gradients_of(params, carry, {"image": image}, rngs, {})
+    gradients, _, metrics = gradients_of(params, carry, {"image": image}, keys, {})
     found = (metrics["loss"], metrics["generator_and_encoder_loss"])
     np.testing.assert_allclose(found, losses(0.0), rtol=1e-10)
     slope = (losses(1e-7)[loss] - losses(-1e-7)[loss]) / 2e-7  # few ReLUs lie nearer to their kinks

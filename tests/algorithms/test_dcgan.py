@@ -30,9 +30,9 @@ def test_gradients_of_8_devices_are_those_of_one(start):
       *jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), start),
       {"image": jnp.asarray(data(ALGORITHM, BATCH)["image"] / 127.5 - 1)},
     )
-    rngs = jax.random.split(jax.random.key(1), BATCH)
+    keys = jax.random.split(jax.random.key(1), BATCH)
     for phase in ALGORITHM.phases:
-      one, eight = (jax.jit(global_gradients(phase, make_mesh(n), None))(*given, rngs, {}) for n in (1, 8))
+      one, eight = (jax.jit(global_gradients(phase, make_mesh(n), None))(*given, keys, {}) for n in (1, 8))
       golden_cases.assert_trees_close(eight, one, 1e-8)
 
 
@@ -42,8 +42,8 @@ def test_reals_and_fakes_are_normalised_apart(start):
   gradients_of = jax.jit(global_gradients(ALGORITHM.phases[0], make_mesh(1), None))
   moments, logits = [], []
   for seed in (1, 2):
-    rngs = jax.random.split(jax.random.key(seed), BATCH)
-    _, moved, metrics = gradients_of(params, carry, data(ALGORITHM, BATCH), rngs, {})
+    keys = jax.random.split(jax.random.key(seed), BATCH)
+    _, moved, metrics = gradients_of(params, carry, data(ALGORITHM, BATCH), keys, {})
     moments.append(moved["discriminator_moments"])
     logits.append((metrics["real_logits"], metrics["fake_logits"]))
     jax.tree.map(np.testing.assert_array_equal, moved["generator_moments"], carry["generator_moments"])
@@ -57,11 +57,11 @@ def test_an_undecided_discriminator(start):
   params, carry = start
   head = {"kernel": jnp.zeros_like(params["discriminator"]["linear"]["kernel"])}
   params = {**params, "discriminator": params["discriminator"] | {"linear": head}}
-  rngs = jax.random.split(jax.random.key(1), BATCH)
+  keys = jax.random.split(jax.random.key(1), BATCH)
   losses = {}
   for phase in ALGORITHM.phases:
     gradients_of = jax.jit(global_gradients(phase, make_mesh(1), None))
-    gradients, _, metrics = gradients_of(params, carry, data(ALGORITHM, BATCH), rngs, {})
+    gradients, _, metrics = gradients_of(params, carry, data(ALGORITHM, BATCH), keys, {})
     losses[phase.name] = float(metrics["loss"])
   assert losses == pytest.approx({"discriminator": 2 * np.log(2), "generator": np.log(2)})
   assert all(not leaf.any() for leaf in jax.tree.leaves(gradients["generator"]))

@@ -26,8 +26,8 @@ class RecordedNoise(R3GAN):
   @property
   def phases(self):
     def with_batch_noise(phase, method):
-      def gradients(params, carry, batch, rngs, knobs):
-        return getattr(dataclasses.replace(self, z=batch["z"]), method)(params, carry, batch, rngs, knobs)
+      def gradients(params, carry, batch, keys, hyperparameters):
+        return getattr(dataclasses.replace(self, z=batch["z"]), method)(params, carry, batch, keys, hyperparameters)
 
       return dataclasses.replace(phase, gradients=gradients)
 
@@ -37,7 +37,7 @@ class RecordedNoise(R3GAN):
       with_batch_noise(generator, "_generator_gradients"),
     )
 
-  def noise(self, rngs):
+  def noise(self, keys):
     return self.z
 
 
@@ -83,11 +83,11 @@ def test_forward_passes_and_penalties(case):
 @golden_cases.cases
 def test_gradients(case):
   case = golden_cases.load(case)
-  knobs = {"gamma": jnp.asarray(case.arrays["gamma"])}
-  rngs = jax.random.split(jax.random.key(0), len(case.arrays["z"]))
+  hyperparameters = {"gamma": jnp.asarray(case.arrays["gamma"])}
+  keys = jax.random.split(jax.random.key(0), len(case.arrays["z"]))
   inputs = batch(case, case.arrays["z"], case.arrays["real"], case.labels)
   for phase, recorded_gradients in zip(recorded(case).phases, ("dgrad", "ggrad"), strict=True):
-    gradients, _, metrics = jax.jit(phase.gradients)(start(case), {}, inputs, rngs, knobs)
+    gradients, _, metrics = jax.jit(phase.gradients)(start(case), {}, inputs, keys, hyperparameters)
     (network,) = phase.updates
     golden_cases.assert_trees_close(gradients[network], case.params(recorded_gradients, network), 1e-5)
     if network == "discriminator":
@@ -112,14 +112,14 @@ def test_three_iterations(case, devices, micro_batches):
 
   with np.errstate(divide="ignore"):  # a recorded decay of 0 is a half-life of 0
     half_life = jnp.asarray(size * np.log(0.5) / np.log(arrays["steps/ema_beta"]), jnp.float32)
-  ramps = {
+  schedules = {
     "learning_rate": recorded_schedule("lr"),
     "beta2": recorded_schedule("beta2"),
     "gamma": recorded_schedule("gamma"),
     "ema_half_life": lambda images_seen: half_life[images_seen // size],
   }
   mesh = make_mesh(devices)
-  algorithm = dataclasses.replace(recorded(case), ramps=ramps)
+  algorithm = dataclasses.replace(recorded(case), schedules=schedules)
   state = jax.eval_shape(lambda: init_state(algorithm, seed=0))
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state.optimizer)
   state = state.replace(

@@ -21,7 +21,7 @@ RAMPS = {
   "gamma": schedules.cosine(3.0, 3.0, 1),
   "ema_half_life": schedules.cosine(100.0, 100.0, 1),
 }
-ALGORITHM = StyleGAN2(Mapping(6, layers=2), Synthesis((8, 8)), Discriminator((8, 8)), 5, (8, 8, 3), ramps=RAMPS)
+ALGORITHM = StyleGAN2(Mapping(6, layers=2), Synthesis((8, 8)), Discriminator((8, 8)), 5, (8, 8, 3), schedules=RAMPS)
 GENERATOR, PATH_LENGTH, DISCRIMINATOR, R1 = range(4)
 
 
@@ -50,12 +50,12 @@ def test_lazy_gradients_against_finite_differences(index, network, metric, weigh
     params, carry = noisy(params), carry | {"path_length": jnp.float64(0.7)}
     direction = jax.tree.map(lambda p: np.random.default_rng(p.size).standard_normal(p.shape), params[network])
     phase = ALGORITHM.phases[index]
-    batch, rngs = {"image": jnp.asarray(images(0, 8) / 127.5 - 1)}, jax.random.split(jax.random.key(1), 8)
+    batch, keys = {"image": jnp.asarray(images(0, 8) / 127.5 - 1)}, jax.random.split(jax.random.key(1), 8)
     gradients_of = jax.jit(global_gradients(phase, make_mesh(1), None))
 
     def at(step):
       moved = jax.tree.map(lambda p, d: p + step * d, params[network], direction)
-      return gradients_of(params | {network: moved}, carry, batch, rngs, {"gamma": jnp.float64(3.0)})
+      return gradients_of(params | {network: moved}, carry, batch, keys, {"gamma": jnp.float64(3.0)})
 
     gradients, new_carry, metrics = at(0.0)
     slope = (at(1e-6)[2][metric] - at(-1e-6)[2][metric]) / 2e-6
@@ -162,8 +162,8 @@ def all_phases(devices, micro_batch):
   mesh = make_mesh(devices)
   with jax.enable_x64(True):
     params, carry = jax.jit(lambda: ALGORITHM.init(jax.random.key(0)))()
-    rngs = jax.random.split(jax.random.key(1), BATCH)
-    given = (noisy(params), carry, {"image": jnp.asarray(images(0) / 127.5 - 1)}, rngs, {"gamma": jnp.float64(3.0)})
+    keys = jax.random.split(jax.random.key(1), BATCH)
+    given = (noisy(params), carry, {"image": jnp.asarray(images(0) / 127.5 - 1)}, keys, {"gamma": jnp.float64(3.0)})
     phases = [global_gradients(phase, mesh, micro_batch) for phase in ALGORITHM.phases]
     return jax.device_get(jax.jit(lambda *given: [gradients_of(*given) for gradients_of in phases])(*given))
 
@@ -182,8 +182,8 @@ def test_running_mean_of_w(whole):
   """0.005 of the batch's mean w goes into it, of the styles that are not mixed in; other phases leave it alone."""
   with jax.enable_x64(True):
     mapping = noisy(jax.jit(lambda: ALGORITHM.init(jax.random.key(0)))()[0])["generator"]["mapping"]
-    rngs = jax.random.split(jax.random.key(1), BATCH)
-    z = ALGORITHM.noise(jax.vmap(lambda rng: jax.random.split(rng, 4)[0])(rngs))
+    keys = jax.random.split(jax.random.key(1), BATCH)
+    z = ALGORITHM.noise(jax.vmap(lambda key: jax.random.split(key, 4)[0])(keys))
     w = np.asarray(ALGORITHM.mapping.apply({"params": mapping}, z))
   carries = [carry for _, carry, _ in whole]
   np.testing.assert_allclose(carries[GENERATOR]["w"], 0.005 * w.mean(axis=0), rtol=1e-10)
@@ -192,10 +192,12 @@ def test_running_mean_of_w(whole):
 
 def test_optimisers_make_up_for_lazy_steps():
   """Appendix B, by hand: c = 4/5 and 16/17; first update: learning rate times sign, v = (1 - beta2^c) g^2."""
-  knobs = {"learning_rate": jnp.float32(2.5e-3), "beta2": jnp.float32(0.99)}
+  hyperparameters = {"learning_rate": jnp.float32(2.5e-3), "beta2": jnp.float32(0.99)}
   for network, share in (("generator", 0.8), ("discriminator", 16 / 17)):
     optimizer = ALGORITHM.optimizers[network]
-    updates, state = optimizer.update({"w": jnp.array([3.0])}, optimizer.init({"w": jnp.zeros(1)}), knobs=knobs)
+    updates, state = optimizer.update(
+      {"w": jnp.array([3.0])}, optimizer.init({"w": jnp.zeros(1)}), hyperparameters=hyperparameters
+    )
     np.testing.assert_allclose(updates["w"], -2.5e-3 * share, rtol=1e-4)
     np.testing.assert_allclose(state.second_moment["w"], 9 * (1 - 0.99**share), rtol=1e-4)
   assert (stylegan2.PATH_LENGTH_EVERY, stylegan2.R1_EVERY) == (4, 16)

@@ -30,7 +30,7 @@ class Linear(nn.Module):
 
   @nn.compact
   def __call__(self, x, bias_scale=None):
-    w = self.param("w", lambda rng: 3 / 16 * jnp.ones(256))
+    w = self.param("w", lambda key: 3 / 16 * jnp.ones(256))
     return x.reshape(-1, 256) @ w
 
 

@@ -58,7 +58,7 @@ class Multipliers(dict):
     return hash(tuple(self.items()))
 
 
-def keys(count, seed=0):
+def make_keys(count, seed=0):
   return jax.random.split(jax.random.key(seed), count)
 
 
@@ -87,7 +87,7 @@ def test_recorded_numbers(recorded):
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_part_is_drawn_with_probability_p_times_its_multiplier(name):
   transform, count = TRANSFORMS[name], 20_000
-  values = np.asarray(jax.jit(lambda: draw(keys(count), jnp.float32(0.5), {name: 0.6})[name])())
+  values = np.asarray(jax.jit(lambda: draw(make_keys(count), jnp.float32(0.5), {name: 0.6})[name])())
   parts = values.reshape(count, transform.parts, transform.draws)
   present = (parts != transform.absent).any(axis=2)
   chance = {"x_flip": 1 / 2, "luma_flip": 1 / 2, "rotate90": 3 / 4}.get(name, 1)  # what a choice leaves unchanged
@@ -108,9 +108,9 @@ def test_a_part_is_drawn_with_probability_p_times_its_multiplier(name):
 
 
 def test_transforms_are_drawn_independently_and_whatever_else_is_on():
-  everything = jax.jit(lambda: draw(keys(5000), jnp.float32(0.5), ALL))()
+  everything = jax.jit(lambda: draw(make_keys(5000), jnp.float32(0.5), ALL))()
   for name in ("hue", "cutout"):
-    alone = jax.jit(lambda name=name: draw(keys(5000), jnp.float32(0.5), {name: 1.0}))()
+    alone = jax.jit(lambda name=name: draw(make_keys(5000), jnp.float32(0.5), {name: 1.0}))()
     assert alone.keys() == {name}
     np.testing.assert_array_equal(alone[name], everything[name])
   present = np.stack([everything[name][:, 0] != TRANSFORMS[name].absent for name in everything])
@@ -118,39 +118,39 @@ def test_transforms_are_drawn_independently_and_whatever_else_is_on():
 
 
 def test_a_sample_depends_on_its_own_key_and_image_alone():
-  x, rngs, multipliers = images(16, 8), keys(16), Multipliers(ALL)
-  whole = augment_(x, rngs, jnp.float32(0.7), multipliers=multipliers)
-  parts = [augment_(x[i : i + 4], rngs[i : i + 4], jnp.float32(0.7), multipliers=multipliers) for i in (0, 4, 8, 12)]
+  x, keys, multipliers = images(16, 8), make_keys(16), Multipliers(ALL)
+  whole = augment_(x, keys, jnp.float32(0.7), multipliers=multipliers)
+  parts = [augment_(x[i : i + 4], keys[i : i + 4], jnp.float32(0.7), multipliers=multipliers) for i in (0, 4, 8, 12)]
   np.testing.assert_allclose(whole, np.concatenate(parts), atol=1e-5)
   sharded = jax.jit(
     jax.shard_map(
-      lambda x, rngs, p: augment(x, rngs, p, ALL),
+      lambda x, keys, p: augment(x, keys, p, ALL),
       mesh=make_mesh(8),
       in_specs=(P(DATA_AXIS), P(DATA_AXIS), P()),
       out_specs=P(DATA_AXIS),
     )
-  )(x, rngs, jnp.float32(0.7))
+  )(x, keys, jnp.float32(0.7))
   np.testing.assert_allclose(whole, sharded, atol=1e-5)
-  other_keys = augment_(x, keys(16, seed=1), jnp.float32(0.7), multipliers=multipliers)
+  other_keys = augment_(x, make_keys(16, seed=1), jnp.float32(0.7), multipliers=multipliers)
   assert (np.abs(whole - other_keys).max(axis=(1, 2, 3)) > 0.01).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_p_0_leaves_images_as_they_are(channels):
   x = images(3, 12, channels)
-  through = augment_(x, keys(3), jnp.float32(0), multipliers=Multipliers(ALL))
+  through = augment_(x, make_keys(3), jnp.float32(0), multipliers=Multipliers(ALL))
   np.testing.assert_allclose(through, x, atol=1e-5)
 
 
 def test_affine_in_the_image():
   """With its linear part A: augment(x + t d) = augment(x) + t A d; and A pulled back is A's transpose."""
-  rngs, x, d = keys(8), images(8), jax.random.normal(jax.random.key(1), (8, 16, 16, 3))
+  keys, x, d = make_keys(8), images(8), jax.random.normal(jax.random.key(1), (8, 16, 16, 3))
   y = jax.random.normal(jax.random.key(2), x.shape)
 
   @jax.jit
   def derivatives(x):
     def f(x):
-      return augment(x, rngs, jnp.float32(0.8), ALL)
+      return augment(x, keys, jnp.float32(0.8), ALL)
 
     value, pushed = jax.jvp(f, (x,), (d,))
     return value, pushed, jax.vjp(f, x)[1](y)[0], f(x + 3 * d)
@@ -163,12 +163,12 @@ def test_affine_in_the_image():
 
 def test_second_derivatives():
   """The gradient's gradient of |A x + a|^4, against the same by finite differences."""
-  rngs, x, d = keys(2), images(2, 8), jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+  keys, x, d = make_keys(2), images(2, 8), jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
 
   @jax.jit
   def penalty(t):
     def critic(x):
-      return jnp.mean(jnp.square(jnp.sum(jnp.square(augment(x, rngs, jnp.float32(1), ALL)), axis=(1, 2, 3))))
+      return jnp.mean(jnp.square(jnp.sum(jnp.square(augment(x, keys, jnp.float32(1), ALL)), axis=(1, 2, 3))))
 
     return jnp.sum(jnp.square(jax.grad(critic)(x + t * d)))
 
@@ -179,8 +179,8 @@ def test_second_derivatives():
 
 def test_bfloat16_images_stay_bfloat16():
   x = images(4)
-  exact = augment_(x, keys(4), jnp.float32(0.8), multipliers=Multipliers(ALL))
-  rounded = augment_(x.astype(jnp.bfloat16), keys(4), jnp.float32(0.8), multipliers=Multipliers(ALL))
+  exact = augment_(x, make_keys(4), jnp.float32(0.8), multipliers=Multipliers(ALL))
+  rounded = augment_(x.astype(jnp.bfloat16), make_keys(4), jnp.float32(0.8), multipliers=Multipliers(ALL))
   assert rounded.dtype == jnp.bfloat16
   np.testing.assert_allclose(rounded.astype(jnp.float32), exact, atol=0.05)
 
@@ -191,7 +191,7 @@ def test_windows_of_a_big_image_see_all_that_is_sampled():
   assert geometry._tiling(side).window < side
   x = images(6, side, 1)
   names = ("x_flip", *geometry.NAMES[2:])
-  parameters = jax.jit(lambda: draw(keys(6), jnp.float32(1), dict.fromkeys(names, 1.0)))()
+  parameters = jax.jit(lambda: draw(make_keys(6), jnp.float32(1), dict.fromkeys(names, 1.0)))()
   windowed = apply_(x, parameters)
   stretched = jax.jit(jax.vmap(lambda x, p: dense(x, geometry.inverse_matrix(p, side, side))))(x, parameters)
   np.testing.assert_allclose(windowed, stretched, atol=1e-4)
@@ -220,8 +220,8 @@ def test_grey_images_take_the_luma():
   fused = jax.jit(augment, static_argnames="multipliers", compiler_options={"xla_cpu_use_fusion_emitters": True})
   grey = images(4, 16, 1)
   multipliers = Multipliers(ALL | {"noise": 0.0})
-  alone = fused(grey, keys(4), jnp.float32(0.8), multipliers=multipliers)
-  as_colour = fused(jnp.repeat(grey, 3, axis=-1), keys(4), jnp.float32(0.8), multipliers=multipliers)
+  alone = fused(grey, make_keys(4), jnp.float32(0.8), multipliers=multipliers)
+  as_colour = fused(jnp.repeat(grey, 3, axis=-1), make_keys(4), jnp.float32(0.8), multipliers=multipliers)
   np.testing.assert_allclose(jnp.repeat(alone, 3, axis=-1), as_colour, atol=1e-5)
   with pytest.raises(ValueError, match="1 or 3 channels, not 2"):
     apply(images(1, 8, 2), {"hue": jnp.zeros((1, 1))})
@@ -247,7 +247,7 @@ def test_filter_gains():
 
 def test_noise_is_added_with_its_standard_deviation():
   x = images(2, 64)
-  noise = apply_(x, {"noise": jnp.array([[0.1], [0.0]])}, keys(2)) - x
+  noise = apply_(x, {"noise": jnp.array([[0.1], [0.0]])}, make_keys(2)) - x
   np.testing.assert_allclose(noise[0].std(), 0.1, rtol=0.03)
   np.testing.assert_allclose(noise[0].mean(), 0, atol=0.005)
   np.testing.assert_array_equal(noise[1], 0)

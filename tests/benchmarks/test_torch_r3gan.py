@@ -72,10 +72,12 @@ def test_penalties_and_gradients(case, trainer):
 def test_three_iterations(case, trainer):
   arrays = case.arrays
   for i in range(3):
-    knobs = torch_r3gan.Knobs(*(float(arrays[f"steps/{name}"][i]) for name in ("lr", "beta2", "gamma", "ema_beta")))
+    hyperparameters = torch_r3gan.Hyperparameters(
+      *(float(arrays[f"steps/{name}"][i]) for name in ("lr", "beta2", "gamma", "ema_beta"))
+    )
     pairs = torch.tensor(arrays["steps/z"][i]), images(arrays["steps/real"][i])
     labels = one_hot(case, arrays["steps/labels"][i]) if case.labels is not None else (None, None)
-    trainer.iteration(*map(tuple, pairs), tuple(labels), knobs)
+    trainer.iteration(*map(tuple, pairs), tuple(labels), hyperparameters)
   for network, prefix, kind in (
     (trainer.generator, "G", "generator"),
     (trainer.discriminator, "D", "discriminator"),

@@ -44,8 +44,8 @@ def out(environment, tmp_path_factory):
   directory = tmp_path_factory.mktemp("invert")
   for case in ("cond_8px", "uncond_16px"):  # of 5 classes at 8x8, and of none at 16x16
     write_workdir(read_snapshot(official_pickles.path(case)), directory / "runs" / case)
-  rng = np.random.default_rng(0)
-  colours = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+  key = np.random.default_rng(0)
+  colours = Image.fromarray(key.integers(0, 256, (6, 6, 3), dtype=np.uint8))
   colours.resize((48, 32)).save(directory / "wide.png")
   colours.resize((16, 16)).save(directory / "b.webp", lossless=True)
   colours.convert("L").save(directory / "grey.png")

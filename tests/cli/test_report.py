@@ -19,7 +19,7 @@ SCALARS = {
   "discriminator/r1": 0.03125,
   "discriminator/r2": 0.0625,
   "generator/relativistic_sign": -0.9375,
-  "knobs/gamma": 0.375,
+  "hyperparameters/gamma": 0.375,
   "metrics/modes": 987.0,
   "metrics/modes_kl": 0.4375,
   "metrics/modes_samples": 26000.0,
@@ -167,7 +167,7 @@ def test_a_large_run(tmp_path):
   random = np.random.default_rng(0)
   grids = [(i * 1_000_000, random.integers(0, 256, (250, 300), np.uint8)) for i in range(50)]
   grids[-1] = (grids[-1][0], random.integers(0, 256, (600, 1200, 3), np.uint8))
-  write_run(tmp_path / "run", {"name": "large"}, [{"images_seen": 49_000_000, "knobs/gamma": 1.0}], grids)
+  write_run(tmp_path / "run", {"name": "large"}, [{"images_seen": 49_000_000, "hyperparameters/gamma": 1.0}], grids)
   report(tmp_path / "run")
   page = read_page(tmp_path / "run")
   images = page.find("img")

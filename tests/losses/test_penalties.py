@@ -61,8 +61,8 @@ def affine_augmentation(count, channels, dtype):
 def drawn_augmentation(count, channels, dtype):
   """The real one, with everything on; it computes in float32."""
   del channels, dtype
-  rngs = jax.random.split(jax.random.key(1), count)
-  return lambda images: augment(images, rngs, jnp.float32(0.8), dict.fromkeys(TRANSFORMS, 1.0))
+  keys = jax.random.split(jax.random.key(1), count)
+  return lambda images: augment(images, keys, jnp.float32(0.8), dict.fromkeys(TRANSFORMS, 1.0))
 
 
 def no_augmentation(count, channels, dtype):

@@ -1,7 +1,7 @@
 import numpy as np
 
 from r3gan_jax.data.stacked import StackedSource, load_small_digits
-from r3gan_jax.metrics.digit_classifier import DigitClassifier
+from r3gan_jax.metrics.digits_svm import DigitsSVM
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.modes import ModeCoverage, mode_statistics
 
@@ -18,7 +18,7 @@ def test_statistics_by_hand():
 
 def test_real_digits_cover_all_modes():
   digits, labels = load_small_digits()
-  classifier = DigitClassifier(digits, labels)
+  classifier = DigitsSVM(digits, labels)
   assert classifier.accuracy >= 0.97
   source = StackedSource(digits)
   real = ImageSet("real", 26_000, lambda indices: source[indices]["image"])

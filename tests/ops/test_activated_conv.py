@@ -25,9 +25,9 @@ def fused(x, kernel, bias):
 
 
 def operands(width):
-  rngs = jax.random.split(jax.random.key(0), 3)
+  keys = jax.random.split(jax.random.key(0), 3)
   shapes = (4, 3, width, 2 * GROUPS), (3, 3, 2, 3 * GROUPS), (4, 3 * GROUPS)
-  return [jax.random.normal(rng, shape) for rng, shape in zip(rngs, shapes, strict=True)]
+  return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
 
 
 def results(conv, *operands):

@@ -27,9 +27,9 @@ cases = pytest.mark.parametrize("groups, inputs, outputs, kernel_size, padding",
 
 
 def operands(groups, inputs, outputs, kernel_size, dtype=jnp.float32):
-  x_rng, kernel_rng = jax.random.split(jax.random.key(0))
-  x = jax.random.normal(x_rng, (2, 7, 6, groups * inputs), dtype)
-  return x, jax.random.normal(kernel_rng, (*kernel_size, inputs, groups * outputs), dtype)
+  x_key, kernel_key = jax.random.split(jax.random.key(0))
+  x = jax.random.normal(x_key, (2, 7, 6, groups * inputs), dtype)
+  return x, jax.random.normal(kernel_key, (*kernel_size, inputs, groups * outputs), dtype)
 
 
 def native(x, kernel, groups, padding):

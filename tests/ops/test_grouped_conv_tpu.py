@@ -20,11 +20,11 @@ CASES = {
 
 
 def operands(images, groups, inputs, outputs, kernel_size, padding, dtype):
-  x_rng, kernel_rng, dy_rng = jax.random.split(jax.random.key(0), 3)
-  x = jax.random.normal(x_rng, (images, 6, 5, groups * inputs), dtype)
-  kernel = jax.random.normal(kernel_rng, (*kernel_size, inputs, groups * outputs), dtype)
+  x_key, kernel_key, dy_key = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(x_key, (images, 6, 5, groups * inputs), dtype)
+  kernel = jax.random.normal(kernel_key, (*kernel_size, inputs, groups * outputs), dtype)
   out_size = [n + sum(pad) - k + 1 for n, pad, k in zip((6, 5), padding, kernel_size, strict=True)]
-  return x, kernel, jax.random.normal(dy_rng, (images, *out_size, groups * outputs), dtype)
+  return x, kernel, jax.random.normal(dy_key, (images, *out_size, groups * outputs), dtype)
 
 
 def expected(x, kernel, dy, groups, padding):
@@ -68,8 +68,8 @@ def test_activations_around_the_convolution():
   """The three fused kernels against their composition, on signs of two words a row."""
   slope, groups = 0.2, 2
   x, kernel, dy, bias = (
-    jax.random.normal(rng, shape)
-    for rng, shape in zip(
+    jax.random.normal(key, shape)
+    for key, shape in zip(
       jax.random.split(jax.random.key(0), 4), [(2, 3, 64, 4), (3, 3, 2, 4), (2, 3, 64, 4), (2, 4)], strict=True
     )
   )

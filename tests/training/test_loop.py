@@ -34,9 +34,9 @@ class Faulty:
   def phases(self):
     discriminator, generator = self.algorithm.phases
 
-    def gradients(params, carry, batch, rngs, knobs):
-      gradients, carry, metrics = generator.gradients(params, carry, batch, rngs, knobs)
-      fault = jax.lax.pmean(jax.random.randint(rngs[0], (), 0, self.one_in) == 0, "data") > 0
+    def gradients(params, carry, batch, keys, hyperparameters):
+      gradients, carry, metrics = generator.gradients(params, carry, batch, keys, hyperparameters)
+      fault = jax.lax.pmean(jax.random.randint(keys[0], (), 0, self.one_in) == 0, "data") > 0
       return jax.tree.map(lambda g: jnp.where(fault, jnp.nan, g), gradients), carry, metrics
 
     return discriminator, dataclasses.replace(generator, gradients=gradients)

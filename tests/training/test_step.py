@@ -39,7 +39,7 @@ ALGORITHM = R3GAN(
   (8, 8, 3),
   num_classes=3,
   augment=partial(augment, multipliers=dict.fromkeys(TRANSFORMS, 1.0)),
-  ramps=RAMPS,
+  schedules=RAMPS,
 )
 
 
@@ -97,9 +97,9 @@ def test_how_the_batch_is_split_does_not_matter(reference, devices, micro_batche
     np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def test_metrics_and_knobs(reference):
+def test_metrics_and_hyperparameters(reference):
   metrics = reference[1]
-  np.testing.assert_allclose(metrics["knobs/gamma"], RAMPS["gamma"](jnp.int32(2 * BATCH)), rtol=1e-6)
+  np.testing.assert_allclose(metrics["hyperparameters/gamma"], RAMPS["gamma"](jnp.int32(2 * BATCH)), rtol=1e-6)
   assert metrics["discriminator/gradient_norm"] > 0 and metrics["generator/gradient_norm"] > 0
 
 
@@ -107,13 +107,13 @@ def test_draws_differ_between_iterations_phases_and_samples():
   seen = []
 
   class Recording(R3GAN):
-    def noise(self, rngs):
-      z = super().noise(rngs)
+    def noise(self, keys):
+      z = super().noise(keys)
       jax.debug.callback(lambda z: seen.append(np.asarray(z)), z)
       return z
 
   mesh = make_mesh(1)
-  algorithm = Recording(ALGORITHM.generator, ALGORITHM.discriminator, 8, (8, 8, 3), num_classes=3, ramps=RAMPS)
+  algorithm = Recording(ALGORITHM.generator, ALGORITHM.discriminator, 8, (8, 8, 3), num_classes=3, schedules=RAMPS)
   state = jax.jit(lambda: init_state(algorithm, 0))()
   step = make_train_step(algorithm, mesh)
   for i in range(2):
@@ -131,7 +131,7 @@ def test_not_finite_is_reported():
   broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params["discriminator"])
   state = state.replace(params=state.params | {"discriminator": broken})
   _, metrics = make_train_step(ALGORITHM, mesh)(state, batches(0))
-  assert "discriminator/loss" in metrics.not_finite() and "knobs/gamma" not in metrics.not_finite()
+  assert "discriminator/loss" in metrics.not_finite() and "hyperparameters/gamma" not in metrics.not_finite()
 
 
 def test_collectives_are_gradients_and_scalars_only():
@@ -151,7 +151,7 @@ class Counting:
   optimizers: ClassVar = {"a": optax.with_extra_args_support(optax.sgd(1.0))}
 
   def __init__(self, bad=0.0):
-    self.ramps = {"bad": lambda images_seen: jnp.where(images_seen >= 56, bad, 0.0)}
+    self.schedules = {"bad": lambda images_seen: jnp.where(images_seen >= 56, bad, 0.0)}
 
   @property
   def phases(self):
@@ -160,14 +160,14 @@ class Counting:
       Phase("seldom", ("a",), partial(self.gradients, 10.0), every=3, fresh_batch=False),
     )
 
-  def init(self, rng):
+  def init(self, key):
     return {"a": jnp.zeros(())}, {"mean": jnp.zeros(())}
 
-  def gradients(self, size, params, carry, batch, rngs, knobs):
+  def gradients(self, size, params, carry, batch, keys, hyperparameters):
     """The carry goes halfway to the batch's mean."""
     mean = jax.lax.pmean(jnp.mean(batch["image"]), "data")
     carry = {"mean": carry["mean"] + (mean - carry["mean"]) / 2}
-    bad = jnp.where(knobs["bad"] > 0, jnp.nan, 0.0)
+    bad = jnp.where(hyperparameters["bad"] > 0, jnp.nan, 0.0)
     return {"a": 0 * params["a"] - size}, carry, {"mean": jnp.mean(batch["image"]), "bad": bad}
 
 
@@ -234,13 +234,13 @@ class Zoo:
     "a": at_rate(optax.trace(decay=0.9), "rate_of_a"),
     "b": at_rate(optax.identity(), "rate_of_b"),
   }
-  ramps: ClassVar = {
+  schedules: ClassVar = {
     "rate_of_a": schedules.constant(0.1),
     "rate_of_b": schedules.constant(0.2),
     "half_life": schedules.constant(4.0),
   }
 
-  def init(self, rng):
+  def init(self, key):
     return {"a": jnp.ones(()), "b": jnp.ones(())}, {"mean": jnp.zeros(())}
 
   def trained(self, iterations=1, devices=2, micro_batches=None, batch=4):
@@ -268,11 +268,11 @@ class Repeated(Zoo):
   def phases(self):
     return (Phase("both", ("a", "b"), self.gradients, counts_images=True, repeat=3),)
 
-  def gradients(self, params, carry, batch, rngs, knobs):
+  def gradients(self, params, carry, batch, keys, hyperparameters):
     mean = jnp.mean(batch["image"])
     gradients = {"a": params["a"] * mean, "b": -params["b"] * mean}
     carry = {"mean": carry["mean"] + jax.lax.pmean(mean, "data")}
-    draw = jnp.mean(jax.vmap(lambda rng: jax.random.uniform(rng, ()))(rngs))
+    draw = jnp.mean(jax.vmap(lambda key: jax.random.uniform(key, ()))(keys))
     return gradients, carry, {"mean": mean, "draw": draw}
 
 
@@ -292,8 +292,8 @@ def test_a_phase_that_is_repeated(devices, micro_batches):
     [state.ema["slow"], state.ema["slow_mean"]], [a + kept * (1 - a), total + kept * (0 - total)], rtol=1e-5
   )
   assert state.images_seen == 12 and metrics["both/mean"] == 5.5
-  rngs = jax.random.split(jax.random.fold_in(jax.random.fold_in(init_state(Repeated(), 0).rng, 0), 0), 12)
-  draws = jax.vmap(lambda rng: jax.random.uniform(rng, ()))(rngs)
+  keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(init_state(Repeated(), 0).rng, 0), 0), 12)
+  draws = jax.vmap(lambda key: jax.random.uniform(key, ()))(keys)
   np.testing.assert_allclose(metrics["both/draw"], np.mean(draws), rtol=1e-6)
   params, carry = averaged(Repeated(), state)
   assert (params["a"], carry["mean"]) == (state.ema["slow"], state.ema["slow_mean"]) and params["b"] == state.params[
@@ -312,7 +312,7 @@ class Doubled(Zoo):
     )
 
   def gradients(self, network):
-    def of_batch(params, carry, batch, rngs, knobs):
+    def of_batch(params, carry, batch, keys, hyperparameters):
       values = batch["image"]
       mean, mean_square = jax.lax.pmean((jnp.mean(values), jnp.mean(jnp.square(values))), "data")
       return {network: 0 * params[network] - 1}, {"mean": mean}, {"variance": mean_square - jnp.square(mean)}
@@ -335,7 +335,7 @@ def test_micro_batches_of_a_batch_that_belongs_together_are_refused():
 class Normed(Zoo):
   """b is a matrix of which one power step an update says the norm: state that follows from parameters alone."""
 
-  def init(self, rng):
+  def init(self, key):
     return {"a": jnp.ones(()), "b": jnp.diag(jnp.array([3.0, 1.0]))}, {
       "u": jnp.array([0.6, 0.8]),
       "norm": jnp.zeros(()),
@@ -351,7 +351,7 @@ class Normed(Zoo):
     u = params["b"].T @ v
     return {"u": u / jnp.linalg.norm(u), "norm": v @ params["b"] @ (u / jnp.linalg.norm(u))}
 
-  def gradients(self, params, carry, batch, rngs, knobs):
+  def gradients(self, params, carry, batch, keys, hyperparameters):
     return {"b": 0 * params["b"]}, carry, {"norm": carry["norm"]}
 
 

@@ -20,8 +20,8 @@ from jax.sharding import AxisType, Mesh
 
 from r3gan_jax.algorithms.base import DATA_AXIS
 from r3gan_jax.errors import UserError
+from r3gan_jax.planning.plan import Collective, collectives, traced_phase, traced_step
 from r3gan_jax.training.loop import Experiment
-from r3gan_jax.training.plan import Collective, collectives, traced_phase, traced_step
 
 GIB = 2**30
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-class DigitClassifier:
+class DigitsSVM:
   """A support vector machine with a radial kernel, trained on 4/5 of the digits and tested on the rest.
 
   Args:

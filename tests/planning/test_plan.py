@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from r3gan_jax import factory
+from r3gan_jax.planning.plan import Collective, bfloat16_sums, collectives, traced_step
 from r3gan_jax.training.mesh import make_mesh
-from r3gan_jax.training.plan import Collective, bfloat16_sums, collectives, traced_step
 
 PROGRAM = """
   %all-reduce.1 = f32[768,1536]{1,0:T(8,128)} all-reduce(%fusion.3), channel_id=1, replica_groups={{0,1}}

@@ -61,11 +61,11 @@ def traced_phase(
   images = images or phase.batches * experiment.batch_size
   state = abstract_state(experiment.algorithm, mesh)
   batch = abstract_batch(experiment, mesh, images)
-  rngs = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), images))
-  rngs = jax.ShapeDtypeStruct(rngs.shape, rngs.dtype, sharding=batch_sharding(mesh))
-  knob = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
-  knobs = dict.fromkeys(experiment.algorithm.ramps, knob)
-  return jax.jit(global_gradients(phase, mesh, None)).trace(state.params, state.carry, batch, rngs, knobs)
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), images))
+  keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=batch_sharding(mesh))
+  hyperparameter = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
+  hyperparameters = dict.fromkeys(experiment.algorithm.schedules, hyperparameter)
+  return jax.jit(global_gradients(phase, mesh, None)).trace(state.params, state.carry, batch, keys, hyperparameters)
 
 
 def abstract_batches(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:

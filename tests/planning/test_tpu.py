@@ -2,8 +2,8 @@
 
 import pytest
 
-from r3gan_jax.training.plan import Collective
-from r3gan_jax.training.tpu import CHIPS, GIB, TpuPlan, describe_plan
+from r3gan_jax.planning.plan import Collective
+from r3gan_jax.planning.tpu import CHIPS, GIB, TpuPlan, describe_plan
 
 
 def plan(chip_count, collectives):
