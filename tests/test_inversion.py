@@ -1,12 +1,12 @@
 import dataclasses
 from functools import partial
 
-import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from helpers import golden_cases
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.inversion import FineTuned, Inverter, feature_errors, feature_maps

@@ -14,8 +14,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from commands import call
-from image_files import write_idx_files
+from helpers.commands import call
+from helpers.image_files import write_idx_files
 from ml_collections import ConfigDict
 from PIL import Image
 

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import nbformat
-import official_pickles
 import pytest
+from helpers import official_pickles
 from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"

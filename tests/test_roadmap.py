@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import call
+from helpers.commands import call
 from jax import export
 from PIL import Image
 

@@ -1,9 +1,9 @@
-import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from helpers import golden_cases
 from PIL import Image
 
 from r3gan_jax.sampling import (

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from gcs_server import BUCKET, FORBIDDEN, OBJECTS_ONLY, gcs_server
-from image_files import write_idx_files, write_images, zip_directory
+from helpers.gcs_server import BUCKET, FORBIDDEN, OBJECTS_ONLY, gcs_server
+from helpers.image_files import write_idx_files, write_images, zip_directory
 from ml_collections import ConfigDict
 from PIL import Image
 from tensorboardX.proto import event_pb2

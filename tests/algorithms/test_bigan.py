@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from zoo import data
+from helpers.zoo import data
 
 from r3gan_jax.algorithms import bigan
 from r3gan_jax.algorithms.base import HasPictures, Images

@@ -1,11 +1,11 @@
 """Laws of DCGAN's own; those of all GANs with batch norm are in test_zoo.py."""
 
-import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from zoo import data
+from helpers import golden_cases
+from helpers.zoo import data
 
 from r3gan_jax.algorithms import dcgan
 from r3gan_jax.algorithms.base import Images

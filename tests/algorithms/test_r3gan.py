@@ -3,11 +3,11 @@
 import dataclasses
 import json
 
-import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import golden_cases
 
 from r3gan_jax import schedules
 from r3gan_jax.algorithms.r3gan import R3GAN

@@ -1,10 +1,10 @@
 """StyleGAN2's iteration: penalties against finite differences, laziness, mixing, and the laws of the training step."""
 
-import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import golden_cases
 
 from r3gan_jax import schedules
 from r3gan_jax.algorithms import stylegan2

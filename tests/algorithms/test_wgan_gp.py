@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from zoo import data
+from helpers import golden_cases
+from helpers.zoo import data
 
 from r3gan_jax.algorithms import dcgan, wgan_gp
 from r3gan_jax.algorithms.base import Images

@@ -3,12 +3,12 @@
 import dataclasses
 import importlib
 
-import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from zoo import trained
+from helpers import golden_cases
+from helpers.zoo import trained
 
 from r3gan_jax import factory
 from r3gan_jax.algorithms import bigan, dcgan, wgan_gp

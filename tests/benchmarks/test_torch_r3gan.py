@@ -1,8 +1,8 @@
 """The PyTorch implementation that we are measured against computes what the official one computes."""
 
-import golden_cases
 import numpy as np
 import pytest
+from helpers import golden_cases
 
 torch = pytest.importorskip("torch")
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import call
+from helpers.commands import call
 from PIL import Image
 
 from r3gan_jax.training.logging import read_metrics

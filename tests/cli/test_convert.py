@@ -9,8 +9,8 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import official_pickles
 import pytest
+from helpers import official_pickles
 
 from r3gan_jax import runs
 

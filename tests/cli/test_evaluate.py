@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import call
-from image_files import write_images, zip_directory
+from helpers.commands import call
+from helpers.image_files import write_images, zip_directory
 from PIL import Image
 
 from r3gan_jax import runs

@@ -5,11 +5,10 @@ import re
 import subprocess
 import sys
 
-import commands
 import jax
 import numpy as np
-import official_pickles
 import pytest
+from helpers import commands, official_pickles
 
 from r3gan_jax import runs
 from r3gan_jax.interop.official import read_snapshot

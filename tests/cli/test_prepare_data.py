@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from commands import call
-from image_files import write_images
+from helpers.commands import call
+from helpers.image_files import write_images
 
 from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.tfds import TfdsSource

@@ -2,10 +2,9 @@
 
 import json
 
-import commands
 import numpy as np
-import official_pickles
 import pytest
+from helpers import commands, official_pickles
 from PIL import Image
 
 from r3gan_jax.interop.official import read_snapshot

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from image_files import idx
+from helpers.image_files import idx
 
 from r3gan_jax.data.prepare import prepare_idx
 from r3gan_jax.data.stacked import load_small_digits

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from image_files import write_images, zip_directory
+from helpers.image_files import write_images, zip_directory
 from PIL import Image
 
 from r3gan_jax.data.files import ImageFiles

@@ -4,7 +4,7 @@ import zipfile
 import numpy as np
 import pytest
 from absl import logging
-from image_files import write_images, zip_directory
+from helpers.image_files import write_images, zip_directory
 from PIL import Image
 
 from r3gan_jax.data.folder import FolderSource

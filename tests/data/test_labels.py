@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from image_files import write_images, zip_directory
+from helpers.image_files import write_images, zip_directory
 
 from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.labels import directory_labels, listed_labels

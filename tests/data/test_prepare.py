@@ -6,7 +6,7 @@ from contextlib import contextmanager, redirect_stdout
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from image_files import idx, write_idx_files, write_images, zip_directory
+from helpers.image_files import idx, write_idx_files, write_images, zip_directory
 from PIL import Image
 
 from r3gan_jax import storage

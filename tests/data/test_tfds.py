@@ -3,7 +3,7 @@ import resource
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from image_files import write_images
+from helpers.image_files import write_images
 from PIL import Image
 
 from r3gan_jax.data.files import ImageFiles

@@ -12,12 +12,11 @@ import time
 import tracemalloc
 import zipfile
 
-import golden_cases
 import jax
 import ml_dtypes
 import numpy as np
-import official_pickles
 import pytest
+from helpers import golden_cases, official_pickles
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.official import official_parameters, read_snapshot, resampling_kernels, to_params, to_state_dict

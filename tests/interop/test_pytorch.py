@@ -7,7 +7,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
-from golden_cases import GOLDEN
+from helpers.golden_cases import GOLDEN
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.pytorch import Unpickler, read_state_dict

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from golden_cases import GOLDEN
+from helpers.golden_cases import GOLDEN
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.weights import INCEPTION, VGG16, PublishedWeights

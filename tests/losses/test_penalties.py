@@ -2,12 +2,12 @@
 
 import dataclasses
 
-import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import golden_cases
 
 from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.augment.parameters import TRANSFORMS

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from golden_cases import GOLDEN
+from helpers.golden_cases import GOLDEN
 
 from r3gan_jax.interop.weights import INCEPTION
 from r3gan_jax.metrics import inception

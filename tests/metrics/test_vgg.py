@@ -5,7 +5,7 @@ import zlib
 import jax
 import numpy as np
 import pytest
-from golden_cases import GOLDEN
+from helpers.golden_cases import GOLDEN
 
 from r3gan_jax.interop.weights import VGG16
 from r3gan_jax.metrics import vgg

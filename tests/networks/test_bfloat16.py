@@ -2,11 +2,11 @@
 
 import json
 
-import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import golden_cases
 
 from r3gan_jax.interop.official import to_params
 from r3gan_jax.losses.adversarial import RELATIVISTIC

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from golden_cases import assert_trees_close
+from helpers.golden_cases import assert_trees_close
 from jax import lax
 
 from r3gan_jax.losses.adversarial import NON_SATURATING

@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from processes import ROOT, Processes
+from helpers.processes import ROOT, Processes
 from test_main import final_state
 
 from r3gan_jax.errors import INTERRUPTED

@@ -2,11 +2,10 @@
 
 import functools
 
-import golden_cases
 import jax
 import numpy as np
-import official_pickles
 import pytest
+from helpers import golden_cases, official_pickles
 from ml_collections import ConfigDict
 
 from configs import cifar10

@@ -4,12 +4,12 @@ import re
 from functools import partial
 from typing import ClassVar
 
-import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import golden_cases
 
 from r3gan_jax import schedules
 from r3gan_jax.algorithms.base import Average, Phase

@@ -3,14 +3,13 @@
 import functools
 import shutil
 
-import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
-import official_pickles
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from processes import Processes
+from helpers import golden_cases, official_pickles
+from helpers.processes import Processes
 from test_main import final_state
 
 from configs import cifar10

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from types import ModuleType
 
 import numpy as np
-from golden_cases import GOLDEN
+
+from helpers.golden_cases import GOLDEN
 
 CLASSES = {
   "training.networks": ("Generator", "Discriminator"),

@@ -13,7 +13,7 @@ from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.interop.official import to_params
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden"
 
 cases = pytest.mark.parametrize("case", ["uncond_16px", "cond_8px"])
 
