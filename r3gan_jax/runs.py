@@ -1,10 +1,7 @@
-"""Carries out runs and looks at them, in training or from their work directories: what they draw, how it scores."""
+"""Trains runs, and opens what their work directories hold."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,41 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
-from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms.base import Algorithm, HasPictures, Params
+from r3gan_jax.algorithms.base import Algorithm, Carry, HasPictures, Params
 from r3gan_jax.data.loader import Loader
-from r3gan_jax.data.source import Source
-from r3gan_jax.data.stacked import load_small_digits
 from r3gan_jax.errors import UserError
-from r3gan_jax.interop.weights import INCEPTION, VGG16, cache_directory
-from r3gan_jax.metrics import digits_cnn, inception, vgg
-from r3gan_jax.metrics.digits_svm import DigitsSVM
-from r3gan_jax.metrics.evaluation import METRICS as FEATURE_METRICS
-from r3gan_jax.metrics.evaluation import Evaluation
-from r3gan_jax.metrics.feature_extractor import ImageSet
-from r3gan_jax.metrics.features import RESIZES, FeatureNetwork
-from r3gan_jax.metrics.modes import Classifier, ModeCoverage
-from r3gan_jax.metrics.statistics_cache import StatisticsCache
 from r3gan_jax.ops.images import to_float, to_uint8
 from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
+from r3gan_jax.scoring import Scorer, numbers
 from r3gan_jax.storage import as_path, make_directory
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints, has_checkpoint
 from r3gan_jax.training.distributed import check_same_everywhere, is_first_process, on_first_process
-from r3gan_jax.training.logging import make_writer
+from r3gan_jax.training.logging import MetricWriter, make_writer
 from r3gan_jax.training.loop import Experiment, Snapshot, train
 from r3gan_jax.training.mesh import local_copy, make_local_mesh, make_mesh
+from r3gan_jax.training.protocol import as_series, keep_protocol, protocol_differences
 from r3gan_jax.training.state import TrainState, abstract_state, averaged
 from r3gan_jax.training.transfer import transferred_state
 from r3gan_jax.training.workdir import check_data, claim_workdir, read_config
-
-METRICS = ("modes", *FEATURE_METRICS)
-FEATURE_NETWORKS = ("inception", "vgg16", "digits")
-
-LEAST_CLASSIFIER_ACCURACY = {"stacked_digits": 0.97, "stacked_mnist": 0.99}
-"""Below it, mode coverage would say more of the classifier than of the samples."""
 
 
 def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
@@ -61,17 +42,23 @@ def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
   check_same_everywhere("the configuration", config.to_dict())
   source = factory.build_source(config)
   loader = factory.build_loader(config, source)
-  scores = build_scores(config, source)
-  quantised_in = factory.quantised_in(config, experiment.algorithm)
+  scorer = Scorer(config, experiment.algorithm, source) if config.run.metrics else None
   start = build_start(config, experiment, workdir)
 
   def claim() -> None:
+    for name, (kept, now) in protocol_differences(workdir, scorer.protocol).items() if scorer else ():
+      raise UserError(
+        f"the scores in {workdir} are of {name} = {kept!r}, but now it is {now!r}: keep the setting, or leave "
+        "config.run.metrics empty and score with cli.evaluate, which keeps series apart"
+      )
     claim_workdir(workdir, factory.as_chosen(config))
     check_data(workdir, len(source), source.classes)
+    if scorer:
+      keep_protocol(workdir, scorer.protocol)
 
   on_first_process(claim)
   logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
-  snapshots = build_snapshots(config, experiment.algorithm, source, loader, workdir, scores, quantised_in)
+  snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scorer)
   train(experiment, loader, workdir, make_writer(workdir), snapshots, start)
 
 
@@ -101,15 +88,18 @@ def portable_algorithm(config: ConfigDict) -> Algorithm:
   return factory.build_algorithm(config, platform="cpu")
 
 
-_LEFT_OPEN = {
+_DEFAULTS = {
   "data": {"background": "white"},
-  "run": {"quantisation": "float32", "on_corrupt_image": "stop"},
+  "run": {
+    "quantisation": "float32",
+    "on_corrupt_image": "stop",
+    "metrics": (),
+    "metric_samples": 50_000,
+    "feature_network": "",
+    "resize": "tensorflow",
+  },
 }
-"""What the configuration of a converted snapshot leaves to a recipe. What is done without one is the same for all.
-
-Except network.name, data.background, run.quantisation and run.on_corrupt_image, which configurations did not have
-before there was a choice.
-"""
+"""The settings that evaluation and sampling need and that converted snapshots, or older runs, do not have."""
 
 
 def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDict, Algorithm, TrainState]:
@@ -121,7 +111,7 @@ def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDic
   Raises:
     UserError: it holds no readable checkpoint, or not that one.
   """
-  config = ConfigDict(_LEFT_OPEN)
+  config = ConfigDict(_DEFAULTS)
   config.update(read_config(workdir))
   if "algorithm" not in config:
     raise UserError(f"{workdir} is not a work directory of r3gan_jax: its config.json names no algorithm")
@@ -164,146 +154,14 @@ def build_start(config: ConfigDict, experiment: Experiment, workdir: epath.PathL
   return start
 
 
-Score = Callable[[ImageSet], dict[str, float]]
-"""Of images that a run drew: numbers by name."""
-
-
-def build_scores(config: ConfigDict, source: Source) -> list[Score]:
-  """Those of config.run.metrics; a UserError where they are unknown, or lack a network's weights."""
-  run = config.run
-  for name in run.metrics:
-    if name not in METRICS:
-      raise UserError(f"config.run.metrics: {name!r} is unknown: choose from {sorted(METRICS)}")
-  scores: list[Score] = [build_mode_coverage(config, source, run.metric_samples)] if "modes" in run.metrics else []
-  chosen = run.feature_network or ("digits" if config.data.source == "stacked_mnist" else "")
-  compared = [name for name in run.metrics if name in FEATURE_METRICS]
-  for network, names in networks_of_metrics(compared, chosen).items():
-    real = real_images(config, source, run.metric_samples)
-    weights = classifier_path(config.data.name) if network == "digits" else None  # the one that modes are counted by
-    features = build_feature_network(network, run.resize, weights)
-    scores.append(Evaluation(names, features, make_mesh(), real, statistics_cache(), seed=config.seed))
-  return scores
-
-
-def build_mode_coverage(config: ConfigDict, source: Source, num_samples: int) -> ModeCoverage:
-  """With the digit classifier of the run's data set, and its real images as the yardstick.
-
-  Raises:
-    UserError: the data are not stacked digits, or the classifier is not at hand or not good enough.
-  """
-  classifier: Classifier
-  if config.data.source == "stacked_digits":
-    classifier = svm = DigitsSVM(*load_small_digits())
-    accuracy = svm.accuracy
-  elif config.data.source == "stacked_mnist":
-    params, accuracy = digits_cnn.load(classifier_path(config.data.name))
-    classifier = partial(digits_cnn.classify, params)
-  else:
-    raise UserError("metrics: 'modes' needs config.data.source = 'stacked_digits' or 'stacked_mnist'")
-  if accuracy < LEAST_CLASSIFIER_ACCURACY[config.data.source]:
-    raise UserError(f"the digit classifier named only {accuracy:.1%} of digits rightly that it was not trained on")
-  logging.info("the digit classifier names %.1f %% of held-out digits rightly", 100 * accuracy)
-  return ModeCoverage(classifier, real_images(config, source, num_samples))
-
-
-def build_feature_network(
-  name: str, resize: str = "tensorflow", weights: Path | None = None, download: bool = False
-) -> FeatureNetwork:
-  """A network of `FEATURE_NETWORKS`, with its weights.
-
-  Args:
-    name: "inception" for the FID, KID and Inception score, "vgg16" for precision and recall, "digits" for (stacked)
-      MNIST.
-    resize: Inception's, of `features.RESIZES`.
-    weights: its file; default: the published one, for digits that of `cli.train_classifier`, in the user's cache.
-    download: fetches the published file where it is not at hand.
-
-  Raises:
-    UserError: the name or the resize is unknown, or the weights are not at hand, damaged, or those of another network.
-  """
-  if resize not in RESIZES:
-    raise UserError(f"resize {resize!r} is unknown: choose from {list(RESIZES)}")
-  if name == "inception":
-    return inception.feature_network(INCEPTION.params(inception.abstract_params(), weights, download), resize)
-  if name == "vgg16":
-    return vgg.feature_network(VGG16.params(vgg.abstract_params(), weights, download))
-  if name == "digits":
-    path = weights or classifier_path("mnist")
-    return digits_cnn.feature_network(digits_cnn.load(path)[0], path.stem)
-  raise UserError(f"feature network {name!r} is unknown: choose from {list(FEATURE_NETWORKS)}")
-
-
-def networks_of_metrics(metrics: Iterable[str], network: str = "") -> dict[str, list[str]]:
-  """Feature network -> which of `metrics` it serves: `network`, or by default those of the literature."""
-  served: dict[str, list[str]] = {}
-  for metric in dict.fromkeys(metrics):
-    served.setdefault(network or ("vgg16" if metric == "precision_recall" else "inception"), []).append(metric)
-  return served
-
-
-def classifier_path(data_set: str) -> Path:
-  """Where the classifier of this data set's digits is kept."""
-  return cache_directory() / f"digits-cnn-{data_set}.npz"
-
-
-def statistics_cache() -> StatisticsCache:
-  """Where statistics of real images are kept."""
-  return StatisticsCache(cache_directory() / "statistics")
-
-
-def real_images(config: ConfigDict, source: Source, num_samples: int) -> ImageSet:
-  """All images of the data, not mirrored, known again by their number and, evenly spread over them, 256 of them.
-
-  Stacked digits are draws without an end: of those as many as there are samples.
-  """
-  size = min(len(source), num_samples) if config.data.source.startswith("stacked") else len(source)
-  spread = np.linspace(0, size - 1, min(size, 256)).astype(np.int64)
-  images = source[spread]["image"]
-  fingerprint = hashlib.sha256(f"{size} {images.shape}".encode() + images.tobytes()).hexdigest()
-  return ImageSet("real", size, lambda indices: source[indices]["image"], fingerprint)
-
-
-def fake_images(
-  algorithm: Algorithm, source: Source, num_samples: int, seed: int, quantised_in: DTypeLike = jnp.float32
-) -> Callable[[Params, Any], ImageSet]:
-  """(EMA parameters, carry), on the devices of this process -> `num_samples` images of its own, to be scored.
-
-  Where classes condition it, they are drawn from the data's. Another `seed` gives other samples altogether.
-  `quantised_in`: as of `Sampler`.
-  """
-  seeds = seed * num_samples + np.arange(num_samples)
-  if seeds[-1] >= 2**32:
-    raise UserError(f"seed {seed}: {num_samples} samples of it need seeds beyond 2^32; choose a smaller one")
-  labels: np.ndarray | None = None
-  if algorithm.num_classes:
-    chosen = np.random.default_rng(seed).integers(len(source), size=num_samples)
-    parts = np.array_split(chosen, -(-num_samples // 1000))
-    labels = np.concatenate([source[part]["label"] for part in parts])
-  sampler = Sampler(algorithm, make_local_mesh(), quantised_in=quantised_in)
-
-  def drawn_from(params: Params, carry: Any) -> ImageSet:
-    def images(indices: np.ndarray) -> np.ndarray:
-      return sampler(params, carry, seeds[indices], None if labels is None else labels[indices])
-
-    return ImageSet("fake", num_samples, images)
-
-  return drawn_from
-
-
 def build_snapshots(
-  config: ConfigDict,
-  algorithm: Algorithm,
-  source: Source,
-  loader: Loader,
-  workdir: epath.Path,
-  scores: Sequence[Score],
-  quantised_in: DTypeLike,
+  config: ConfigDict, algorithm: Algorithm, loader: Loader, workdir: epath.Path, scorer: Scorer | None
 ) -> list[Snapshot]:
-  """What is drawn and measured at every snapshot: a grid of samples, and the scores, of classes drawn from `source`."""
-  sampler = Sampler(algorithm, make_local_mesh(), quantised_in=quantised_in)
+  """Returns what happens at every snapshot: a grid of samples, the algorithm's own pictures, and the scores."""
+  sampler = Sampler(algorithm, make_local_mesh(), quantised_in=factory.quantised_in(config, algorithm))
   columns, rows = config.run.grid
   seeds = np.arange(columns * rows)
-  # Where classes condition it, each row of the grid is one class.
+  # With classes, each row of the grid is one class.
   labels = np.arange(len(seeds), dtype=np.int32) // columns % algorithm.num_classes if algorithm.num_classes else None
   directory = workdir / "samples"
 
@@ -318,7 +176,7 @@ def build_snapshots(
     reals = loader.examples(seeds)["image"]
     save_grid("reals", reals)
 
-  def grid(params: Params, carry: Any, images_seen: int, writer: Any) -> Mapping[str, float]:
+  def grid(params: Params, carry: Carry, images_seen: int, writer: MetricWriter) -> Mapping[str, float]:
     if not is_first_process():
       return {}
     params, carry = local_copy((params, carry))
@@ -329,14 +187,12 @@ def build_snapshots(
         save_grid(f"{name}_{images_seen:010}", np.asarray(to_uint8(drawn)))
     return {}
 
-  if not scores:
+  if scorer is None:
     return [grid]
-  draw = fake_images(algorithm, source, config.run.metric_samples, seed=0, quantised_in=quantised_in)
 
-  def measure(params: Params, carry: Any, images_seen: int, writer: Any) -> Mapping[str, float]:
-    fake = draw(*local_copy((params, carry)))
-    numbers = {name: value for score in scores for name, value in score(fake).items()}
-    writer.write_scalars(images_seen, {f"metrics/{name}": value for name, value in numbers.items()})
-    return numbers
+  def score(params: Params, carry: Carry, images_seen: int, writer: MetricWriter) -> Mapping[str, float]:
+    scores = numbers(scorer(*local_copy((params, carry))))
+    writer.write_scalars(images_seen, as_series(scores, {}))
+    return scores
 
-  return [grid, measure]
+  return [grid, score]

@@ -119,14 +119,28 @@ def test_stacked_mnist_is_measured_by_its_classifier(command, environment, tmp_p
   size = ("--config.run.total_images=8", "--config.run.metric_samples=40", "--config.run.metrics=('modes','fid')")
   digits_cnn.save(classifier, params, 0.98)
   done = command(*train, *size, f"--config.run.data_path={tmp_path}", status=2)
-  assert "named only 98.0% of digits" in done.stderr and not run.exists()
+  assert "accuracy is only 98.0%" in done.stderr and not run.exists()
   digits_cnn.save(classifier, params, 0.995)
   done = command(*train, *size, f"--config.run.data_path={tmp_path}")
-  assert "names 99.5 % of held-out digits rightly" in done.stderr
+  assert "digit classifier: 99.5 %" in done.stderr
   metrics = read_metrics(run)
   assert metrics["metrics/modes_samples"][1].tolist() == [40, 40]
   assert metrics["metrics/num_real"][1].tolist() == [40, 40]
   assert (metrics["metrics/fid"][1] > 0).all()
+
+  # cli.evaluate has the run's own settings: the same numbers. Those of another protocol are series of their own.
+  evaluate = (f"--workdir={run}", "--checkpoint=8")
+  assert call(environment, "evaluate", [evaluate, (*evaluate, "--num_samples=30", "--metrics=fid")]) == [None, None]
+  again = read_metrics(run)
+  for name, (images_seen, values) in metrics.items():
+    np.testing.assert_array_equal(again[name], (images_seen, values), err_msg=name)
+  assert again["metrics/fid (num_samples=30)"][1] != metrics["metrics/fid"][1][-1]
+  assert again.keys() - metrics.keys() == {
+    f"metrics/{name} (num_samples=30)" for name in ("fid", "num_real", "num_fake")
+  }
+  more = ("--config.run.total_images=16", "--config.run.metric_samples=30", f"--config.run.data_path={tmp_path}")
+  done = command(*train, *size, *more, status=2)
+  assert "num_samples = 40, but now it is 30" in done.stderr
 
 
 def test_the_best_checkpoint_is_kept_beside_the_last(command, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import common, stacked_digits
-from r3gan_jax import factory, runs
+from r3gan_jax import factory, runs, scoring
 from r3gan_jax.algorithms.base import LearnsFromUnlabelled
 from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.errors import UserError
@@ -25,22 +25,24 @@ def recipe(**data):
 def test_training_sees_noisy_labels_and_evaluation_clean_ones(tmp_path, monkeypatch):
   """With every label redrawn as the next class; and the run is resumed with the same labels only."""
   config = recipe(label_noise=1.0, label_noise_pairs=SHIFTED, x_flip=True)
-  config.run.metric_samples = 40
+  config.run.metrics = ("fid",)
   clean = factory.build_source(config)
   trained_on, drawn, scored_by = [], [], []
 
-  class Recording(runs.Sampler):
+  class Recording(scoring.Sampler):
     def __call__(self, params, carry, seeds, labels, *rest):
       drawn.append(labels)
       return super().__call__(params, carry, seeds, labels, *rest)
 
-  def score(fake):
-    assert fake.images(np.arange(40)).shape == (40, 8, 8, 3)
-    return {}
+  class Scorer:
+    def __init__(self, config, algorithm, source):
+      scored_by.append(source[np.arange(256)]["label"])
+      self.protocol = {}
+      self._draw = scoring.fake_images(algorithm, source, 40, seed=0)
 
-  def build_scores(config, source):
-    scored_by.append(source[np.arange(256)]["label"])
-    return [score]
+    def __call__(self, params, carry):
+      assert self._draw(params, carry).images(np.arange(40)).shape == (40, 8, 8, 3)
+      return []
 
   def build_loader(config, source):
     loader = build(config, source)
@@ -56,8 +58,8 @@ def test_training_sees_noisy_labels_and_evaluation_clean_ones(tmp_path, monkeypa
 
   build = factory.build_loader
   monkeypatch.setattr(factory, "build_loader", build_loader)
-  monkeypatch.setattr(runs, "Sampler", Recording)
-  monkeypatch.setattr(runs, "build_scores", build_scores)
+  monkeypatch.setattr(scoring, "Sampler", Recording)
+  monkeypatch.setattr(runs, "Scorer", Scorer)
   for config.run.total_images in (32, 64):
     runs.train_run(config, tmp_path / "run")
   labels = clean[np.arange(256)]["label"]

@@ -1,16 +1,18 @@
 """Scores a run, or compares two sets of images:
 
-    python -m r3gan_jax.cli.evaluate --workdir=runs/NAME --metrics=fid,kid,precision_recall
+    python -m r3gan_jax.cli.evaluate --workdir=runs/NAME
+    python -m r3gan_jax.cli.evaluate --workdir=runs/NAME --metrics=fid,kid,precision_recall --num_samples=50000
     python -m r3gan_jax.cli.evaluate --real=A --fake=B --metrics=fid,kid,precision_recall
 
-A and B are directories or zips of images, those of each of one size. A run is scored on all the images
-that it trains on; on stacked digits `modes` counts the modes, of the real images too. The numbers go to the terminal,
-to the run's metrics.jsonl and, with --json, to a file, with the sizes, network and resize that they belong to, and of a
-run the type in which its samples became uint8. The same seed, the same numbers.
+A run is scored against all the images that it trains on, by its own settings below config.run unless flags say
+otherwise, so the numbers equal those that training logs. A and B are directories or zips of images, each of one size.
 
-    --quantisation=official     in bfloat16 where G's last stage computes in it (not on CPUs), as in the official code,
-                                so that 41 % of values are one level higher (ops/images.py); elsewhere, and by default,
-                                in float32
+The numbers go to the terminal, to the run's metrics.jsonl and, with --json, to a file, together with the feature
+network, resize and sizes. In metrics.jsonl, scores by another protocol than the run's first ones have names of their
+own, such as "metrics/fid (num_samples=1000)". The same seed gives the same numbers.
+
+    --quantisation=official     samples become uint8 in bfloat16 if G's last stage computes in it (never on CPUs), as in
+                                the official code: 41 % of values are one level higher (ops/images.py)
 """
 
 import hashlib
@@ -21,39 +23,48 @@ from pathlib import Path
 import numpy as np
 from absl import flags, logging
 
-from r3gan_jax import factory, runs
+from r3gan_jax import factory, runs, scoring
 from r3gan_jax.cli.shared.processes import join_processes
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.images import Decoder, to_array
 from r3gan_jax.data.survey import describe, survey
 from r3gan_jax.errors import UserError
-from r3gan_jax.metrics.evaluation import Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.features import RESIZES
-from r3gan_jax.storage import absolute, as_path, failing_as
+from r3gan_jax.scoring import Scorer, Scores
+from r3gan_jax.storage import absolute, as_path, failing_as, write_whole
 from r3gan_jax.training.distributed import is_first_process
 from r3gan_jax.training.logging import METRICS_FILE, append_line
-from r3gan_jax.training.mesh import make_mesh
+from r3gan_jax.training.protocol import as_series, keep_protocol, protocol_differences
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of a run.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "With --workdir: its images seen, or 'best'; default: the newest.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 50_000, "With --workdir: images that the run draws.", lower_bound=1)
+_NUM_SAMPLES = flags.DEFINE_integer(
+  "num_samples", None, "With --workdir: how many samples to draw; default: config.run.metric_samples.", lower_bound=1
+)
 _REAL = flags.DEFINE_string("real", None, "A directory or zip of real images.")
 _FAKE = flags.DEFINE_string("fake", None, "A directory or zip of images to score.")
-_METRICS = flags.DEFINE_list("metrics", ["fid"], f"Of {', '.join(runs.METRICS)}.")
+_METRICS = flags.DEFINE_list(
+  "metrics", None, f"A list of {', '.join(scoring.METRICS)}; default: config.run.metrics, or fid."
+)
 _NETWORK = flags.DEFINE_enum(
-  "network", "", ("", *runs.FEATURE_NETWORKS), "Default: VGG16 for precision_recall, Inception for the others."
+  "network",
+  None,
+  scoring.FEATURE_NETWORKS,
+  "Default: the run's; else VGG16 for precision_recall, Inception for the others.",
 )
-_RESIZE = flags.DEFINE_enum("resize", "tensorflow", RESIZES, "How images come to Inception's size.")
+_RESIZE = flags.DEFINE_enum(
+  "resize", None, RESIZES, "How images are resized for Inception; default: the run's, or tensorflow."
+)
 _QUANTISATION = flags.DEFINE_string(
-  "quantisation", "", "With --workdir: how samples become uint8: 'float32', 'official'; default: the run's own setting."
+  "quantisation", None, "With --workdir: how samples become uint8, 'float32' or 'official'; default: the run's."
 )
-_WEIGHTS = flags.DEFINE_string("weights", None, "With --network: its file; default: where the error says.")
-_DOWNLOAD = flags.DEFINE_bool("download", False, "Fetch published weights that are not at hand.")
-_BATCH = flags.DEFINE_integer("batch", 64, "Images a device handles at a time.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the samples, and of the subsets of KID.", lower_bound=0)
-_JSON = flags.DEFINE_string("json", None, "Also write the numbers here.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "With --network: the file of its weights.")
+_DOWNLOAD = flags.DEFINE_bool("download", False, "Fetch published weights that are missing.")
+_BATCH = flags.DEFINE_integer("batch", 64, "Images in one forward pass on each device.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the samples, and of KID's subsets.", lower_bound=0)
+_JSON = flags.DEFINE_string("json", None, "Also write the numbers to this file.")
 
 
 def main() -> None:
@@ -62,48 +73,65 @@ def main() -> None:
     raise UserError("--weights needs --network: whose weights are they?")
   if not bool(_WORKDIR.value) == (not _REAL.value) == (not _FAKE.value):
     raise UserError("name either a --workdir, or --real and --fake")
-  if _QUANTISATION.value and not _WORKDIR.value:
-    raise UserError("--quantisation is of the samples of a --workdir: images in files are uint8 already")
-  for metric in _METRICS.value:
-    if metric not in runs.METRICS:
-      raise UserError(f"--metrics={metric} is unknown: choose from {', '.join(runs.METRICS)}")
-  results: list[dict[str, str | float]] = []
-  protocol: dict[str, str] = {}
-  trained = None
-  if _WORKDIR.value:
-    trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
-    source = factory.build_source(trained.config)
-    trained.config.run.quantisation = _QUANTISATION.value or trained.config.run.quantisation
-    quantised_in = factory.quantised_in(trained.config, trained.algorithm)
-    protocol["quantised_in"] = quantised_in.name
-    real = runs.real_images(trained.config, source, _NUM_SAMPLES.value)
-    draw = runs.fake_images(trained.algorithm, source, _NUM_SAMPLES.value, _SEED.value, quantised_in)
-    fake = draw(trained.params, trained.carry)
-    if "modes" in _METRICS.value:
-      results.append(protocol | runs.build_mode_coverage(trained.config, source, _NUM_SAMPLES.value)(fake))
-  else:
-    real, fake = image_set("real", _REAL.value or ""), image_set("fake", _FAKE.value or "")
-    if "modes" in _METRICS.value:
-      raise UserError("--metrics=modes needs the --workdir of a run on stacked digits")
-  compared = [metric for metric in _METRICS.value if metric != "modes"]
-  for name, metrics in runs.networks_of_metrics(compared, _NETWORK.value).items():
-    weights = Path(_WEIGHTS.value).expanduser() if _WEIGHTS.value else None
-    network = runs.build_feature_network(name, _RESIZE.value, weights, _DOWNLOAD.value)
-    evaluation = Evaluation(metrics, network, make_mesh(), real, runs.statistics_cache(), _BATCH.value, _SEED.value)
-    results.append({"network": network.name, "resize": network.resize} | protocol | evaluation(fake))
+  for metric in _METRICS.value or ():
+    if metric not in scoring.METRICS:
+      raise UserError(f"--metrics={metric} is unknown: choose from {', '.join(scoring.METRICS)}")
+  weights = Path(_WEIGHTS.value).expanduser() if _WEIGHTS.value else None
+  scores = _of_run(_WORKDIR.value, weights) if _WORKDIR.value else _of_files(weights)
   if not is_first_process():
     return
-  if trained:
-    for result in results:
-      named = {f"metrics/{key}": value for key, value in result.items()} | {"metrics/seed": float(_SEED.value)}
-      append_line(as_path(_WORKDIR.value) / METRICS_FILE, trained.images_seen, named)
-    print(f"{'images_seen':28}{trained.images_seen}")
-  for result in results:
-    for key, value in result.items():
-      print(f"{key:28}{value if isinstance(value, str) else format(value, '.6g')}")
+  for part in scores:
+    for name, value in part.items():
+      print(f"{name:28}{value if isinstance(value, str) else format(value, '.6g')}")
   if _JSON.value:
     with failing_as(f"cannot write --json={_JSON.value}", _JSON.value):
-      as_path(_JSON.value).write_text(json.dumps(results, indent=2) + "\n")
+      write_whole(as_path(_JSON.value), json.dumps(scores, indent=2) + "\n")
+
+
+def _of_run(workdir: str, weights: Path | None) -> list[Scores]:
+  """Scores a run, and logs the numbers in its metrics.jsonl."""
+  trained = runs.open_run(workdir, _CHECKPOINT.value)
+  source = factory.build_source(trained.config)
+
+  run, path = trained.config.run, as_path(workdir)
+  own = scoring.protocol(trained.config, trained.algorithm) if run.metrics else None
+  chosen = {
+    "metrics": _METRICS.value or list(run.metrics) or ["fid"],
+    "metric_samples": _NUM_SAMPLES.value,
+    "feature_network": _NETWORK.value,
+    "resize": _RESIZE.value,
+    "quantisation": _QUANTISATION.value,
+  }
+  run.update({name: value for name, value in chosen.items() if value is not None})
+  scorer = Scorer(trained.config, trained.algorithm, source, _SEED.value, weights, _DOWNLOAD.value, _BATCH.value)
+  scores = scorer(trained.params, trained.carry)
+  if is_first_process():
+    keep_protocol(path, own or scorer.protocol)
+    series = as_series(scoring.numbers(scores), protocol_differences(path, scorer.protocol))
+    append_line(path / METRICS_FILE, trained.images_seen, series)
+    print(f"{'images_seen':28}{trained.images_seen}")
+  return scores
+
+
+def _of_files(weights: Path | None) -> list[Scores]:
+  """Scores --fake against --real."""
+  metrics = _METRICS.value or ["fid"]
+  if "modes" in metrics:
+    raise UserError("--metrics=modes needs the --workdir of a run on stacked digits")
+  if _QUANTISATION.value or _NUM_SAMPLES.value:
+    raise UserError("--quantisation and --num_samples are about the samples of a --workdir: leave them out")
+  real, fake = image_set("real", _REAL.value or ""), image_set("fake", _FAKE.value or "")
+  evaluations = scoring.build_evaluations(
+    metrics,
+    real,
+    _NETWORK.value or "",
+    _RESIZE.value or "tensorflow",
+    weights,
+    download=_DOWNLOAD.value,
+    batch_per_device=_BATCH.value,
+    seed=_SEED.value,
+  )
+  return [{**described, **evaluation(fake)} for described, evaluation in evaluations]
 
 
 def image_set(name: str, path: str) -> ImageSet:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from r3gan_jax import runs
+from r3gan_jax import scoring
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.source import Examples
@@ -29,7 +29,7 @@ _OUT = flags.DEFINE_string("out", None, "The .npz to write; default: where the m
 
 
 def main() -> None:
-  out = Path(_OUT.value).expanduser() if _OUT.value else runs.classifier_path(_NAME.value)
+  out = Path(_OUT.value).expanduser() if _OUT.value else scoring.classifier_path(_NAME.value)
   training, test = _load("train"), _load("test")
   params = digits_cnn.train(training["image"], training["label"], _EPOCHS.value)
   named = digits_cnn.classify(params, test["image"][..., 0])

@@ -83,7 +83,8 @@ def test_a_run(own_cache, files, tmp_path):
   first = numbers(tmp_path / "first.json")
   assert (first["num_real"], first["num_fake"]) == (256, 80) and first["fid"] > 0
   logged = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-  assert logged == {"images_seen": 64, "metrics/seed": 1} | {f"metrics/{name}": first[name] for name in first}
+  assert logged == {"images_seen": 64} | {f"metrics/{name}": first[name] for name in ("fid", "num_real", "num_fake")}
+  assert json.loads((run / "protocol.json").read_text())["network"] == "classifier"
   assert read_metrics(run)["metrics/fid"][1][-1] == first["fid"]
 
   *went_well, either, which = call(
@@ -123,7 +124,7 @@ REFUSED = [
   (("--fake=a", "--metrics=sharpness"), "choose from modes, fid, kid, inception_score, precision_recall"),
   (("--fake=a", "--metrics=modes"), "needs the --workdir of a run on stacked digits"),
   (("--fake=a", "--weights=x.npz"), "--weights needs --network"),
-  (("--fake=a", "--quantisation=official"), "images in files are uint8 already"),
+  (("--fake=a", "--quantisation=official"), "--workdir"),
   (("--fake=nowhere",), "neither a directory nor a zip"),
   (("--fake=a", "--metrics=kid", "digits"), "1000"),
   (("--fake=a", "--metrics=inception_score", "digits"), "needs class logits"),

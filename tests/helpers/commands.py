@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 _CALLS = """
 import contextlib, importlib, io, json, sys
+import array_record.python.array_record_data_source  # defines flags, which flagsaver would forget
 from absl.testing import flagsaver
 from r3gan_jax.cli.shared import runner
 

@@ -9,7 +9,7 @@ from helpers import golden_cases, official_pickles
 from ml_collections import ConfigDict
 
 from configs import cifar10
-from r3gan_jax import factory, runs
+from r3gan_jax import factory, runs, scoring
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.official import read_snapshot
 from r3gan_jax.training.official import official_arrays, write_workdir
@@ -84,8 +84,8 @@ def test_the_first_recipe_that_agrees_makes_it_its_own(tmp_path):
     claim_workdir(run, recipe().to_dict() | {"gan": recipe().gan.to_dict() | {"gamma": (1.0, 0.1)}})
   trained = runs.open_run(run)
   source = factory.build_source(trained.config)
-  fake = runs.fake_images(trained.algorithm, source, num_samples=8, seed=0)(trained.params, trained.carry)
-  real = runs.real_images(trained.config, source, num_samples=8)
+  fake = scoring.fake_images(trained.algorithm, source, num_samples=8, seed=0)(trained.params, trained.carry)
+  real = scoring.real_images(trained.config, source, num_samples=8)
   assert fake.images(np.arange(8)).shape == real.images(np.arange(8)).shape == (8, 8, 8, 3)
 
 
