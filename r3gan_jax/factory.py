@@ -1,6 +1,6 @@
-"""The one translator from a configuration to objects.
+"""Builds objects from a configuration.
 
-Names in a configuration are looked up in the plain dicts below and in sources.py; adding a GAN or a source is one line.
+Names are looked up in the plain dicts below and in sources.py: a new GAN or data source is one line.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ ALGORITHMS: Mapping[str, ModuleType] = {
   "stylegan2": stylegan2,
   "wgan_gp": wgan_gp,
 }
-"""config.algorithm -> the module that has its `Settings`, `PHASES`, `smoke` and `build`."""
+"""config.algorithm -> the module with its `Settings`, `PHASES`, `smoke` and `build`."""
 
 MAX_IMAGES = 2**31 - 1
 
@@ -44,35 +44,32 @@ BEST_METRICS = {
   "modes": ("modes", "max"),
   "modes_kl": ("modes", "min"),
 }
-"""A number to choose the best checkpoint by -> (the metric that gives it, whether its least or greatest is best)."""
+"""config.run.best_metric -> (the metric that computes it, whether its "min" or "max" is best)."""
 
 
 def default_settings(algorithm: str) -> ConfigDict:
-  """`config.gan` of an algorithm, before a recipe changes it; it takes no other names."""
+  """Returns the default `config.gan` of an algorithm, locked against other names."""
   # Not type safe: of a schedule, one number is a constant. `settings.read` checks the types.
   return ConfigDict(settings.defaults(_module(algorithm).Settings), type_safe=False).lock()
 
 
 def phase_names(algorithm: str) -> tuple[str, ...]:
-  """The names of an algorithm's phases, whose micro-batches are settings."""
+  """Returns the names of an algorithm's phases; config.run.micro_batch has one entry for each."""
   return _module(algorithm).PHASES
 
 
 def smoke_settings(config: ConfigDict) -> dict[str, Any]:
-  """Returns what `:smoke` changes in `config.gan`."""
+  """Returns the changes to `config.gan` for `:smoke`."""
   return _module(config.algorithm).smoke(chosen_settings(config))
 
 
 def chosen_settings(config: ConfigDict) -> Any:
-  """`config.gan` as the algorithm's `Settings`, checked."""
+  """Returns `config.gan` as the algorithm's `Settings`, checked."""
   return settings.read(_module(config.algorithm).Settings, config.gan.to_dict())
 
 
 def as_chosen(config: ConfigDict) -> dict[str, Any]:
-  """The configuration with `gan` as the algorithm understands it: a constant is the pair of it, and nothing is absent.
-
-  What a work directory is claimed for.
-  """
+  """Returns the configuration as a work directory keeps it: all of `gan`, with constants written as pairs."""
   return config.to_dict() | {"gan": asdict(chosen_settings(config))}
 
 
@@ -81,14 +78,14 @@ def _module(algorithm: str) -> ModuleType:
 
 
 def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorithm:
-  """The algorithm; `platform` ("cpu", "gpu", "tpu"; default: jax's) decides what is 'auto'."""
+  """Builds the algorithm; "auto" settings are resolved for `platform`: "cpu", "gpu", "tpu", default: jax's."""
   data = config.data
   images = Images(data.resolution, data.resolution, data.channels, data.num_classes)
   return _module(config.algorithm).build(chosen_settings(config), images, platform or jax.default_backend())
 
 
 def quantised_in(config: ConfigDict, algorithm: Algorithm) -> jnp.dtype:
-  """The type in which `algorithm`'s images become uint8 (ops.images.to_uint8), by config.run.quantisation."""
+  """Returns the dtype in which samples become uint8 (`ops.images.to_uint8`), by config.run.quantisation."""
   generator = algorithm.generator if isinstance(algorithm, r3gan.R3GAN) else None
   # All other networks end in float32.
   official = jnp.bfloat16 if type(generator) is Generator and generator.bfloat16_stages else jnp.float32
@@ -171,24 +168,24 @@ def _max_rollbacks(config: ConfigDict) -> int:
 
 
 def build_source(config: ConfigDict) -> Source:
-  """The data, by index, with their clean labels.
+  """Builds the data source, with clean labels.
 
   Raises:
-    UserError: they are not prepared, or not named yet, as in a converted work directory.
+    UserError: the data are not prepared, or, in a converted work directory, not named yet.
   """
   if "source" not in config.data:
     raise UserError(
-      "a converted snapshot names no data; a recipe does: python main.py --config=... --workdir=..., of the same "
-      "networks, with --config.run.total_images=1 if it is not to train"
+      "a converted snapshot names no data: give it a recipe of the same networks by python main.py --config=... "
+      "--workdir=..., with --config.run.total_images=1 if it is not to train"
     )
   return look_up(SOURCES, "data.source", config.data.source)(config)
 
 
 def build_loader(config: ConfigDict, source: Source) -> Loader:
-  """`source`, that of `build_source`, ready to train on: labels are noisy or missing as the settings say.
+  """Builds the training loader of `source`, with noisy or missing labels if the settings ask for them.
 
   Raises:
-    UserError: `source` cannot have such labels.
+    UserError: `source` has no labels that could be changed so.
   """
   data = config.data
   if data.labelled_images or data.label_noise or data.label_noise_pairs:

@@ -31,10 +31,10 @@ from r3gan_jax.training.workdir import check_data, claim_workdir, read_config
 
 
 def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
-  """Trains what `config` says in `workdir`: from its newest checkpoint, or from the start.
+  """Trains by `config` in `workdir`, from its newest checkpoint if it has one.
 
   Raises:
-    UserError: a setting, the data or the work directory will not do; nothing is changed then.
+    UserError: a setting, the data or the work directory is not usable; nothing has been changed then.
     Diverged, Interrupted: as `training.loop.train`.
   """
   workdir = as_path(workdir)
@@ -64,7 +64,7 @@ def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
 
 @dataclass(frozen=True)
 class TrainedRun:
-  """What a work directory holds: a checkpoint, with averaged parameters, ready to sample from."""
+  """A checkpoint of a work directory, with averaged parameters and carry, ready to sample from."""
 
   config: ConfigDict
   algorithm: Algorithm
@@ -74,14 +74,14 @@ class TrainedRun:
 
 
 def open_run(workdir: epath.PathLike, checkpoint: str = "") -> TrainedRun:
-  """The averaged networks of a work directory; otherwise as `open_state`."""
+  """Reads the averaged networks of a work directory; arguments and errors are those of `open_state`."""
   config, algorithm, state = open_state(workdir, checkpoint)
   params, carry = local_copy(averaged(algorithm, state))
   return TrainedRun(config, algorithm, params, carry, int(state.images_seen))
 
 
 def portable_algorithm(config: ConfigDict) -> Algorithm:
-  """The algorithm of a run for programs that are exported, of symbolic batch: in float32, without our own kernels."""
+  """Builds the algorithm for export with a symbolic batch size: in float32, without custom kernels."""
   config = config.copy_and_resolve_references()
   chosen = {"bfloat16": "off", "grouped_conv": "auto"}
   config.gan.update({name: value for name, value in chosen.items() if name in config.gan})
@@ -103,13 +103,14 @@ _DEFAULTS = {
 
 
 def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDict, Algorithm, TrainState]:
-  """Reads a work directory; changes nothing in it.
+  """Reads a checkpoint of a work directory and changes nothing in it.
 
   Args:
+    workdir: where the run is.
     checkpoint: its images seen, or "best"; default: the newest.
 
   Raises:
-    UserError: it holds no readable checkpoint, or not that one.
+    UserError: there is no such checkpoint, or none that can be read.
   """
   config = ConfigDict(_DEFAULTS)
   config.update(read_config(workdir))
@@ -133,12 +134,12 @@ def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDic
 
 
 def build_start(config: ConfigDict, experiment: Experiment, workdir: epath.PathLike) -> TrainState | None:
-  """What a run in `workdir` begins with because of config.init_from, or None where it has none, or goes on.
+  """Returns the state that config.init_from gives a new run in `workdir`; None without it, or if the run resumes.
 
-  What is taken over is logged. Changes nothing in either work directory.
+  Logs which parameters are transferred. Changes nothing in either work directory.
 
   Raises:
-    UserError: config.init_from holds no readable checkpoint, or nothing in it fits.
+    UserError: config.init_from has no readable checkpoint, or nothing in it fits.
   """
   if not config.init_from or has_checkpoint(as_path(workdir) / DIRECTORY):
     return None

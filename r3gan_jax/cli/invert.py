@@ -1,32 +1,32 @@
-"""Finds the noise from which a trained run draws given images:
+"""Finds noise from which a trained generator draws given images:
 
     python -m r3gan_jax.cli.invert --workdir=runs/NAME --image=A.png --image=B.png --out=DIR
 
-An image of another size is cropped and resized, as prepare_data does. Of a run of classes, --class names that of all
-images, or, given as often as --image, that of each.
+Images of another size are cropped and resized as by prepare_data. With classes, give --class once for all images, or
+once for each --image.
 
-    --fine_tune             also changes G's features at 4x4, of many more dimensions than noise: closer by far, but no
-                            longer what G draws by itself
-    --interpolate=2         moves from each image to the next in 2 seconds, and back to the first: a loop
+    --fine_tune             also changes G's features at 4x4, which have many more dimensions than noise: much closer,
+                            but no longer an image that G draws by itself
+    --interpolate=2         2 seconds from each image to the next and back to the first, as a loop
 
-DIR holds, of each image, 0_A.png: the target, what is drawn from the noise, and, if fine-tuned, from the features;
-with --interpolate, interpolation.gif; and inversion.npz, n images in the order of the flags:
+DIR gets one 0_A.png per image (the target, the image from the noise and, if fine-tuned, from the features),
+interpolation.gif with --interpolate, and inversion.npz with n images in the order of the flags:
 
     noise            float32 [n, noise_dim]
-    offsets          float32 [n, 4 * 4 * width], what is added to the features at 4x4; [n, 0] if not fine-tuned
-    labels           int32 [n], of a run of classes
-    targets, images  uint8 [n, H, W, C], what was to be drawn and what is
-    losses           float32 [n, starts], to which each start's noise came; the best one's is kept
-    mse              float32 [n], the mean squared error of pixels in [-1, 1]
+    offsets          float32 [n, 4 * 4 * width], added to the features at 4x4; [n, 0] if not fine-tuned
+    labels           int32 [n], with classes
+    targets, images  uint8 [n, H, W, C], the given images and the drawn ones
+    losses           float32 [n, starts], the final loss of each start; the best start is kept
+    mse              float32 [n], mean squared error of pixels in [-1, 1]
 
-What is found is noise like any other: in Python,
+The noise can be used like any other. In Python:
 
     trained, found = runs.open_run("runs/NAME"), numpy.load("DIR/inversion.npz")
     sampler = Sampler(trained.algorithm, make_local_mesh())
     images = sampler.batches(trained.params, trained.carry, found["noise"], found.get("labels"))
 
-and, if fine-tuned, with r3gan_jax.inversion.FineTuned(trained.algorithm, trained.params, trained.carry) in place of
-trained.algorithm, and numpy.concatenate([found["noise"], found["offsets"]], axis=1) in place of the noise.
+If fine-tuned, use r3gan_jax.inversion.FineTuned(trained.algorithm, trained.params, trained.carry) as the algorithm and
+numpy.concatenate([found["noise"], found["offsets"]], axis=1) as the noise.
 """
 
 from io import BytesIO
@@ -49,25 +49,25 @@ from r3gan_jax.training.mesh import make_local_mesh
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
-_IMAGE = flags.DEFINE_multi_string("image", None, "An image file; give it once for each image.", required=True)
-_CLASS = flags.DEFINE_multi_integer("class", None, "The class of all images, or, given as often, of each.")
-_STARTS = flags.DEFINE_integer("starts", 8, "Draws of noise to start from; the best result is kept.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 500, "Steps of the descent, and of fine-tuning.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the first start's noise; each further start has the next.", lower_bound=0)
-_FINE_TUNE = flags.DEFINE_bool("fine_tune", False, "Also change the features at 4x4.")
+_IMAGE = flags.DEFINE_multi_string("image", None, "An image file; may be given several times.", required=True)
+_CLASS = flags.DEFINE_multi_integer("class", None, "The class of all images, or, given once per image, of each.")
+_STARTS = flags.DEFINE_integer("starts", 8, "Random starts; the best result is kept.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 500, "Optimiser steps, and again as many of fine-tuning.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the first start; start i uses seed + i.", lower_bound=0)
+_FINE_TUNE = flags.DEFINE_bool("fine_tune", False, "Also optimise G's features at 4x4.")
 _INTERPOLATE = flags.DEFINE_float(
   "interpolate", None, "Seconds from each image to the next, for a .gif.", lower_bound=1 / FRAME_RATE
 )
 _OUT = flags.DEFINE_string("out", None, "The directory to write.", required=True)
 
-_LEAST_SIDE = 256
-"""Pixels of a shown image; smaller ones are enlarged."""
+_MIN_SIDE = 256
+"""Smaller images are enlarged in the pictures, in pixels."""
 
 
 def main() -> None:
   out = as_path(_OUT.value)
   if _INTERPOLATE.value and len(_IMAGE.value) < 2:
-    raise UserError("--interpolate needs two images at least: give --image again")
+    raise UserError("--interpolate needs at least two images: give --image again")
   if _SEED.value + _STARTS.value > 2**32:
     raise UserError(f"--seed={_SEED.value}: its {_STARTS.value} starts need seeds beyond 2^32; choose a smaller one")
   trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
@@ -76,7 +76,7 @@ def main() -> None:
   labels = _labels(algorithm.num_classes)
   decoder = Decoder(algorithm.image_shape[2], trained.config.data.background)
   targets = np.stack([_read(name, decoder, algorithm.image_shape[0]) for name in _IMAGE.value])
-  with failing_as(f"cannot write --out={out}", out):  # now, rather than after all the work
+  with failing_as(f"cannot write --out={out}", out):  # before the work rather than after it
     make_directory(out)
 
   # Others are inverted by pixels alone: D's features of an image must not depend on the rest of its batch.
@@ -102,7 +102,7 @@ def main() -> None:
     "losses": np.stack([it.losses for it in found]),
     "mse": np.array([it.mse for it in found], np.float32),
   } | ({} if labels is None else {"labels": labels})
-  scale = -(-_LEAST_SIDE // targets.shape[1])
+  scale = -(-_MIN_SIDE // targets.shape[1])
   with failing_as(f"cannot write --out={out}", out):
     buffer = BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
@@ -118,26 +118,26 @@ def main() -> None:
 
 
 def _labels(num_classes: int) -> np.ndarray | None:
-  """int32, the class of each image."""
+  """Returns int32 [images], the class of each image; None without classes."""
   classes, images = _CLASS.value, len(_IMAGE.value)
   if not num_classes:
     if classes:
-      raise UserError(f"--class={classes[0]}: the run in {_WORKDIR.value} has no classes; leave --class out")
+      raise UserError(f"--class={classes[0]}: the run in {_WORKDIR.value} has no classes: leave --class out")
     return None
   if not classes:
-    raise UserError(f"--class is missing: name the class of the images, from 0 to {num_classes - 1}")
+    raise UserError(f"--class is missing: give the class of the images, from 0 to {num_classes - 1}")
   for label in classes:
     if not 0 <= label < num_classes:
       raise UserError(f"--class={label}: choose from 0 to {num_classes - 1}")
   if len(classes) not in (1, images):
     raise UserError(f"--class is given {len(classes)} times for {images} images: give it once, or once for each")
   if _INTERPOLATE.value and len(set(classes)) > 1:
-    raise UserError("--interpolate moves within a class: give --class once, for all images")
+    raise UserError("--interpolate stays within a class: give --class once, for all images")
   return np.resize(np.array(classes, np.int32), images)
 
 
 def _read(name: str, decoder: Decoder, side: int) -> np.ndarray:
-  """uint8 [side, side, the decoder's channels]."""
+  """Returns uint8 [side, side, channels]."""
   path = as_path(name)
   with failing_as(f"cannot read --image={name}", path):
     data = path.read_bytes()
@@ -145,7 +145,7 @@ def _read(name: str, decoder: Decoder, side: int) -> np.ndarray:
 
 
 def _lines(rows: np.ndarray, steps: int) -> np.ndarray:
-  """As `interpolation`, but on straight lines: [n, d] -> [n * steps, d]."""
+  """Interpolates linearly where `interpolation` is spherical: [n, d] -> [n * steps, d]."""
   t = (np.arange(steps, dtype=np.float32) / steps)[:, None]
   return np.concatenate([(1 - t) * row + t * after for row, after in zip(rows, np.roll(rows, -1, axis=0), strict=True)])
 

@@ -1,6 +1,6 @@
-"""A run on one page: `python -m r3gan_jax.cli.report --workdir=runs/NAME` writes runs/NAME/report.html.
+"""Writes a run's report on one page, runs/NAME/report.html: `python -m r3gan_jax.cli.report --workdir=runs/NAME`.
 
-The page holds all that it shows, loads nothing, and may be written at any time while the run goes on.
+The page is self-contained. It may be written at any time, also while the run trains.
 """
 
 import base64
@@ -36,7 +36,7 @@ _CURVES = flags.DEFINE_string("curves", None, "Also write the curves of training
 
 MAX_GRIDS = 24
 MAX_GRIDS_BYTES = 1_500_000
-"""Grids that take more than this together are embedded as JPEGs of at most `MAX_SIDE` pixels."""
+"""Grids larger than this in total are embedded as JPEGs of at most `MAX_SIDE` pixels a side."""
 MAX_SIDE = 1024
 
 TRAINING = {
@@ -47,8 +47,8 @@ TRAINING = {
   "D's mean logits": {"discriminator/real_logits": "of reals", "discriminator/fake_logits": "of fakes"},
   "gradient norms": {"discriminator/gradient_norm": "D", "generator/gradient_norm": "G"},
 }
-IN_THE_PICTURE = 3
-"""So many panels of `TRAINING`, then those of the metrics, make the picture of --curves."""
+PANELS_IN_PICTURE = 3
+"""The picture of --curves has the first panels of `TRAINING`, this many, and those of the metrics."""
 TITLES = {
   "metrics/fid": "FID",
   "metrics/kid": "KID",
@@ -60,7 +60,7 @@ TITLES = {
   "progress/peak_memory_bytes": "peak memory, GiB",
 }
 SETTINGS = ("_samples", "num_real", "num_fake", "neighbours", "_subsets", "_subset_size", "_splits", "seed")
-"""How a metric ends that says how another was computed: in the table of metrics, not a curve."""
+"""Endings of metrics that say how another was computed: shown in the table of metrics, not as curves."""
 SCALES = {"progress/peak_memory_bytes": 2**-30}
 
 Metrics = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def arrange(metrics: Metrics) -> dict[str, Panels]:
-  """All curves, by section and panel: the known ones of training together, every other in a panel of its own."""
+  """Returns all curves by section and panel: known ones of training share panels, every other has its own."""
   known = {name for names in TRAINING.values() for name in names}
   sections: dict[str, Panels] = {"Metrics": {}, "Training": {}, "Schedules": {}, "Speed and memory": {}, "Other": {}}
   for title, names in TRAINING.items():
@@ -99,13 +99,19 @@ def arrange(metrics: Metrics) -> dict[str, Panels]:
   of_prefix = {"metrics": "Metrics", "hyperparameters": "Schedules", "progress": "Speed and memory"}
   for name, (images_seen, values) in metrics.items():
     prefix, _, rest = name.partition("/")
-    if name in known or (prefix == "metrics" and rest.endswith(SETTINGS)):
+    if name in known or (prefix == "metrics" and rest.partition(" ")[0].endswith(SETTINGS)):
       continue
     fake = name.replace("metrics/real_", "metrics/")
-    title = TITLES.get(fake, (fake.partition("/")[2] if prefix in of_prefix else fake).replace("_", " "))
+    title = _title(fake.removeprefix(f"{prefix}/") if prefix in of_prefix else fake, fake)
     curve = Curve("of real images" if name != fake else title, images_seen, values * SCALES.get(name, 1))
     sections[of_prefix.get(prefix, "Other")].setdefault(title, []).append(curve)
   return {section: panels for section, panels in sections.items() if panels}
+
+
+def _title(text: str, name: str) -> str:
+  """Returns the title of the series `name`, by default `text`; another protocol, in brackets, is kept as it is."""
+  text, space, protocol = text.partition(" ")
+  return TITLES.get(name.partition(" ")[0], text.replace("_", " ")) + space + protocol
 
 
 def _page(workdir: epath.Path, config: dict[str, Any], metrics: Metrics, sections: dict[str, Panels]) -> str:
@@ -133,7 +139,7 @@ def _page(workdir: epath.Path, config: dict[str, Any], metrics: Metrics, section
 
 
 def _samples(directory: epath.Path, grids: dict[int, epath.Path]) -> str:
-  """The grids, by images seen, with a slider; the reals beside them."""
+  """Returns the grids by images seen, with a slider, and the real images beside them."""
   if not grids:
     return "<p class=note>No samples have been drawn yet.</p>"
   every = list(grids)
@@ -146,9 +152,9 @@ def _samples(directory: epath.Path, grids: dict[int, epath.Path]) -> str:
   if len(shown) < len(every):
     notes.append(f"{len(shown)} of {len(every)} grids, evenly spread")
   if compress:
-    notes.append(f"compressed, and no larger than {MAX_SIDE} pixels")
+    notes.append(f"compressed to JPEGs of at most {MAX_SIDE} pixels")
   if notes:
-    notes.append("all grids as they were drawn: the run's directory samples")
+    notes.append("all grids at full quality are in the run's directory samples")
   images = "".join(
     _image(path, f"{seen:,} images seen", compress, hidden=seen != shown[-1]) for seen, path in paths.items()
   )
@@ -165,7 +171,7 @@ def _samples(directory: epath.Path, grids: dict[int, epath.Path]) -> str:
 
 
 def _pictures(directory: epath.Path, compress: bool) -> str:
-  """The newest of each kind of picture that the GAN has of its own: NAME_0000012345.png."""
+  """Returns the newest picture of each kind that the GAN draws besides samples: NAME_0000012345.png."""
   newest = {}
   for path in sorted(directory.glob("*_*.png")):
     name, _, count = path.stem.rpartition("_")
@@ -184,7 +190,9 @@ def _image(path: epath.Path, text: str, compress: bool, hidden: bool = False) ->
     image = Image.open(BytesIO(data))
     image.load()
   except OSError as error:
-    raise UserError(f"{path} cannot be read ({error}): once it is whole, or gone, report again") from None
+    raise UserError(
+      f"{path} cannot be read ({error}): delete it, or wait until it is complete, and report again"
+    ) from None
   if compress:
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     buffer = BytesIO()
@@ -197,7 +205,7 @@ def _image(path: epath.Path, text: str, compress: bool, hidden: bool = False) ->
 
 def _metrics_table(metrics: Metrics) -> str:
   rows = [
-    (TITLES.get(name, name.removeprefix("metrics/").replace("_", " ")), f"{values[-1]:,.6g}", f"{images_seen[-1]:,}")
+    (_title(name.removeprefix("metrics/"), name), f"{values[-1]:,.6g}", f"{images_seen[-1]:,}")
     for name, (images_seen, values) in metrics.items()
     if name.startswith("metrics/")
   ]
@@ -217,7 +225,7 @@ _INK = "#010203"
 
 
 def _panel(title: str, curves: list[Curve]) -> str:
-  """One panel as SVG whose text, axes and grid take the page's colour, whatever it is; the last values below."""
+  """Returns one panel as SVG in the page's own colour, light or dark, with the last values below it."""
   inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
   settings: Any = {"svg.fonttype": "none"} | dict.fromkeys(inked, _INK)
   with plt.rc_context(settings):
@@ -228,7 +236,9 @@ def _panel(title: str, curves: list[Curve]) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     plt.close(figure)
   svg = buffer.getvalue().decode()
-  svg = re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])  # names that every figure has, and nothing refers to
+  svg = re.sub(
+    r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :]
+  )  # ids that every figure repeats; nothing refers to them
   last = ", ".join((f"{curve.label}: " if len(curves) > 1 else "") + f"{curve.values[-1]:,.4g}" for curve in curves)
   return f"<figure>{svg.replace(_INK, 'currentColor')}<figcaption>last {html.escape(last)}</figcaption></figure>\n"
 
@@ -248,8 +258,8 @@ def _draw(axis: Axes, title: str, curves: list[Curve]) -> None:
 
 
 def _picture(sections: dict[str, Panels]) -> bytes:
-  """The curves that say most, side by side, as PNG."""
-  panels = list(sections.get("Training", {}).items())[:IN_THE_PICTURE] + list(sections.get("Metrics", {}).items())
+  """Returns the most important curves, side by side, as PNG."""
+  panels = list(sections.get("Training", {}).items())[:PANELS_IN_PICTURE] + list(sections.get("Metrics", {}).items())
   if not panels:
     raise UserError(f"--curves: nothing has been logged in {_WORKDIR.value} yet")
   figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.4), layout="constrained", squeeze=False)

@@ -1,16 +1,16 @@
 """Draws images from a trained run: `python -m r3gan_jax.cli.sample --workdir=runs/NAME --seeds=0-63 --out=grid.png`.
 
-One seed gives the same image whatever else is drawn with it. `--out` names a .png (one grid), a .npz (array `images`,
-uint8 [n, H, W, C], and `seeds` and, if conditional, `labels`), or a directory (one PNG a seed).
+A seed always gives the same image, whatever else is drawn with it. `--out` is a .png (one grid), a .npz (`images`
+uint8 [n, H, W, C], `seeds` and, with classes, `labels`) or a directory (one PNG per seed).
 
-    --class=3                               one class for all seeds; without it, each seed decides on one
-    --class=0-9                             every seed in each of these: in a grid, a row a class and a column a seed
-    --interpolate=2 --out=walk.gif          from each seed to the next in 2 seconds, and back to the first: a loop;
-                                            .mp4 with `pip install -e '.[video]'`; several classes move side by side
-    --truncation=0.7                        less varied, more typical images: StyleGAN2's w goes 0.3 of the way to
-                                            its mean; R3GAN's noise, though not of the paper, is multiplied by 0.7
-    --quantisation=official                 uint8 as the official code makes it, in bfloat16 where G's last stage
-                                            computes in it: 41 % of values one level higher (ops/images.py)
+    --class=3                               all seeds in class 3; by default each seed also draws its class
+    --class=0-9                             every seed in every class; in a grid, a row per class, a column per seed
+    --interpolate=2 --out=walk.gif          2 seconds from each seed to the next and back to the first, as a loop;
+                                            .mp4 after `pip install -e '.[video]'`; classes move side by side
+    --truncation=0.7                        less varied, more typical images: StyleGAN2's w moves 0.3 of the way to
+                                            its mean; R3GAN's noise is multiplied by 0.7 (not in the paper)
+    --quantisation=official                 uint8 as in the official code, in bfloat16 if G's last stage computes in
+                                            it: 41 % of values are one level higher (ops/images.py)
 """
 
 import importlib.util
@@ -44,21 +44,21 @@ from r3gan_jax.training.mesh import make_local_mesh
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
 _SEEDS = flags.DEFINE_string("seeds", "0-63", "Seeds, e.g. 0-63 or 1,5,10-19.")
-_CLASS = flags.DEFINE_string("class", None, "The class, or classes, to draw; default: one drawn from each seed.")
+_CLASS = flags.DEFINE_string("class", None, "Classes to draw, e.g. 3 or 0-9; default: each seed draws one.")
 _INTERPOLATE = flags.DEFINE_float(
-  "interpolate", None, "Seconds from each seed to the next, for a video.", lower_bound=1 / FRAME_RATE
+  "interpolate", None, "Seconds from each seed to the next, in a .gif or .mp4.", lower_bound=1 / FRAME_RATE
 )
 _TRUNCATION = flags.DEFINE_float(
-  "truncation", 1.0, "How varied: from 1, as trained, to 0, all alike.", lower_bound=0.0, upper_bound=1.0
+  "truncation", 1.0, "Variety of the images: from 1, as trained, to 0, all alike.", lower_bound=0.0, upper_bound=1.0
 )
-_OUT = flags.DEFINE_string("out", None, "A .png, a .npz, or a directory; a .gif or .mp4 to interpolate.", required=True)
+_OUT = flags.DEFINE_string("out", None, "A .png, .npz or directory; a .gif or .mp4 with --interpolate.", required=True)
 _QUANTISATION = flags.DEFINE_string(
-  "quantisation", "", "How images become uint8: 'float32', 'official'; default: the run's own setting."
+  "quantisation", "", "How images become uint8, 'float32' or 'official'; default: the run's setting."
 )
 
 _VIDEOS = (".gif", ".mp4")
-_LEAST_VIDEO_SIDE = 256
-"""Pixels; smaller frames are enlarged."""
+_MIN_VIDEO_SIDE = 256
+"""Smaller frames are enlarged, in pixels."""
 
 
 def main() -> None:
@@ -75,13 +75,13 @@ def main() -> None:
   if _INTERPOLATE.value:
     noise = interpolation(noise, round(_INTERPOLATE.value * FRAME_RATE))
   labels = None
-  if classes is not None:  # all of the noise in the first class, all of it in the second, ...
+  if classes is not None:  # all noise in the first class, then all noise in the second, ...
     labels = np.repeat(classes, len(noise))
     noise, seeds = np.tile(noise, (len(classes), 1)), np.tile(seeds, len(classes))
   elif trained.algorithm.num_classes:
     labels = labels_of_seeds(seeds, trained.algorithm.num_classes)
 
-  # Of several processes each draws a share.
+  # Each process draws a share.
   share = -(-len(noise) // jax.process_count())
   mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
   batches = sampler.batches(trained.params, trained.carry, noise[mine], None if labels is None else labels[mine])
@@ -101,21 +101,21 @@ def main() -> None:
 
 def _check_video(out: epath.Path, seeds: np.ndarray) -> None:
   if (out.suffix in _VIDEOS) != bool(_INTERPOLATE.value):
-    raise UserError(f"--out={out}: --interpolate, and nothing else, makes a .gif or .mp4")
+    raise UserError(f"--out={out}: a .gif or .mp4 goes with --interpolate, and nothing else does")
   if _INTERPOLATE.value and len(seeds) < 2:
-    raise UserError(f"--interpolate needs two seeds at least: --seeds={_SEEDS.value} is one")
+    raise UserError(f"--seeds={_SEEDS.value} is one seed, and --interpolate needs at least two")
   if out.suffix == ".mp4" and importlib.util.find_spec("av") is None:
-    raise UserError(f"--out={out}: install PyAV for it, pip install -e '.[video]', or name a .gif")
+    raise UserError(f"--out={out} needs PyAV: pip install -e '.[video]', or write a .gif")
 
 
 def _classes(num_classes: int) -> np.ndarray | None:
   wanted = _CLASS.value
   if wanted is not None and not num_classes:
-    raise UserError(f"--class={wanted}: the run in {_WORKDIR.value} has no classes; leave --class out")
+    raise UserError(f"--class={wanted}: the run in {_WORKDIR.value} has no classes: leave --class out")
   if wanted is not None:
     return parse_numbers("class", wanted, num_classes).astype(np.int32)
   if num_classes and _INTERPOLATE.value:
-    raise UserError(f"--interpolate moves within a class: choose one or more, as --class=0-{num_classes - 1}")
+    raise UserError(f"--interpolate stays within a class: choose classes, e.g. --class=0-{num_classes - 1}")
   return None
 
 
@@ -129,7 +129,7 @@ def _names(seeds: np.ndarray, labels: np.ndarray | None) -> list[str]:
 def _write_file(
   out: epath.Path, images: np.ndarray, seeds: np.ndarray, labels: np.ndarray | None, several: int
 ) -> None:
-  """`images` are those of the first of `several` classes, then those of the second, ..."""
+  """Writes `images`, ordered by class, of which there are `several`."""
   if out.suffix == ".png":
     columns = len(images) // several if several > 1 else math.ceil(math.sqrt(len(images)))
     save_png(out, image_grid(images, columns))
@@ -141,7 +141,7 @@ def _write_file(
   else:
     frames = images.reshape(several, -1, *images.shape[1:]).swapaxes(0, 1)
     columns = math.ceil(math.sqrt(several))
-    save_video(out, (image_grid(frame, columns) for frame in frames), -(-_LEAST_VIDEO_SIDE // images.shape[1]))
+    save_video(out, (image_grid(frame, columns) for frame in frames), -(-_MIN_VIDEO_SIDE // images.shape[1]))
 
 
 if __name__ == "__main__":

