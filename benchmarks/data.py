@@ -82,7 +82,7 @@ def _sources(directory: Path, resolution: int, count: int) -> dict[str, Source]:
 def _delivery(source: Source, batch: int) -> Callable[[], None]:
   """A call that takes ITERATIONS iterations, from the start, of a loader as training uses it."""
   loader = Loader(source, seed=0, x_flip=True)
-  sharding = batch_sharding(make_mesh(1))
+  sharding = batch_sharding(make_mesh(jax.devices()[:1]))
 
   def call() -> None:
     iterator = loader.iterate((batch, batch), 0, sharding)

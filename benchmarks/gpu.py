@@ -22,16 +22,16 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from benchmarks import measure
 from benchmarks.tpu import PRESETS, experiment
-from r3gan_jax.algorithms.base import DATA_AXIS
 from r3gan_jax.errors import UserError
-from r3gan_jax.planning.plan import bfloat16_sums, traced_step
+from r3gan_jax.planning.hlo import bfloat16_sums
+from r3gan_jax.planning.plan import traced_step
 from r3gan_jax.planning.tpu import GIB
+from r3gan_jax.training.mesh import make_mesh
 
 H100 = """
 gpu_device_info {
@@ -100,7 +100,7 @@ def h100_mesh(count: int) -> Mesh:
   for folder in (compiler and compiler.submodule_search_locations) or ():
     os.environ["PATH"] = f"{folder}/bin{os.pathsep}{os.environ['PATH']}"  # of ptxas
   topology = topologies.get_topology_desc("h100", platform="cuda", target_config=H100, topology=f"1x1x{count}")
-  return Mesh(np.array(topology.devices).reshape(-1), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+  return make_mesh(topology.devices)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def with_native_convolutions(config: ConfigDict) -> ConfigDict:
 
 def lower(experiment: Experiment, device_count: int = 1) -> jax.stages.Lowered:
   """One iteration on the first devices, from shapes alone: allocates nothing."""
-  mesh = make_mesh(device_count)
+  mesh = make_mesh(jax.devices()[:device_count])
   state = abstract_state(experiment.algorithm, mesh)
   return _step(experiment, mesh).lower(state, abstract_batches(experiment, mesh))
 
@@ -67,7 +67,7 @@ class Iteration:
   """A training state on the first device; each call advances it by one iteration of `compiled`, from `lower`."""
 
   def __init__(self, experiment: Experiment, compiled: jax.stages.Compiled):
-    mesh = make_mesh(1)
+    mesh = make_mesh(jax.devices()[:1])
     init = jax.jit(lambda: init_state(experiment.algorithm, seed=0), out_shardings=replicated(mesh))
     self._state: Any = init()
     self._batches = jax.device_put(random_batches(experiment), batch_sharding(mesh))

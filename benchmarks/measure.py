@@ -20,6 +20,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from r3gan_jax.storage import write_whole
+
 Row = dict[str, str | float | None]
 """One line of a table: column -> value; None where it was not measured."""
 
@@ -143,7 +145,7 @@ def report(tables: Mapping[str, Sequence[Row]], json_path: Path | None) -> None:
     print(f"\n{title}\n{table(rows)}", flush=True)
   if json_path:
     record = {"command": sys.argv, "machine": machine(), "tables": tables}
-    json_path.write_text(json.dumps(record, indent=2) + "\n")
+    write_whole(json_path, json.dumps(record, indent=2) + "\n")
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -31,7 +31,7 @@ from benchmarks.iteration import load_config
 from r3gan_jax import factory
 from r3gan_jax.algorithms.base import Algorithm
 from r3gan_jax.sampling import Sampler, labels_of_seeds, save_pngs
-from r3gan_jax.training.mesh import make_local_mesh, replicated
+from r3gan_jax.training.mesh import make_mesh, replicated
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
   options = parser.parse_args()
   config = load_config(options.config, options.batch)
   algorithm = factory.build_algorithm(config)
-  mesh = make_local_mesh()
+  mesh = make_mesh(jax.local_devices())
   params = made_up_params(algorithm)
   on_devices = jax.device_put(params, replicated(mesh))
   sampler = Sampler(algorithm, mesh, options.batch)

@@ -17,7 +17,7 @@ import jax
 from benchmarks import measure
 from benchmarks.iteration import add_arguments, build, load_config, lower
 from benchmarks.iteration import with_native_convolutions as native
-from r3gan_jax.planning.plan import Collective, collectives
+from r3gan_jax.planning.hlo import Collective, collectives
 
 DEVICES = (1, 2, 4, 8)
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import measure
 from r3gan_jax import factory
 from r3gan_jax.errors import UserError
-from r3gan_jax.planning.plan import bfloat16_sums
+from r3gan_jax.planning.hlo import bfloat16_sums
 from r3gan_jax.planning.tpu import GIB, TpuPlan, compile_for_topology
 from r3gan_jax.training.loop import Experiment
 

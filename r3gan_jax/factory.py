@@ -4,7 +4,7 @@ Names are looked up in the plain dicts below and in sources.py: a new GAN or dat
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from types import ModuleType
 from typing import Any
 
@@ -94,12 +94,12 @@ def quantised_in(config: ConfigDict, algorithm: Algorithm) -> jnp.dtype:
 
 
 def build_experiment(config: ConfigDict, device_count: int, platform: str | None = None) -> Experiment:
-  """What to train, checked for `device_count` devices; `platform` as of `build_algorithm`. Allocates nothing."""
+  """Builds what is trained, checked for `device_count` devices; allocates nothing. `platform`: see above."""
   run = config.run
   algorithm = build_algorithm(config, platform)
   if config.data.labelled_images and not isinstance(algorithm, LearnsFromUnlabelled):
     raise UserError(
-      f"config.data.labelled_images = {config.data.labelled_images}: {config.algorithm} does not learn from images "
+      f"config.data.labelled_images = {config.data.labelled_images}: {config.algorithm} cannot learn from images "
       "without a label: set it to 0"
     )
   if config.batch_size <= 0 or config.batch_size % device_count:
@@ -120,51 +120,33 @@ def build_experiment(config: ConfigDict, device_count: int, platform: str | None
   for name in ("peer_timeout_seconds", "stall_seconds"):
     if run[name] <= 0:
       raise UserError(f"config.run.{name} = {run[name]} must be positive")
+  max_rollbacks = look_up({"stop": 0, "rollback": run.max_rollbacks}, "run.on_nonfinite", run.on_nonfinite)
   if run.profile and not (len(run.profile) == 2 and 0 <= run.profile[0] <= run.profile[1]):
     raise UserError(f"config.run.profile = {run.profile}: give the first and the last iteration, e.g. (10, 14)")
-  return Experiment(
-    algorithm=algorithm,
-    batch_size=config.batch_size,
-    seed=config.seed,
-    total_images=run.total_images,
-    log_every_images=run.log_every_images,
-    snapshot_every_images=run.snapshot_every_images,
-    keep_checkpoints=run.keep_checkpoints,
-    keep_every_images=run.keep_every_images,
-    micro_batches=micro_batches,
-    best_metric=run.best_metric,
-    best_mode=best_mode,
-    max_rollbacks=_max_rollbacks(config),
-    stall_seconds=run.stall_seconds,
-    profile=tuple(run.profile) if run.profile else None,
-  )
+  settings_of_run = {field.name: run[field.name] for field in fields(Experiment) if field.name in run}
+  derived = {"best_mode": best_mode, "max_rollbacks": max_rollbacks, "micro_batches": micro_batches}
+  return Experiment(algorithm, config.batch_size, config.seed, **settings_of_run | derived)
 
 
 def _check_parts(config: ConfigDict, phase: Phase, per_device: int, device_count: int) -> None:
-  """Raises a UserError where a device's part of a phase's batch cannot be gone through in the parts of the setting."""
+  """Raises a UserError if a device's part of a phase's batch cannot be divided into micro-batches as configured."""
   name, chosen = f"config.run.micro_batch.{phase.name}", config.run.micro_batch[phase.name]
-  size = min(chosen or per_device, per_device)
+  size = phase.micro_batch_size(per_device, chosen)
   if phase.group is None and chosen:
     raise UserError(
-      f"{name} = {chosen}: {config.algorithm} takes its batch whole, as its moments are of all of it: set it to 0"
+      f"{name} = {chosen}: {config.algorithm} needs whole batches, as batch statistics couple all images: set it to 0"
     )
   if chosen < 0 or per_device % size:
     raise UserError(
-      f"{name} = {chosen} does not divide the {per_device} images that each of {device_count} devices gets of "
-      f"config.batch_size = {config.batch_size}"
+      f"{name} = {chosen} does not divide the {per_device} images per device "
+      f"(config.batch_size = {config.batch_size} on {device_count} devices): choose a divisor, or 0"
     )
   if phase.group and size % phase.group:
     setting = name if size < per_device else "config.batch_size"
     raise UserError(
-      f"{setting}: {config.algorithm} goes through images in groups of {phase.group}, and {size} at a time do not "
-      f"make whole groups: choose a multiple of {phase.group if size < per_device else phase.group * device_count}"
+      f"{setting}: {size} images at a time on each device are not a multiple of {config.algorithm}'s group size "
+      f"{phase.group}: choose a multiple of {phase.group if size < per_device else phase.group * device_count}"
     )
-
-
-def _max_rollbacks(config: ConfigDict) -> int:
-  run = config.run
-  limits = {"stop": 0, "rollback": run.max_rollbacks}
-  return look_up(limits, "run.on_nonfinite", run.on_nonfinite)
 
 
 def build_source(config: ConfigDict) -> Source:

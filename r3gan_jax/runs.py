@@ -22,8 +22,8 @@ from r3gan_jax.storage import as_path, make_directory
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints, has_checkpoint
 from r3gan_jax.training.distributed import check_same_everywhere, is_first_process, on_first_process
 from r3gan_jax.training.logging import MetricWriter, make_writer
-from r3gan_jax.training.loop import Experiment, Snapshot, train
-from r3gan_jax.training.mesh import local_copy, make_local_mesh, make_mesh
+from r3gan_jax.training.loop import Experiment, Snapshot, Trainer
+from r3gan_jax.training.mesh import local_copy, make_mesh
 from r3gan_jax.training.protocol import as_series, keep_protocol, protocol_differences
 from r3gan_jax.training.state import TrainState, abstract_state, averaged
 from r3gan_jax.training.transfer import transferred_state
@@ -35,7 +35,7 @@ def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
 
   Raises:
     UserError: a setting, the data or the work directory is not usable; nothing has been changed then.
-    Diverged, Interrupted: as `training.loop.train`.
+    Diverged, Interrupted: see `training.loop.Trainer.train`.
   """
   workdir = as_path(workdir)
   experiment = factory.build_experiment(config, jax.device_count())
@@ -59,7 +59,8 @@ def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
   on_first_process(claim)
   logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
   snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scorer)
-  train(experiment, loader, workdir, make_writer(workdir), snapshots, start)
+  with Trainer(experiment, loader, workdir, make_writer(workdir), snapshots) as trainer:
+    trainer.train(start)
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def build_snapshots(
   config: ConfigDict, algorithm: Algorithm, loader: Loader, workdir: epath.Path, scorer: Scorer | None
 ) -> list[Snapshot]:
   """Returns what happens at every snapshot: a grid of samples, the algorithm's own pictures, and the scores."""
-  sampler = Sampler(algorithm, make_local_mesh(), quantised_in=factory.quantised_in(config, algorithm))
+  sampler = Sampler(algorithm, make_mesh(jax.local_devices()), quantised_in=factory.quantised_in(config, algorithm))
   columns, rows = config.run.grid
   seeds = np.arange(columns * rows)
   # With classes, each row of the grid is one class.

@@ -21,6 +21,7 @@ from PIL import Image
 
 from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm
 from r3gan_jax.ops.images import to_uint8
+from r3gan_jax.storage import write_whole
 
 FRAME_RATE = 25
 """Of videos, frames a second; GIFs count in hundredths of a second."""
@@ -142,7 +143,7 @@ def save_png(path: epath.PathLike, image: np.ndarray, scale: int = 1) -> None:
   buffer = BytesIO()
   # Level 1 takes half the time of the default, for a few per cent more bytes.
   _picture(image, scale).save(buffer, format="PNG", compress_level=1)
-  epath.Path(path).write_bytes(buffer.getvalue())
+  write_whole(path, buffer.getvalue())
 
 
 def save_pngs(directory: epath.Path, names: Sequence[str], batches: Iterable[np.ndarray]) -> None:
@@ -190,7 +191,7 @@ def save_video(path: epath.PathLike, frames: Iterable[np.ndarray], scale: int = 
       for picture in chain([first], pictures):
         container.mux(stream.encode(av.VideoFrame.from_image(picture)))
       container.mux(stream.encode())
-  path.write_bytes(buffer.getvalue())
+  write_whole(path, buffer.getvalue())
 
 
 def _picture(image: np.ndarray, scale: int) -> Image.Image:

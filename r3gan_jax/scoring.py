@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -30,7 +31,7 @@ from r3gan_jax.metrics.modes import Classifier, ModeCoverage
 from r3gan_jax.metrics.statistics_cache import StatisticsCache
 from r3gan_jax.sampling import Sampler
 from r3gan_jax.settings import look_up
-from r3gan_jax.training.mesh import make_local_mesh, make_mesh
+from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.protocol import Protocol
 
 METRICS = ("modes", *FEATURE_METRICS)
@@ -200,7 +201,7 @@ def fake_images(
     chosen = np.random.default_rng(seed).integers(len(source), size=num_samples)
     parts = np.array_split(chosen, -(-num_samples // 1000))
     labels = np.concatenate([source[part]["label"] for part in parts])
-  sampler = Sampler(algorithm, make_local_mesh(), quantised_in=quantised_in)
+  sampler = Sampler(algorithm, make_mesh(jax.local_devices()), quantised_in=quantised_in)
 
   def drawn_from(params: Params, carry: Carry) -> ImageSet:
     def images(indices: np.ndarray) -> np.ndarray:

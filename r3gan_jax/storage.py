@@ -5,10 +5,13 @@ An object store has no directories, cannot append, and renames by copying; but a
 
 import fcntl
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from r3gan_jax.errors import UserError, one_line
@@ -89,17 +92,30 @@ def append(path: epath.Path, text: str) -> None:
       file.write(text)
 
 
-def write_whole(path: epath.Path, text: str) -> None:
-  """Writes a file so that a reader finds the old text or the new one, never a part."""
+def write_whole(path: epath.PathLike, data: str | bytes | memoryview) -> None:
+  """Writes a file, and its directory if needed, so that readers find the old content or the new, never a part.
+
+  A write that fails or is interrupted leaves the old file.
+  """
+  path = epath.Path(path)
+  content = data.encode() if isinstance(data, str) else data
+  make_directory(path.parent)
   if is_remote(path):
-    path.write_text(text)
+    path.write_bytes(content)
     return
-  temporary = path.with_name(path.name + ".tmp")
+  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
   try:
-    temporary.write_text(text)
+    temporary.write_bytes(content)
     temporary.replace(path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def write_npz(path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays by name as an .npz, as `write_whole` does."""
+  buffer = BytesIO()
+  np.savez(buffer, allow_pickle=False, **arrays)
+  write_whole(path, buffer.getbuffer())
 
 
 @contextmanager

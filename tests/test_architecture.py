@@ -12,7 +12,7 @@ FLOORS = (
   ("augment", "data", "losses", "networks"),
   ("algorithms", "interop", "metrics"),
   ("inversion", "sampling", "sources", "training"),
-  ("factory", "planning"),
+  ("conversion", "factory", "planning"),
   ("scoring",),
   ("runs",),
   ("cli",),

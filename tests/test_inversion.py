@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from helpers import golden_cases
+from helpers.meshes import mesh_of
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.inversion import FineTuned, Inverter, feature_errors, feature_maps
 from r3gan_jax.ops.images import to_float, to_uint8
 from r3gan_jax.sampling import Sampler
-from r3gan_jax.training.mesh import make_mesh
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_noise_of_an_image_that_g_drew_is_found(setting):
   found = setting.own_found
   np.testing.assert_allclose(found.noise, setting.own_noise[0], atol=0.03)
   assert found.losses.min() < 1e-3 and found.mse < 1e-4
-  sampler = Sampler(setting.algorithm, make_mesh(1), batch_per_device=1)
+  sampler = Sampler(setting.algorithm, mesh_of(1), batch_per_device=1)
   (drawn,) = sampler.batches(setting.params, {}, found.noise[None], setting.labels(1))
   assert np.abs(drawn[0].astype(int) - setting.own).mean() < 1
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from helpers.commands import call
 from helpers.image_files import write_idx_files
+from helpers.meshes import mesh_of
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -24,7 +25,6 @@ from r3gan_jax.errors import INTERRUPTED
 from r3gan_jax.metrics import digits_cnn
 from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.logging import read_metrics
-from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.state import abstract_state
 from r3gan_jax.training.workdir import read_config
 
@@ -56,7 +56,7 @@ def finished(command, tmp_path_factory):
 def final_state(workdir):
   algorithm = factory.build_algorithm(ConfigDict(read_config(workdir)))
   checkpoints = Checkpoints(workdir / "checkpoints")
-  state = checkpoints.restore_latest(abstract_state(algorithm, make_mesh(1)))
+  state = checkpoints.restore_latest(abstract_state(algorithm, mesh_of(1)))
   checkpoints.close()
   return jax.tree.map(np.asarray, state.replace(rng=jax.random.key_data(state.rng)))
 
@@ -286,8 +286,8 @@ REFUSED = [
   ((ROADMAP_A, "--config.batch_size=6"), "config.batch_size: stylegan2 goes through images in groups of 4, and 6 at"),
   ((ROADMAP_A, "--config.run.micro_batch.generator=2"), "config.run.micro_batch.generator: stylegan2 goes through"),
   ((SMOKE, "--config.data.label_noise=0.5"), "config.data.num_classes = 0: there are no labels for"),
-  ((SMOKE, "--config.data.labelled_images=20"), "labelled_images = 20: r3gan does not learn from images without a"),
-  ((DCGAN, "--config.run.micro_batch.generator=2"), "micro_batch.generator = 2: dcgan takes its batch whole"),
+  ((SMOKE, "--config.data.labelled_images=20"), "labelled_images = 20: r3gan cannot learn"),
+  ((DCGAN, "--config.run.micro_batch.generator=2"), "micro_batch.generator = 2: dcgan needs whole batches"),
   ((DCGAN, "--config.gan.gamma=1"), "gamma"),
   ((SMOKE, "--config.run.best_metric=is"), "config.run.best_metric = 'is' is unknown: choose from ['fid',"),
   ((SMOKE, "--config.run.metrics=('fid',)"), "put https://github.com/mseitzer/pytorch-fid"),

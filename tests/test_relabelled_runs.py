@@ -95,7 +95,7 @@ def test_seeds_share_the_labels_and_clean_runs_read_the_source_itself():
 
 def test_images_without_a_label_are_for_those_that_learn_from_them(monkeypatch):
   config = recipe(labelled_images=20)
-  with pytest.raises(UserError, match=r"config.data.labelled_images = 20: r3gan does not learn from images without a"):
+  with pytest.raises(UserError, match=r"config.data.labelled_images = 20: r3gan cannot learn"):
     factory.build_experiment(config, 1)
 
   class SemiSupervised(R3GAN, LearnsFromUnlabelled):

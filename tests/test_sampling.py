@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from etils import epath
 from helpers import golden_cases
+from helpers.meshes import mesh_of
 from PIL import Image
 
 from r3gan_jax.sampling import (
@@ -18,7 +19,6 @@ from r3gan_jax.sampling import (
   save_video,
   slerp,
 )
-from r3gan_jax.training.mesh import make_mesh
 
 
 @golden_cases.cases
@@ -30,7 +30,7 @@ def test_one_seed_one_image(case):
   labels = labels_of_seeds(seeds, case.algorithm.num_classes) if case.algorithm.num_classes else None
   drawn = []
   for devices in (1, 4):
-    sampler = Sampler(case.algorithm, make_mesh(devices), batch_per_device=2)
+    sampler = Sampler(case.algorithm, mesh_of(devices), batch_per_device=2)
     drawn.append(sampler(params, {}, seeds))
     np.testing.assert_array_equal(sampler(params, {}, seeds[3:4]), drawn[-1][3:4])
     noise = sampler.noise(seeds)
@@ -48,7 +48,7 @@ def test_bytes_in_bfloat16():
   case = golden_cases.load("cond_8px")
   params = {"generator": case.params("G", "generator")}
   in_float32, in_bfloat16 = (
-    Sampler(case.algorithm, make_mesh(1), batch_per_device=8, quantised_in=dtype)(params, {}, np.arange(8)).astype(int)
+    Sampler(case.algorithm, mesh_of(1), batch_per_device=8, quantised_in=dtype)(params, {}, np.arange(8)).astype(int)
     for dtype in (jnp.float32, jnp.bfloat16)
   )
   higher = in_bfloat16 - in_float32

@@ -17,6 +17,7 @@ import pytest
 from etils import epath
 from helpers.gcs_server import BUCKET, FORBIDDEN, OBJECTS_ONLY, gcs_server
 from helpers.image_files import write_idx_files, write_images, zip_directory
+from helpers.meshes import mesh_of
 from ml_collections import ConfigDict
 from PIL import Image
 from tensorboardX.proto import event_pb2
@@ -31,7 +32,6 @@ from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import image_grid
 from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.logging import append_line, make_writer, read_metrics
-from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.state import abstract_state
 from r3gan_jax.training.workdir import claim_workdir, read_config
 
@@ -76,6 +76,33 @@ def test_files(place):
     (place / "7").write_text("y" * 7)
     after = storage.remote_versions(place)
     assert [name for name in names if before[name] != after[name]] == ["7"]
+
+
+def test_whole_files(place):
+  """In a directory that is made; what is there is replaced, and nothing else is left beside it."""
+  path = place / "new" / "file"
+  for content in ("old", b"new"):
+    storage.write_whole(path, content)
+  assert path.read_bytes() == b"new"
+  storage.write_npz(path.with_name("x.npz"), {"x": np.arange(3)})
+  with np.load(BytesIO(path.with_name("x.npz").read_bytes())) as arrays:
+    assert arrays["x"].tolist() == [0, 1, 2]
+  assert sorted(it.name for it in path.parent.iterdir()) == ["file", "x.npz"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+  (tmp_path / "file").write_text("old")
+  program = """
+import resource, signal, sys
+from r3gan_jax.storage import write_whole
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+write_whole(sys.argv[1], "x" * 5000)
+"""
+  command = [sys.executable, "-c", program, str(tmp_path / "file")]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert "File too large" in done.stderr
+  assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
 
 
 def test_a_work_directory(place):
@@ -205,7 +232,7 @@ def test_without_gcsfs_one_line_says_what_to_install(server):
 
 def final_states(*workdirs):
   algorithm = factory.build_algorithm(ConfigDict(read_config(workdirs[0])))
-  abstract = abstract_state(algorithm, make_mesh(1))
+  abstract = abstract_state(algorithm, mesh_of(1))
   for workdir in workdirs:
     checkpoints = Checkpoints(workdir / "checkpoints")
     state = checkpoints.restore_latest(abstract)

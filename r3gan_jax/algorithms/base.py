@@ -106,7 +106,11 @@ class Phase:
     if self.counts_images and self.every != 1:
       raise ValueError("images seen count iterations, so a phase that counts images runs in each of them")
     if not self.fresh_batch and (self.repeat, self.batches) != (1, 1):
-      raise ValueError("a phase with the batch of the one before it takes that once, and as it is")
+      raise ValueError("a phase that reuses the batch of the phase before it takes it once and whole")
+
+  def micro_batch_size(self, images: int, setting: int | None) -> int:
+    """Returns how many of a device's `images` the phase takes at a time; a `setting` of None or 0 means all."""
+    return min(setting or images, images)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from r3gan_jax.cli.shared.numbers import parse_numbers
 from r3gan_jax.cli.shared.processes import join_processes
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
-from r3gan_jax.storage import as_path, failing_as
+from r3gan_jax.storage import as_path, failing_as, write_whole
 from r3gan_jax.training.distributed import is_first_process, on_first_process
 from r3gan_jax.training.logging import read_metrics
 from r3gan_jax.training.progress import Diverged
@@ -90,8 +90,8 @@ def main() -> None:
     results = _results(out)
     if is_first_process():
       with failing_as(f"cannot write to --out={out}", out):
-        (out / "table.md").write_text(table(results))
-        (out / "curves.png").write_bytes(_curves(out, results))
+        write_whole(out / "table.md", table(results))
+        write_whole(out / "curves.png", _curves(out, results))
   print(table(results), end="")
 
 
@@ -146,7 +146,7 @@ def _carry_out(config: ConfigDict, workdir: epath.Path) -> None:
         scores[name.removeprefix(prefix)] = float(values[-1])
   result = Result(config.name, loss_name(config), config.seed, total, diverged_at, scores)
   if is_first_process():
-    (workdir / RESULT).write_text(json.dumps(asdict(result), indent=2) + "\n")
+    write_whole(workdir / RESULT, json.dumps(asdict(result), indent=2) + "\n")
 
 
 def _results(out: epath.Path) -> list[Result]:

@@ -22,16 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 
 from r3gan_jax import runs
 from r3gan_jax.cli.shared.runner import run
+from r3gan_jax.conversion import as_snapshot, write_workdir
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.download import check_sum, fetch
-from r3gan_jax.interop.official import Snapshot, read_snapshot
-from r3gan_jax.storage import as_path
-from r3gan_jax.training.official import official_arrays, write_workdir
+from r3gan_jax.interop.official import Snapshot, official_arrays, read_snapshot
+from r3gan_jax.storage import as_path, write_npz
 
 _OUT = flags.DEFINE_string("out", None, "The work directory to make; with --workdir, the .npz to write.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory to convert back.")
@@ -72,12 +71,8 @@ def _to_npz(out: Path) -> None:
   if out.suffix != ".npz":
     raise UserError(f"--out={out}: with --workdir it names an .npz")
   _, algorithm, state = runs.open_state(_WORKDIR.value or "", _CHECKPOINT.value)
-  arrays = official_arrays(algorithm, state)
-  out.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as directory:
-    whole = Path(directory) / out.name
-    np.savez(whole, **arrays)  # type: ignore[arg-type]
-    whole.replace(out)
+  arrays = official_arrays(as_snapshot(algorithm, state))
+  write_npz(out, arrays)
   print(f"the checkpoint at {int(state.images_seen):,} images seen: {out}")
 
 

@@ -27,7 +27,7 @@ from r3gan_jax import runs
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.runs import TrainedRun
-from r3gan_jax.storage import as_path, failing_as, make_directory
+from r3gan_jax.storage import as_path, failing_as, write_whole
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
@@ -43,8 +43,7 @@ def main() -> None:
   trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
   serialized = exported_generator(trained).serialize()
   with failing_as(f"cannot write --out={out}", out):
-    make_directory(out.parent)
-    out.write_bytes(serialized)
+    write_whole(out, bytes(serialized))
   print(
     f"the generator at {trained.images_seen:,} images seen, {len(serialized) / 2**20:.1f} MiB, for "
     f"{', '.join(PLATFORMS)}: {out}"

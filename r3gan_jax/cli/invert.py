@@ -22,17 +22,17 @@ interpolation.gif with --interpolate, and inversion.npz with n images in the ord
 The noise can be used like any other. In Python:
 
     trained, found = runs.open_run("runs/NAME"), numpy.load("DIR/inversion.npz")
-    sampler = Sampler(trained.algorithm, make_local_mesh())
+    sampler = Sampler(trained.algorithm, make_mesh(jax.local_devices()))
     images = sampler.batches(trained.params, trained.carry, found["noise"], found.get("labels"))
 
 If fine-tuned, use r3gan_jax.inversion.FineTuned(trained.algorithm, trained.params, trained.carry) as the algorithm and
 numpy.concatenate([found["noise"], found["offsets"]], axis=1) as the noise.
 """
 
-from io import BytesIO
 from pathlib import PurePosixPath
 from typing import cast
 
+import jax
 import numpy as np
 from absl import flags
 
@@ -44,8 +44,8 @@ from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.errors import UserError
 from r3gan_jax.inversion import FineTuned, Inverter
 from r3gan_jax.sampling import FRAME_RATE, Sampler, image_grid, interpolation, save_png, save_video
-from r3gan_jax.storage import as_path, failing_as, make_directory
-from r3gan_jax.training.mesh import make_local_mesh
+from r3gan_jax.storage import as_path, failing_as, make_directory, write_npz
+from r3gan_jax.training.mesh import make_mesh
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
@@ -82,7 +82,7 @@ def main() -> None:
   # Others are inverted by pixels alone: D's features of an image must not depend on the rest of its batch.
   discriminator = algorithm.discriminator if isinstance(algorithm, R3GAN) else None
   inverter = Inverter(algorithm, *networks, discriminator, _STEPS.value, _FINE_TUNE.value)
-  sampler = Sampler(algorithm, make_local_mesh())
+  sampler = Sampler(algorithm, make_mesh(jax.local_devices()))
   starts = sampler.noise(_SEED.value + np.arange(_STARTS.value))
   found = []
   for index, (name, target) in enumerate(zip(_IMAGE.value, targets, strict=True)):
@@ -92,7 +92,7 @@ def main() -> None:
   noise, offsets = np.stack([it.noise for it in found]), np.stack([it.offsets for it in found])
   shown = [targets, np.concatenate(list(sampler.batches(*networks, noise, labels)))]
   if _FINE_TUNE.value:
-    sampler = Sampler(cast(Algorithm, FineTuned(algorithm, *networks)), make_local_mesh())
+    sampler = Sampler(cast(Algorithm, FineTuned(algorithm, *networks)), make_mesh(jax.local_devices()))
     shown.append(np.concatenate(list(sampler.batches(*networks, np.concatenate([noise, offsets], axis=1), labels))))
   arrays = {
     "noise": noise,
@@ -104,9 +104,7 @@ def main() -> None:
   } | ({} if labels is None else {"labels": labels})
   scale = -(-_MIN_SIDE // targets.shape[1])
   with failing_as(f"cannot write --out={out}", out):
-    buffer = BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    (out / "inversion.npz").write_bytes(buffer.getvalue())
+    write_npz(out / "inversion.npz", arrays)
     for index, (name, images) in enumerate(zip(_IMAGE.value, zip(*shown, strict=True), strict=True)):
       save_png(out / f"{index}_{PurePosixPath(name).stem}.png", image_grid(np.stack(images), len(images)), scale)
     if _INTERPOLATE.value:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
-from r3gan_jax.storage import as_path, failing_as
+from r3gan_jax.storage import as_path, failing_as, write_whole
 from r3gan_jax.training.logging import read_metrics
 from r3gan_jax.training.workdir import flatten, read_config
 
@@ -273,7 +273,7 @@ def _picture(sections: dict[str, Panels]) -> bytes:
 
 def _write(path: epath.Path, data: bytes, flag: str) -> None:
   with failing_as(f"{flag}: cannot write {path}", path):
-    path.write_bytes(data)
+    write_whole(path, data)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ uint8 [n, H, W, C], `seeds` and, with classes, `labels`) or a directory (one PNG
 
 import importlib.util
 import math
-from io import BytesIO
 
 import jax
 import numpy as np
@@ -37,9 +36,9 @@ from r3gan_jax.sampling import (
   save_pngs,
   save_video,
 )
-from r3gan_jax.storage import as_path, failing_as, make_directory
+from r3gan_jax.storage import as_path, failing_as, make_directory, write_npz
 from r3gan_jax.training.distributed import gathered, is_first_process
-from r3gan_jax.training.mesh import make_local_mesh
+from r3gan_jax.training.mesh import make_mesh
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
@@ -70,7 +69,9 @@ def main() -> None:
   classes = _classes(trained.algorithm.num_classes)
   trained.config.run.quantisation = _QUANTISATION.value or trained.config.run.quantisation
   quantised_in = factory.quantised_in(trained.config, trained.algorithm)
-  sampler = Sampler(trained.algorithm, make_local_mesh(), truncation=_TRUNCATION.value, quantised_in=quantised_in)
+  sampler = Sampler(
+    trained.algorithm, make_mesh(jax.local_devices()), truncation=_TRUNCATION.value, quantised_in=quantised_in
+  )
   noise = sampler.noise(seeds)
   if _INTERPOLATE.value:
     noise = interpolation(noise, round(_INTERPOLATE.value * FRAME_RATE))
@@ -90,7 +91,6 @@ def main() -> None:
     if out.suffix in (".png", ".npz", *_VIDEOS):
       images = gathered(np.concatenate(list(batches)), share)[: len(noise)]
       if is_first_process():
-        make_directory(out.parent)
         _write_file(out, images, seeds, labels, several)
     else:
       make_directory(out)
@@ -134,10 +134,7 @@ def _write_file(
     columns = len(images) // several if several > 1 else math.ceil(math.sqrt(len(images)))
     save_png(out, image_grid(images, columns))
   elif out.suffix == ".npz":
-    buffer = BytesIO()
-    arrays = {"images": images, "seeds": seeds} | ({} if labels is None else {"labels": labels})
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    out.write_bytes(buffer.getvalue())
+    write_npz(out, {"images": images, "seeds": seeds} | ({} if labels is None else {"labels": labels}))
   else:
     frames = images.reshape(several, -1, *images.shape[1:]).swapaxes(0, 1)
     columns = math.ceil(math.sqrt(several))

@@ -18,7 +18,7 @@ from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.ops.images import to_float, to_uint8
-from r3gan_jax.storage import as_path, failing_as
+from r3gan_jax.storage import as_path, failing_as, write_whole
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -50,7 +50,7 @@ def main() -> None:
   figure.savefig(buffer, format="png", dpi=80)
   out = as_path(_OUT.value)
   with failing_as(f"cannot write --out={out}", out):
-    out.write_bytes(buffer.getvalue())
+    write_whole(out, buffer.getvalue())
   print(f"the image, then {DRAWS} draws of each augmentation: {out}")
 
 

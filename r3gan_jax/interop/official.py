@@ -9,20 +9,26 @@ then every name and shape is checked against it.
 import itertools
 import mmap
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
+from r3gan_jax.errors import UserError
+from r3gan_jax.interop.official_names import (
+  EMBEDDING,
+  Network,
+  Params,
+  official_parameters,
+  resampling_kernels,
+  to_params,
+  to_state_dict,
+)
 from r3gan_jax.interop.pytorch import Storage, Tensor, Unpickler, check, load_legacy, one_line_errors
 from r3gan_jax.networks.r3gan import Discriminator, Generator
-
-Params = dict[str, Any]
-Network = Generator | Discriminator
 
 _MODULES = {
   "training.networks": ("Generator", "Discriminator"),
@@ -43,8 +49,6 @@ _EARLIER_MODULES = {
 }
 """As the published snapshots name them: huggingface.co/brownvc/R3GAN-ImgNet-32x32 lists what its file imports."""
 _PICKLE = b"\x80"
-_EMBEDDING = "Model.EmbeddingLayer.weight"
-_RESAMPLING_KERNEL = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 64
 
 
 @dataclass(frozen=True)
@@ -98,85 +102,49 @@ def read_snapshot(path: Path) -> Snapshot:
     )
 
 
-def to_params(network: Network, state: Mapping[str, np.ndarray]) -> Params:
-  """An official state dict as our parameters, float32; what is no parameter of `network` is passed over."""
-  leaves = {}
-  for name, path, _ in official_parameters(network):
-    value = state[name]
-    if name.endswith(".Layer.weight") and value.shape[2:] == (1, 1):
-      value = value[..., 0, 0]
-    elif name.endswith(".Basis.weight"):  # depthwise: [C, 1, H, W]
-      value = value[:, 0]
-    # [C]; [out, in] -> [in, out]; [C, H, W] -> [H, W, C]; OIHW -> HWIO
-    value = value.transpose(((0,), (1, 0), (1, 2, 0), (2, 3, 1, 0))[value.ndim - 1])
-    leaves[path] = np.ascontiguousarray(value, np.float32)
-  return unflatten_dict(leaves)
+def settings_of(snapshot: Snapshot) -> dict[str, Any]:
+  """Returns the settings that a snapshot fixes, by their names in configs/common.py.
+
+  Raises:
+    UserError: its class embeddings have lengths that no setting can express.
+  """
+  generator, discriminator = snapshot.generator, snapshot.discriminator
+  found, expected = (generator.embed_dim, discriminator.embed_dim), (generator.noise_dim, generator.widths[0])
+  if generator.num_classes and found != expected:
+    raise UserError(
+      f"the snapshot's class embeddings have lengths {found}, but config.gan has noise_dim and widths[0], {expected}, "
+      "for both: use it through interop.official.read_snapshot"
+    )
+  shape = ("widths", "cardinalities", "blocks", "expansion", "noise_dim", "bfloat16_stages")
+  return {
+    "algorithm": "r3gan",
+    "data": {
+      "resolution": 4 * 2 ** (len(generator.widths) - 1),
+      "channels": generator.image_channels,
+      "num_classes": generator.num_classes,
+    },
+    "gan": {"network": "r3gan"} | {name: getattr(generator, name) for name in shape},
+  }
 
 
-def to_state_dict(network: Network, params: Params) -> dict[str, np.ndarray]:
-  """Our parameters as an official state dict; the inverse of `to_params`."""
-  leaves = flatten_dict(params)
-  state = {}
-  for name, path, _ in official_parameters(network):
-    value = np.asarray(leaves[path])
-    value = value.transpose(((0,), (1, 0), (2, 0, 1), (3, 2, 0, 1))[value.ndim - 1])
-    if name.endswith(".Layer.weight") and value.ndim == 2:
-      value = value[..., None, None]
-    elif name.endswith(".Basis.weight"):
-      value = value[:, None]
-    state[name] = np.ascontiguousarray(value)
-  return state
+def official_arrays(snapshot: Snapshot) -> dict[str, np.ndarray]:
+  """Returns a snapshot as arrays by official names, in PyTorch's layout.
 
+  `N/NAME` for each N of G, D and G_ema and each NAME in its state dict; `N_opt_state/exp_avg_sq/NAME` and
+  `N_opt_state/step`, Adam's, for each N of G and D; and `cur_nimg`.
+  """
+  arrays: dict[str, np.ndarray] = {"cur_nimg": np.asarray(snapshot.images_seen)}
 
-def resampling_kernels(network: Network) -> dict[str, np.ndarray]:
-  """The buffers of the official module: PyTorch expects them beside the parameters."""
-  stages = range(1, len(network.widths))
-  return {f"{_transition(network, stage)}.Resampler.Kernel": _RESAMPLING_KERNEL for stage in stages}
+  def add(title: str, state_dict: dict[str, np.ndarray]) -> None:
+    arrays.update({f"{title}/{name}": value for name, value in state_dict.items()})
 
-
-def official_parameters(network: Network) -> Iterator[tuple[str, tuple[str, ...], tuple[int, ...]]]:
-  """Of each parameter: its official name, its path in our tree, its official shape (images are RGB)."""
-  widths = network.widths
-  generates = isinstance(network, Generator)
-  for stage, width in enumerate(widths):
-    inner = round(network.expansion * width)
-    group = inner // network.cardinalities[stage]
-    for block in range(network.blocks[stage]):
-      # G's stages begin with a transition, D's end with one.
-      name = f"{_stage(network, stage)}.Layers.{block + generates}"
-      path = f"stage_{stage}_block_{block}"
-      yield f"{name}.LinearLayer1.Layer.weight", (path, "conv1"), (inner, width, 1, 1)
-      yield f"{name}.LinearLayer2.Layer.weight", (path, "conv2"), (inner, group, 3, 3)
-      yield f"{name}.LinearLayer3.Layer.weight", (path, "conv3"), (width, inner, 1, 1)
-      yield f"{name}.NonLinearity1.Bias", (path, "bias1"), (inner,)
-      yield f"{name}.NonLinearity2.Bias", (path, "bias2"), (inner,)
-  for stage, (coarse, fine) in enumerate(itertools.pairwise(widths), start=1):
-    if coarse != fine:
-      path, shape = (f"up_{stage}", (fine, coarse)) if generates else (f"down_{stage - 1}", (coarse, fine))
-      yield f"{_transition(network, stage)}.LinearLayer.Layer.weight", (path, "conv", "kernel"), (*shape, 1, 1)
-
-  basis, constant, linear = _transition(network, 0), ("basis", "constant"), ("basis", "linear", "kernel")
-  embed_dim = network.embed_dim if network.num_classes else 0
-  if isinstance(network, Generator):
-    yield f"{basis}.Basis", constant, (widths[0], 4, 4)
-    yield f"{basis}.LinearLayer.weight", linear, (widths[0], network.noise_dim + embed_dim)
-    yield "Model.AggregationLayer.Layer.weight", ("to_image", "kernel"), (3, widths[-1], 1, 1)
-  else:
-    yield "Model.ExtractionLayer.Layer.weight", ("from_image", "kernel"), (widths[-1], 3, 1, 1)
-    yield f"{basis}.Basis.weight", constant, (widths[0], 1, 4, 4)
-    yield f"{basis}.LinearLayer.weight", linear, (embed_dim or 1, widths[0])
-  if network.num_classes:
-    yield _EMBEDDING, ("class_embedding", "kernel"), (embed_dim, network.num_classes)
-
-
-def _stage(network: Network, stage: int) -> str:
-  """G lists its stages from 4x4 upward, D downward to it."""
-  return f"Model.MainLayers.{stage if isinstance(network, Generator) else len(network.widths) - 1 - stage}"
-
-
-def _transition(network: Network, stage: int) -> str:
-  """The layer between `stage` and the one below it; of stage 0, the basis."""
-  return f"{_stage(network, stage)}.Layers.{0 if isinstance(network, Generator) else network.blocks[stage]}"
+  add("G_ema", to_state_dict(snapshot.generator, snapshot.ema) | resampling_kernels(snapshot.generator))
+  network: Network
+  for letter, name, network in (("G", "generator", snapshot.generator), ("D", "discriminator", snapshot.discriminator)):
+    add(letter, to_state_dict(network, snapshot.params[name]) | resampling_kernels(network))
+    add(f"{letter}_opt_state/exp_avg_sq", to_state_dict(network, snapshot.second_moments[name]))
+    arrays[f"{letter}_opt_state/step"] = np.asarray(snapshot.updates[name])
+  return arrays
 
 
 class _Module:
@@ -246,7 +214,7 @@ class _OfficialNetwork:
       following = (f"{layers}.{n}.LinearLayer1.Layer.weight" for n in itertools.count(2))
       blocks.append(next(n for n, name in enumerate(following, start=1) if name not in self._parameters))
     check(bool(widths), f"{self._name} has no stages")
-    embed_dim, num_classes = self._shape(_EMBEDDING, 2) if _EMBEDDING in self._parameters else (0, 0)
+    embed_dim, num_classes = self._shape(EMBEDDING, 2) if EMBEDDING in self._parameters else (0, 0)
     noise_dim = self._shape("Model.MainLayers.0.Layers.0.LinearLayer.weight", 2)[1] - embed_dim
     check(noise_dim > 0, f"{self._name} takes no noise")
     return Generator(
@@ -263,7 +231,7 @@ class _OfficialNetwork:
   def infer_discriminator(self, generator: Generator) -> Discriminator:
     """The mirror image of `generator`."""
     shared = ("widths", "cardinalities", "blocks", "num_classes", "expansion", "bfloat16_stages")
-    embed_dim = self._shape(_EMBEDDING, 2)[0] if generator.num_classes else 0
+    embed_dim = self._shape(EMBEDDING, 2)[0] if generator.num_classes else 0
     return Discriminator(**{name: getattr(generator, name) for name in shared}, embed_dim=embed_dim)
 
   def params(self, network: Network) -> Params:

@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from r3gan_jax.errors import UserError, one_line
 from r3gan_jax.metrics.features import PRECISION, FeatureNetwork
+from r3gan_jax.storage import write_npz
 
 SIDE = 32
 CLASSES = 10
@@ -84,9 +85,7 @@ def classify(params: Any, digits: np.ndarray) -> np.ndarray:
 
 def save(path: Path, params: Any, test_accuracy: float) -> None:
   """Writes an .npz that `load` reads."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open("wb") as file:
-    np.savez(file, test_accuracy=test_accuracy, **flatten_dict(params, sep="/"))
+  write_npz(path, flatten_dict(params, sep="/") | {"test_accuracy": np.float64(test_accuracy)})
 
 
 def load(path: Path) -> tuple[Any, float]:

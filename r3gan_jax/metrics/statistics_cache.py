@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-import uuid
 import zipfile
 import zlib
 
 import numpy as np
 from absl import logging
 from etils import epath
+
+from r3gan_jax.storage import write_npz
 
 Key = dict[str, str | int]
 """All that decides the numbers, by name."""
@@ -33,15 +34,8 @@ class StatisticsCache:
       return None
 
   def save(self, key: Key, arrays: dict[str, np.ndarray]) -> None:
-    """Saves all or nothing: an interrupted or a concurrent save leaves a whole file or none."""
-    self._directory.mkdir(parents=True, exist_ok=True)
-    temporary = self._directory / f".{uuid.uuid4().hex}.tmp"
-    try:
-      with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-      temporary.replace(self._path(key))
-    finally:
-      temporary.unlink(missing_ok=True)
+    """Saves arrays under `key`; concurrent saves do not disturb each other."""
+    write_npz(self._path(key), arrays)
 
   def _path(self, key: Key) -> epath.Path:
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

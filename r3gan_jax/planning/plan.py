@@ -1,9 +1,6 @@
 """What a run will take, found by tracing and compiling its step, without allocating a network."""
 
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -81,65 +78,3 @@ def abstract_batch(experiment: Experiment, mesh: jax.sharding.Mesh, images: int)
   if not experiment.algorithm.num_classes:
     return image
   return image | {"label": jax.ShapeDtypeStruct((images,), jnp.int32, sharding=sharding)}
-
-
-@dataclass(frozen=True)
-class Collective:
-  """One collective operation of the compiled step: its kind, and the bytes of its results."""
-
-  kind: str
-  size: int
-
-
-_COLLECTIVE = re.compile(
-  r"= (?P<shapes>.*?) (?P<kind>all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
-)
-_SHAPE = re.compile(r"(?P<dtype>[a-z]+\d*)\[(?P<dims>[\d,]*)\]")
-_BITS = re.compile(r"\d+")
-
-
-def collectives(text: str) -> tuple[Collective, ...]:
-  """The collective operations of a compiled program's text (the asynchronous ones once, at their start)."""
-  return tuple(
-    Collective(match["kind"], sum(_shape_bytes(shape) for shape in _SHAPE.finditer(match["shapes"])))
-    for match in _COLLECTIVE.finditer(text)
-  )
-
-
-def _shape_bytes(shape: re.Match[str]) -> int:
-  bits = _BITS.search(shape["dtype"])
-  size = int(bits[0]) // 8 if bits else 1
-  for dim in filter(None, shape["dims"].split(",")):
-    size *= int(dim)
-  return size
-
-
-_ASSIGNED = re.compile(
-  r"^ *(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shapes>.*?) (?P<kind>[a-z][\w-]*)\((?P<operands>.*)$", re.MULTILINE
-)
-_FIRST_OPERAND = re.compile(r"[^%\w]*(?:\w+\[[\d,]*\]\S* )?%?(?P<name>[\w.-]+)")
-_DIMENSIONS = re.compile(r"dimensions=\{(?P<dims>[\d,]*)\}")
-
-
-def bfloat16_sums(text: str, terms: int = 32) -> tuple[str, ...]:
-  """The reductions of at least so many terms that a program carries out in bfloat16, as they stand in its HLO text.
-
-  Those of a few terms, such as a TPU's compiler chooses for what it goes on to round to bfloat16, lose no more than
-  any other operation. Matrix products and convolutions are none: they add up in float32 on all hardware.
-  """
-  found = list(_ASSIGNED.finditer(text))
-  shapes = {match["name"]: _SHAPE.search(match["shapes"]) for match in found}
-
-  def count(match: re.Match[str]) -> int:
-    operand, dimensions = _FIRST_OPERAND.match(match["operands"]), _DIMENSIONS.search(match["operands"])
-    assert operand and dimensions, match[0]
-    shape = shapes[operand["name"]]
-    assert shape, match[0]
-    sizes = [int(size) for size in shape["dims"].split(",")]
-    return math.prod(sizes[int(dim)] for dim in filter(None, dimensions["dims"].split(",")))
-
-  return tuple(
-    match[0].strip()
-    for match in found
-    if match["kind"] == "reduce" and "bf16[" in match["shapes"] and count(match) >= terms
-  )

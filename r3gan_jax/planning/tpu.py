@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import jax
-import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
-from r3gan_jax.algorithms.base import DATA_AXIS
 from r3gan_jax.errors import UserError
-from r3gan_jax.planning.plan import Collective, collectives, traced_phase, traced_step
+from r3gan_jax.planning.hlo import Collective, collectives
+from r3gan_jax.planning.plan import traced_phase, traced_step
 from r3gan_jax.training.loop import Experiment
+from r3gan_jax.training.mesh import make_mesh
 
 GIB = 2**30
 
@@ -134,7 +134,7 @@ def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
   flops, accessed = _cost(compiled)
   for phase in experiment.algorithm.phases:  # XLA counts the body of a loop once
     of_phase = phase.batches * per_chip
-    size = min(micro_batches.get(phase.name) or of_phase, of_phase)
+    size = phase.micro_batch_size(of_phase, micro_batches.get(phase.name))
     times = phase.repeat * of_phase // size
     if times > 1:
       body_flops, body_accessed = _cost(traced_phase(experiment, mesh, phase, size * mesh.size).lower().compile())
@@ -188,7 +188,7 @@ def topology_mesh(topology_name: str) -> Mesh:
     topology = topologies.get_topology_desc(platform="tpu", topology_name=topology_name)
   except (jax.errors.JaxRuntimeError, RuntimeError) as error:
     raise UserError(f"libtpu refuses the topology {topology_name!r}: {str(error).splitlines()[0]}") from error
-  return Mesh(np.array(topology.devices).reshape(-1), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+  return make_mesh(topology.devices)
 
 
 def _compile(experiment: Experiment, mesh: Mesh, micro_batches: Mapping[str, int]) -> jax.stages.Compiled:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorboardX
 from etils import epath
 
-from r3gan_jax.storage import append, is_remote
+from r3gan_jax.storage import append, is_remote, write_whole
 
 if importlib.util.find_spec("tensorflow") is None:
   # clu imports this module for its TensorFlow writer, which is not used here.
@@ -130,7 +130,7 @@ class RemoteTensorBoardWriter(_ScalarsAndImagesWriter):
       directory, writer = self._local
       writer.close()
       (events,) = directory.iterdir()
-      (self._directory / f"{events.name}.{self._flushed:05}").write_bytes(events.read_bytes())
+      write_whole(self._directory / f"{events.name}.{self._flushed:05}", events.read_bytes())
       shutil.rmtree(directory)
       self._flushed += 1
       self._local = None

@@ -42,7 +42,24 @@ SNAPSHOT_SECONDS = "progress/snapshot_seconds"
 
 @dataclass(frozen=True)
 class Experiment:
-  """What is trained and how often it is looked at; built by factory.py. Intervals and sizes are in images."""
+  """What is trained, and the settings of the loop. Fields named as in config.run are those settings.
+
+  Attributes:
+    algorithm: the GAN.
+    batch_size: images, over all devices.
+    seed: of initialisation, noise, augmentation and data order.
+    total_images: the run ends here.
+    log_every_images: interval of log lines.
+    snapshot_every_images: interval of checkpoints, sample grids and scores.
+    keep_checkpoints: how many of the newest are kept.
+    keep_every_images: checkpoints at multiples of this are kept, too; 0: none.
+    micro_batches: phase name -> images per device and micro-batch; absent: the device's whole part.
+    best_metric: the score whose best checkpoint is kept as well; "": none.
+    best_mode: whether its "min" or "max" is best.
+    max_rollbacks: how often the run may return to its last checkpoint after a non-finite value.
+    stall_seconds: an iteration that takes longer ends the process.
+    profile: (first, last) iteration to trace, counted from the start of this process; (): none.
+  """
 
   algorithm: Algorithm
   batch_size: int
@@ -54,14 +71,10 @@ class Experiment:
   keep_every_images: int
   micro_batches: Mapping[str, int] = field(default_factory=dict)
   best_metric: str = ""
-  """The score whose best checkpoint is kept beside the newest ones; "": none."""
   best_mode: str = "min"
   max_rollbacks: int = 0
-  """How often the run may go back to its last checkpoint after a value that is not finite."""
   stall_seconds: float = 3600.0
-  """An iteration that takes longer is taken for a hang."""
-  profile: tuple[int, int] | None = None
-  """First and last iteration to profile, counted from the start of this process."""
+  profile: Sequence[int] = ()
 
   @property
   def images_per_iteration(self) -> int:
@@ -79,59 +92,24 @@ class Experiment:
     )
 
 
-def train(
-  experiment: Experiment,
-  loader: Loader,
-  workdir: epath.Path,
-  writer: MetricWriter,
-  snapshots: Sequence[Snapshot],
-  start: TrainState | None = None,
-) -> TrainState:
-  """Trains from the newest checkpoint of `workdir`, or from the start, to `experiment.total_images`.
-
-  Args:
-    start: what a run without a checkpoint begins with, on `make_mesh()`, and gives away; default: from scratch.
-
-  Raises:
-    Diverged: at a loss or gradient that is not finite, and no more going back; no later state is written.
-    Interrupted: after SIGTERM; the state of the last iteration has been saved.
-  """
-  with _Trainer(experiment, loader, workdir, writer, snapshots) as trainer:
-    state = trainer.restored()
-    if state is not None:
-      logging.info("resumed from %s at %s images", trainer.checkpoints.directory, f"{int(state.images_seen):,}")
-    elif start is not None:
-      state = start
-    else:
-      init = jax.jit(
-        lambda: init_state(experiment.algorithm, experiment.seed),
-        out_shardings=replicated(trainer.mesh),
-      )
-      state = init()
-    while True:
-      rollbacks = int(state.rollbacks) + 1
-      try:
-        return trainer.train(state)
-      except Diverged as error:
-        state = trainer.restored() if rollbacks <= experiment.max_rollbacks else None
-        if state is None:
-          raise
-        logging.warning("%s", error)
-        images_seen, most = f"{int(state.images_seen):,}", experiment.max_rollbacks
-        logging.warning("going back to %s images, for the %d. of %d times", images_seen, rollbacks, most)
-        state = _with_other_draws(state, rollbacks)
-
-
 @partial(jax.jit, donate_argnums=0)
 def _with_other_draws(state: TrainState, rollbacks: int | jax.Array) -> TrainState:
-  """`state`, to go on with other noise and another data order than before."""
+  """Changes the noise and the data order of what follows."""
   return replace(
     state, rng=jax.random.fold_in(state.rng, rollbacks), rollbacks=jnp.full_like(state.rollbacks, rollbacks)
   )
 
 
-class _Trainer:
-  """What stays the same whether a run goes on or goes back: programs, data, and where everything is written."""
+class Trainer:
+  """Trains one experiment in one work directory; a context manager, which closes its files at the end.
+
+  Args:
+    experiment: what to train.
+    loader: the data.
+    workdir: the run's directory.
+    writer: for metrics and sample grids.
+    snapshots: called, in order, at every snapshot.
+  """
 
   def __init__(
     self,
@@ -153,7 +131,7 @@ class _Trainer:
     self._watchdog = Watchdog(experiment.stall_seconds)
     self._profile = Profile(workdir / "profile", experiment.profile)
 
-  def __enter__(self) -> "_Trainer":
+  def __enter__(self) -> "Trainer":
     return self
 
   def __exit__(self, *_: object) -> None:
@@ -164,16 +142,48 @@ class _Trainer:
       self._best.close()
     self._writer.flush()
 
-  def restored(self) -> TrainState | None:
-    """The newest checkpoint that can be read; those after it are set aside."""
+  def train(self, start: TrainState | None = None) -> TrainState:
+    """Trains from the newest checkpoint, or from `start`, or from scratch, to `total_images`.
+
+    Args:
+      start: the state of a run without a checkpoint, on `make_mesh()`; it is donated.
+
+    Raises:
+      Diverged: a loss or gradient is not finite, and no rollback is left; no later state has been written.
+      Interrupted: after SIGTERM; the state of the last iteration has been saved.
+    """
+    experiment = self._experiment
+    state = self._restore()
+    if state is not None:
+      logging.info("resumed from %s at %s images", self.checkpoints.directory, f"{int(state.images_seen):,}")
+    elif start is not None:
+      state = start
+    else:
+      init = partial(init_state, experiment.algorithm, experiment.seed)
+      state = jax.jit(init, out_shardings=replicated(self.mesh))()
+    while True:
+      rollbacks = int(state.rollbacks) + 1
+      try:
+        return self._train_from(state)
+      except Diverged as error:
+        state = self._restore() if rollbacks <= experiment.max_rollbacks else None
+        if state is None:
+          raise
+        logging.warning("%s", error)
+        images_seen = f"{int(state.images_seen):,}"
+        logging.warning("rolling back to %s images (%d of %d)", images_seen, rollbacks, experiment.max_rollbacks)
+        state = _with_other_draws(state, rollbacks)
+
+  def _restore(self) -> TrainState | None:
+    """Returns the newest readable checkpoint, and sets aside those after it."""
     experiment = self._experiment
     state = self.checkpoints.restore_latest(abstract_state(experiment.algorithm, self.mesh))
     if state is not None:
       self.checkpoints.set_aside_after(int(state.images_seen))
     return state
 
-  def train(self, state: TrainState) -> TrainState:
-    """From `state` to the end of the run."""
+  def _train_from(self, state: TrainState) -> TrainState:
+    """Trains from `state` to the end of the run."""
     experiment, watchdog = self._experiment, self._watchdog
     images_seen = int(state.images_seen)
     increment = experiment.images_per_iteration

@@ -191,7 +191,7 @@ def global_gradients(
     # Each device differentiates its own copy of the parameters: the one average over devices is ours, below.
     params = lax.pcast(params, DATA_AXIS, to="varying")
     samples = keys.shape[0]
-    size = min(micro_batch or samples, samples)
+    size = phase.micro_batch_size(samples, micro_batch)
     if size == samples:
       gradients, carry, metrics = phase.gradients(params, carry, batch, keys, hyperparameters)
     else:

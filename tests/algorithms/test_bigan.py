@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.meshes import mesh_of
 from helpers.zoo import data
 
 from r3gan_jax.algorithms import bigan
 from r3gan_jax.algorithms.base import HasPictures, Images
-from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.step import global_gradients
 
 ALGORITHM = bigan.build(bigan.Settings(width=16, noise_dim=4), Images(4, 4, 3, 0), "cpu")
@@ -25,7 +25,7 @@ def test_an_undecided_discriminator(start):
   params, carry = start
   head = {"kernel": jnp.zeros((16, 1))}
   params = {**params, "discriminator": params["discriminator"] | {"linear_2": head}}
-  gradients_of = jax.jit(global_gradients(ALGORITHM.phases[0], make_mesh(1), None))
+  gradients_of = jax.jit(global_gradients(ALGORITHM.phases[0], mesh_of(1), None))
   keys = jax.random.split(jax.random.key(1), BATCH)
   gradients, _, metrics = gradients_of(params, carry, data(ALGORITHM, BATCH), keys, {})
   assert metrics["loss"] == pytest.approx(np.log(2)) == metrics["generator_and_encoder_loss"]
@@ -42,7 +42,7 @@ def test_gradients_against_finite_differences(start, networks, loss):
     carry = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), start[1])
     image = jnp.asarray(data(ALGORITHM, BATCH)["image"] / 127.5 - 1)
     keys = jax.random.split(jax.random.key(1), BATCH)
-    gradients_of = jax.jit(global_gradients(ALGORITHM.phases[0], make_mesh(1), None))
+    gradients_of = jax.jit(global_gradients(ALGORITHM.phases[0], mesh_of(1), None))
     direction = jax.tree.map(lambda p: jnp.asarray(random.standard_normal(p.shape)), {n: params[n] for n in networks})
 
     def apply(params, network, *inputs):
@@ -53,7 +53,7 @@ def test_gradients_against_finite_differences(start, networks, loss):
         return module.apply(variables, *inputs, train=True, mutable=["moments"])[0]
 
       spec = jax.sharding.PartitionSpec("data")
-      return jax.shard_map(local, mesh=make_mesh(1), in_specs=spec, out_specs=spec)(*inputs)
+      return jax.shard_map(local, mesh=mesh_of(1), in_specs=spec, out_specs=spec)(*inputs)
 
     @jax.jit
     def losses(step):

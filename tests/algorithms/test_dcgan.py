@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import golden_cases
+from helpers.meshes import mesh_of
 from helpers.zoo import data
 
 from r3gan_jax.algorithms import dcgan
 from r3gan_jax.algorithms.base import Images
 from r3gan_jax.errors import UserError
-from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.step import global_gradients
 
 SETTINGS = dcgan.Settings(widths=(8, 8), kernel_size=4, noise_dim=8)
@@ -32,14 +32,14 @@ def test_gradients_of_8_devices_are_those_of_one(start):
     )
     keys = jax.random.split(jax.random.key(1), BATCH)
     for phase in ALGORITHM.phases:
-      one, eight = (jax.jit(global_gradients(phase, make_mesh(n), None))(*given, keys, {}) for n in (1, 8))
+      one, eight = (jax.jit(global_gradients(phase, mesh_of(n), None))(*given, keys, {}) for n in (1, 8))
       golden_cases.assert_trees_close(eight, one, 1e-8)
 
 
 def test_reals_and_fakes_are_normalised_apart(start):
   """The logits of reals do not depend on the fakes; the running moments of D follow the reals alone."""
   params, carry = start
-  gradients_of = jax.jit(global_gradients(ALGORITHM.phases[0], make_mesh(1), None))
+  gradients_of = jax.jit(global_gradients(ALGORITHM.phases[0], mesh_of(1), None))
   moments, logits = [], []
   for seed in (1, 2):
     keys = jax.random.split(jax.random.key(seed), BATCH)
@@ -60,7 +60,7 @@ def test_an_undecided_discriminator(start):
   keys = jax.random.split(jax.random.key(1), BATCH)
   losses = {}
   for phase in ALGORITHM.phases:
-    gradients_of = jax.jit(global_gradients(phase, make_mesh(1), None))
+    gradients_of = jax.jit(global_gradients(phase, mesh_of(1), None))
     gradients, _, metrics = gradients_of(params, carry, data(ALGORITHM, BATCH), keys, {})
     losses[phase.name] = float(metrics["loss"])
   assert losses == pytest.approx({"discriminator": 2 * np.log(2), "generator": np.log(2)})

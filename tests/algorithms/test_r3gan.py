@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import golden_cases
+from helpers.meshes import mesh_of
 
 from r3gan_jax import schedules
 from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.losses.penalties import gradient_penalty
-from r3gan_jax.training.mesh import make_mesh, replicated
+from r3gan_jax.training.mesh import replicated
 from r3gan_jax.training.state import init_state
 from r3gan_jax.training.step import make_train_step
 
@@ -118,7 +119,7 @@ def test_three_iterations(case, devices, micro_batches):
     "gamma": recorded_schedule("gamma"),
     "ema_half_life": lambda images_seen: half_life[images_seen // size],
   }
-  mesh = make_mesh(devices)
+  mesh = mesh_of(devices)
   algorithm = dataclasses.replace(recorded(case), schedules=schedules)
   state = jax.eval_shape(lambda: init_state(algorithm, seed=0))
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state.optimizer)

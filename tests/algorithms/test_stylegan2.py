@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import golden_cases
+from helpers.meshes import mesh_of
 
 from r3gan_jax import schedules
 from r3gan_jax.algorithms import stylegan2
 from r3gan_jax.algorithms.stylegan2 import StyleGAN2, mix_styles, path_lengths
 from r3gan_jax.networks.stylegan2 import Discriminator, Mapping, Synthesis
-from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
+from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.state import init_state
 from r3gan_jax.training.step import global_gradients, make_train_step
 
@@ -51,7 +52,7 @@ def test_lazy_gradients_against_finite_differences(index, network, metric, weigh
     direction = jax.tree.map(lambda p: np.random.default_rng(p.size).standard_normal(p.shape), params[network])
     phase = ALGORITHM.phases[index]
     batch, keys = {"image": jnp.asarray(images(0, 8) / 127.5 - 1)}, jax.random.split(jax.random.key(1), 8)
-    gradients_of = jax.jit(global_gradients(phase, make_mesh(1), None))
+    gradients_of = jax.jit(global_gradients(phase, mesh_of(1), None))
 
     def at(step):
       moved = jax.tree.map(lambda p, d: p + step * d, params[network], direction)
@@ -118,7 +119,7 @@ def test_lazy_phases_run_when_they_are_due():
 
   And nothing compiles after the first iteration; the state is donated.
   """
-  mesh = make_mesh(1)
+  mesh = mesh_of(1)
   state = jax.jit(lambda: init_state(ALGORITHM, 0), out_shardings=replicated(mesh))()
   step = make_train_step(ALGORITHM, mesh)
   states, metrics, compilations = [], [], []
@@ -159,7 +160,7 @@ def test_lazy_phases_run_when_they_are_due():
 
 def all_phases(devices, micro_batch):
   """Gradients, carries and metrics of the four phases, from one state, in float64: Adam would magnify rounding."""
-  mesh = make_mesh(devices)
+  mesh = mesh_of(devices)
   with jax.enable_x64(True):
     params, carry = jax.jit(lambda: ALGORITHM.init(jax.random.key(0)))()
     keys = jax.random.split(jax.random.key(1), BATCH)

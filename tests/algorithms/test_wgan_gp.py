@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from helpers import golden_cases
+from helpers.meshes import mesh_of
 from helpers.zoo import data
 
 from r3gan_jax.algorithms import dcgan, wgan_gp
@@ -15,7 +16,6 @@ from r3gan_jax.algorithms.base import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.penalties import directional, grad_of_grad
 from r3gan_jax.networks.wgan_gp import Critic
-from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.step import global_gradients
 
 IMAGES = Images(16, 16, 1, 0)
@@ -36,7 +36,7 @@ class Linear(nn.Module):
 
 def discriminator_step(algorithm):
   params, carry = jax.jit(lambda: algorithm.init(jax.random.key(0)))()
-  gradients_of = jax.jit(global_gradients(algorithm.phases[0], make_mesh(1), None))
+  gradients_of = jax.jit(global_gradients(algorithm.phases[0], mesh_of(1), None))
   return params, gradients_of(params, carry, data(algorithm, 8), jax.random.split(jax.random.key(1), 8), {})
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import golden_cases
+from helpers.meshes import mesh_of
 from helpers.zoo import trained
 
 from r3gan_jax import factory
@@ -16,7 +17,6 @@ from r3gan_jax.algorithms.base import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler
 from r3gan_jax.training.checkpoint import Checkpoints
-from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.state import abstract_state, averaged
 from r3gan_jax.training.transfer import transferred_state
 
@@ -55,7 +55,7 @@ def test_an_image_of_the_average_is_its_own(case):
   alone = jnp.concatenate([generate(carry, row[None]) for row in noise])
   np.testing.assert_allclose(together, alone, atol=1e-4 * np.abs(together).max())
   assert np.abs(together - generate(state.carry, noise)).max() > 1e-2 * np.abs(together).max(), "by G's own moments"
-  sampler = Sampler(algorithm, make_mesh(1), batch_per_device=4)
+  sampler = Sampler(algorithm, mesh_of(1), batch_per_device=4)
   np.testing.assert_array_equal(sampler(params, carry, np.arange(9))[8:], sampler(params, carry, np.array([8])))
 
 
@@ -69,7 +69,7 @@ def test_micro_batches_are_refused_by_name(case):
   for phase in algorithm.phases:
     config = recipe(name)
     config.run.micro_batch[phase.name] = 4
-    with pytest.raises(UserError, match=rf"config\.run\.micro_batch\.{phase.name} = 4: {name} takes its batch whole"):
+    with pytest.raises(UserError, match=rf"config\.run\.micro_batch\.{phase.name} = 4: {name} needs whole batches"):
       factory.build_experiment(config, device_count=1)
 
 
@@ -80,7 +80,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(case, tmp_path):
   def resumed(state):
     checkpoints = Checkpoints(tmp_path / str(state.images_seen))
     assert checkpoints.save(state)
-    restored = checkpoints.restore_latest(abstract_state(algorithm, make_mesh(1)))
+    restored = checkpoints.restore_latest(abstract_state(algorithm, mesh_of(1)))
     checkpoints.close()
     return restored
 
@@ -91,11 +91,11 @@ def test_a_resumed_run_is_an_uninterrupted_one(case, tmp_path):
 def test_a_run_begun_with_another_one_takes_its_state_along(case):
   """Moments and averages with the parameters; where networks are of other sizes, those that fit."""
   name, algorithm, state = case
-  start, _ = transferred_state(algorithm, 1, make_mesh(1), algorithm, state)
+  start, _ = transferred_state(algorithm, 1, mesh_of(1), algorithm, state)
   for part in ("params", "carry", "ema"):
     jax.tree.map(np.testing.assert_array_equal, getattr(start, part), getattr(state, part))
   assert start.images_seen == 0
   module, settings = ALGORITHMS[name]
   other = module.build(dataclasses.replace(settings, noise_dim=4), Images(16, 16, 1, 0), "cpu")
-  carry = transferred_state(other, 1, make_mesh(1), algorithm, state)[0].carry
+  carry = transferred_state(other, 1, mesh_of(1), algorithm, state)[0].carry
   jax.tree.map(np.testing.assert_array_equal, carry, state.carry)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.meshes import mesh_of
 from jax.sharding import PartitionSpec as P
 from scipy.special import erf, erfinv
 
@@ -13,7 +14,6 @@ from r3gan_jax.algorithms.base import DATA_AXIS
 from r3gan_jax.augment import corruption, geometry
 from r3gan_jax.augment.parameters import TRANSFORMS, at_quantiles, draw
 from r3gan_jax.augment.pipeline import apply, augment
-from r3gan_jax.training.mesh import make_mesh
 
 GOLDEN = dict(np.load(Path(__file__).parent.parent / "golden" / "augment_32px.npz"))
 IMAGES = np.moveaxis(GOLDEN.pop("images"), 1, -1)
@@ -125,7 +125,7 @@ def test_a_sample_depends_on_its_own_key_and_image_alone():
   sharded = jax.jit(
     jax.shard_map(
       lambda x, keys, p: augment(x, keys, p, ALL),
-      mesh=make_mesh(8),
+      mesh=mesh_of(8),
       in_specs=(P(DATA_AXIS), P(DATA_AXIS), P()),
       out_specs=P(DATA_AXIS),
     )

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from benchmarks import iteration, measure
-from r3gan_jax.planning.plan import collectives
+from r3gan_jax.planning.hlo import collectives
 
 BATCH = 64
 DEVICES = 8

@@ -17,7 +17,7 @@ from r3gan_jax import runs
 from r3gan_jax.metrics import digits_cnn
 from r3gan_jax.sampling import Sampler, image_grid
 from r3gan_jax.training.logging import read_metrics
-from r3gan_jax.training.mesh import make_local_mesh
+from r3gan_jax.training.mesh import make_mesh
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -113,7 +113,7 @@ def test_a_run(own_cache, files, tmp_path):
     grid = np.asarray(picture)
   kinds = []
   for dtype in (jnp.bfloat16, jnp.float32):
-    sampler = Sampler(trained.algorithm, make_local_mesh(), quantised_in=dtype)
+    sampler = Sampler(trained.algorithm, make_mesh(jax.local_devices()), quantised_in=dtype)
     images = sampler(trained.params, trained.carry, np.arange(8), np.arange(8) // 4)
     kinds.append(np.array_equal(image_grid(images, columns=4), grid))
   assert kinds == [True, False]

@@ -11,11 +11,11 @@ import pytest
 from helpers import commands, official_pickles
 
 from r3gan_jax import runs
+from r3gan_jax.conversion import write_workdir
 from r3gan_jax.interop.official import read_snapshot
 from r3gan_jax.ops.images import to_uint8
 from r3gan_jax.sampling import Sampler
-from r3gan_jax.training.mesh import make_local_mesh
-from r3gan_jax.training.official import write_workdir
+from r3gan_jax.training.mesh import make_mesh
 
 CASES = ("cond_8px", "uncond_16px")
 
@@ -56,7 +56,7 @@ def test_elsewhere_it_draws_the_images_of_the_sampler(environment, artefacts):
   expected = {}
   for case in CASES:
     trained = runs.open_run(artefacts / "runs" / case)
-    sampler = Sampler(trained.algorithm, make_local_mesh(), batch_per_device=1)
+    sampler = Sampler(trained.algorithm, make_mesh(jax.local_devices()), batch_per_device=1)
     seeds = np.arange(5)
     inputs = {"noise": sampler.noise(seeds)}
     if trained.algorithm.num_classes:

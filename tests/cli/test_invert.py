@@ -2,17 +2,18 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from helpers import commands, official_pickles
 from PIL import Image
 
 from r3gan_jax import runs
+from r3gan_jax.conversion import write_workdir
 from r3gan_jax.interop.official import read_snapshot
 from r3gan_jax.inversion import FineTuned
 from r3gan_jax.sampling import Sampler
-from r3gan_jax.training.mesh import make_local_mesh
-from r3gan_jax.training.official import write_workdir
+from r3gan_jax.training.mesh import make_mesh
 
 FEW = ("--starts=2", "--steps=20")
 INVERTED = {
@@ -97,7 +98,7 @@ def test_what_is_found_draws_the_images_again(out, name):
     noise = np.concatenate([noise, found["offsets"]], axis=1)
   else:
     assert found["labels"].tolist() == [4, 1, 4] and found["offsets"].shape == (3, 0)
-  (drawn,) = Sampler(algorithm, make_local_mesh(), batch_per_device=1).batches(
+  (drawn,) = Sampler(algorithm, make_mesh(jax.local_devices()), batch_per_device=1).batches(
     trained.params, trained.carry, noise, found.get("labels")
   )
   assert np.abs(drawn.astype(int) - found["images"]).max() <= 1

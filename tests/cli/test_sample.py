@@ -7,8 +7,8 @@ import pytest
 from helpers import commands, official_pickles
 from PIL import Image
 
+from r3gan_jax.conversion import write_workdir
 from r3gan_jax.interop.official import read_snapshot
-from r3gan_jax.training.official import write_workdir
 
 SEVERAL = ("cond_8px", "--class=3,0-1", "--seeds=5-8")
 DRAWN = {

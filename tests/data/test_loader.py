@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.meshes import mesh_of
 
 from r3gan_jax.data.loader import PREFETCH, Loader
-from r3gan_jax.training.mesh import batch_sharding, make_mesh
+from r3gan_jax.training.mesh import batch_sharding
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -59,7 +60,7 @@ def test_x_flip_doubles_the_epoch_by_mirror_images():
 @pytest.mark.parametrize("devices", [1, 4])
 def test_iterations_are_the_same_wherever_one_starts(devices):
   loader = Loader(Numbered(50), seed=0, x_flip=False)
-  sharding = batch_sharding(make_mesh(devices))
+  sharding = batch_sharding(mesh_of(devices))
 
   def labels(first, count):
     batches = take(loader, (4, 8), first, count, sharding)
@@ -137,6 +138,6 @@ def test_an_error_of_the_source_reaches_the_loop():
     def __getitem__(self, indices):
       raise OSError("no such disk")
 
-  iterator = Loader(Broken(5), seed=0, x_flip=False).iterate((4,), 0, batch_sharding(make_mesh(1)))
+  iterator = Loader(Broken(5), seed=0, x_flip=False).iterate((4,), 0, batch_sharding(mesh_of(1)))
   with pytest.raises(OSError, match="no such disk"):
     next(iterator)

@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 
-from r3gan_jax.training.mesh import make_mesh, replicated
+from helpers.meshes import mesh_of
+from r3gan_jax.training.mesh import replicated
 from r3gan_jax.training.state import init_state
 from r3gan_jax.training.step import make_train_step
 
@@ -16,7 +17,7 @@ def data(algorithm, batch, seed=0):
 
 def trained(algorithm, batch, iterations, devices=1, interrupted=lambda state: state):
   """The state after so many iterations on random images, each after `interrupted`, state -> state."""
-  mesh = make_mesh(devices)
+  mesh = mesh_of(devices)
   state = jax.jit(lambda: init_state(algorithm, 0), out_shardings=replicated(mesh))()
   step = make_train_step(algorithm, mesh)
   updates = sum(phase.repeat for phase in algorithm.phases if phase.fresh_batch)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.meshes import mesh_of
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics.evaluation import METRICS, Evaluation
@@ -15,7 +16,6 @@ from r3gan_jax.metrics.kid import kid
 from r3gan_jax.metrics.moments import Moments
 from r3gan_jax.metrics.precision_recall import precision_recall
 from r3gan_jax.metrics.statistics_cache import StatisticsCache
-from r3gan_jax.training.mesh import make_mesh
 
 RNG = np.random.default_rng(0)
 REAL = RNG.integers(0, 256, (1100, 2, 2, 3), np.uint8)
@@ -52,39 +52,39 @@ def image_set(name, images, fingerprint=None):
 
 
 def test_all_metrics_are_those_of_the_features():
-  mesh = make_mesh(8)
+  mesh = mesh_of(8)
   evaluation = Evaluation(METRICS, NETWORK, mesh, image_set("real", REAL), batch_per_device=32, seed=3)
   result = evaluation(image_set("fake", FAKE))
   real, fake = features(REAL), features(FAKE)
   score = InceptionScore(len(fake))
   score.add(fake)
   expected = fid(Moments.of(real), Moments.of(fake)) | kid(real, fake, seed=3) | score.result()
-  expected |= precision_recall(real, fake, make_mesh(1))
+  expected |= precision_recall(real, fake, mesh_of(1))
   assert result == pytest.approx(expected, rel=1e-5)
   assert result["num_real"] == 1100 and result["num_fake"] == 1050
 
 
 def test_of_a_large_set_features_are_of_an_even_part_and_moments_of_all(monkeypatch):
   monkeypatch.setattr("r3gan_jax.metrics.evaluation.MOST_FEATURES", 300)
-  metrics, mesh = ["fid", "inception_score", "precision_recall"], make_mesh(8)
+  metrics, mesh = ["fid", "inception_score", "precision_recall"], mesh_of(8)
   result = Evaluation(metrics, NETWORK, mesh, image_set("real", REAL))(image_set("fake", FAKE))
   score = InceptionScore(len(FAKE))
   score.add(features(FAKE))
   some = [images[np.linspace(0, len(images) - 1, 300).astype(int)] for images in (REAL, FAKE)]
   expected = fid(Moments.of(features(REAL)), Moments.of(features(FAKE))) | score.result()
-  assert result == pytest.approx(expected | precision_recall(*map(features, some), make_mesh(1)), rel=1e-5)
+  assert result == pytest.approx(expected | precision_recall(*map(features, some), mesh_of(1)), rel=1e-5)
   assert result["precision_recall_num_real"] == 300 and result["num_real"] == 1100
 
 
 def test_images_against_themselves():
-  evaluation = Evaluation(["fid", "precision_recall"], NETWORK, make_mesh(8), image_set("real", REAL))
+  evaluation = Evaluation(["fid", "precision_recall"], NETWORK, mesh_of(8), image_set("real", REAL))
   result = evaluation(image_set("fake", REAL))
   assert evaluation(image_set("fake", REAL)) == result
   assert abs(result["fid"]) < 1e-6 and result["precision"] == result["recall"] == 1.0
 
 
 def test_statistics_of_real_images_are_computed_once(tmp_path):
-  cache, mesh = StatisticsCache(tmp_path / "cache"), make_mesh(8)
+  cache, mesh = StatisticsCache(tmp_path / "cache"), mesh_of(8)
 
   def evaluate(metrics=("fid", "precision_recall"), fingerprint="data", real=REAL, network=NETWORK):
     images = image_set("real", real, fingerprint)
@@ -128,12 +128,12 @@ def test_a_damaged_cache_file_counts_as_none(tmp_path, damage):
 
 
 def test_inception_score_alone_needs_no_real_images():
-  result = Evaluation(["inception_score"], NETWORK, make_mesh(8))(image_set("fake", FAKE))
+  result = Evaluation(["inception_score"], NETWORK, mesh_of(8))(image_set("fake", FAKE))
   assert set(result) == {"inception_score", "inception_score_std", "inception_score_splits", "num_fake"}
 
 
 def test_bad_input_is_named():
-  mesh = make_mesh(8)
+  mesh = mesh_of(8)
 
   def evaluate(fake, metrics=("fid",), network=NETWORK, real=REAL):
     return Evaluation(metrics, network, mesh, image_set("real", real))(ImageSet("fake", 1050, fake))
@@ -160,5 +160,5 @@ def test_bad_input_is_named():
 def test_too_few_images_are_refused_before_any_work():
   real = image_set("real", REAL[:999])
   with pytest.raises(UserError, match=r"KID needs at least 1000 images a side .* has 999 real, 1050 fake"):
-    Evaluation(["kid"], NETWORK, make_mesh(8), real)(image_set("fake", FAKE))
+    Evaluation(["kid"], NETWORK, mesh_of(8), real)(image_set("fake", FAKE))
   assert real.images.asked == 0

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.meshes import mesh_of
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -15,7 +16,6 @@ from r3gan_jax.metrics.inception_score import InceptionScore
 from r3gan_jax.metrics.kid import kid, mmd2_unbiased
 from r3gan_jax.metrics.moments import Moments
 from r3gan_jax.metrics.precision_recall import count_covered, precision_recall
-from r3gan_jax.training.mesh import make_mesh
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "metrics.npz")
 REAL, FAKE = GOLDEN["real"], GOLDEN["fake"]
@@ -52,7 +52,7 @@ def test_golden_inception_score():
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_golden_precision_and_recall(devices):
-  assert precision_recall(REAL, FAKE, make_mesh(devices), block=128) == {
+  assert precision_recall(REAL, FAKE, mesh_of(devices), block=128) == {
     "precision": float(GOLDEN["precision_k3"]),
     "recall": float(GOLDEN["recall_k3"]),
     "neighbours": 3,
@@ -125,7 +125,7 @@ def test_inception_score_by_hand():
 
 
 def test_precision_and_recall_of_identical_disjoint_and_nested_sets():
-  mesh = make_mesh(8)
+  mesh = mesh_of(8)
   points = np.random.default_rng(4).normal(size=(70, 5)).astype(np.float32)
 
   def scores(real, fake):
@@ -139,7 +139,7 @@ def test_precision_and_recall_of_identical_disjoint_and_nested_sets():
   # Repeated images have balls of radius 0, which hold exactly their own kind, whatever a product's rounding.
   many = np.random.default_rng(6).normal(size=(61, 777)).astype(np.float32)
   repeated = np.random.default_rng(7).permutation(many.repeat(5, axis=0))
-  result = precision_recall(repeated, many, make_mesh(1), block=47)
+  result = precision_recall(repeated, many, mesh_of(1), block=47)
   assert (result["precision"], result["recall"]) == (1.0, 1.0)
 
 
@@ -154,13 +154,13 @@ def test_precision_and_recall_by_brute_force():
     return np.mean(np.any(np.linalg.norm(queries[:, None] - reference[None], axis=-1) <= radii[None], axis=1))
 
   for k in (1, 5):
-    result = precision_recall(real, fake, make_mesh(8), neighbours=k, block=4)
+    result = precision_recall(real, fake, mesh_of(8), neighbours=k, block=4)
     assert result["precision"] == pytest.approx(fraction(real, fake, k))
     assert result["recall"] == pytest.approx(fraction(fake, real, k))
 
 
 def test_distances_of_20k_by_20k_take_less_than_1_gib():
-  mesh = make_mesh(1)
+  mesh = mesh_of(1)
   sharding = NamedSharding(mesh, P(*mesh.axis_names))
   features = jax.ShapeDtypeStruct((20 * 1024, 2048), jnp.float32, sharding=sharding)
   count = jax.ShapeDtypeStruct((), jnp.int32)
@@ -177,6 +177,6 @@ def test_too_few_images_say_how_many_are_needed():
   with pytest.raises(UserError, match="KID needs at least 1000 images"):
     kid(REAL, FAKE[:999])
   with pytest.raises(UserError, match="at least 4 images a side"):
-    precision_recall(REAL, FAKE[:3], make_mesh(1))
+    precision_recall(REAL, FAKE[:3], mesh_of(1))
   with pytest.raises(UserError, match="at least 10 images"):
     InceptionScore(9)

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.meshes import mesh_of
 from jax.sharding import PartitionSpec as P
 
 from r3gan_jax.algorithms.base import DATA_AXIS
 from r3gan_jax.networks.layers import MOMENTS, BatchNorm, StridedConv, TransposedConv
-from r3gan_jax.training.mesh import make_mesh
 
 X = np.random.default_rng(0).normal(3.0, 2.0, (8, 4, 4, 5)).astype(np.float32)
 
@@ -22,7 +22,7 @@ def normalised(devices, train=True, mutable=(MOMENTS,), **fields):
     return layer.apply(variables, x, train=train, mutable=list(mutable))
 
   split = P(DATA_AXIS)
-  y, state = jax.shard_map(apply, mesh=make_mesh(devices), in_specs=split, out_specs=(split, P()))(X)
+  y, state = jax.shard_map(apply, mesh=mesh_of(devices), in_specs=split, out_specs=(split, P()))(X)
   return y, state.get(MOMENTS), variables.get("params", {})
 
 

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.meshes import mesh_of
 from jax.sharding import PartitionSpec as P
 
 from r3gan_jax.ops.activated_conv import activated_conv
 from r3gan_jax.ops.grouped_conv import grouped_conv
-from r3gan_jax.training.mesh import make_mesh
 
 GROUPS, SLOPE = 2, 0.2
 
@@ -52,7 +52,7 @@ def test_value_and_derivatives(width):
 
 def test_sharded_batch_beside_a_replicated_kernel():
   x, kernel, bias = operands(4)
-  conv = jax.shard_map(fused, mesh=make_mesh(2), in_specs=(P("data"), P(), P("data")), out_specs=P("data"))
+  conv = jax.shard_map(fused, mesh=mesh_of(2), in_specs=(P("data"), P(), P("data")), out_specs=P("data"))
   assert_same(conv(x, kernel, bias), composed(x, kernel, bias))
 
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.meshes import mesh_of
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from r3gan_jax.ops import grouped_conv_cpu
 from r3gan_jax.ops.grouped_conv import ALGORITHMS, choose, grouped_conv
-from r3gan_jax.training.mesh import make_mesh
 
 # (groups, inputs a group, outputs a group, kernel, padding)
 CASES = [
@@ -144,7 +144,10 @@ def test_bfloat16():
 def test_sharded_batch_beside_a_replicated_kernel(channels):
   x, kernel = operands(2, channels, channels, (3, 3))
   conv = jax.shard_map(
-    lambda x, kernel: grouped_conv(x, kernel, 2), mesh=make_mesh(2), in_specs=(P("data"), P()), out_specs=P("data")
+    lambda x, kernel: grouped_conv(x, kernel, 2),
+    mesh=mesh_of(2),
+    in_specs=(P("data"), P()),
+    out_specs=P("data"),
   )
   assert_same(conv(x, kernel), native(x, kernel, 2, None))
 
@@ -164,7 +167,7 @@ def test_gradients_of_each_device_are_its_own(algorithm):
   def on_a_device(x, kernel):
     return gradients(partial(grouped_conv, groups=2, algorithm=algorithm), x, lax.pcast(kernel, "data", to="varying"))
 
-  ours = jax.shard_map(on_a_device, mesh=make_mesh(2), in_specs=(P("data"), P()), out_specs=P("data"))
+  ours = jax.shard_map(on_a_device, mesh=mesh_of(2), in_specs=(P("data"), P()), out_specs=P("data"))
   theirs = [gradients(partial(native, groups=2, padding=None), part, kernel) for part in jnp.split(x, 2)]
   assert_same(jax.jit(ours)(x, kernel), jax.jit(jnp.concatenate)(theirs))
 

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.meshes import mesh_of
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from r3gan_jax.ops import grouped_conv_cpu
 from r3gan_jax.ops.grouped_conv import grouped_conv, pointwise_conv
-from r3gan_jax.training.mesh import make_mesh
 
 GROUPS = 2
 
@@ -33,7 +33,7 @@ def test_a_batch_stays_split():
   operands = [
     jax.random.normal(key, shape) for key, shape in zip(keys, [(16, 4, 4, 32), (3, 3, 16, 32), (32, 8)], strict=True)
   ]
-  mesh = make_mesh(8)
+  mesh = mesh_of(8)
   sharded = [
     jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(operands, [P("data"), P(), P()], strict=True)
   ]

@@ -5,10 +5,11 @@ import importlib
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers.meshes import mesh_of
 
 from r3gan_jax import factory
-from r3gan_jax.planning.plan import Collective, bfloat16_sums, collectives, traced_step
-from r3gan_jax.training.mesh import make_mesh
+from r3gan_jax.planning.hlo import Collective, bfloat16_sums, collectives
+from r3gan_jax.planning.plan import traced_step
 
 PROGRAM = """
   %all-reduce.1 = f32[768,1536]{1,0:T(8,128)} all-reduce(%fusion.3), channel_id=1, replica_groups={{0,1}}
@@ -62,7 +63,7 @@ def test_training_adds_nothing_up_in_bfloat16(recipe, platform, lowered_for):
   """Not even a few terms, with all stages in bfloat16: biases, styles, noise, bases, embeddings, losses, penalties."""
   config = importlib.import_module(f"configs.{recipe}").get_config("smoke")
   config.gan.bfloat16_stages = len(config.gan.widths)
-  mesh = make_mesh(1)
+  mesh = mesh_of(1)
   experiment = factory.build_experiment(config, mesh.size, platform)
   text = traced_step(experiment, mesh).lower(lowering_platforms=(lowered_for,)).as_text("hlo")
   assert "bf16[" in text

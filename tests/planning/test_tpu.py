@@ -2,7 +2,7 @@
 
 import pytest
 
-from r3gan_jax.planning.plan import Collective
+from r3gan_jax.planning.hlo import Collective
 from r3gan_jax.planning.tpu import CHIPS, GIB, TpuPlan, describe_plan
 
 

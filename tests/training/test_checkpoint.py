@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.meshes import mesh_of
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.checkpoint import BestCheckpoint, Checkpoints
-from r3gan_jax.training.mesh import make_mesh, replicated
+from r3gan_jax.training.mesh import replicated
 from r3gan_jax.training.state import TrainState
 
 
@@ -31,11 +32,11 @@ def make_state(images_seen, devices=1):
     images_seen=jnp.int32(images_seen),
     rollbacks=jnp.int32(0),
   )
-  return jax.device_put(state, replicated(make_mesh(devices)))
+  return jax.device_put(state, replicated(mesh_of(devices)))
 
 
 def abstract(devices=1):
-  sharding = replicated(make_mesh(devices))
+  sharding = replicated(mesh_of(devices))
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), make_state(0))
 
 

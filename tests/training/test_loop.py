@@ -16,7 +16,7 @@ from r3gan_jax.data.images import CorruptImage
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.logging import make_writer, metric_writers, read_metrics
-from r3gan_jax.training.loop import SNAPSHOT_SECONDS, train
+from r3gan_jax.training.loop import SNAPSHOT_SECONDS, Trainer
 from r3gan_jax.training.progress import Diverged
 
 
@@ -51,7 +51,8 @@ def run(workdir, writer=None, snapshots=(), one_in=0, loader=None, **changes):
   experiment = dataclasses.replace(experiment, **changes)
   workdir = epath.Path(workdir)
   loader = loader or factory.build_loader(config, factory.build_source(config))
-  return train(experiment, loader, workdir, writer or metric_writers.MultiWriter([]), snapshots)
+  with Trainer(experiment, loader, workdir, writer or metric_writers.MultiWriter([]), snapshots) as trainer:
+    return trainer.train()
 
 
 def saved(workdir):
@@ -67,13 +68,13 @@ def test_going_back_finds_a_way_on_and_is_logged(tmp_path, caplog):
   loader.examples = lambda samples, order=0: asked.append((order, samples)) or examples(samples, order)
   with caplog.at_level("WARNING"), pytest.raises(Diverged, match=r"not finite: generator/gradient_norm.*on_nonfinite"):
     run(tmp_path / "stop", one_in=40)
-  assert "going back" not in caplog.text
+  assert "rolling back" not in caplog.text
   stopped_after = saved(tmp_path / "stop")[-1]
   logging.use_absl_handler()
   with caplog.at_level("WARNING", logger="absl"):
     state = run(tmp_path / "back", one_in=40, max_rollbacks=20, loader=loader)
   assert int(state.images_seen) == 64
-  assert f"going back to {stopped_after} images, for the 1. of 20 times" in caplog.text
+  assert f"rolling back to {stopped_after} images (1 of 20)" in caplog.text
   assert int(state.rollbacks) >= 1 and f"for the {int(state.rollbacks)}. of 20 times" in caplog.text
   assert {order for order, _ in asked} == set(range(int(state.rollbacks) + 1))
   assert np.isfinite(state.params["generator"]["to_image"]["kernel"]).all()

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import golden_cases
+from helpers.meshes import mesh_of
 
 from r3gan_jax import schedules
 from r3gan_jax.algorithms.base import Average, Phase
@@ -18,7 +19,7 @@ from r3gan_jax.augment.parameters import TRANSFORMS
 from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 from r3gan_jax.optimizers import at_rate
-from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
+from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.progress import Diverged, MetricWindow
 from r3gan_jax.training.state import averaged, init_state
 from r3gan_jax.training.step import make_train_step
@@ -55,7 +56,7 @@ def batches(seed):
 
 
 def train(devices=1, micro_batches=None, iterations=3):
-  mesh = make_mesh(devices)
+  mesh = mesh_of(devices)
   state = jax.jit(lambda: init_state(ALGORITHM, 0), out_shardings=replicated(mesh))()
   step = make_train_step(ALGORITHM, mesh, micro_batches)
   compilations = []
@@ -112,7 +113,7 @@ def test_draws_differ_between_iterations_phases_and_samples():
       jax.debug.callback(lambda z: seen.append(np.asarray(z)), z)
       return z
 
-  mesh = make_mesh(1)
+  mesh = mesh_of(1)
   algorithm = Recording(ALGORITHM.generator, ALGORITHM.discriminator, 8, (8, 8, 3), num_classes=3, schedules=RAMPS)
   state = jax.jit(lambda: init_state(algorithm, 0))()
   step = make_train_step(algorithm, mesh)
@@ -126,7 +127,7 @@ def test_draws_differ_between_iterations_phases_and_samples():
 
 
 def test_not_finite_is_reported():
-  mesh = make_mesh(1)
+  mesh = mesh_of(1)
   state = jax.jit(lambda: init_state(ALGORITHM, 0))()
   broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params["discriminator"])
   state = state.replace(params=state.params | {"discriminator": broken})
@@ -136,7 +137,7 @@ def test_not_finite_is_reported():
 
 def test_collectives_are_gradients_and_scalars_only():
   """Under shard_map XLA may only average: nothing of the batch's size may cross devices."""
-  mesh = make_mesh(8)
+  mesh = mesh_of(8)
   state = jax.eval_shape(lambda: init_state(ALGORITHM, 0))
   abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), (state, batches(0)))
   text = make_train_step(ALGORITHM, mesh).lower(*abstract).compile().as_text()
@@ -172,7 +173,7 @@ class Counting:
 
 
 def count(bad=0.0, iterations=7, devices=2, micro_batches=None):
-  mesh = make_mesh(devices)
+  mesh = mesh_of(devices)
   state = jax.jit(lambda: init_state(Counting(bad), 0), out_shardings=replicated(mesh))()
   step = make_train_step(Counting(bad), mesh, micro_batches)
   numbers = []
@@ -245,7 +246,7 @@ class Zoo:
 
   def trained(self, iterations=1, devices=2, micro_batches=None, batch=4):
     """(state, values of metrics) after as many iterations on the numbers from 0 on, one a sample."""
-    mesh = make_mesh(devices)
+    mesh = mesh_of(devices)
     state = jax.jit(lambda: init_state(self, 0), out_shardings=replicated(mesh))()
     step = make_train_step(self, mesh, micro_batches)
     sizes = [batch * phase.batches for phase in self.phases for _ in range(phase.repeat) if phase.fresh_batch]

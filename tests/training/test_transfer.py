@@ -14,11 +14,11 @@ from test_main import final_state
 
 from configs import cifar10
 from r3gan_jax import factory, runs
+from r3gan_jax.conversion import write_workdir
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.official import read_snapshot
 from r3gan_jax.ops.resample import downsample2x, upsample2x
 from r3gan_jax.training.checkpoint import has_checkpoint
-from r3gan_jax.training.official import write_workdir
 from r3gan_jax.training.state import init_state
 from r3gan_jax.training.transfer import plan_transfer
 

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from configs import cifar10
 from r3gan_jax import factory, runs, scoring
+from r3gan_jax.conversion import as_snapshot, write_workdir
 from r3gan_jax.errors import UserError
-from r3gan_jax.interop.official import read_snapshot
-from r3gan_jax.training.official import official_arrays, write_workdir
+from r3gan_jax.interop.official import official_arrays, read_snapshot
 from r3gan_jax.training.state import averaged
 from r3gan_jax.training.workdir import claim_workdir, read_config
 
@@ -48,7 +48,7 @@ def test_its_images_are_the_official_ones(tmp_path, case):
 def test_there_and_back_bit_for_bit(tmp_path, case):
   """What an independent reader finds in the official file is what we give back, and nothing else is."""
   write_workdir(snapshot(case), tmp_path / "run")
-  arrays = official_arrays(*runs.open_state(tmp_path / "run")[1:])
+  arrays = official_arrays(as_snapshot(*runs.open_state(tmp_path / "run")[1:]))
   official = official_pickles.read(case)
   expected = {"cur_nimg": official["cur_nimg"]}
   for letter in ("G", "D", "G_ema"):
@@ -99,7 +99,7 @@ def test_embeddings_of_other_lengths(tmp_path):
       tensor[2] = (16, tensor[2][1])
   other = read_snapshot(official_pickles.write(official, tmp_path / "snapshot.pkl"))
   assert other.discriminator.embed_dim == 16
-  with pytest.raises(UserError, match=r"embeddings have the lengths \(8, 16\), not \(8, 32\)"):
+  with pytest.raises(UserError, match=r"embeddings have lengths \(8, 16\)"):
     write_workdir(other, tmp_path / "run")
   assert [path.name for path in tmp_path.iterdir()] == ["snapshot.pkl"]
 

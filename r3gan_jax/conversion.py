@@ -1,0 +1,76 @@
+"""Official snapshots as work directories, and training states as official snapshots."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+
+from r3gan_jax.algorithms.base import Algorithm
+from r3gan_jax.algorithms.r3gan import R3GAN
+from r3gan_jax.errors import UserError
+from r3gan_jax.interop.official import Snapshot, settings_of
+from r3gan_jax.networks.r3gan import Discriminator, Generator
+from r3gan_jax.optimizers import AdamState
+from r3gan_jax.training.checkpoint import DIRECTORY, Checkpoints
+from r3gan_jax.training.state import TrainState
+from r3gan_jax.training.workdir import claim_workdir
+
+_SEED = 0
+"""Of what training draws after the conversion; snapshots do not have the official one."""
+
+
+def write_workdir(snapshot: Snapshot, path: Path) -> None:
+  """Writes the work directory `path`, whole or not at all.
+
+  Raises:
+    UserError: no configuration can express the snapshot.
+    OSError: it cannot be written, or exists.
+  """
+  config = {"seed": _SEED} | settings_of(snapshot)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as directory:
+    workdir = Path(directory) / path.name
+    claim_workdir(workdir, config)
+    checkpoints = Checkpoints(workdir / DIRECTORY)
+    saved = checkpoints.save(_train_state(snapshot))
+    checkpoints.close()
+    if not saved:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    workdir.rename(path)
+
+
+def _train_state(snapshot: Snapshot) -> TrainState:
+  moments = snapshot.second_moments
+  state = TrainState(
+    params=snapshot.params,
+    optimizer={name: AdamState(jnp.int32(snapshot.updates[name]), moments[name]) for name in moments},
+    ema={"generator": snapshot.ema},
+    carry={},
+    rng=jax.random.key(_SEED),
+    images_seen=jnp.int32(snapshot.images_seen),
+    rollbacks=jnp.int32(0),
+  )
+  return jax.device_put(state)
+
+
+def as_snapshot(algorithm: Algorithm, state: TrainState) -> Snapshot:
+  """Returns a training state as a snapshot; the inverse of `write_workdir`.
+
+  Raises:
+    UserError: the networks are not R3GAN's, so they have no official names.
+  """
+  if not (isinstance(algorithm, R3GAN) and type(algorithm.generator) is Generator):
+    raise UserError("only R3GAN's own networks have official names: cli.export exports any generator")
+  return Snapshot(
+    algorithm.generator,
+    cast(Discriminator, algorithm.discriminator),
+    params=state.params,
+    ema=state.ema["generator"],
+    second_moments={name: adam.second_moment for name, adam in state.optimizer.items()},
+    updates={name: int(adam.updates) for name, adam in state.optimizer.items()},
+    images_seen=int(state.images_seen),
+  )

@@ -1,0 +1,10 @@
+"""Meshes of some of the 8 fake devices of the tests."""
+
+import jax
+
+from r3gan_jax.training.mesh import make_mesh
+
+
+def mesh_of(count):
+  """Returns a mesh of the first `count` devices."""
+  return make_mesh(jax.devices()[:count])
