@@ -49,7 +49,7 @@ def main() -> None:
   parser = measure.parser(__doc__ or "", repetitions=5)
   parser.add_argument("--configs", nargs="+", default=["configs/cifar10.py"], help="recipes (%(default)s)")
   parser.add_argument("--batch", type=int, default=4, help="images (%(default)s)")
-  parser.add_argument("--algorithms", nargs="+", default=["per_group", "compiled", "lanes"], choices=list(ALGORITHMS))
+  parser.add_argument("--algorithms", nargs="+", default=["per_group", "compiled"], choices=list(ALGORITHMS))
   options = parser.parse_args()
   contestants = {name: jax_computations(name) for name in options.algorithms}
   if measure.has_torch():

@@ -183,7 +183,7 @@ def test_recipes_are_locked():
   "name, setting, value, message",
   [
     ("b", "network", "unet", "config.gan.network = 'unet': 'unet' is unknown: choose from ['r3gan',"),
-    ("b", "widths", (8, 8), "need one entry for each stage from 4x4 to config.data.resolution = 256"),
+    ("b", "widths", (8, 8), "config.gan.widths = (8, 8) has 2 entries"),
     ("b", "blocks", (2,) * 7, "set config.gan.cardinalities, .blocks and .expansion to 1 throughout"),
     ("b", "expansion", 2.0, "config.gan.network = 'stylegan2_skeleton' is of one block a stage, neither grouped nor"),
     ("d1", "expansion", 0.3, "config.gan.cardinalities: 1 groups do not divide width 1536 x expansion 0.3"),

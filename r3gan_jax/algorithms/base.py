@@ -141,30 +141,24 @@ class Images(NamedTuple):
     return self.height, self.width, self.channels
 
 
-def check_stages(names: Sequence[str], settings: Any, images: Images) -> None:
-  """Raises a UserError unless each of these settings lists one entry for each stage, 4x4, 8x8, ... the images' size."""
-  stages = {len(getattr(settings, name)) for name in names}
-  if stages != {(images.height // 4).bit_length()} or images.height != 2 ** (max(stages) + 1):
-    listed = " and ".join(f"config.gan.{name}" for name in names)
-    raise UserError(
-      f"{listed} need one entry for each stage from 4x4 to config.data.resolution = {images.height}, a power of 2; "
-      f"they have {sorted(stages)}"
-    )
+def check_stages(settings: Any, names: Sequence[str], images: Images, top: int) -> None:
+  """Raises a UserError unless each of these settings has one entry per stage: 4x4, 8x8, ... `top` x `top` pixels."""
+  stages = (top // 4).bit_length()
+  if top < 4 or top != 4 * 2 ** (stages - 1) or images.height % top:
+    raise UserError(f"config.data.resolution = {images.height}: the networks need 4 times a power of 2")
+  for name in names:
+    entries = getattr(settings, name)
+    if len(entries) != stages:
+      raise UserError(
+        f"config.gan.{name} = {entries} has {len(entries)} entries, but images of config.data.resolution = "
+        f"{images.height} need {stages}, one for each stage from 4x4 to {top}x{top}"
+      )
 
 
 def check_unconditional(name: str, images: Images) -> None:
   """Raises a UserError where there are classes, which the GAN of this name has no use for."""
   if images.num_classes:
     raise UserError(f"config.data.num_classes = {images.num_classes}: {name} takes no classes: set it to 0")
-
-
-def check_doublings(widths: Sequence[int], images: Images) -> None:
-  """Raises a UserError unless doubling 4x4 once for each of `widths`, config.gan.widths, gives the images' size."""
-  if images.height != 4 * 2 ** len(widths):
-    raise UserError(
-      f"config.gan.widths = {tuple(widths)}: {len(widths)} doublings of 4x4 give {4 * 2 ** len(widths)}x"
-      f"{4 * 2 ** len(widths)}, but config.data.resolution = {images.height}: give one width for each doubling"
-    )
 
 
 def check_samples_apart(critic: Any) -> None:
@@ -186,6 +180,16 @@ def cosines(settings: Any, names: Sequence[str]) -> dict[str, Schedule]:
   """The schedules of settings (from, to), each half a cosine over `settings.burn_in_images`, then constant."""
   pairs = {name: getattr(settings, name) for name in names}
   return {name: cosine(start, end, settings.burn_in_images) for name, (start, end) in pairs.items()}
+
+
+def normal_noise(keys: jax.Array, noise_dim: int) -> jax.Array:
+  """Draws z ~ N(0, I), one per key: [N] keys -> float32 [N, noise_dim]."""
+  return jax.vmap(lambda key: jax.random.normal(key, (noise_dim,)))(keys)
+
+
+def uniform_noise(keys: jax.Array, noise_dim: int) -> jax.Array:
+  """Draws z ~ U(-1, 1), one per key: [N] keys -> float32 [N, noise_dim]."""
+  return jax.vmap(lambda key: jax.random.uniform(key, (noise_dim,), minval=-1.0))(keys)
 
 
 def split_keys(keys: jax.Array, count: int) -> jax.Array:

@@ -31,6 +31,7 @@ from r3gan_jax.algorithms.base import (
   Params,
   Phase,
   check_unconditional,
+  uniform_noise,
 )
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.bigan import Discriminator, Encoder, Generator
@@ -109,7 +110,7 @@ class BiGAN:
     return params, {f"{network}_moments": variables[network][MOMENTS] for network in NETWORKS}
 
   def noise(self, keys: jax.Array) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.uniform(key, (self.noise_dim,), minval=-1.0))(keys)
+    return uniform_noise(keys, self.noise_dim)
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0

@@ -28,8 +28,9 @@ from r3gan_jax.algorithms.base import (
   Metrics,
   Params,
   Phase,
-  check_doublings,
+  check_stages,
   check_unconditional,
+  uniform_noise,
 )
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.dcgan import Discriminator, Generator
@@ -101,7 +102,7 @@ class DCGAN:
     return params, {"generator_moments": generator[MOMENTS], "discriminator_moments": discriminator[MOMENTS]}
 
   def noise(self, keys: jax.Array) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.uniform(key, (self.noise_dim,), minval=-1.0))(keys)
+    return uniform_noise(keys, self.noise_dim)
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
@@ -154,7 +155,7 @@ def build(settings: Settings, images: Images, platform: str) -> DCGAN:
   """DCGAN of `settings`; arguments and errors as `algorithms.r3gan.build`'s."""
   del platform
   check_unconditional("dcgan", images)
-  check_doublings(settings.widths, images)
+  check_stages(settings, ("widths",), images, images.height // 2)
   shared: dict[str, Any] = {"widths": settings.widths, "axis_name": DATA_AXIS, "kernel_size": settings.kernel_size}
   adam = optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2)
   optimizer = at_rate(optax.chain(optax.add_decayed_weights(settings.l2), adam))

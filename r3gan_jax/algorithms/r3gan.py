@@ -33,6 +33,7 @@ from r3gan_jax.algorithms.base import (
   check_samples_apart,
   check_stages,
   cosines,
+  normal_noise,
   split_keys,
 )
 from r3gan_jax.augment.parameters import TRANSFORMS
@@ -188,7 +189,7 @@ class R3GAN:
     return params, {}
 
   def noise(self, keys: jax.Array) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.normal(key, (self.noise_dim,)))(keys)
+    return normal_noise(keys, self.noise_dim)
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
@@ -296,7 +297,7 @@ def build(settings: Settings, images: Images, platform: str) -> R3GAN:
 
 def _build_networks(settings: Settings, images: Images, platform: str) -> tuple[nn.Module, nn.Module]:
   """(G, D)."""
-  check_stages(("widths", "cardinalities", "blocks"), settings, images)
+  check_stages(settings, ("widths", "cardinalities", "blocks"), images, images.height)
   for width, cardinality in zip(settings.widths, settings.cardinalities, strict=True):
     if width * settings.expansion % cardinality:
       raise UserError(

@@ -38,6 +38,7 @@ from r3gan_jax.algorithms.base import (
   check_stages,
   check_unconditional,
   cosines,
+  normal_noise,
   split_keys,
 )
 from r3gan_jax.errors import UserError
@@ -141,7 +142,7 @@ class StyleGAN2:
     return params, {"path_length": jnp.zeros(()), "w": jnp.zeros((self.mapping.width,))}
 
   def noise(self, keys: jax.Array) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.normal(key, (self.noise_dim,)))(keys)
+    return normal_noise(keys, self.noise_dim)
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
@@ -243,7 +244,7 @@ class StyleGAN2:
 
 def build(settings: Settings, images: Images, platform: str) -> StyleGAN2:
   """StyleGAN2 of `settings`; arguments and errors as `algorithms.r3gan.build`'s."""
-  check_stages(("widths",), settings, images)
+  check_stages(settings, ("widths",), images, images.height)
   if images.height < 8:
     raise UserError(f"config.data.resolution = {images.height}: stylegan2 draws images of 8x8 and more")
   check_unconditional("stylegan2", images)

@@ -28,9 +28,10 @@ from r3gan_jax.algorithms.base import (
   Metrics,
   Params,
   Phase,
-  check_doublings,
   check_samples_apart,
+  check_stages,
   check_unconditional,
+  normal_noise,
   split_keys,
 )
 from r3gan_jax.errors import UserError
@@ -124,7 +125,7 @@ class WGANGP:
     return params, {"generator_moments": generator[MOMENTS]}
 
   def noise(self, keys: jax.Array) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.normal(key, (self.noise_dim,)))(keys)
+    return normal_noise(keys, self.noise_dim)
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
@@ -185,7 +186,7 @@ def build(settings: Settings, images: Images, platform: str) -> WGANGP:
   """WGAN-GP of `settings`; arguments and errors as `algorithms.r3gan.build`'s."""
   del platform
   check_unconditional("wgan_gp", images)
-  check_doublings(settings.widths, images)
+  check_stages(settings, ("widths",), images, images.height // 2)
   if settings.critic_norm == "batch":
     raise UserError(
       "config.gan.critic_norm = 'batch': the penalty is on the gradient of each image's own logit, which batch norm "

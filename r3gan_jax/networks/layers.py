@@ -1,32 +1,146 @@
-"""Layers that networks of several GANs use."""
+"""Layers that the networks of several GANs share."""
 
-from typing import Any, cast
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from r3gan_jax.ops.broadcast import broadcast_as
+from r3gan_jax.ops.grouped_conv import pointwise_conv
 from r3gan_jax.ops.strided_conv import strided_conv, transposed_conv
 
 LEAKY_SLOPE = 0.2
-"""Of the LeakyReLUs of nearly all GANs."""
+"""The negative slope of LeakyReLU in nearly all GANs."""
+LEAKY_GAIN = math.sqrt(2 / (1 + LEAKY_SLOPE**2))
+"""The gain of LeakyReLU in He et al.'s initialisation (2015, arXiv 1502.01852)."""
 
 MOMENTS = "moments"
-"""The collection of batch norm's running moments."""
+"""The Flax collection of batch norm's running moments."""
+
+
+class PointwiseConv(nn.Module):
+  """A bias-free 1x1 convolution, or linear layer, to `width` channels."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[N, H, W, C] or [N, C] -> the same with `width` channels, of x's dtype."""
+    fan_in = x.shape[-1]
+    return pointwise(x, self.param("kernel", scaled_normal(1.0, fan_in), (fan_in, self.width)))
+
+
+def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Applies a 1x1 convolution to [N, H, W, I], or a linear map to [N, I], in x's dtype; kernel [I, O]."""
+  kernel = kernel.astype(x.dtype)
+  return pointwise_conv(x, kernel) if x.ndim == 4 else x @ kernel
+
+
+def scaled_normal(gain: float, fan_in: int) -> nn.initializers.Initializer:
+  """Returns the initialiser N(0, gain^2 / fan_in)."""
+  return nn.initializers.normal(gain / math.sqrt(fan_in))
+
+
+def per_sample_bias(bias: jax.Array, bias_scale: jax.Array | None, samples: int) -> jax.Array:
+  """Returns [samples, C]: bias [C] times bias_scale [samples]; None stands for ones."""
+  if bias_scale is None:
+    return jnp.broadcast_to(bias[None], (samples, *bias.shape))
+  return bias[None] * bias_scale.astype(bias.dtype)[:, None]
+
+
+def add_bias(x: jax.Array, bias: jax.Array, bias_scale: jax.Array | None) -> jax.Array:
+  """Adds `per_sample_bias` to x [N, H, W, C]."""
+  return x + broadcast_as(per_sample_bias(bias, bias_scale, x.shape[0])[:, None, None], x)
+
+
+def bias_activate(x: jax.Array, bias: jax.Array, bias_scale: jax.Array | None) -> jax.Array:
+  """Applies `add_bias`, then LeakyReLU."""
+  x = add_bias(x, bias, bias_scale)
+  return jnp.where(x > 0, x, LEAKY_SLOPE * x)
+
+
+class ClassEmbedding(nn.Module):
+  """A bias-free linear map of the one-hot label."""
+
+  num_classes: int
+  embed_dim: int
+  gain: float
+
+  @nn.compact
+  def __call__(self, labels: jax.Array | None) -> jax.Array:
+    """[N] int32 -> [N, embed_dim] float32."""
+    if labels is None:
+      raise ValueError(f"a network of {self.num_classes} classes needs labels")
+    kernel = self.param("kernel", scaled_normal(self.gain, fan_in=self.num_classes), (self.num_classes, self.embed_dim))
+    return jax.nn.one_hot(labels, self.num_classes, dtype=kernel.dtype) @ kernel
+
+
+class _Conditional(Protocol):
+  """A network with `num_classes` classes, 0 if unconditional."""
+
+  @property
+  def num_classes(self) -> int: ...
+
+  @property
+  def embed_dim(self) -> int: ...
+
+
+def with_embedding(network: _Conditional, z: jax.Array, labels: jax.Array | None) -> jax.Array:
+  """Appends the class embedding to z [N, D], if `network` is conditional; for use in its compact method."""
+  if not network.num_classes:
+    return z
+  embedding = ClassEmbedding(network.num_classes, network.embed_dim, gain=1.0, name="class_embedding")
+  return jnp.concatenate([z, embedding(labels)], axis=-1)
+
+
+def projection_logits(network: _Conditional, features: jax.Array, labels: jax.Array | None) -> jax.Array:
+  """Projects features [N, embed_dim] onto the class embedding (Miyato and Koyama 2018); unconditional: [N, 1] -> [N].
+
+  For use in the compact method of `network`.
+  """
+  if not network.num_classes:
+    return features[:, 0]
+  gain = 1 / math.sqrt(network.embed_dim)
+  embedding = ClassEmbedding(network.num_classes, network.embed_dim, gain=gain, name="class_embedding")
+  return jnp.sum(features * embedding(labels), axis=-1)
+
+
+class _Staged(Protocol):
+  """A network of stages, 4x4 first, of which the last `bfloat16_stages` compute in bfloat16."""
+
+  @property
+  def widths(self) -> Sequence[int]: ...
+
+  @property
+  def bfloat16_stages(self) -> int: ...
+
+
+def stage_dtype(network: _Staged, stage: int) -> jnp.dtype:
+  """Returns the dtype in which a stage computes."""
+  bfloat16 = stage >= len(network.widths) - network.bfloat16_stages
+  return jnp.dtype(jnp.bfloat16) if bfloat16 else full_precision()
+
+
+def full_precision() -> jnp.dtype:
+  """Returns float32, or float64 under jax_enable_x64 (for reference computations)."""
+  return jnp.result_type(float)
 
 
 class BatchNorm(nn.Module):
-  """Normalises every channel over the batch and all places (Ioffe and Szegedy 2015, arXiv 1502.03167).
+  """Batch normalisation over the batch and all pixels (Ioffe and Szegedy 2015, arXiv 1502.03167).
 
-  In training by the moments of the batch; where the collection `MOMENTS` is mutable, running moments follow them: the
-  mean and the mean *square*, whose averages over networks or devices are moments again, as a variance's are not.
-  Otherwise by the running moments, so that a sample's result is its own.
+  Training normalises by the moments of the batch and, if the collection `MOMENTS` is mutable, updates the running
+  moments: the mean and the mean *square*, which, unlike a variance, may be averaged over networks and devices.
+  Otherwise the running moments normalise, and a sample does not depend on the rest of its batch.
 
   Attributes:
-    axis_name: the mesh axis that the batch is divided over: its moments are of all of it.
+    axis_name: the mesh axis over which the batch is sharded; moments are of the global batch.
     affine: whether there are a scale and a bias.
-    scale_stddev: of the scale's initial values around 1.
-    decay: of the running moments, an update.
+    scale_stddev: standard deviation of the initial scale around 1.
+    decay: of the running moments, per update.
     epsilon: added to the variance.
   """
 
@@ -62,13 +176,13 @@ class BatchNorm(nn.Module):
 
 
 def apply_in_training(network: nn.Module, params: Any, moments: Any, *inputs: jax.Array) -> tuple[jax.Array, Any]:
-  """Returns what a network with batch norm makes of a batch, by its moments, and the running moments that follow it."""
+  """Applies a network with batch norm in training mode; returns the result and the updated running moments."""
   result, state = network.apply({"params": params, MOMENTS: moments}, *inputs, train=True, mutable=[MOMENTS])
   return cast(jax.Array, result), state[MOMENTS]
 
 
 class StridedConv(nn.Module):
-  """Halves the resolution; weights N(0, stddev), no bias; on every side (kernel_size - 1) // 2 of padding."""
+  """A bias-free convolution of stride 2, padded by (kernel_size - 1) // 2 on every side; weights N(0, stddev^2)."""
 
   features: int
   kernel_size: int = 4
@@ -83,7 +197,7 @@ class StridedConv(nn.Module):
 
 
 class TransposedConv(nn.Module):
-  """Doubles the resolution: the adjoint of `StridedConv`, as which it is initialised."""
+  """The transpose of `StridedConv`, initialised alike."""
 
   features: int
   kernel_size: int = 4

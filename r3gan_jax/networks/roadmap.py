@@ -22,22 +22,18 @@ from typing import ClassVar
 import jax
 from flax import linen as nn
 
-from r3gan_jax.networks.r3gan import (
-  _ACTIVATION_GAIN,
-  GenerativeBasis,
-  Generator,
+from r3gan_jax.networks.layers import (
+  LEAKY_GAIN,
   PointwiseConv,
-  ResidualBlock,
-  Upsample,
-  _bias_activate,
-  _biased,
-  _full_precision,
-  _logits,
-  _normal,
-  _stage_dtype,
-  _stages,
-  _with_embedding,
+  add_bias,
+  bias_activate,
+  full_precision,
+  projection_logits,
+  scaled_normal,
+  stage_dtype,
+  with_embedding,
 )
+from r3gan_jax.networks.r3gan import GenerativeBasis, Generator, ResidualBlock, Upsample, stages_of
 from r3gan_jax.ops.grouped_conv import grouped_conv, pointwise_conv
 from r3gan_jax.ops.resample import downsample2x, upsample2x
 
@@ -48,10 +44,10 @@ class SkipGenerator(Generator):
   @nn.compact
   def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
     """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32."""
-    x = _with_embedding(self, z, labels)
+    x = with_embedding(self, z, labels)
     additions = []
-    for stage, (width, cardinality, blocks) in enumerate(_stages(self)):
-      x = x.astype(_stage_dtype(self, stage))
+    for stage, (width, cardinality, blocks) in enumerate(stages_of(self)):
+      x = x.astype(stage_dtype(self, stage))
       if stage == 0:
         x = GenerativeBasis(width, name="basis")(x)
       else:
@@ -89,10 +85,10 @@ class SkeletonGenerator(nn.Module):
   @nn.compact
   def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
     """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32."""
-    x = _with_embedding(self, z, labels)
+    x = with_embedding(self, z, labels)
     additions = []
     for stage, width in enumerate(self.widths):
-      x = x.astype(_stage_dtype(self, stage))
+      x = x.astype(stage_dtype(self, stage))
       if stage == 0:
         x = GenerativeBasis(width, name="basis")(x)
       else:
@@ -121,17 +117,17 @@ class SkeletonDiscriminator(nn.Module):
   ) -> jax.Array:
     """images [N, H, W, C] float32, labels [N] int32 (None if unconditional) -> logits [N] float32."""
     top = len(self.widths) - 1
-    x = images.astype(_stage_dtype(self, top))
+    x = images.astype(stage_dtype(self, top))
     x = BiasedConv(self.widths[top], 1, name="from_image")(x, bias_scale)
     for stage in range(top, 0, -1):
-      x = x.astype(_stage_dtype(self, stage))
+      x = x.astype(stage_dtype(self, stage))
       x = DownsampleBlock(self.widths[stage - 1], name=f"stage_{stage}")(x, bias_scale)
-    x = x.astype(_stage_dtype(self, 0))
+    x = x.astype(stage_dtype(self, 0))
     x = BiasedConv(self.widths[0], 3, name="stage_0_conv")(x, bias_scale)
     x = x.reshape(len(x), 1, 1, -1)
     x = BiasedConv(self.widths[0], 1, name="hidden")(x, bias_scale)
     x = BiasedConv(self.embed_dim if self.num_classes else 1, 1, activated=False, name="output")(x, bias_scale)
-    return _logits(self, x[:, 0, 0].astype(_full_precision()), labels)
+    return projection_logits(self, x[:, 0, 0].astype(full_precision()), labels)
 
 
 class DownsampleBlock(nn.Module):
@@ -158,15 +154,15 @@ class BiasedConv(nn.Module):
   def __call__(self, x: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
     inputs = x.shape[-1]
     shape = (inputs, self.width) if self.size == 1 else (self.size, self.size, inputs, self.width)
-    gain = _ACTIVATION_GAIN if self.activated else 1.0
-    kernel = self.param("kernel", _normal(gain, fan_in=self.size**2 * inputs), shape).astype(x.dtype)
+    gain = LEAKY_GAIN if self.activated else 1.0
+    kernel = self.param("kernel", scaled_normal(gain, fan_in=self.size**2 * inputs), shape).astype(x.dtype)
     bias = self.param("bias", nn.initializers.zeros, (self.width,))
     x = pointwise_conv(x, kernel) if self.size == 1 else grouped_conv(x, kernel, groups=1)
     if self.downsampled:
       x = downsample2x(x)
-    return _bias_activate(x, bias, bias_scale) if self.activated else _biased(x, bias, bias_scale)
+    return bias_activate(x, bias, bias_scale) if self.activated else add_bias(x, bias, bias_scale)
 
 
 def _output_skips(additions: Sequence[jax.Array]) -> jax.Array:
   """The image, in full precision, of what each stage adds to it, 4x4 first."""
-  return reduce(lambda image, addition: upsample2x(image) + addition, (a.astype(_full_precision()) for a in additions))
+  return reduce(lambda image, addition: upsample2x(image) + addition, (a.astype(full_precision()) for a in additions))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from r3gan_jax.networks.r3gan import LEAKY_SLOPE, _full_precision, _stage_dtype
+from r3gan_jax.networks.layers import LEAKY_SLOPE, full_precision, stage_dtype
 from r3gan_jax.ops.broadcast import broadcast_as
 from r3gan_jax.ops.grouped_conv import grouped_conv
 from r3gan_jax.ops.resample import downsample2x, upsample2x
@@ -81,13 +81,13 @@ class Synthesis(nn.Module):
     noise = _pixel_noise([4 * 2 ** ((layer + 1) // 2) for layer in range(self.inputs - 1)], keys)
     additions = []
     for stage, width in enumerate(self.widths):
-      x = x.astype(_stage_dtype(self, stage))
+      x = x.astype(stage_dtype(self, stage))
       first = 2 * stage - 1
       if stage > 0:
         x = StyledConv(width, upsample=True, name=f"stage_{stage}_conv0")(x, w[:, first], noise[first])
       x = StyledConv(width, name=f"stage_{stage}_conv1")(x, w[:, first + 1], noise[first + 1])
       addition = ToImage(self.image_channels, name=f"stage_{stage}_to_image")(x, w[:, first + 2])
-      additions.append(addition.astype(_full_precision()))
+      additions.append(addition.astype(full_precision()))
     return functools.reduce(lambda image, addition: upsample2x(image) + addition, additions)
 
 
@@ -104,12 +104,12 @@ class Discriminator(nn.Module):
   def __call__(self, images: jax.Array) -> jax.Array:
     """images [N, H, W, C] float32 -> logits [N] float32; N is a multiple of `STDDEV_GROUP`."""
     top = len(self.widths) - 1
-    x = images.astype(_stage_dtype(self, top))
+    x = images.astype(stage_dtype(self, top))
     x = _activate(Conv(self.widths[top], 1, name="from_image")(x))
     for stage in range(top, 0, -1):
-      x = x.astype(_stage_dtype(self, stage))
+      x = x.astype(stage_dtype(self, stage))
       x = ResidualDown(self.widths[stage - 1], name=f"stage_{stage}")(x)
-    x = x.astype(_full_precision())
+    x = x.astype(full_precision())
     x = jnp.concatenate([x, minibatch_stddev(x, STDDEV_GROUP)], axis=-1)
     x = _activate(Conv(self.widths[0], 3, name="stage_0_conv")(x))
     x = _activate(Linear(self.widths[0], name="stage_0_linear")(x.reshape(x.shape[0], -1)))
@@ -260,7 +260,7 @@ def _pixel_noise(sides: Sequence[int], keys: jax.Array | None) -> list[jax.Array
   """Standard normal [N, side, side, 1] for each of `sides`, of keys [N]; without keys, the same [1, ...] every time."""
   sizes = [side * side for side in sides]
   if keys is None:
-    drawn = jnp.asarray(np.random.default_rng(0).standard_normal((1, sum(sizes))), _full_precision())
+    drawn = jnp.asarray(np.random.default_rng(0).standard_normal((1, sum(sizes))), full_precision())
   else:  # at once: a draw of its own for each layer takes seconds to compile
     drawn = jax.vmap(lambda key: jax.random.normal(key, (sum(sizes),)))(keys)
   parts = jnp.split(drawn, np.cumsum(sizes)[:-1].tolist(), axis=1)

@@ -21,13 +21,8 @@ from jax.interpreters import ad, mlir
 
 from r3gan_jax.ops import grouped_conv_tpu
 from r3gan_jax.ops.broadcast import broadcast_as
-from r3gan_jax.ops.grouped_conv import (
-  _flip_exchange,
-  _match_varying_axes,
-  _transposed_padding,
-  grouped_conv,
-)
-from r3gan_jax.ops.grouped_conv import _weight_gradient_p as _plain_weight_gradient_p
+from r3gan_jax.ops.grouped_conv import flip_exchange, grouped_conv, match_varying_axes, weight_gradient
+from r3gan_jax.ops.padding import same_padding, transposed_padding
 
 WORD = grouped_conv_tpu.WORD
 
@@ -37,9 +32,9 @@ def activated_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, groups: int
 
   The bias's own dtype, float32 beside bfloat16, is that of its gradient, which is summed in it.
   """
-  pads = tuple(((k - 1) // 2, (k - 1) // 2) for k in kernel.shape[:2])
-  x, kernel = _match_varying_axes(x, kernel)
-  x, bias = _match_varying_axes(x, bias)
+  pads = same_padding(kernel.shape[:2])
+  x, kernel = match_varying_axes(x, kernel)
+  x, bias = match_varying_axes(x, bias)
   return _forward_p.bind(x, kernel, bias, groups=groups, padding=pads, slope=slope)[0]
 
 
@@ -120,8 +115,8 @@ def _conv_transpose(dy, x, kernel, in_signs, out_signs, *bias, groups, padding, 
   dx = dkernel = None
   if ad.is_undefined_primal(x):
     size = kernel.shape[:2]
-    back = _flip_exchange(kernel, groups)
-    dx = _conv_p.bind(dy, back, out_signs, in_signs, padding=_transposed_padding(padding, size), **params)
+    back = flip_exchange(kernel, groups)
+    dx = _conv_p.bind(dy, back, out_signs, in_signs, padding=transposed_padding(padding, size), **params)
   if ad.is_undefined_primal(kernel):
     dkernel = _weight_gradient_p.bind(
       x, dy, in_signs, out_signs, padding=padding, kernel_size=kernel.aval.shape[:2], **params
@@ -134,14 +129,8 @@ def _conv_transpose(dy, x, kernel, in_signs, out_signs, *bias, groups, padding, 
 
 
 def _weight_gradient_portable(x, dy, in_signs, out_signs, *, slope, groups, padding, kernel_size):
-  return _plain_weight_gradient_p.bind(
-    _leak(x, _unpack(in_signs, x), slope),
-    _leak(dy, _unpack(out_signs, dy), slope),
-    groups=groups,
-    padding=padding,
-    kernel_size=kernel_size,
-    algorithm="auto",
-  )
+  x, dy = _leak(x, _unpack(in_signs, x), slope), _leak(dy, _unpack(out_signs, dy), slope)
+  return weight_gradient(x, dy, groups, padding, kernel_size)
 
 
 def _weight_gradient_tpu(x, dy, in_signs, out_signs, **params):
@@ -168,8 +157,8 @@ def _weight_gradient_transpose(dw, x, dy, in_signs, out_signs, *, kernel_size, p
   params = {"groups": groups, "slope": slope}
   dx = ddy = None
   if ad.is_undefined_primal(x):
-    back = _transposed_padding(padding, kernel_size)
-    dx = _conv_p.bind(dy, _flip_exchange(dw, groups), out_signs, in_signs, padding=back, **params)
+    back = transposed_padding(padding, kernel_size)
+    dx = _conv_p.bind(dy, flip_exchange(dw, groups), out_signs, in_signs, padding=back, **params)
   if ad.is_undefined_primal(dy):
     ddy = _conv_p.bind(x, dw, in_signs, out_signs, padding=padding, **params)
   return dx, ddy, None, None

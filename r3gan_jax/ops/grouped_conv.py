@@ -27,9 +27,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from r3gan_jax.ops import grouped_conv_cpu, grouped_conv_tpu
+from r3gan_jax.ops.padding import Padding, output_shape, same_padding, transposed_padding
 from r3gan_jax.ops.partitioning import keep_batch_split, needs_devices_in_lowering
-
-Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -65,14 +64,21 @@ def grouped_conv(
   if algorithm not in ("auto", *ALGORITHMS):
     raise ValueError(f"grouped_conv: unknown algorithm {algorithm!r}: choose from {['auto', *ALGORITHMS]}")
   if padding is None:
-    padding = ((kernel_height - 1) // 2, kernel_height // 2), ((kernel_width - 1) // 2, kernel_width // 2)
-  x, kernel = _match_varying_axes(x, kernel)
+    padding = same_padding((kernel_height, kernel_width))
+  x, kernel = match_varying_axes(x, kernel)
   return _conv_p.bind(x, kernel, groups=groups, padding=padding, algorithm=algorithm)
 
 
 def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """A 1x1 convolution: [N, H, W, I], [I, O] of one dtype -> [N, H, W, O]."""
   return grouped_conv(x, kernel[None, None], groups=1)
+
+
+def weight_gradient(
+  x: jax.Array, dy: jax.Array, groups: int, padding: Padding, kernel_size: tuple[int, int], algorithm: str = "auto"
+) -> jax.Array:
+  """The transpose of `grouped_conv` in its kernel: [N, H, W, G*I], [N, H', W', G*O] -> [kh, kw, I, G*O]."""
+  return _weight_gradient_p.bind(x, dy, groups=groups, padding=padding, kernel_size=kernel_size, algorithm=algorithm)
 
 
 def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dtype, portable: bool = False) -> str:
@@ -99,7 +105,7 @@ def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dty
   return "native"
 
 
-def _match_varying_axes(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+def match_varying_axes(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Under `shard_map`, casts a replicated operand beside a sharded one to 'varying', as lax's own operations do."""
   x_axes, y_axes = jax.typeof(x).mat.varying, jax.typeof(y).mat.varying
   if missing := tuple(y_axes - x_axes):
@@ -109,17 +115,11 @@ def _match_varying_axes(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Arra
   return x, y
 
 
-def _flip_exchange(kernel: jax.Array, groups: int) -> jax.Array:
+def flip_exchange(kernel: jax.Array, groups: int) -> jax.Array:
   """[kh, kw, I, G*O] -> [kh, kw, O, G*I], flipped in space: the kernel of the convolution's transpose."""
   height, width, inputs, outputs = kernel.shape
   kernel = kernel[::-1, ::-1].reshape(height, width, inputs, groups, outputs // groups)
   return kernel.transpose(0, 1, 4, 3, 2).reshape(height, width, outputs // groups, groups * inputs)
-
-
-def _transposed_padding(padding: Padding, kernel_size: tuple[int, int]) -> Padding:
-  (top, bottom), (left, right) = padding
-  height, width = kernel_size
-  return (height - 1 - top, height - 1 - bottom), (width - 1 - left, width - 1 - right)
 
 
 # Algorithms. Each computes both operations; they agree to rounding.
@@ -134,7 +134,7 @@ def _weight_gradient_native(
 ) -> jax.Array:
   """XLA's own gradient of its grouped convolution with respect to the kernel (linear in it: any point serves)."""
   # Of a kernel that was the same on all devices of a shard_map, JAX would sum the gradient over them.
-  _, kernel = _match_varying_axes(x, jnp.zeros((*kernel_size, x.shape[-1] // groups, dy.shape[-1]), x.dtype))
+  _, kernel = match_varying_axes(x, jnp.zeros((*kernel_size, x.shape[-1] // groups, dy.shape[-1]), x.dtype))
   _, pull_back = jax.vjp(partial(_conv_native, x, groups=groups, padding=padding), kernel)
   (gradient,) = pull_back(dy)
   return gradient
@@ -170,47 +170,6 @@ def _weight_gradient_per_group(
   return _join_groups(lax.map(one_group, (_split_groups(x, groups), _split_groups(dy, groups))))
 
 
-LANES = 128
-"""The width of a TPU's matrix unit, in channels."""
-
-
-def _merged(groups: int, channels_per_group: int) -> int:
-  """How many groups share a block of lanes: the largest divisor of `groups` that fits."""
-  return max(m for m in range(1, groups + 1) if groups % m == 0 and (m == 1 or m * channels_per_group <= LANES))
-
-
-def _conv_lanes(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
-  """Groups merged, with a block-diagonal kernel, into blocks that fill the lanes; one plain convolution a block."""
-  height, width, inputs, _ = kernel.shape
-  outputs = kernel.shape[-1] // groups
-  merged = _merged(groups, max(inputs, outputs))
-  blocks = groups // merged
-  kernel = kernel.reshape(height, width, inputs, blocks, merged, outputs)
-  kernel = jnp.einsum("hwibmo,nm->hwnibmo", kernel, jnp.eye(merged, dtype=kernel.dtype))
-  kernel = kernel.reshape(height, width, merged * inputs, blocks * merged * outputs)
-  return jnp.concatenate(
-    [
-      _conv_native(x, kernel, groups=1, padding=padding)
-      for x, kernel in zip(jnp.split(x, blocks, -1), jnp.split(kernel, blocks, -1), strict=True)
-    ],
-    axis=-1,
-  )
-
-
-def _weight_gradient_lanes(
-  x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int]
-) -> jax.Array:
-  """The dense weight gradient of each block of lanes, of which the diagonal is kept."""
-  inputs, outputs = x.shape[-1] // groups, dy.shape[-1] // groups
-  merged = _merged(groups, max(inputs, outputs))
-  blocks = groups // merged
-  plain = partial(_weight_gradient_native, groups=1, padding=padding, kernel_size=kernel_size)
-  pairs = zip(jnp.split(x, blocks, -1), jnp.split(dy, blocks, -1), strict=True)
-  dense = jnp.stack([plain(x, dy) for x, dy in pairs], axis=2)
-  dense = dense.reshape(*kernel_size, blocks, merged, inputs, merged, outputs)
-  return jnp.einsum("hwbmimo->hwibmo", dense).reshape(*kernel_size, inputs, groups * outputs)
-
-
 class Algorithm(NamedTuple):
   """One way to compute the two operations."""
 
@@ -222,7 +181,6 @@ ALGORITHMS: dict[str, Algorithm] = {
   "native": Algorithm(_conv_native, _weight_gradient_native),
   "per_group": Algorithm(_conv_per_group, _weight_gradient_per_group),
   "compiled": Algorithm(grouped_conv_cpu.conv, grouped_conv_cpu.weight_gradient),
-  "lanes": Algorithm(_conv_lanes, _weight_gradient_lanes),
   "pallas": Algorithm(grouped_conv_tpu.conv, grouped_conv_tpu.weight_gradient),
 }
 
@@ -267,8 +225,7 @@ def _join_groups(x: jax.Array) -> jax.Array:
 
 def _conv_abstract(x, kernel, *, groups, padding, algorithm):
   del groups, algorithm
-  sizes = (n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[1:3], padding, kernel.shape[:2], strict=True))
-  return x.update(shape=(x.shape[0], *sizes, kernel.shape[-1]), weak_type=False)
+  return x.update(shape=output_shape(x.shape, kernel.shape, padding), weak_type=False)
 
 
 def _weight_gradient_abstract(x, dy, *, groups, padding, kernel_size, algorithm):
@@ -277,8 +234,8 @@ def _weight_gradient_abstract(x, dy, *, groups, padding, kernel_size, algorithm)
 
 
 def _transposed_conv(dy, kernel, *, groups, padding, algorithm):
-  padding = _transposed_padding(padding, kernel.shape[:2])
-  return _conv_p.bind(dy, _flip_exchange(kernel, groups), groups=groups, padding=padding, algorithm=algorithm)
+  padding = transposed_padding(padding, kernel.shape[:2])
+  return _conv_p.bind(dy, flip_exchange(kernel, groups), groups=groups, padding=padding, algorithm=algorithm)
 
 
 def _conv_transpose_x(dy, x, kernel, **params):
@@ -340,7 +297,7 @@ def _lower(primitive: Primitive, operation: str) -> None:
         portable = jax.export.is_symbolic_dim(x.shape[0])
         algorithm = choose(platform, groups, x.shape[-1] // groups, y.shape[-1] // groups, x.dtype, portable)
       if algorithm == "pallas" and platform != "tpu":
-        algorithm = "lanes"  # the same blocks, where there is no kernel
+        algorithm = "native"
       function = partial(getattr(ALGORITHMS[algorithm], operation), groups=groups, **params)
       if algorithm != "compiled":  # (JAX itself says that pallas needs a shard_map)
         return function(x, y)

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from r3gan_jax.ops.padding import Padding, output_shape
+
 LANES = 16
 """Output channels of a group come in multiples of this many."""
-
-Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _SOURCE = Path(__file__).with_suffix(".cc")
 _TARGETS = {"r3gan_grouped_conv": "R3ganGroupedConv", "r3gan_weight_gradient": "R3ganGroupedConvWeightGradient"}
@@ -49,8 +49,7 @@ def available() -> bool:
 
 def conv(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
   """[N, H, W, G*I], [kh, kw, I, G*O] -> [N, H', W', G*O]."""
-  sizes = (n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[1:3], padding, kernel.shape[:2], strict=True))
-  return _call("r3gan_grouped_conv", (x.shape[0], *sizes, kernel.shape[-1]), x, kernel, groups, padding)
+  return _call("r3gan_grouped_conv", output_shape(x.shape, kernel.shape, padding), x, kernel, groups, padding)
 
 
 def weight_gradient(

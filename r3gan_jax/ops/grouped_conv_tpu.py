@@ -19,7 +19,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
+from r3gan_jax.ops.padding import Padding, output_shape
 
 LANES = 128
 WORD = 32
@@ -63,7 +63,7 @@ def conv(
     slope: of the LeakyReLU whose signs they are.
     interpret: emulate the kernel, for machines without a TPU; not under `jax.shard_map`.
   """
-  tiling = _tile(x, _out_shape(x, kernel, padding), (kernel.shape[0], kernel.shape[1]), groups, padding)
+  tiling = _tile(x, output_shape(x.shape, kernel.shape, padding), (kernel.shape[0], kernel.shape[1]), groups, padding)
   operands = {"x": _to_tiles(x), "kernel": _block_diagonal(kernel, groups, tiling.blocks)}
   specs = {"x": tiling.in_spec, "kernel": tiling.kernel_spec}
   for name, operand, spec in (
@@ -98,7 +98,7 @@ def conv(
     out_specs=tiling.out_spec,
     out_shape=_like(x, (*tiling.out_size, x.shape[0], kernel.shape[-1]), x.dtype),
     compiler_params=_compiler_params("parallel", "parallel", "parallel"),
-    cost_estimate=_cost(tiling, x, math.prod(_out_shape(x, kernel, padding)) * x.dtype.itemsize),
+    cost_estimate=_cost(tiling, x, math.prod(output_shape(x.shape, kernel.shape, padding)) * x.dtype.itemsize),
     interpret=interpret,
     name="grouped_conv",
   )(*operands.values())
@@ -128,7 +128,7 @@ def activated_conv(
     slope: of the LeakyReLU.
     interpret: emulate the kernel.
   """
-  tiling = _tile(x, _out_shape(x, kernel, padding), (kernel.shape[0], kernel.shape[1]), groups, padding)
+  tiling = _tile(x, output_shape(x.shape, kernel.shape, padding), (kernel.shape[0], kernel.shape[1]), groups, padding)
   height, width = tiling.in_size
   top = padding[0][0]
 
@@ -156,7 +156,7 @@ def activated_conv(
       _like(x, (*words, kernel.shape[-1]), jnp.int32),
     ],
     compiler_params=_compiler_params("parallel", "parallel", "parallel"),
-    cost_estimate=_cost(tiling, x, math.prod(_out_shape(x, kernel, padding)) * x.dtype.itemsize),
+    cost_estimate=_cost(tiling, x, math.prod(output_shape(x.shape, kernel.shape, padding)) * x.dtype.itemsize),
     interpret=interpret,
     name="activated_grouped_conv",
   )(_to_tiles(x), _block_diagonal(kernel, groups, tiling.blocks), bias)
@@ -260,11 +260,6 @@ def bias_gradient(
     name="bias_gradient",
   )(_to_tiles(dy), out_signs)
   return out.astype(dtype)
-
-
-def _out_shape(x: jax.Array, kernel: jax.Array, padding: Padding) -> tuple[int, int, int, int]:
-  height, width = (n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[1:3], padding, kernel.shape[:2], strict=True))
-  return x.shape[0], height, width, kernel.shape[-1]
 
 
 def _convolve_row(tiling: "_Tiling", kernel_ref: jax.Ref, input_row: Callable[[int], jax.Array]) -> jax.Array:

@@ -152,7 +152,7 @@ def test_sharded_batch_beside_a_replicated_kernel(channels):
   assert_same(conv(x, kernel), native(x, kernel, 2, None))
 
 
-@pytest.mark.parametrize("algorithm", ["native", "lanes", "per_group", "compiled"])
+@pytest.mark.parametrize("algorithm", ["native", "per_group", "compiled"])
 def test_gradients_of_each_device_are_its_own(algorithm):
   """Of a kernel of which each device has a copy; in a gradient's gradient, too."""
   x, kernel = operands(2, 16, 16, (3, 3))

@@ -377,5 +377,5 @@ def test_two_phases_may_not_measure_the_same():
 
 @pytest.mark.parametrize("wrong", [{"repeat": 2}, {"batches": 2}])
 def test_the_batch_of_the_phase_before_is_taken_as_it_is(wrong):
-  with pytest.raises(ValueError, match="takes that once, and as it is"):
+  with pytest.raises(ValueError, match="once and whole"):
     Phase("a", ("a",), lambda: None, fresh_batch=False, **wrong)
