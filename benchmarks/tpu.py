@@ -1,6 +1,6 @@
 """What an iteration takes on TPUs, as libtpu compiles it on a machine that has none (pip install 'r3gan_jax[tpu]').
 
-    python -m benchmarks.tpu    # every preset, at its batch, on the slice that its docstring recommends
+    python -m benchmarks.tpu    # every preset, at its batch, on the slice of its config.run.tpu_topology
     python -m benchmarks.tpu --configs cifar10:unconditional --topologies v5e:2x2 --grouped_conv native pallas
 
 Every number is of one chip. The roofline time max(FLOPs / peak, bytes / bandwidth) and the time of the all-reduces are
@@ -9,13 +9,14 @@ lower bounds, not measurements. A whole iteration compiles in minutes.
 
 import importlib
 import os
-import re
 import sys
 from collections import Counter
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ml_collections import ConfigDict
 
 from benchmarks import measure
 from r3gan_jax import factory
@@ -30,7 +31,7 @@ PRESETS = ("stacked_mnist", "cifar10", "cifar10:unconditional", "ffhq64", "ffhq2
 def main() -> None:
   parser = measure.parser(__doc__ or "")
   parser.add_argument("--configs", nargs="+", default=PRESETS, help="recipes (all presets)")
-  parser.add_argument("--topologies", nargs="+", help="slices, e.g. v5e:2x2 (what each recipe recommends)")
+  parser.add_argument("--topologies", nargs="+", help="slices, e.g. v5e:2x2 (config.run.tpu_topology)")
   parser.add_argument("--micro_batch", type=int, default=0, help="images a chip handles at a time (as many as fit)")
   parser.add_argument("--grouped_conv", nargs="+", default=["auto"], help="algorithms (%(default)s)")
   parser.add_argument("--penalties", nargs="+", default=["directional"], help="or grad_of_grad (%(default)s)")
@@ -58,20 +59,24 @@ def compiled(recipe: str, topology: str, grouped_conv: str, penalty: str, micro_
 
 
 def recommended_topology(recipe: str) -> str:
-  """The slice that a recipe's docstring names: "TPU: v5litepod-4, v5e:2x2, ..."."""
-  docstring = importlib.import_module(f"configs.{recipe.partition(':')[0]}").__doc__ or ""
-  found = re.search(r"^TPU: \S+, (v\w+:[\dx]+),", docstring, re.MULTILINE)
-  if found is None:
-    raise UserError(f"configs/{recipe} recommends no TPU slice: name one with --topologies")
-  return found[1]
+  """Returns config.run.tpu_topology of a recipe."""
+  topology = load(recipe).run.tpu_topology
+  if not topology:
+    raise UserError(f"configs/{recipe} has no config.run.tpu_topology: give --topologies")
+  return topology
+
+
+def load(recipe: str) -> ConfigDict:
+  """Returns the configuration of "NAME[:variant]" in configs/."""
+  name, _, variant = recipe.partition(":")
+  return importlib.import_module(f"configs.{name}").get_config(variant)
 
 
 def experiment(
   recipe: str, grouped_conv: str, penalised_gradient: str, micro_batch: int, platform: str = "tpu"
 ) -> Experiment:
-  """A recipe, "NAME[:variant]" of configs/, for TPUs, or another platform."""
-  name, _, variant = recipe.partition(":")
-  config = importlib.import_module(f"configs.{name}").get_config(variant)
+  """Builds the experiment of a recipe, "NAME[:variant]", for one platform."""
+  config = load(recipe)
   config.gan.grouped_conv = grouped_conv
   config.gan.penalised_gradient = penalised_gradient
   for phase in config.run.micro_batch:

@@ -9,7 +9,7 @@ Or from the zip of EDM's data tool, as it is, 32x32 with labels:
     python main.py --config=configs/cifar10.py --config.data.source=folder --config.run.data_path=cifar10-32x32.zip
 
 Published ([P]): FID 1.96, recall 0.57 (conditional), on 8 x L40, about 4 days.
-TPU: v5litepod-4, v5e:2x2, 128 images a chip: launch/cloud_tpu.sh.
+TPU: v5litepod-4, 128 images per chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 
@@ -41,6 +41,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.gan.augment_p = (0.0, 0.55)
 
   config.run.total_images = 250_000_000
+  config.run.tpu_topology = "v5e:2x2"
   return common.select(config, variant, unconditional=_unconditional)
 
 

@@ -8,7 +8,7 @@ The images are those of https://github.com/NVlabs/ffhq-dataset. Or from the zip 
     python main.py --config=configs/ffhq256.py --config.data.source=folder --config.run.data_path=ffhq256.zip
 
 Published ([P]): FID 2.75, recall 0.49, on 8 x A6000, about 3 weeks.
-TPU: v5litepod-32, v5e:4x8, 8 images a chip: launch/cloud_tpu.sh.
+TPU: v5litepod-32, 8 images per chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 
@@ -39,5 +39,6 @@ def get_config(variant: str = "") -> ConfigDict:
   config.gan.augment_p = (0.0, 0.3)
 
   config.run.total_images = 200_000_000
+  config.run.tpu_topology = "v5e:4x8"
   config.run.grid = (8, 8)
   return common.select(config, variant)

@@ -8,7 +8,7 @@ The images are those of https://github.com/NVlabs/ffhq-dataset. Or from the zip 
     python main.py --config=configs/ffhq64.py --config.data.source=folder --config.run.data_path=ffhq-64x64.zip
 
 Published ([P]): FID 1.95, recall 0.53, on 8 GPUs.
-TPU: v5litepod-4, v5e:2x2, 64 images a chip: launch/cloud_tpu.sh.
+TPU: v5litepod-4, 64 images per chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 
@@ -39,4 +39,5 @@ def get_config(variant: str = "") -> ConfigDict:
   config.gan.augment_p = (0.0, 0.3)
 
   config.run.total_images = 100_000_000
+  config.run.tpu_topology = "v5e:2x2"
   return common.select(config, variant)

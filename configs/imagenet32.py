@@ -8,7 +8,7 @@ DIRECTORY holds Imagenet32_train_npz.zip and Imagenet32_val_npz.zip, which https
 gives to registered users.
 
 Published ([P]): FID 1.27, recall 0.63, on 32 x H100.
-TPU: v5litepod-64, v5e:8x8, 64 images a chip: launch/cloud_tpu.sh.
+TPU: v5litepod-64, 64 images per chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 
@@ -40,4 +40,5 @@ def get_config(variant: str = "") -> ConfigDict:
   config.gan.augment_p = (0.0, 0.5)
 
   config.run.total_images = 1_000_000_000
+  config.run.tpu_topology = "v5e:8x8"
   return common.select(config, variant)

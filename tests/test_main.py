@@ -30,7 +30,7 @@ from r3gan_jax.training.workdir import read_config
 
 ROOT = Path(__file__).parent.parent
 SMOKE = "--config=configs/stacked_digits.py:smoke"
-ROADMAP_A = "--config=configs/roadmap/a.py:smoke"
+ROADMAP_A = "--config=configs/roadmap.py:a_smoke"
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ SMALL = (
 
 
 def flags(name, run, total, init_from=""):
-  recipe = (f"--config=configs/roadmap/{name}.py:smoke", *SMALL, f"--config.run.total_images={total}")
+  recipe = (f"--config=configs/roadmap.py:{name}_smoke", *SMALL, f"--config.run.total_images={total}")
   groups = "(2,2)" if name in ("e1", "e2") else "(1,1)"
   return (*recipe, f"--config.gan.cardinalities={groups}", f"--config.init_from={init_from}", f"--workdir={run}")
 

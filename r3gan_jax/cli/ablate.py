@@ -7,8 +7,8 @@ been trained stays: the same command again goes on, and one with another recipe,
 which `table.md`, as on the terminal, and `curves.png` in --out show. `--losses=recipe` takes the recipe's own, which
 compares recipes:
 
-    python -m r3gan_jax.cli.ablate --config=configs/roadmap/b.py:fashion32 --losses=recipe --out=runs/roadmap
-    python -m r3gan_jax.cli.ablate --config=configs/roadmap/e2.py:fashion32 --losses=recipe --out=runs/roadmap
+    python -m r3gan_jax.cli.ablate --config=configs/roadmap.py:b_fashion32 --losses=recipe --out=runs/roadmap
+    python -m r3gan_jax.cli.ablate --config=configs/roadmap.py:e2_fashion32 --losses=recipe --out=runs/roadmap
 
 The scores are those of config.run.metrics at the end of each run, as mean and standard deviation over the seeds. A run
 whose losses or gradients cease to be finite has diverged, and has none. Each run is a work directory,

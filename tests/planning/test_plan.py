@@ -58,10 +58,11 @@ def test_bfloat16_sums_of_a_lowered_program(bias_dtype, count):
 
 
 @pytest.mark.parametrize("platform, lowered_for", [("gpu", "cuda"), ("tpu", "tpu")])
-@pytest.mark.parametrize("recipe", ["cifar10", "roadmap.a", "roadmap.c2", "roadmap.d1"])
+@pytest.mark.parametrize("recipe", ["cifar10:smoke", "roadmap:a_smoke", "roadmap:c2_smoke", "roadmap:d1_smoke"])
 def test_training_adds_nothing_up_in_bfloat16(recipe, platform, lowered_for):
   """Not even a few terms, with all stages in bfloat16: biases, styles, noise, bases, embeddings, losses, penalties."""
-  config = importlib.import_module(f"configs.{recipe}").get_config("smoke")
+  name, _, variant = recipe.partition(":")
+  config = importlib.import_module(f"configs.{name}").get_config(variant)
   config.gan.bfloat16_stages = len(config.gan.widths)
   mesh = mesh_of(1)
   experiment = factory.build_experiment(config, mesh.size, platform)
