@@ -72,9 +72,7 @@ def get_config(algorithm: str = "r3gan") -> ConfigDict:
   # How samples become uint8 in grids and metrics: in "float32", or as in the "official" code, in bfloat16 if G's last
   # stage computes in it: 41 % of values are then one level higher (ops/images.py). Published FIDs need "official".
   config.run.quantisation = "float32"
-  config.run.tpu_topology = (
-    ""  # a slice that fits the batch without micro-batches (benchmarks/tpu.py)
-  )
+  config.run.tpu_topology = ""  # a slice that fits the batch without micro-batches (benchmarks/tpu.py)
   return config
 
 

@@ -14,12 +14,11 @@ from ml_collections import ConfigDict
 
 from r3gan_jax import settings
 from r3gan_jax.algorithms import bigan, dcgan, r3gan, stylegan2, wgan_gp
-from r3gan_jax.algorithms.base import Algorithm, Images, LearnsFromUnlabelled, Phase
+from r3gan_jax.algorithms.base import Algorithm, HasImageDtype, Images, LearnsFromUnlabelled, Phase
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.relabelled import RelabelledSource
 from r3gan_jax.data.source import Source
 from r3gan_jax.errors import UserError
-from r3gan_jax.networks.r3gan import Generator
 from r3gan_jax.settings import look_up
 from r3gan_jax.sources import SOURCES
 from r3gan_jax.training.loop import Experiment
@@ -86,11 +85,9 @@ def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorith
 
 def quantised_in(config: ConfigDict, algorithm: Algorithm) -> jnp.dtype:
   """Returns the dtype in which samples become uint8 (`ops.images.to_uint8`), by config.run.quantisation."""
-  generator = algorithm.generator if isinstance(algorithm, r3gan.R3GAN) else None
-  # All other networks end in float32.
-  official = jnp.bfloat16 if type(generator) is Generator and generator.bfloat16_stages else jnp.float32
-  choices = {"float32": jnp.float32, "official": official}
-  return jnp.dtype(look_up(choices, "run.quantisation", config.run.quantisation))
+  official = algorithm.image_dtype if isinstance(algorithm, HasImageDtype) else jnp.dtype(jnp.float32)
+  choices = {"float32": jnp.dtype(jnp.float32), "official": official}
+  return look_up(choices, "run.quantisation", config.run.quantisation)
 
 
 def build_experiment(config: ConfigDict, device_count: int, platform: str | None = None) -> Experiment:

@@ -1,20 +1,19 @@
-"""GAN inversion: the noise from which a generator draws a given image, found by descent from several starts.
+"""GAN inversion: finds noise from which a generator draws a given image, by gradient descent from several starts.
 
-Adam descends, over the noise z of each start by itself,
+For each start, Adam minimises over the noise z
 
     mean (G(z) - x)^2  +  mean over layers l of |D_l(G(z)) - D_l(x)|^2 / |D_l(x)|^2  +  PRIOR (|z| / sqrt(dim z) - 1)^2
 
-D_l are the feature maps of the trained discriminator. With pixels alone more starts end in poor minima; and of networks
-whose features could be compared, D has learnt this domain at this resolution and is in the checkpoint (Pan et al. 2020,
-arXiv 2003.13659, who prefer it to VGG; such a loss: Wang et al. 2018, arXiv 1711.11585). Relative to the target, all
-layers count the same whatever their scale; squared, the loss is smooth where it vanishes. There are many minima, hence
-several starts (Bora et al. 2017, arXiv 1703.03208). What G draws beyond black and white counts as these, as in a file.
+D_l are feature maps of the trained discriminator, which knows this domain at this resolution and is in the checkpoint
+(Pan et al. 2020, arXiv 2003.13659, prefer it to VGG; feature matching: Wang et al. 2018, arXiv 1711.11585). With pixels
+alone, more starts end in poor minima. Relative errors weigh all layers equally. The loss has many minima, hence several
+starts (Bora et al. 2017, arXiv 1703.03208). Pixels beyond black and white are clipped, as in an image file.
 
-The prior is weak. Gaussian noise lies near a sphere, which is where to interpolate; without a prior |z| grows to twice
-its radius for images that G cannot quite draw.
+The prior is weak. It keeps |z| near the sphere on which Gaussian noise lies, where interpolation works; without it |z|
+grows to twice that radius for images that G cannot quite draw.
 
-Fine-tuning then leaves z as it is and descends over offsets, added to G's features at 4x4. These have many more
-dimensions than z: with them G also draws what it draws for no noise.
+Fine-tuning keeps z and optimises offsets of G's features at 4x4. They have many more dimensions than z, so G can then
+draw images that it draws for no noise.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,21 +35,21 @@ from r3gan_jax.ops.images import to_float
 
 PRIOR = 0.1
 LEARNING_RATES = {"noise": 0.2, "offsets": 0.05}
-"""At their peak: they rise over the first twentieth of the steps, and then fall to 0 by half a cosine."""
+"""Peak learning rates; each rises over the first twentieth of the steps, then decays to 0 along half a cosine."""
 
 _REPORTS = 5
 
 
 @dataclass(frozen=True)
 class Inversion:
-  """Of one image.
+  """The result for one image.
 
   Attributes:
-    noise: float32 [noise_dim], of the best start.
-    offsets: float32 [offset_dim], what fine-tuning adds to G's features at 4x4; [0] without it.
-    losses: float32 [starts], to which each start came.
-    loss: to which the best one came, with fine-tuning if that is wanted.
-    mse: its mean squared error of pixels, which are in [-1, 1].
+    noise: float32 [noise_dim], from the best start.
+    offsets: float32 [offset_dim], added to G's features at 4x4; [0] without fine-tuning.
+    losses: float32 [starts], the final loss of each start.
+    loss: the final loss of the best start, after fine-tuning if asked for.
+    mse: its mean squared error of pixels in [-1, 1].
   """
 
   noise: np.ndarray
@@ -61,15 +60,15 @@ class Inversion:
 
 
 class Inverter:
-  """Inverts one image after another, all starts of one at once, on the first device of this process.
+  """Inverts images one by one, all starts in parallel, on the first device of this process.
 
   Args:
-    discriminator: (images, labels) -> logits, of parameters `params["discriminator"]`; None: pixels alone are compared.
-    steps: of the descent, and as many again of fine-tuning.
-    fine_tune: whether to fine-tune the features at 4x4 from the best noise on.
+    discriminator: see `algorithms.base.HasImageFeatures`; None: only pixels are compared.
+    steps: optimiser steps, and as many again for fine-tuning.
+    fine_tune: whether to optimise the features at 4x4, too, starting from the best noise.
 
   Raises:
-    UserError: as of `FineTuned`.
+    UserError: see `FineTuned`.
   """
 
   def __init__(
@@ -90,9 +89,9 @@ class Inverter:
       self._fine_tune = _Descent(fine_tuned.generate, discriminator, steps, "offsets")
 
   def __call__(self, image: np.ndarray, label: int | None, starts: np.ndarray, title: str = "image") -> Inversion:
-    """image uint8 [H, W, C], its class (None if unconditional), noise [starts, noise_dim] -> what draws the image.
+    """Inverts `image`, uint8 [H, W, C], of class `label` (None if unconditional), from noise [starts, noise_dim].
 
-    Progress is logged under `title`.
+    Logs progress under `title`.
     """
     target = to_float(jnp.asarray(image))[None]
     labels = None if label is None else jnp.array([label], jnp.int32)
@@ -109,10 +108,10 @@ class Inverter:
 
 
 class FineTuned:
-  """What a `Sampler` asks of an algorithm, where a row of noise is z and, after it, the offsets of the 4x4 features.
+  """An algorithm, as far as `Sampler` uses it, whose noise is z followed by the offsets of the 4x4 features.
 
   Raises:
-    UserError: `algorithm` does not begin with features at 4x4, as R3GAN does.
+    UserError: the generator of `algorithm` does not begin with features at 4x4 as R3GAN's does.
   """
 
   def __init__(self, algorithm: Algorithm, params: Params, carry: Carry):
@@ -134,11 +133,11 @@ class FineTuned:
 
   @property
   def offset_dim(self) -> int:
-    """How many offsets there are: 4 * 4 * width."""
+    """The number of offsets: 4 * 4 * width."""
     return int(np.prod(self._shape))
 
   def generate(self, params: Params, carry: Carry, noise: jax.Array, *inputs: Any) -> jax.Array:
-    """[N, noise_dim + offset_dim] -> images; otherwise as of the algorithm."""
+    """[N, noise_dim + offset_dim] -> images; see `Algorithm.generate`."""
     noise, offsets = jnp.split(noise, [self._noise_dim], axis=1)
     offsets = offsets.reshape(-1, *self._shape)
     return self._generate(lambda features: features + offsets.astype(features.dtype), params, carry, noise, *inputs)
@@ -153,7 +152,7 @@ class FineTuned:
 
 
 class _Descent:
-  """Adam over the `trained` one of the latents; all else of a row stays as it is. Compiled once."""
+  """Runs Adam on one of the latents, `trained`, and keeps the other fixed; compiled once."""
 
   def __init__(self, generate: Callable[..., jax.Array], discriminator: nn.Module | None, steps: int, trained: str):
     rate = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATES[trained], steps // 20, steps)
@@ -167,19 +166,19 @@ class _Descent:
     def advance(networks: Any, latents: Any, state: Any, steps: int, target: jax.Array, label: jax.Array | None) -> Any:
       params, carry = networks
       labels = None if label is None else jnp.repeat(label, len(latents["noise"]))
-      judge = None if discriminator is None else partial(feature_maps, discriminator, params["discriminator"])
-      wanted = judge(target, label) if judge else {}
+      features = None if discriminator is None else partial(feature_maps, discriminator, params["discriminator"])
+      wanted = features(target, label) if features else {}
 
       def losses(latents: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         drawn = generate(params, carry, jnp.concatenate([latents["noise"], latents["offsets"]], axis=1), labels)
-        # Clipped, with the gradient of the unclipped image (straight-through, Bengio et al. 2013): where G draws too
-        # much of what should be grey it must still be led back.
+        # Clipped, with the gradient of the unclipped image (straight-through, Bengio et al. 2013): pixels beyond the
+        # range keep a gradient.
         drawn += jax.lax.stop_gradient(jnp.clip(drawn, -1, 1) - drawn)
         errors = jnp.mean(jnp.square(drawn - target), axis=(1, 2, 3))
         radius = jnp.sqrt(jnp.mean(jnp.square(latents["noise"]), axis=1))
         total = errors + PRIOR * jnp.square(radius - 1)
-        if judge:
-          total += feature_errors(judge(drawn, labels), wanted)
+        if features:
+          total += feature_errors(features(drawn, labels), wanted)
         return total, errors
 
       def step(_: jax.Array, descent: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -196,8 +195,8 @@ class _Descent:
   def __call__(
     self, networks: Any, latents: Any, target: jax.Array, label: jax.Array | None, title: str
   ) -> tuple[Any, np.ndarray, np.ndarray]:
-    """(latents, losses, mean squared errors) of each row, in the end."""
-    # Where the results will be, too, or the second call would be compiled anew.
+    """Returns (latents, losses, mean squared errors) after all steps, by row."""
+    # On the device of the results, or the second call would compile again.
     latents, state = jax.device_put((latents, self._optimizer.init(latents)), jax.local_devices()[0])
     done = 0
     for until in np.unique(np.linspace(0, self._steps, _REPORTS + 1).astype(int))[1:].tolist():
@@ -212,7 +211,7 @@ class _Descent:
 def feature_maps(
   discriminator: nn.Module, params: Any, images: jax.Array, labels: jax.Array | None
 ) -> dict[str, jax.Array]:
-  """What each layer of the discriminator makes of images [N, H, W, C], by its name, if it is a map: [N, h, w, c]."""
+  """Returns the outputs [N, h, w, c] of the discriminator's layers for images [N, H, W, C], by name of the layer."""
 
   def is_layer(module: nn.Module, _: str) -> bool:
     return len(module.path) == 1
@@ -225,7 +224,7 @@ def feature_maps(
 
 
 def feature_errors(maps: Mapping[str, jax.Array], targets: Mapping[str, jax.Array]) -> jax.Array:
-  """[N, h, w, c] and [1, h, w, c] by layer -> float32 [N], the mean over layers of |map - target|^2 / |target|^2."""
+  """Returns the mean over layers of |map - target|^2 / |target|^2: maps [N, h, w, c], targets [1, h, w, c] -> [N]."""
 
   def square(values: jax.Array) -> jax.Array:
     return jnp.sum(jnp.square(values), axis=(1, 2, 3))

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.schedules import Schedule, cosine
@@ -262,6 +263,24 @@ class HasPictures(Protocol):
 
     Those of a name are laid out as a grid, samples/NAME_*.png, which the report shows.
     """
+
+
+@runtime_checkable
+class HasImageDtype(Protocol):
+  """An algorithm whose images may be computed in another dtype than float32; for config.run.quantisation."""
+
+  @property
+  def image_dtype(self) -> jnp.dtype:
+    """The dtype of the generator's last layer."""
+
+
+@runtime_checkable
+class HasImageFeatures(Protocol):
+  """An algorithm whose discriminator can compare two images; for inversion.py."""
+
+  @property
+  def image_features(self) -> nn.Module:
+    """(images, labels) -> logits, by params["discriminator"]; its feature maps of an image ignore the other images."""
 
 
 class LearnsFromUnlabelled:

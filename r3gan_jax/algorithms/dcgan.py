@@ -120,8 +120,8 @@ class DCGAN:
     real = to_float(batch["image"])
 
     def loss(discriminator: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-      real_logits, moments = self._judge(discriminator, carry, real)
-      fake_logits, _ = self._judge(discriminator, carry, fake)
+      real_logits, moments = self._logits(discriminator, carry, real)
+      fake_logits, _ = self._logits(discriminator, carry, fake)
       total = jnp.mean(NON_SATURATING.discriminator(real_logits, fake_logits))
       means = {"real_logits": jnp.mean(real_logits), "fake_logits": jnp.mean(fake_logits)}
       return total, (moments, {"loss": total} | means)
@@ -136,7 +136,7 @@ class DCGAN:
 
     def loss(generator: Any) -> tuple[jax.Array, Any]:
       fake, moments = self._generate(generator, carry, keys)
-      logits, _ = self._judge(params["discriminator"], carry, fake)
+      logits, _ = self._logits(params["discriminator"], carry, fake)
       return jnp.mean(NON_SATURATING.generator(logits, logits)), moments
 
     (total, moments), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
@@ -146,7 +146,7 @@ class DCGAN:
     """(images of new noise, normalised over the batch; running moments that follow it)."""
     return apply_in_training(self.generator, generator, carry["generator_moments"], self.noise(keys))
 
-  def _judge(self, discriminator: Any, carry: Carry, images: jax.Array) -> tuple[jax.Array, Any]:
+  def _logits(self, discriminator: Any, carry: Carry, images: jax.Array) -> tuple[jax.Array, Any]:
     """(logits, running moments), alike."""
     return apply_in_training(self.discriminator, discriminator, carry["discriminator_moments"], images)
 

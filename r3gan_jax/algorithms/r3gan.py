@@ -24,6 +24,7 @@ from r3gan_jax.algorithms.base import (
   Average,
   Batch,
   Carry,
+  HasImageDtype,
   Hyperparameters,
   Images,
   Metrics,
@@ -174,6 +175,14 @@ class R3GAN:
     return {"generator": Average("generator", "ema_half_life")}
 
   @property
+  def image_dtype(self) -> jnp.dtype:
+    return cast(HasImageDtype, self.generator).image_dtype
+
+  @property
+  def image_features(self) -> nn.Module:
+    return self.discriminator
+
+  @property
   def leading_rows(self) -> Mapping[str, Mapping[str, int]]:
     # G's first linear map: the rows of z, then those of the class embedding, if there is one.
     return {"generator": {"basis/linear/kernel": self.noise_dim}}
@@ -214,7 +223,7 @@ class R3GAN:
     both_labels = None if labels is None else jnp.concatenate([labels, labels])
 
     def critic(discriminator: Any, images: jax.Array, bias_scale: jax.Array) -> jax.Array:
-      return self._judge(discriminator, images, both_labels, bias_scale)
+      return self._logits(discriminator, images, both_labels, bias_scale)
 
     def objective(logits: jax.Array, squared_norms: jax.Array) -> tuple[jax.Array, Metrics]:
       real_logits, fake_logits = jnp.split(logits, 2)
@@ -243,11 +252,11 @@ class R3GAN:
     labels = batch.get("label")
     z = self.noise(z_keys)
     real = self._augment(to_float(batch["image"]), real_keys, hyperparameters)
-    real_logits = self._judge(params["discriminator"], real, labels)
+    real_logits = self._logits(params["discriminator"], real, labels)
 
     def loss(generator: Any) -> tuple[jax.Array, Metrics]:
       fake = self._augment(self._generate(generator, z, labels), fake_keys, hyperparameters)
-      fake_logits = self._judge(params["discriminator"], fake, labels)
+      fake_logits = self._logits(params["discriminator"], fake, labels)
       total = jnp.mean(self.loss.generator(real_logits, fake_logits))
       return total, {
         "loss": total,
@@ -260,7 +269,7 @@ class R3GAN:
   def _generate(self, generator: Any, z: jax.Array, labels: jax.Array | None) -> jax.Array:
     return cast(jax.Array, self.generator.apply({"params": generator}, z, labels))
 
-  def _judge(
+  def _logits(
     self, discriminator: Any, images: jax.Array, labels: jax.Array | None, bias_scale: jax.Array | None = None
   ) -> jax.Array:
     return cast(jax.Array, self.discriminator.apply({"params": discriminator}, images, labels, bias_scale))

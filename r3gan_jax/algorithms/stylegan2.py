@@ -163,7 +163,7 @@ class StyleGAN2:
 
     def loss(generator: Any) -> tuple[jax.Array, jax.Array]:
       w, mean_w, noise_keys = self._draw_w(generator, keys)
-      logits = self._judge(params["discriminator"], self._synthesise(generator, w, noise_keys))
+      logits = self._logits(params["discriminator"], self._synthesise(generator, w, noise_keys))
       return jnp.mean(NON_SATURATING.generator(logits, logits)), mean_w
 
     (total, mean_w), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
@@ -198,7 +198,7 @@ class StyleGAN2:
     images = jnp.concatenate([to_float(batch["image"]), self._synthesise(params["generator"], w, noise_keys)])
 
     def loss(discriminator: Any) -> tuple[jax.Array, Metrics]:
-      real_logits, fake_logits = jnp.split(self._judge(discriminator, images), 2)
+      real_logits, fake_logits = jnp.split(self._logits(discriminator, images), 2)
       total = jnp.mean(NON_SATURATING.discriminator(real_logits, fake_logits))
       means = {"real_logits": jnp.mean(real_logits), "fake_logits": jnp.mean(fake_logits)}
       return total, {"adversarial_loss": total} | means
@@ -213,7 +213,7 @@ class StyleGAN2:
     real = to_float(batch["image"])
 
     def loss(discriminator: Any) -> jax.Array:
-      return jnp.mean(gradient_penalty(lambda images: self._judge(discriminator, images), real)[1])
+      return jnp.mean(gradient_penalty(lambda images: self._logits(discriminator, images), real)[1])
 
     r1, gradients = jax.value_and_grad(loss)(params["discriminator"])
     return (
@@ -238,7 +238,7 @@ class StyleGAN2:
   def _synthesise(self, generator: Any, w: jax.Array, keys: jax.Array | None = None) -> jax.Array:
     return cast(jax.Array, self.synthesis.apply({"params": generator["synthesis"]}, w, keys))
 
-  def _judge(self, discriminator: Any, images: jax.Array) -> jax.Array:
+  def _logits(self, discriminator: Any, images: jax.Array) -> jax.Array:
     return cast(jax.Array, self.discriminator.apply({"params": discriminator}, images))
 
 

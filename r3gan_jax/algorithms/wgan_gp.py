@@ -158,7 +158,7 @@ class WGANGP:
     piecewise_linear = getattr(self.discriminator, "piecewise_linear", False)
     penalised_gradient = directional if piecewise_linear else grad_of_grad
     gradients, metrics = penalised_gradient(
-      self._judge, params["discriminator"], images, lambda images: images, objective
+      self._logits, params["discriminator"], images, lambda images: images, objective
     )
     return {"discriminator": gradients}, carry, metrics
 
@@ -169,7 +169,7 @@ class WGANGP:
 
     def loss(generator: Any) -> tuple[jax.Array, Any]:
       fake, moments = self._generate(generator, carry, keys)
-      return -jnp.mean(self._judge(params["discriminator"], fake)), moments
+      return -jnp.mean(self._logits(params["discriminator"], fake)), moments
 
     (total, moments), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
     return {"generator": gradients}, {**carry, "generator_moments": moments}, {"loss": total}
@@ -178,7 +178,7 @@ class WGANGP:
     """(images of new noise, normalised over the batch; running moments that follow it)."""
     return apply_in_training(self.generator, generator, carry["generator_moments"], self.noise(keys))
 
-  def _judge(self, discriminator: Any, images: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
+  def _logits(self, discriminator: Any, images: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
     return cast(jax.Array, self.discriminator.apply({"params": discriminator}, images, bias_scale))
 
 

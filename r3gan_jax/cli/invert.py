@@ -37,8 +37,7 @@ import numpy as np
 from absl import flags
 
 from r3gan_jax import runs
-from r3gan_jax.algorithms.base import Algorithm
-from r3gan_jax.algorithms.r3gan import R3GAN
+from r3gan_jax.algorithms.base import Algorithm, HasImageFeatures
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.errors import UserError
@@ -79,9 +78,8 @@ def main() -> None:
   with failing_as(f"cannot write --out={out}", out):  # before the work rather than after it
     make_directory(out)
 
-  # Others are inverted by pixels alone: D's features of an image must not depend on the rest of its batch.
-  discriminator = algorithm.discriminator if isinstance(algorithm, R3GAN) else None
-  inverter = Inverter(algorithm, *networks, discriminator, _STEPS.value, _FINE_TUNE.value)
+  features = algorithm.image_features if isinstance(algorithm, HasImageFeatures) else None
+  inverter = Inverter(algorithm, *networks, features, _STEPS.value, _FINE_TUNE.value)
   sampler = Sampler(algorithm, make_mesh(jax.local_devices()))
   starts = sampler.noise(_SEED.value + np.arange(_STARTS.value))
   found = []

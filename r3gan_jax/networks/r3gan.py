@@ -59,6 +59,11 @@ class Generator(nn.Module):
   bfloat16_stages: int = 0
   grouped_conv: str = "auto"
 
+  @property
+  def image_dtype(self) -> jnp.dtype:
+    """The dtype of the last layer."""
+    return stage_dtype(self, len(self.widths) - 1)
+
   @nn.compact
   def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
     """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32."""

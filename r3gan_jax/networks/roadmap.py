@@ -20,6 +20,7 @@ from functools import reduce
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from r3gan_jax.networks.layers import (
@@ -40,6 +41,11 @@ from r3gan_jax.ops.resample import downsample2x, upsample2x
 
 class SkipGenerator(Generator):
   """R3GAN's generator with output skips, as in configuration D1: every stage adds to the image, upsampled between."""
+
+  @property
+  def image_dtype(self) -> jnp.dtype:
+    """The dtype of the last layer."""
+    return full_precision()  # the sum of all stages
 
   @nn.compact
   def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
@@ -81,6 +87,11 @@ class SkeletonGenerator(nn.Module):
   embed_dim: int = 64
   image_channels: int = 3
   bfloat16_stages: int = 0
+
+  @property
+  def image_dtype(self) -> jnp.dtype:
+    """The dtype of the last layer."""
+    return full_precision()  # the sum of all stages
 
   @nn.compact
   def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
