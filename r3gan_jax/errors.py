@@ -1,21 +1,21 @@
-"""The exceptions that commands tell the user about without a traceback, and their exit statuses."""
+"""Exceptions that commands report without a traceback, and their exit statuses."""
 
 USER_ERROR = 2
 INTERRUPTED = 75
-"""EX_TEMPFAIL of sysexits.h: the same command, run again, goes on."""
+"""EX_TEMPFAIL of sysexits.h: the same command, run again, continues."""
 
 
 class UserError(Exception):
-  """Bad input: the message is one line that names the setting or file and says how to mend it.
+  """Bad input; the message is one line that names the setting or file, the value, and the cure.
 
-  Commands print the message alone, without a traceback, and exit with status `USER_ERROR`.
+  Commands print the message without a traceback and exit with status `USER_ERROR`.
   """
 
 
 class Interrupted(Exception):
-  """The command was stopped from outside, with nothing lost; it exits with status `INTERRUPTED`."""
+  """The command was stopped from outside, with nothing lost; the exit status is `INTERRUPTED`."""
 
 
 def one_line(error: Exception) -> str:
-  """The text of an exception, as part of a message; its type where it has none."""
+  """Returns the text of an exception on one line, or its type if it has none."""
   return " ".join(str(error).split()) or type(error).__name__

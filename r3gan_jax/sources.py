@@ -1,4 +1,4 @@
-"""The data sources that a configuration names, by config.data.source; adding one is one line of `SOURCES`."""
+"""Builds the data source of a configuration by config.data.source; a new one is one line of `SOURCES`."""
 
 from collections.abc import Callable, Mapping
 
@@ -36,13 +36,13 @@ def _tfds(config: ConfigDict) -> Source:
 def _folder(config: ConfigDict) -> Source:
   data = config.data
   if not config.run.data_path:
-    raise UserError("config.run.data_path is empty: name the folder or zip of images")
+    raise UserError("config.run.data_path is empty: give the folder or zip of images")
   skip = _skips_corrupt(config)
   return FolderSource(config.run.data_path, data.resolution, build_decoder(config), data.num_classes, skip)
 
 
 def build_decoder(config: ConfigDict) -> Decoder:
-  """Returns what makes images of the run's kind from files and records."""
+  """Builds the decoder of image files and records."""
   return Decoder(config.data.channels, config.data.background)
 
 
@@ -51,7 +51,7 @@ def _skips_corrupt(config: ConfigDict) -> bool:
 
 
 def _readable(config: ConfigDict, source: Source) -> Source:
-  """`source`, kept in memory if it is small, and without its corrupt images if the run says so."""
+  """Wraps `source` as config.run says: skipping corrupt images, cached in memory if it is small."""
   source = SkippingSource(source) if _skips_corrupt(config) else source
   return cached(source, config.run.cache_gib)
 

@@ -209,7 +209,7 @@ def test_stylegan2_trains_resumes_and_samples(command, environment, tmp_path):
 
   again = (f"--config.init_from={tmp_path}/whole", "--config.seed=1", f"--workdir={tmp_path}/again")
   done = command(*train, *again, "--config.run.total_images=8")
-  assert re.search(r"mapping/layer_0 .*taken", done.stderr) and "initialised" not in done.stderr
+  assert re.search(r"mapping/layer_0 .*transferred", done.stderr) and "initialised" not in done.stderr
 
 
 def test_killed_at_random_moments_it_goes_on_from_the_last_complete_checkpoint(command, environment, tmp_path):
@@ -240,7 +240,7 @@ def test_a_truncated_newest_checkpoint_falls_back(command, finished, tmp_path):
     if file.is_file():
       file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
   done = command(SMOKE, f"--workdir={tmp_path}")
-  assert "checkpoints/64 cannot be read, trying the one before it" in done.stderr
+  assert "checkpoints/64 cannot be read" in done.stderr
   assert "at 32 images" in done.stderr
   assert_bitwise_equal(final_state(tmp_path), final_state(finished))
 

@@ -38,7 +38,7 @@ def trained(environment, tmp_path_factory):
   calls.append(flags("e2", directory / "none", 8, directory / "b"))
   *went_well, last = call(environment, "main", calls)
   assert not any(went_well), went_well
-  assert "nothing of its discriminator fits into this one" in last
+  assert "no layer of its discriminator fits" in last
   return directory
 
 
@@ -99,5 +99,5 @@ def test_it_is_exported(trained, name):
 def test_only_r3gans_own_networks_have_official_names(environment, trained, tmp_path):
   convert = [(f"--workdir={trained / name}", f"--out={tmp_path / name}.npz") for name in ("d1", "e2")]
   refused, converted = call(environment, "convert", convert)
-  assert refused == "only R3GAN's own networks have official names, which this run has not; cli.export takes any"
+  assert "only R3GAN's own networks have official names" in refused
   assert converted is None and [path.name for path in tmp_path.iterdir()] == ["e2.npz"]

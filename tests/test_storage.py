@@ -185,7 +185,7 @@ def tfds_source(path):
 @pytest.mark.parametrize(
   "act, path, message",
   [
-    (claim, FORBIDDEN, "cannot write to the work directory gs://forbidden/x: Forbidden: .*: name another --workdir"),
+    (claim, FORBIDDEN, "cannot write to the work directory gs://forbidden/x: Forbidden: .*another --workdir"),
     (claim, "absent", "cannot write to the work directory gs://absent/x: no such bucket or file: name another"),
     (read_config, FORBIDDEN, "config.json cannot be read: Forbidden"),
     (read_config, "absent", "is not a work directory"),

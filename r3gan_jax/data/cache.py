@@ -1,4 +1,4 @@
-"""Decode once: a data set that fits into memory is kept there, as uint8, from the first time it is read."""
+"""Keeps a data set that fits into memory there, as uint8, so that every image is decoded once."""
 
 import numpy as np
 
@@ -8,9 +8,9 @@ _GIB = 2**30
 
 
 def cached(source: Source, limit_gib: float) -> Source:
-  """`source`, or, where all of it takes at most `limit_gib` GiB, a source that remembers what it has read of it.
+  """Returns `source`, cached if it takes at most `limit_gib` GiB.
 
-  What is remembered fills up as training asks for it, so the first step does not wait for the whole data set.
+  The cache fills as training reads, so the first step does not wait for the whole data set.
   """
   example = source[np.arange(1)]
   size_gib = len(source) * sum(values.nbytes for values in example.values()) / _GIB
@@ -18,12 +18,12 @@ def cached(source: Source, limit_gib: float) -> Source:
 
 
 class CachedSource:
-  """`source`, each of whose examples is read once; `example` is one of them, for the shapes. For threads, too."""
+  """A thread-safe cache of `source`, which reads every example once; `example` has its shapes."""
 
   def __init__(self, source: Source, example: Examples):
     self._source = source
     self.classes = source.classes
-    # Memory is taken by the system page by page, as it is written.
+    # The system allocates memory page by page, as it is written.
     self._values = {name: np.empty((len(source), *values.shape[1:]), values.dtype) for name, values in example.items()}
     self._present = np.zeros(len(source), np.bool_)
 
@@ -35,5 +35,5 @@ class CachedSource:
     if len(missing):
       for name, values in self._source[missing].items():
         self._values[name][missing] = values
-      self._present[missing] = True  # last: another thread may read the same ones
+      self._present[missing] = True  # last, for other threads
     return {name: values[indices] for name, values in self._values.items()}

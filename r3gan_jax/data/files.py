@@ -1,7 +1,7 @@
-"""Image files under a directory or in a zip: which are taken, and which are passed over.
+"""Finds and reads the image files under a directory or in a zip.
 
-What lies between the images is passed over and counted, by kind: hidden files and what systems leave behind, files of
-other suffixes, links to nothing or back, pipes, directories that cannot be read.
+Other files are skipped and counted by kind: hidden files and what operating systems leave behind, other suffixes,
+broken and circular links, pipes, unreadable directories.
 """
 
 import os
@@ -23,32 +23,32 @@ from r3gan_jax.data.images import SUFFIXES, CorruptImage
 from r3gan_jax.errors import UserError
 
 LISTS = "dataset.json"
-"""The name of files that list labels: see data/labels.py."""
+"""The name of files with labels: see data/labels.py."""
 
 _SYSTEM_DIRECTORIES = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 _READ_AT_ONCE = 16
 _LONG_HEADER = 512
-"""Bytes of a zip member's header that come with its data in one read: from an object store a second one is slow."""
+"""Bytes read before a zip member's data, for its header: a second read is slow from an object store."""
 
 T = TypeVar("T")
 Members = dict[str, zipfile.ZipInfo | None]
-"""The names of files, with the members of a zip that they are."""
+"""Name of a file -> its member of a zip, or None."""
 
 
 class ImageFiles:
-  """The image files under a directory or in a zip, in the order of their names. Safe to read in threads; picklable.
+  """The image files under a directory or in a zip, sorted by name; thread-safe and picklable.
 
-  Either may lie in an object store.
+  Both may be in an object store.
 
   Attributes:
     path: the directory or zip.
-    names: of the images, relative to it, with forward slashes.
-    lists: names of the files that list labels.
-    passed_over: what is not taken, by kind, and how often.
-    lost: names of what is not taken, hidden files apart: what a class may consist of.
+    names: the images, relative to `path`, with forward slashes.
+    lists: names of the files with labels.
+    passed_over: counts of skipped files, by kind.
+    lost: names of skipped files, except hidden ones; they may be all that a class has.
 
   Raises:
-    UserError: `path` is neither, is damaged, cannot be read, or holds no image; a name is not UTF-8.
+    UserError: `path` is neither, is damaged, cannot be read, or has no images; a name is not UTF-8.
   """
 
   def __init__(self, path: epath.PathLike):
@@ -61,7 +61,7 @@ class ImageFiles:
         self._is_zip = True
         found = _zipped(self.path)
       else:
-        raise UserError(f"{self.path} is neither a directory nor a zip: name the images' folder or zip")
+        raise UserError(f"{self.path} is neither a directory nor a zip: give the folder or zip of images")
     self.names: list[str] = []
     self.lists: list[str] = []
     for name in sorted(found.files):
@@ -76,7 +76,7 @@ class ImageFiles:
     self.passed_over, self.lost = found.passed_over, found.lost
     if not self.names:
       over = f" (passed over: {counted(self.passed_over)})" if self.passed_over else ""
-      raise UserError(f"{self.path} holds no image{over}: put files named *.png, *.jpg, *.webp or the like there")
+      raise UserError(f"{self.path} has no images{over}: put files named *.png, *.jpg, *.webp or the like there")
     self._files = {name: found.files[name] for name in (*self.names, *self.lists)}
     for name, member in self._files.items():
       _check(name, member, self.path)
@@ -85,25 +85,25 @@ class ImageFiles:
     return len(self.names)
 
   def title(self, index: int) -> str:
-    """The name of an image in messages."""
+    """Returns the name of an image for messages."""
     return f"{self.names[index]} in {self.path}"
 
   def read(self, index: int) -> bytes:
-    """The bytes of one image, encoded; errors as `read_file`."""
+    """Returns the encoded bytes of one image; errors are those of `read_file`."""
     return self.read_file(self.names[index])
 
   def read_file(self, name: str) -> bytes:
-    """The bytes of one of `names` or `lists`.
+    """Returns the bytes of one of `names` or `lists`.
 
     Raises:
-      CorruptImage: they are not those whose checksum the zip holds.
+      CorruptImage: their checksum is not that in the zip.
       UserError: it cannot be read.
     """
     member = self._files[name]
     with storage.failing_as(f"cannot read {name} in {self.path}", self.path):
       if member is None:
         return storage.read(self.path / name)
-      # Not through zipfile, whose readers share one file position: threads would wait for each other.
+      # Not by zipfile, whose readers share one file position, so that threads wait for each other.
       start, stop = member.header_offset, member.header_offset + member.compress_size
       data = storage.read(self.path, start, stop + _LONG_HEADER)
       try:
@@ -121,12 +121,12 @@ class ImageFiles:
     return data
 
   def fingerprints(self, progress: Callable[[Iterable[str]], Iterable[str]] = iter) -> list[str]:
-    """Returns what tells each image's bytes from others: their checksum and number.
+    """Returns a fingerprint of the bytes of each image: checksum and length.
 
-    A zip has these; a directory's files are read for them; of an object, its store's own mark of a version serves.
+    A zip contains them; the files of a directory are read; an object store has its own marks of versions.
 
     Args:
-      progress: what the fingerprints pass through, one by one, such as a progress bar.
+      progress: wraps the iteration over fingerprints, e.g. in a progress bar.
     """
     if storage.is_remote(self.path) and not self._is_zip:
       versions = storage.remote_versions(self.path)
@@ -142,14 +142,14 @@ class ImageFiles:
 
 
 def counted(counts: Counter[str]) -> str:
-  """'3 hidden, 2 *.txt': the six most frequent."""
+  """Returns the six most frequent counts as text: '3 hidden, 2 *.txt'."""
   shown = [f"{count:,} {kind}" for kind, count in counts.most_common(6)]
   text = ", ".join([*shown, "..."] if len(counts) > 6 else shown)
   return text.encode(errors="backslashreplace").decode()
 
 
 def in_threads(function: Callable[[int], T], indices: Iterable[int]) -> Iterator[T]:
-  """`function` of each index, in order, several at once; after an error those that have not begun are left."""
+  """Yields `function` of each index, in order, computed in threads; an error cancels those not yet started."""
   with ThreadPoolExecutor(_READ_AT_ONCE) as threads:
     try:
       yield from threads.map(function, indices)
@@ -159,20 +159,20 @@ def in_threads(function: Callable[[int], T], indices: Iterable[int]) -> Iterator
 
 @dataclass
 class _Found:
-  """The files that a listing comes upon; `passed_over` and `lost` as of `ImageFiles`."""
+  """The result of a listing; for `passed_over` and `lost` see `ImageFiles`."""
 
   files: Members = field(default_factory=dict)
   passed_over: Counter[str] = field(default_factory=Counter)
   lost: list[str] = field(default_factory=list)
 
   def pass_over(self, kind: str, name: str) -> None:
-    """Counts a file, or a directory whose name ends with a slash, that is not taken."""
+    """Counts a skipped file, or a skipped directory, whose name ends with a slash."""
     self.passed_over[kind] += 1
     self.lost.append(name)
 
 
 def _walked(top: Path) -> _Found:
-  """A directory on a disk. Links are followed, but each directory is entered once, and rather by its own name."""
+  """Lists a local directory. Links are followed, but each directory is entered once, if possible by its own name."""
   found = _Found()
   entered = {_identity(directory) for directory in top.resolve().parents}
   pending, linked = [""], deque[str]()
@@ -203,7 +203,7 @@ def _walked(top: Path) -> _Found:
       name = below + entry.name
       try:
         mode = entry.stat().st_mode
-      except OSError:  # a link to nothing, or to itself
+      except OSError:  # a broken or circular link
         mode = 0
       if stat.S_ISDIR(mode):
         (linked if entry.is_symlink() else pending).append(f"{name}/")
@@ -231,12 +231,12 @@ def _zipped(path: epath.Path) -> _Found:
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
       members = archive.infolist()
   except zipfile.BadZipFile:
-    raise UserError(f"{path} is no zip, or one cut short: fetch or make it again") from None
+    raise UserError(f"{path} is no zip, or is cut short: fetch or make it again") from None
   found = _Found()
   directories: set[str] = set()
   holding: set[str] = set()
   for member in members:
-    # Some programs write Windows' separators, or ./ in front.
+    # Some programs write Windows' separators or a leading ./
     name = "/".join(part for part in member.filename.replace("\\", "/").split("/") if part != ".")
     if name.endswith("/"):
       directories.add(name)
@@ -272,4 +272,4 @@ def _check(name: str, member: zipfile.ZipInfo | None, path: epath.Path) -> None:
     readable = name.encode(errors="backslashreplace").decode()
     raise UserError(f"{readable} in {path} has a name that is not UTF-8: rename it") from None
   if member and (member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1):
-    raise UserError(f"{name} in {path} is encrypted or of a rare compression: pack it again with `zip`")
+    raise UserError(f"{name} in {path} is encrypted or compressed in a rare way: pack it again with `zip`")

@@ -1,6 +1,6 @@
-"""Images as files to train on: a directory tree, or a zip, as it is or as StyleGAN's and EDM's tools make it.
+"""Reads image files for training: a directory tree or a zip, also as StyleGAN's and EDM's tools write them.
 
-A folder is read as it is: every image must have the configured size. `prepare_data` crops and resizes.
+Every image must have the configured size; `prepare_data` crops and resizes.
 """
 
 import numpy as np
@@ -15,18 +15,18 @@ from r3gan_jax.errors import UserError
 
 
 class FolderSource:
-  """The images of a directory or zip, which must all have the configured size. What is found there is logged.
+  """The images of a directory or zip, all of the configured size; logs what it finds.
 
   Args:
     path: the directory or zip.
     resolution: the height and width of the images.
-    decoder: gives their channels.
+    decoder: for the images; has the number of channels.
     num_classes: 0 for images without labels.
-    skip_corrupt: images that cannot be read are not refused at start.
+    skip_corrupt: does not raise an error at the start for images that cannot be read.
 
   Raises:
-    UserError: there are no images, or of another size, or labels are missing or out of range. What is wrong with
-      single files is raised at start for up to 2000 of them, else when they are first read.
+    UserError: there are no images, or images of another size, or labels are missing or out of range. Up to 2000 files
+      are checked at the start, others when they are first read.
   """
 
   def __init__(self, path: str, resolution: int, decoder: Decoder, num_classes: int, skip_corrupt: bool = False):
@@ -62,13 +62,13 @@ class FolderSource:
     side = self._resolution
     if size != (side, side):
       raise UserError(
-        f"{self._files.title(index)} is {size[0]}x{size[1]}, but config.data.resolution = {side}: make a data set of "
+        f"{self._files.title(index)} is {size[0]}x{size[1]}, but config.data.resolution = {side}: prepare images of "
         f"that size: python -m r3gan_jax.cli.prepare_data --images={self._files.path} --name=NAME --resolution={side}"
       )
 
 
 def _labels(files: ImageFiles, num_classes: int) -> tuple[np.ndarray, tuple[str, ...]]:
-  """(int32 [n], names of the classes, which listed labels have not)."""
+  """Returns (int32 [n], names of the classes, empty for listed labels)."""
   labels = listed_labels(files)
   if labels is not None:
     index = int(labels.argmax())

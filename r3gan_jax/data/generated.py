@@ -1,4 +1,4 @@
-"""Random images made on the spot: what the `:smoke` variants train on."""
+"""Random images for the `:smoke` variants."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from r3gan_jax.data.source import Examples
 
 
 class GeneratedSource:
-  """`size` images of coloured blocks, of any resolution, channels and number of classes; the same ones every time."""
+  """A fixed set of `size` random images of coloured blocks, of any resolution, channels and number of classes."""
 
   classes: tuple[str, ...] = ()
 

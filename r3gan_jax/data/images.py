@@ -1,4 +1,4 @@
-"""Encoded images, as files and records hold them: decoded, and fitted to the configured size."""
+"""Decodes the images in files and records, and fits them to the configured size."""
 
 import struct
 import zlib
@@ -11,24 +11,24 @@ from PIL import Image, ImageColor, ImageOps, PngImagePlugin
 from r3gan_jax.errors import UserError, one_line
 
 FITS = ("crop_resize", "pad")
-"""How images of another size come to the configured one: see `fit`."""
+"""How images of another size are fitted: see `fit`."""
 
 Image.init()
 FORMATS = tuple(
   name for name in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI") if name in Image.OPEN
 )
-"""The formats of Pillow's that are read; of several pages or frames, the first."""
+"""Pillow's names of the formats that are read; of several pages or frames, the first is used."""
 
 SUFFIXES = frozenset(
   suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
-)  # MPO: what many cameras make, a JPEG with another one behind it
-"""Suffixes of files in these formats, in small letters, dot included."""
+)  # MPO, from many cameras: a JPEG followed by another one
+"""File suffixes of these formats, in lower case, with the dot."""
 
 LARGEST_MEGAPIXELS = 1000
-"""The largest image to decode, 3 GB as RGB. Pillow's own limit, 179, refuses panoramas and scans."""
+"""The largest image that is decoded, 3 GB as RGB; Pillow's own limit, 179, excludes panoramas and scans."""
 
 Image.MAX_IMAGE_PIXELS = LARGEST_MEGAPIXELS * 500_000  # Pillow warns here, and refuses twice as many
-PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # of an ICC profile or text, unpacked; Pillow's 1 MiB refuses printers' profiles
+PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # of unpacked ICC profiles and texts; Pillow's 1 MiB excludes printers' profiles
 PngImagePlugin.MAX_TEXT_MEMORY = 2**27
 
 _MODES = {1: "L", 3: "RGB"}
@@ -37,19 +37,19 @@ _EXIF_ORIENTATION = 0x0112
 
 
 class CorruptImage(UserError):
-  """The bytes are no image that can be read."""
+  """Raised for bytes that cannot be read as an image."""
 
 
 @dataclass(frozen=True)
 class Decoder:
-  """Encoded bytes to 8-bit images of one kind.
+  """Decodes bytes to 8-bit images of one kind.
 
   Attributes:
     channels: 1 (grey) or 3 (RGB).
     background: the colour under transparent pixels, by name or #rrggbb.
 
   Raises:
-    UserError: there are other channels, or the background is no colour.
+    UserError: another number of channels, or a background that is no colour.
   """
 
   channels: int
@@ -64,15 +64,15 @@ class Decoder:
       raise UserError(f"background {self.background!r} is no colour: give a name or #rrggbb") from None
 
   def __call__(self, data: bytes, name: str) -> Image.Image:
-    """The image, upright by its EXIF orientation, over the background; grey is made RGB where wanted.
+    """Returns the image, rotated by its EXIF orientation, over the background, grey or RGB as configured.
 
     Args:
       data: an encoded image.
-      name: what an error calls it.
+      name: for error messages.
 
     Raises:
-      CorruptImage: it cannot be decoded to its end, or a checksum in it is wrong.
-      UserError: it has colours and `channels` is 1, more than 8 bits a channel, or too many pixels.
+      CorruptImage: it cannot be decoded to the end, or a checksum in it is wrong.
+      UserError: a colour image where `channels` is 1, more than 8 bits per channel, or too many pixels.
     """
     image = open_image(data, name)
     try:
@@ -82,7 +82,7 @@ class Decoder:
       ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:
       raise
-    except Exception as error:  # Pillow's readers raise whatever a broken file makes of them
+    except Exception as error:  # a broken file can raise anything in Pillow's readers
       raise CorruptImage(f"{name} is damaged or cut short ({one_line(error)}): replace or remove it") from None
     if image.mode.startswith(("I", "F")):
       raise UserError(f"{name} has more than 8 bits a channel ({image.mode}): convert it to 8 bits")
@@ -95,10 +95,10 @@ class Decoder:
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-  """An image of which only the header is read yet; `name` is what an error calls it.
+  """Returns an image of which only the header has been read; `name` is for error messages.
 
   Raises:
-    CorruptImage: the header is that of none of `FORMATS`.
+    CorruptImage: the header is not of any of `FORMATS`.
     UserError: it has too many pixels to decode.
   """
   try:
@@ -115,15 +115,15 @@ def open_image(data: bytes, name: str) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-  """(width, height) of an opened image, once it is turned by its EXIF orientation."""
+  """Returns (width, height) of an opened image after rotation by its EXIF orientation."""
   width, height = image.size
-  # Pillow itself turns TIFF. Squares stay squares, whose EXIF need not be searched for, in PNG behind the pixels.
+  # Pillow itself rotates TIFF. Squares need no look at EXIF, which in PNG comes after the pixels.
   turned = width != height and image.format != "TIFF" and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
   return (height, width) if turned else (width, height)
 
 
 def _check_png(data: bytes) -> None:
-  """Raises ValueError where a chunk's checksum is wrong: of the pixels' chunks Pillow does not look at it."""
+  """Raises a ValueError if the checksum of a chunk is wrong; Pillow does not check those of pixels."""
   start, kind = len(_PNG_SIGNATURE), b""
   while kind != b"IEND":
     length, kind = struct.unpack_from(">I4s", data, start)
@@ -134,13 +134,15 @@ def _check_png(data: bytes) -> None:
 
 
 def fit(image: Image.Image, resolution: int, how: str, name: str) -> Image.Image:
-  """`image` at `resolution` x `resolution`, untouched if it is so already.
+  """Returns `image` at `resolution` x `resolution`; unchanged if it has that size.
 
   Args:
-    how: "crop_resize" takes the largest centred square and resizes it with Pillow's Lanczos filter, which widens with
-      the factor and so does not alias: what the data tools of StyleGAN and EDM do, hence how the FFHQ of published
-      scores was made. "pad" puts zeros around a smaller image: MNIST's 28 -> 32 by convention.
-    name: what an error calls the image.
+    image: 8 bits per channel.
+    resolution: pixels.
+    how: "crop_resize" crops the largest centred square and resizes it with Pillow's antialiased Lanczos filter, as the
+      data tools of StyleGAN and EDM do, and as the FFHQ of published scores was made. "pad" surrounds a smaller image
+      with zeros, which is the convention for MNIST, 28 -> 32.
+    name: for error messages.
 
   Raises:
     UserError: an image to pad is larger than `resolution`.
@@ -154,11 +156,11 @@ def fit(image: Image.Image, resolution: int, how: str, name: str) -> Image.Image
     left, top = (width - side) // 2, (height - side) // 2
     return image.crop((left, top, left + side, top + side)).resize(size, Image.Resampling.LANCZOS)
   if max(width, height) > resolution:
-    raise UserError(f"{name} is {width}x{height}, which no padding fits to {resolution}: set config.data.resolution")
+    raise UserError(f"{name} is {width}x{height}, too large to pad to {resolution}: set config.data.resolution")
   left, top = (resolution - width) // 2, (resolution - height) // 2
   return ImageOps.expand(image, (left, top, resolution - width - left, resolution - height - top))
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-  """uint8 [H, W, 1 or 3]."""
+  """Returns uint8 [H, W, 1 or 3]."""
   return np.asarray(image).reshape(image.height, image.width, -1)

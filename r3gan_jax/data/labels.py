@@ -1,7 +1,7 @@
-"""Labels of image files: from a `dataset.json`, or from the names of directories.
+"""Reads the labels of image files, from a `dataset.json` or from the names of directories.
 
-`dataset.json` is the format of StyleGAN's and EDM's tools, `{"labels": [[name, label], ...]}`, or the same as an
-object, `{"labels": {name: label, ...}}`, with names relative to its own directory.
+`dataset.json` has the format of StyleGAN's and EDM's tools, `{"labels": [[name, label], ...]}`, or the same as an
+object, `{"labels": {name: label, ...}}`; names are relative to its own directory.
 """
 
 import json
@@ -17,17 +17,17 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 def listed_labels(files: ImageFiles) -> np.ndarray | None:
-  """int32 [n], of the `dataset.json` beside or above all images; None where there is none, or it has no labels.
+  """Returns int32 [n] from the `dataset.json` beside or above all images; None without one, or if it has no labels.
 
   Raises:
-    UserError: it is not of the format, lies below some of the images, or lacks an image.
+    UserError: it has another format, is below some of the images, or lacks an image.
   """
   if not files.lists:
     return None
   fitting = [name for name in files.lists if all(image.startswith(_directory(name)) for image in files.names)]
   if not fitting:
     raise UserError(
-      f"{files.lists[0]} in {files.path} does not lie above all images: name its directory, or move it to the top"
+      f"{files.lists[0]} in {files.path} is not above all images: give its directory, or move it to the top"
     )
   path = min(fitting, key=len)
   where = f"{path} in {files.path}"
@@ -45,11 +45,11 @@ def listed_labels(files: ImageFiles) -> np.ndarray | None:
 
 
 def directory_labels(files: ImageFiles) -> tuple[np.ndarray, list[str]]:
-  """(int32 [n], names of the classes): the directories below the one that all images share, in order.
+  """Returns (int32 [n], class names): the directories below the one that all images share, in order.
 
   Raises:
-    UserError: an image lies in none of them; one holds directories alone, or nothing that is read; or their names are
-      those of parts of a data set, or cannot be kept.
+    UserError: an image is in none of them; one has only directories, or no image; or their names are those of splits,
+      or cannot be kept.
   """
   parts = [name.split("/") for name in files.names]
   first, last = parts[0][:-1], parts[-1][:-1]  # the names are sorted, so what these two share, all do
@@ -66,33 +66,35 @@ def directory_labels(files: ImageFiles) -> tuple[np.ndarray, list[str]]:
   if nested := {*names} - {part[depth] for part in parts if len(part) == depth + 2}:
     name = min(nested)
     raise UserError(
-      f"{name} in {above} would be a class, but holds directories, not images: name, or zip, the one whose directories "
-      f"are the classes, such as {name}, or list the labels in {LISTS}"
+      f"{name} in {above} would be a class, but has directories, not images: give, or zip, the directory whose "
+      f"directories are the classes, such as {name}, or list the labels in {LISTS}"
     )
   if {name.lower() for name in names} <= _SPLITS:
     raise UserError(
-      f"{', '.join(names)} in {above} would be the classes, but are parts of a data set by their names: name, or zip, "
-      f"one of them, or list the labels in {LISTS}"
+      f"{', '.join(names)} in {above} would be the classes, but their names are those of splits: give, or zip, one of "
+      f"them, or list the labels in {LISTS}"
     )
   for name in names:
     if name != name.strip() or not name.isprintable():
-      raise UserError(f"{name!r} in {above} cannot name a class: rename it, without spaces around it and line ends")
+      raise UserError(
+        f"{name!r} in {above} cannot be the name of a class: rename it, without surrounding spaces or line ends"
+      )
   lost = [name.split("/") for name in files.lost]
   if without := {part[depth] for part in lost if part[:depth] == shared and len(part) > depth + 1} - {*names}:
     raise UserError(
-      f"{min(without)} in {above} would be a class, but holds no image that is read (passed over: "
+      f"{min(without)} in {above} would be a class, but has no image that can be read (passed over: "
       f"{counted(files.passed_over)}): rename or convert its files, or remove it"
     )
   return labels.astype(np.int32), names
 
 
 def _directory(name: str) -> str:
-  """The directory of a file's name, with the slash: "a/b.png" -> "a/"."""
+  """Returns the directory of a file name, with the slash: "a/b.png" -> "a/"."""
   return name[: name.rfind("/") + 1]
 
 
 def _parse(data: bytes, where: str) -> dict[str, int] | None:
-  """Name -> label, of what a `dataset.json` holds; None where it says that there are none."""
+  """Parses a `dataset.json`: name -> label; None if it says that there are no labels."""
   try:
     content = json.loads(data)
   except json.JSONDecodeError as error:

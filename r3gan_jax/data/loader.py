@@ -1,9 +1,8 @@
-"""From a source to batches on the devices: shuffled, resumable, decoded in threads, prefetched.
+"""Loads batches onto the devices: shuffled, resumable, decoded in threads, prefetched.
 
-The n-th sample that a run consumes is a function of the seed and n alone: each epoch is a permutation made from
-(seed, epoch) and, once the run went back to try another order, the number of that. So a run resumed from its count of
-images, on any number of processes or devices, sees what it would have seen. A process reads the rows of a global batch
-that its devices hold, and no others.
+The n-th sample of a run depends only on n, the seed and the number of rollbacks: each epoch is a permutation drawn
+from (seed, epoch, rollbacks). So a resumed run sees the images that an uninterrupted one sees, on any number of
+processes and devices. A process reads only the rows of a global batch that its own devices hold.
 """
 
 import os
@@ -19,14 +18,14 @@ from jax.sharding import NamedSharding
 from r3gan_jax.data.source import Examples, Source
 
 PREFETCH = 2
-"""Iterations whose batches are made ahead of the one in use."""
+"""How many iterations ahead batches are made."""
 
 SMALLEST_READ = 32
-"""Images that a thread reads at once, at least."""
+"""The fewest images that a thread reads in one call."""
 
 
 class Loader:
-  """Batches of `source` in the order of `seed`; with `x_flip`, an epoch holds every image and its mirror image."""
+  """Makes batches of `source` in an order drawn from `seed`; with `x_flip`, an epoch also has every mirror image."""
 
   def __init__(self, source: Source, seed: int, x_flip: bool):
     self.source = source
@@ -38,7 +37,7 @@ class Loader:
     self._readers = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
 
   def examples(self, samples: np.ndarray, order: int = 0) -> Examples:
-    """Those of an endless order, by number, that `samples`, int64 [n], count from 0: 'image' uint8 [n, H, W, C], ..."""
+    """Returns the examples at positions `samples`, int64 [n], of the endless shuffled sequence number `order`."""
     indices = self.indices(samples, order)
     flipped = indices >= len(self.source)
     examples = self._read(indices % len(self.source))
@@ -47,7 +46,7 @@ class Loader:
     return examples
 
   def indices(self, samples: np.ndarray, order: int = 0) -> np.ndarray:
-    """int64 [n]: the place of each of `samples` in the (doubled) data set."""
+    """Returns int64 [n]: the index of each position in the data set; mirror images follow the originals."""
     epochs, offsets = np.divmod(samples, self._epoch_size)
     indices = np.empty_like(samples)
     for epoch in np.unique(epochs).tolist():
@@ -65,9 +64,9 @@ class Loader:
   def iterate(
     self, batch_sizes: Sequence[int], first_iteration: int, sharding: NamedSharding, order: int = 0
   ) -> Iterator[tuple[dict[str, jax.Array], ...]]:
-    """From `first_iteration` on, for ever: one tuple an iteration, of one global batch for each of `batch_sizes`.
+    """Yields, from `first_iteration` on and forever, a tuple of global batches, one for each of `batch_sizes`.
 
-    Batches are made on a thread of their own, a few iterations ahead, and copied to the devices there.
+    A thread makes batches a few iterations ahead and copies them to the devices.
     """
     starts = np.cumsum([0, *batch_sizes]).tolist()
 

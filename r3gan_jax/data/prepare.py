@@ -25,15 +25,15 @@ from r3gan_jax.data.tfds import IDX_DATA_SETS
 from r3gan_jax.errors import UserError, one_line
 from r3gan_jax.storage import failing_as
 
-MOST_SHARDS = 512
-"""A process keeps all shards open, of the 1024 files that systems commonly allow it."""
+MAX_SHARDS = 512
+"""A reader keeps all shards open, and systems commonly allow 1024 open files."""
 
 IMAGES_PER_SHARD = 256
-"""Or more, where that would make more than MOST_SHARDS."""
+"""More if there would be more than `MAX_SHARDS` shards."""
 
 
 class ImageRecords:
-  """Image files, cropped and resized to `resolution`; `labels` int32 [n] or None."""
+  """Image files, cropped and resized to `resolution`, with `labels` int32 [n] or None."""
 
   def __init__(self, files: ImageFiles, labels: np.ndarray | None, resolution: int, decoder: Decoder):
     self._files = files
@@ -51,7 +51,7 @@ class ImageRecords:
     return example if self._labels is None else example | {"label": int(self._labels[index])}
 
   def digest(self) -> str:
-    """Hash of the names, contents and labels of the files, and of the background."""
+    """Returns a hash of the names, contents and labels of the files, and of the background."""
     labels = [None] * len(self) if self._labels is None else self._labels.tolist()
     reading = partial(tqdm, total=len(self), desc="checksums", unit="image", delay=2, disable=None)
     described = zip(self._files.names, self._files.fingerprints(reading), labels, strict=True)
@@ -59,7 +59,7 @@ class ImageRecords:
 
 
 class ArrayRecords:
-  """uint8 [n, H, W] and int [n], as they are."""
+  """Images uint8 [n, H, W] and labels int [n], unchanged."""
 
   def __init__(self, images: np.ndarray, labels: np.ndarray):
     self._images = images
@@ -85,19 +85,19 @@ def prepare_images(
   processes: int,
   skip_corrupt: bool,
 ) -> Prepared:
-  """The images of `files`, their largest centred square resized to `resolution` (`images.fit`), as PNG.
+  """Prepares `files`: the largest centred square of each image, resized to `resolution` (`images.fit`), as PNG.
 
-  They become the split "train" of version 1.0.0 of data set `name`; labelled if there is a `dataset.json` with labels,
-  or by the names of directories where `class_directories` says so. One line, printed, says what is found.
+  They become the split "train" of version 1.0.0 of data set `name`. Labels are those of a `dataset.json`, if it has
+  any, or with `class_directories` the names of directories. Prints what it finds, in one line.
   """
   import tensorflow_datasets as tfds
 
   if not re.fullmatch("[a-z][a-z0-9_]*", name):
-    raise UserError(f"--name={name}: a data set's name is of small letters, digits and _, and starts with a letter")
+    raise UserError(f"--name={name}: a data set's name has lower-case letters, digits and _, and starts with a letter")
   labels = listed_labels(files)
   features = {"image": tfds.features.Image(shape=(resolution, resolution, decoder.channels), encoding_format="png")}
   in_directories = any("/" in name for name in files.names)
-  classes = "no classes" + " (each directory is one with --class_directories)" * in_directories
+  classes = "no classes" + " (with --class_directories, each directory is one)" * in_directories
   if class_directories:
     if labels is not None:
       raise UserError(f"{files.path} has labels in a {LISTS}: leave out --class_directories, or remove the file")
@@ -116,16 +116,16 @@ def prepare_images(
     features=tfds.features.FeaturesDict(features),
   )
   records = ImageRecords(files, labels, resolution, decoder)
-  images_per_shard = max(IMAGES_PER_SHARD, math.ceil(len(files) / MOST_SHARDS))
+  images_per_shard = max(IMAGES_PER_SHARD, math.ceil(len(files) / MAX_SHARDS))
   return write_data_set(info, data_dir, {"train": records}, images_per_shard, processes, skip_corrupt)
 
 
 def prepare_idx(directory: epath.Path, name: str, data_dir: Path) -> Prepared:
-  """MNIST, or a data set of its form, from its four idx files: what TFDS's own recipe makes, without TensorFlow."""
+  """Prepares MNIST, or a data set of its format, from its four idx files, as TFDS does but without TensorFlow."""
   import tensorflow_datasets as tfds
 
   if name not in IDX_DATA_SETS:
-    raise UserError(f"--name={name}: idx files make one of {', '.join(IDX_DATA_SETS)}")
+    raise UserError(f"--name={name}: with --idx, choose from {', '.join(IDX_DATA_SETS)}")
   info = tfds.builder(name, data_dir=data_dir, file_format="array_record").info
   splits = {}
   for split, prefix in (("train", "train"), ("test", "t10k")):
@@ -133,21 +133,25 @@ def prepare_idx(directory: epath.Path, name: str, data_dir: Path) -> Prepared:
     height, width, _ = info.features["image"].shape
     if images.shape != (len(labels), height, width):
       raise UserError(
-        f"{directory} holds {prefix} images of shape {images.shape} and {len(labels)} labels, but {name} has images "
-        f"of {height}x{width}, one a label: fetch the files again"
+        f"{directory} has {prefix} images of shape {images.shape} and {len(labels)} labels, but {name} has one label "
+        f"per image of {height}x{width}: fetch the files again"
       )
     if labels.max() >= info.features["label"].num_classes:
-      raise UserError(f"{directory} holds a {prefix} label {labels.max()}, but {name} has not as many classes")
+      raise UserError(
+        f"{directory} has a {prefix} label {labels.max()}, but {name} has {info.features['label'].num_classes} classes"
+      )
     splits[split] = ArrayRecords(images, labels)
   return write_data_set(info, data_dir, splits, images_per_shard=len(splits["train"]))
 
 
 def prepare_tfds(name: str, data_dir: Path, manual_dir: Path | None) -> Prepared:
-  """Any data set that TFDS knows, by its own recipe; needs TensorFlow.
+  """Prepares any data set that TFDS knows, by TFDS's own code; needs TensorFlow.
 
   Args:
-    manual_dir: files at hand, under the names that they have where they are published. TFDS takes them from there
-      rather than from the network, and compares their checksums with its own where it has them.
+    name: as in TFDS's catalogue.
+    data_dir: the directory of prepared data sets.
+    manual_dir: files that are already downloaded, under their published names. TFDS uses them instead of the network
+      and checks the checksums that it knows.
   """
   if not importlib.util.find_spec("tensorflow"):
     raise UserError(f"--tfds={name} needs TensorFlow to run TFDS's recipe: pip install -e '.[tfds]'")
@@ -162,7 +166,7 @@ def prepare_tfds(name: str, data_dir: Path, manual_dir: Path | None) -> Prepared
     ) from None
   config = tfds.download.DownloadConfig(
     manual_dir=manual_dir,
-    # TFDS would extract a manual file to a place named after the file alone: MNIST's and Fashion-MNIST's are alike.
+    # By default TFDS extracts to a place named after the file alone, which is the same for MNIST and Fashion-MNIST.
     extract_dir=data_dir / "downloads" / "extracted" / name,
     try_download_gcs=False,
   )
@@ -171,17 +175,17 @@ def prepare_tfds(name: str, data_dir: Path, manual_dir: Path | None) -> Prepared
   except NonMatchingChecksumError as error:
     raise UserError(f"--tfds={name}: {one_line(error)}: fetch the file again") from None
   except (AssertionError, OSError) as error:  # no manual directory; no network, no space
-    cure = "or fetch the files by hand and name their --manual_dir"
+    cure = "or download the files yourself and give their directory with --manual_dir"
     raise UserError(f"--tfds={name}: {one_line(error)}: {cure}") from None
   return Prepared(Path(builder.data_path), builder.info.splits.total_num_examples, 0)
 
 
 def _read_idx(directory: epath.Path, name: str) -> np.ndarray:
-  """An idx file of unsigned bytes, as it is or gzipped: uint8 of any shape."""
+  """Reads an idx file of unsigned bytes, plain or gzipped: uint8 of any shape."""
   with failing_as(f"cannot read {directory}", directory):
     path = next((path for path in (directory / name, directory / f"{name}.gz") if path.exists()), None)
     if path is None:
-      raise UserError(f"{directory} holds neither {name} nor {name}.gz: fetch it, and name the directory with --idx")
+      raise UserError(f"{directory} has neither {name} nor {name}.gz: fetch it, and give its directory with --idx")
     data = path.read_bytes()
   try:
     data = gzip.decompress(data) if path.suffix == ".gz" else data
@@ -191,4 +195,4 @@ def _read_idx(directory: epath.Path, name: str) -> np.ndarray:
       raise ValueError
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
   except (OSError, EOFError, zlib.error, struct.error, ValueError):
-    raise UserError(f"{path} is no idx file of bytes, or one cut short: fetch it again") from None
+    raise UserError(f"{path} is no idx file of bytes, or is cut short: fetch it again") from None

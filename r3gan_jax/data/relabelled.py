@@ -1,7 +1,7 @@
-"""Labels to train on that are noisy or missing; evaluation reads the clean source itself.
+"""Noisy or missing labels for training; evaluation reads the clean source.
 
-Both are drawn once for the whole data set by a seed of their own, so runs of all seeds share them, and an image has the
-same label, or none, in every epoch and process, mirrored or not.
+They are drawn once for the whole data set, with a seed of their own, so all runs share them, and an image has the same
+label, or none, in every epoch and process, mirrored or not.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,16 @@ _READ_AT_ONCE = 256
 
 
 def transition_matrix(num_classes: int, noise: float, pairs: Sequence[Sequence[int]] = ()) -> np.ndarray:
-  """T[i, j] = p(noisy label j | clean label i), float64 [num_classes, num_classes].
+  """Returns T[i, j] = p(noisy label j | clean label i), float64 [num_classes, num_classes].
 
   Args:
-    noise: the share of labels that are redrawn.
-    pairs: (from, to): labels of class `from` are redrawn as `to`, and those of other classes stay clean. Without pairs,
-      all labels are redrawn evenly from all classes.
+    num_classes: the number of classes.
+    noise: the fraction of labels that are redrawn.
+    pairs: (from, to): labels of class `from` are redrawn as `to`; other classes stay clean. Without pairs, labels are
+      redrawn uniformly from all classes.
 
   Raises:
-    UserError: `noise` is no probability, or a pair is not of two classes, or a class is `from` twice.
+    UserError: `noise` is no probability, a pair is not of two classes, or a class is `from` twice.
   """
   if not 0 <= noise <= 1:
     raise UserError(f"config.data.label_noise = {noise} must lie between 0 and 1")
@@ -43,16 +44,16 @@ def transition_matrix(num_classes: int, noise: float, pairs: Sequence[Sequence[i
 
 
 class RelabelledSource:
-  """`source` with noisy labels, int32, or -1 for none.
+  """`source` with noisy labels, int32; -1 for images without one.
 
   Args:
-    source: of clean labels.
+    source: has the clean labels.
     num_classes, noise, pairs: see `transition_matrix`.
-    labelled_images: so many images keep a label, as many of each (clean) class, or one more of the first classes;
-      0: all do. To choose them, images are read until each class has enough.
+    labelled_images: how many images keep a label, equally many of each (clean) class, or one more of the first classes;
+      0: all. To choose them, images are read until each class has enough.
 
   Raises:
-    UserError: there are no classes, or too few images of one for its share, or as `transition_matrix`.
+    UserError: there are no classes, or too few images of one; see also `transition_matrix`.
   """
 
   def __init__(
@@ -77,7 +78,7 @@ class RelabelledSource:
 
   def __getitem__(self, indices: np.ndarray) -> Examples:
     examples = self._source[indices]
-    # The last class is whatever the others leave: its cumulated probability is 1 but for rounding.
+    # The last class takes the rest: its cumulated probability is 1 up to rounding.
     passed = self._uniform[indices, None] >= self._cumulated[examples["label"], :-1]
     noisy = passed.sum(axis=1, dtype=np.int32)
     return examples | {"label": np.where(self._labelled[indices], noisy, np.int32(-1))}
@@ -93,7 +94,7 @@ def _is_pair(pair: Sequence[int], num_classes: int) -> bool:
 
 
 def _choose_labelled(source: Source, num_classes: int, count: int, order: np.ndarray) -> np.ndarray:
-  """bool [n]: the first images of each class in `order`, int64 [n], `count` in all."""
+  """Returns bool [n]: `count` images, the first of each class in `order`, int64 [n]."""
   setting = f"config.data.labelled_images = {count}"
   if not num_classes <= count <= len(source):
     raise UserError(
@@ -113,6 +114,5 @@ def _choose_labelled(source: Source, num_classes: int, count: int, order: np.nda
       return labelled
   label = int(missing.argmax())
   raise UserError(
-    f"{setting} takes {quota[label]} images of class {label}, but there are {quota[label] - missing[label]}: choose a "
-    "smaller one"
+    f"{setting} needs {quota[label]} images of class {label}, but there are {quota[label] - missing[label]}: lower it"
   )

@@ -1,7 +1,7 @@
-"""Writes a prepared data set: ArrayRecord shards in a directory that describes itself as TFDS's own do.
+"""Writes a prepared data set: ArrayRecord shards in a self-describing directory, as TFDS writes them.
 
-All work goes on in `NAME/VERSION.unfinished`, which becomes `NAME/VERSION` when it is complete: no reader ever sees
-half of a data set. A shard, too, gets its name when it is complete, so what a stopped run has finished stays finished.
+All work happens in `NAME/VERSION.unfinished`, which is renamed to `NAME/VERSION` when it is complete, so readers never
+see part of a data set. A shard, too, gets its name when it is complete, so an interrupted preparation continues.
 """
 
 import json
@@ -32,7 +32,7 @@ from r3gan_jax.storage import failing_as, locked, write_whole
 _WRITING = "writing-"
 
 RECIPE = "prepare.json"
-"""In the directory: what the data set is made of, to tell whether it is the one that is asked for."""
+"""The file in the directory that records what the data set is made of."""
 
 
 class Records(Protocol):
@@ -41,15 +41,15 @@ class Records(Protocol):
   def __len__(self) -> int: ...
 
   def example(self, index: int) -> dict[str, Any]:
-    """What the data set's features encode: a PIL image, a class number. Raises CorruptImage."""
+    """Returns feature name -> value (a PIL image, a class number); raises CorruptImage."""
 
   def digest(self) -> str:
-    """Of what they are made of: another digest, another data set."""
+    """Returns a hash of everything that the examples depend on."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-  """A finished data set: where it is, how many images it holds and how many corrupt ones were left out."""
+  """A finished data set: its directory, its number of images, and how many corrupt ones were left out."""
 
   directory: Path
   images: int
@@ -75,14 +75,16 @@ def write_data_set(
 
   Args:
     info: the tfds.core.DatasetInfo: name, version and features.
-    splits: the examples; shard i of a split holds those from i * `images_per_shard` on.
-    processes: that share the shards.
-    skip_corrupt: leave out images that cannot be read, naming each in the log.
+    data_dir: the directory of prepared data sets.
+    splits: split name -> examples; shard i starts at example i * `images_per_shard`.
+    images_per_shard: examples in each shard but the last.
+    processes: how many write shards in parallel.
+    skip_corrupt: leaves out images that cannot be read, and names each in the log.
 
   Raises:
     CorruptImage: an image cannot be read, and `skip_corrupt` is off.
-    UserError: the directory holds another data set, or a higher version, which would be read in its place; it cannot
-      be written, or another process is writing it.
+    UserError: the directory has another data set, or a higher version, which readers would prefer; it cannot be
+      written, or another process is writing it.
   """
   directory = data_dir / info.full_name
   _check_versions(directory)
@@ -92,12 +94,12 @@ def write_data_set(
     "images_per_shard": images_per_shard,
   }
   busy = f"another process is preparing {directory}: wait for it"
-  with failing_as(f"cannot write {directory}", directory, "the same command goes on from there"):
+  with failing_as(f"cannot write {directory}", directory, "the same command continues from there"):
     directory.parent.mkdir(parents=True, exist_ok=True)
     with locked(directory.with_name(f"{directory.name}.lock"), busy):
       if directory.exists():
         _check_finished(directory, recipe)
-        logging.info("%s is prepared already", directory)
+        logging.info("%s is already prepared", directory)
       else:
         _write_directory(directory, recipe, info, splits, processes, skip_corrupt)
   images = _count(directory)
@@ -112,10 +114,10 @@ def _write_directory(
   processes: int,
   skip_corrupt: bool,
 ) -> None:
-  """Goes on with what a run of the same recipe has left, or begins."""
+  """Continues an interrupted preparation of the same data set, or starts one."""
   unfinished = directory.with_name(f"{directory.name}.unfinished")
   if unfinished.exists() and (change := _difference(unfinished, recipe)):
-    logging.warning("begins again what was left unfinished in %s: %s", unfinished, change)
+    logging.warning("starting again in %s: %s", unfinished, change)
     shutil.rmtree(unfinished)
   unfinished.mkdir(exist_ok=True)
   write_whole(unfinished / RECIPE, json.dumps(recipe, indent=2) + "\n")
@@ -128,7 +130,7 @@ def _write_directory(
 
 
 def _count(directory: Path) -> int:
-  """The images of a finished data set; a UserError where a shard holds another number than is written down."""
+  """Returns the number of images of a finished data set; raises a UserError if a shard is not as recorded."""
   splits = open_directory(directory).info.splits.values()
   for split in splits:
     for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
@@ -138,7 +140,7 @@ def _count(directory: Path) -> int:
 
 
 def _shards(name: str, directory: Path, splits: Mapping[str, Records], size: int) -> list[_Shard]:
-  """Of all splits, under TFDS's names for them."""
+  """Returns the shards of all splits, with TFDS's file names."""
   shards = []
   for split, records in splits.items():
     count = math.ceil(len(records) / size)
@@ -149,7 +151,7 @@ def _shards(name: str, directory: Path, splits: Mapping[str, Records], size: int
 
 
 def _check_versions(directory: Path) -> None:
-  """Refuses to write a version beside a higher one, which readers that name none would take."""
+  """Raises a UserError if there is a higher version, which readers would prefer."""
 
   def version(name: str) -> tuple[int, ...]:
     parts = name.split(".")
@@ -158,18 +160,18 @@ def _check_versions(directory: Path) -> None:
   higher = [path for path in directory.parent.glob("*.*.*") if version(path.name) > version(directory.name)]
   if higher:
     raise UserError(
-      f"{max(higher)} is there already, and would be read in place of {directory.name}: choose another --name or "
-      "--data_dir, or remove it"
+      f"{max(higher)} exists and would be read instead of {directory.name}: choose another --name or --data_dir, or "
+      "remove it"
     )
 
 
 def _check_finished(directory: Path, recipe: Mapping[str, Any]) -> None:
   if change := _difference(directory, recipe):
-    raise UserError(f"{directory} holds another data set ({change}): choose another --name or --data_dir, or remove it")
+    raise UserError(f"{directory} has another data set ({change}): choose another --name or --data_dir, or remove it")
 
 
 def _difference(directory: Path, recipe: Mapping[str, Any]) -> str:
-  """Says what of `recipe` is not as when `directory` was made; "" if nothing."""
+  """Returns how `recipe` differs from that of `directory`, in words; "" if it does not."""
   try:
     before = json.loads((directory / RECIPE).read_text())
     splits = {name: before["splits"][name] for name in recipe["splits"]}
@@ -180,9 +182,9 @@ def _difference(directory: Path, recipe: Mapping[str, Any]) -> str:
         return f"{splits[name]['images']:,} images in split {name}, now {now['images']:,}"
       if splits[name]["digest"] != now["digest"]:
         return f"the images or labels of split {name} have changed"
-    return "" if before == recipe else "in other shards"
+    return "" if before == recipe else "other shard sizes"
   except (ValueError, KeyError, TypeError, OSError):
-    return f"{RECIPE}, which says of what, is missing or damaged"
+    return f"{RECIPE} is missing or damaged"
 
 
 def _write(
@@ -200,7 +202,7 @@ def _write(
 def _written(
   shards: list[_Shard], splits: Mapping[str, Records], features: Any, processes: int, skip_corrupt: bool
 ) -> Iterator[tuple[_Shard, list[str]]]:
-  """Each shard, when it is written, and what was wrong with the images left out of it."""
+  """Yields each shard when it is written, with an error message for every image left out."""
   if processes == 1:
     for shard in shards:
       yield shard, _write_shard(shard, splits[shard.split], features, skip_corrupt)
@@ -214,7 +216,7 @@ def _written(
         yield futures[future], future.result()
     except BrokenProcessPool:
       raise UserError(
-        "a worker process was killed, perhaps for want of memory: the same command goes on; fewer --processes take less"
+        "a worker process was killed, perhaps for lack of memory: the same command continues, with fewer --processes"
       ) from None
     finally:
       stop.set()
@@ -222,17 +224,17 @@ def _written(
 
 
 _WORKER: dict[str, Any] = {}
-"""In a worker process: the arguments that all its shards share, sent to it once."""
+"""The arguments that all shards of a worker process share, sent to it once."""
 
 
 def _start_worker(splits: Mapping[str, Records], features: Any, stop: Event) -> None:
   _WORKER.update(splits=splits, features=features, stop=stop)
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to answer
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
   Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-  """A pool's workers would outlive a killed parent for ever."""
+  """Exits when the parent process is killed; a pool's workers would not."""
   parent = parent_process()
   assert parent
   parent.join()
@@ -246,7 +248,7 @@ def _work(shard: _Shard, skip_corrupt: bool) -> list[str]:
 def _write_shard(
   shard: _Shard, records: Records, features: Any, skip_corrupt: bool, stop: Event | None = None
 ) -> list[str]:
-  """Returns what is wrong with the images left out; the shard is whole or, once `stop` is set, absent."""
+  """Writes a shard, whole or not at all; returns an error message for every image left out. `stop` interrupts it."""
   corrupt: list[str] = []
   temporary = shard.path.with_name(f"{_WRITING}{os.getpid()}-{shard.path.name}")
   try:
@@ -259,7 +261,7 @@ def _write_shard(
           example = records.example(index)
         except CorruptImage as error:
           if not skip_corrupt:
-            raise CorruptImage(f"{error}, or leave such images out with --skip_corrupt") from None
+            raise CorruptImage(f"{error}, or leave out such images with --skip_corrupt") from None
           corrupt.append(str(error))
         else:
           with _failing_as_files_do():
@@ -275,7 +277,7 @@ def _write_shard(
 
 @contextmanager
 def _failing_as_files_do() -> Iterator[None]:
-  """With OSError, where ArrayRecord has a RuntimeError: of a full disk, for one."""
+  """Turns ArrayRecord's RuntimeErrors, e.g. of a full disk, into OSErrors."""
   try:
     yield
   except RuntimeError as error:
@@ -300,12 +302,12 @@ def _describe(info: Any, directory: Path, shards: list[_Shard]) -> None:
   info.set_file_format("array_record")
   info.set_splits(tfds.core.splits.SplitDict([split_info(split) for split in dict.fromkeys(s.split for s in shards)]))
   if not info.splits.total_num_examples:
-    raise UserError(f"{directory} would hold no image: all are corrupt")
+    raise UserError(f"{directory} would have no images: all are corrupt")
   info.write_to_directory(directory)
 
 
 def _record_count(path: Path) -> int:
-  """The records of a shard; 0 where it cannot be read."""
+  """Returns the number of records of a shard; 0 if it cannot be read."""
   try:
     reader = ArrayRecordReader(str(path))
     try:

@@ -1,4 +1,4 @@
-"""Training goes on without images that cannot be read."""
+"""Skips images that cannot be read."""
 
 import numpy as np
 from absl import logging
@@ -9,9 +9,9 @@ from r3gan_jax.errors import UserError
 
 
 class SkippingSource:
-  """`source`, in which the next image that can be read takes the place of one that cannot; each is logged once.
+  """Replaces every image of `source` that cannot be read by the next readable one, and logs it once.
 
-  Which one that is depends on the data alone, so resumed runs and all processes see the same.
+  The replacement depends on the data alone, so resumed runs and all processes see the same images.
   """
 
   def __init__(self, source: Source):
@@ -36,5 +36,5 @@ class SkippingSource:
           return self._source[np.array([candidate])]
         except CorruptImage as error:
           self._corrupt.add(candidate)
-          logging.warning("the next image takes its place: %s", error)
-    raise UserError("none of the images can be read")
+          logging.warning("replaced by the next image: %s", error)
+    raise UserError("none of the images can be read: prepare the data again")

@@ -1,7 +1,6 @@
-"""Stacked digits: three greyscale digits, drawn independently, as the R, G and B of one image: 1000 modes.
+"""Stacked digits: three grey digits, drawn independently, are the R, G and B of one image, which makes 1000 modes.
 
-StackedMNIST (SPEC section 7; Metz et al. 2017) stacks MNIST; the quickstart stacks the 1,797 digits, 8x8, of
-scikit-learn.
+StackedMNIST (Metz et al. 2017, arXiv 1611.02163) stacks MNIST; the quickstart stacks scikit-learn's 1,797 8x8 digits.
 """
 
 import numpy as np
@@ -13,8 +12,8 @@ class StackedSource:
   """`size` random triples of `digits`.
 
   Args:
-    digits: uint8 [n, h, w]; MNIST's zero-padded from 28 to 32.
-    size: triples in one epoch; the draw is fixed.
+    digits: uint8 [n, h, w]; MNIST's are zero-padded from 28 to 32 pixels.
+    size: the number of triples, which are drawn with a fixed seed.
   """
 
   classes: tuple[str, ...] = ()
@@ -31,8 +30,8 @@ class StackedSource:
 
 
 def load_small_digits() -> tuple[np.ndarray, np.ndarray]:
-  """The 1,797 handwritten digits of scikit-learn: images uint8 [n, 8, 8] in [0, 255], labels int32 [n]."""
-  from sklearn import datasets  # takes most of a second, and few runs need it
+  """Returns scikit-learn's 1,797 handwritten digits: images uint8 [n, 8, 8] in [0, 255], labels int32 [n]."""
+  from sklearn import datasets  # most of a second, and few runs need it
 
   digits = datasets.load_digits()
   return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int32)

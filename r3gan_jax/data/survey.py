@@ -1,4 +1,4 @@
-"""Describes image files in one line: how many, of which sizes and channels, the classes, what is passed over."""
+"""Describes image files in one line: their number, sizes, channels and classes, and what is skipped."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from r3gan_jax.data.files import ImageFiles, counted, in_threads
 from r3gan_jax.data.images import CorruptImage, open_image, upright_size
 
-MOST_LOOKED_AT = 2000
+MAX_HEADERS = 2000
 
 _MODES = {"1": "black and white", "L": "grey", "LA": "grey with alpha", "P": "palette", "RGBA": "RGB with alpha"}
 
@@ -20,10 +20,10 @@ class Header:
   """The header of an image.
 
   Attributes:
-    index: its place among the files.
-    size: (width, height), upright.
+    index: of the file.
+    size: (width, height) after rotation.
     mode: Pillow's name of its channels.
-    transparent: whether it has an alpha channel or the like.
+    transparent: whether it has transparency of any kind.
   """
 
   index: int
@@ -33,14 +33,14 @@ class Header:
 
 
 class Survey(NamedTuple):
-  """Headers of images, and what is wrong with those that have none."""
+  """The headers of images, and an error for each that has none."""
 
   headers: list[Header]
   corrupt: list[CorruptImage]
 
 
 def survey(files: ImageFiles) -> Survey:
-  """Looks at all headers or, of more, at `MOST_LOOKED_AT`, evenly spread over the files."""
+  """Reads all headers, or `MAX_HEADERS` of them, evenly spread over the files."""
 
   def look(index: int) -> Header | CorruptImage:
     try:
@@ -49,7 +49,7 @@ def survey(files: ImageFiles) -> Survey:
       return error
     return Header(index, upright_size(image), image.mode, image.has_transparency_data)
 
-  indices = np.linspace(0, len(files) - 1, min(len(files), MOST_LOOKED_AT)).astype(int)
+  indices = np.linspace(0, len(files) - 1, min(len(files), MAX_HEADERS)).astype(int)
   seen = list(in_threads(look, indices.tolist()))
   return Survey(
     [header for header in seen if isinstance(header, Header)],
@@ -58,7 +58,7 @@ def survey(files: ImageFiles) -> Survey:
 
 
 def describe(files: ImageFiles, found: Survey, classes: str, background: str) -> str:
-  """The line; `classes` is what it says of them, `background` the colour that transparent images are put over."""
+  """Returns the line; `classes` is its part about classes, `background` the colour under transparent images."""
   looked_at = len(found.headers) + len(found.corrupt)
   sizes = sorted({header.size for header in found.headers}, key=lambda size: (size[0] * size[1], size))
   ends = dict.fromkeys([*sizes[:1], *sizes[-1:]])
@@ -78,13 +78,13 @@ def describe(files: ImageFiles, found: Survey, classes: str, background: str) ->
 
 
 def name_classes(names: Sequence[str]) -> str:
-  """'3 classes: 0 = cat, 1 = dog, 2 = fish', or the first ten of them."""
+  """Returns '3 classes: 0 = cat, 1 = dog, 2 = fish', with the first ten at most."""
   shown = ", ".join(f"{index} = {name}" for index, name in enumerate(names[:10]))
   return f"{len(names):,} class{'es' * (len(names) != 1)}: {shown}{', ...' * (len(names) > 10)}"
 
 
 def number_classes(labels: np.ndarray) -> str:
-  """The same of classes that have numbers alone; `labels` int [n]."""
+  """Returns '3 classes, numbered' for classes without names; `labels` int [n]."""
   count, present = int(labels.max()) + 1, len(np.unique(labels))
   missing = f", {count - present:,} of them without an image" if present < count else ""
   return f"{count:,} class{'es' * (count != 1)}, numbered{missing}"

@@ -1,4 +1,4 @@
-"""TFDS data sets prepared as ArrayRecord, read by index and without TensorFlow."""
+"""Reads TFDS data sets prepared as ArrayRecord, by index and without TensorFlow."""
 
 import re
 import resource
@@ -17,24 +17,24 @@ from r3gan_jax.storage import as_path, is_remote
 _IF_DAMAGED = "if it is damaged, remove it and prepare it again"
 
 IDX_DATA_SETS = ("mnist", "fashion_mnist", "kmnist")
-"""Those that `prepare_data` makes from idx files, without TensorFlow."""
+"""The data sets that `prepare_data` makes from idx files."""
 
 
 class TfdsSource:
   """One split of a prepared TFDS image data set.
 
   Args:
-    name: as TFDS knows it, e.g. "cifar10" or "imagenet_resized/64x64", or the --name given to `prepare_data`.
+    name: in TFDS, e.g. "cifar10" or "imagenet_resized/64x64", or the --name given to `prepare_data`.
     split: e.g. "train" or "train+test".
-    data_path: the directory of prepared data sets ("": TFDS's own default), or one prepared data set's; local.
+    data_path: the local directory of prepared data sets ("": TFDS's default), or of this one.
     resolution: height and width of the result.
-    decoder: gives its channels.
-    fit_by: how records of another size come to it, see `images.fit`.
+    decoder: for the images; has the number of channels.
+    fit_by: how images of another size are fitted, see `images.fit`.
     num_classes: 0 for images without labels.
-    label_key: the feature to take labels from, where there are classes.
+    label_key: the feature with the labels.
 
   Raises:
-    UserError: the data set is not prepared or damaged, or has not that split, feature, or number of classes.
+    UserError: the data set is not prepared, is damaged, or lacks the split, feature or number of classes.
   """
 
   def __init__(
@@ -67,7 +67,7 @@ class TfdsSource:
     if not files:
       raise UserError(f"config.data.split = {split!r}: {self._title} has no images in it")
     _allow_open_files(len(files), self._title)
-    # The encoded records: TFDS would decode every feature of them, with Pillow at half the speed.
+    # Raw records: TFDS decodes every feature, and images at half the speed.
     self._records: Any = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     first_of_each_file = [0, *accumulate(file.take for file in files)][:-1]
     self._read(first_of_each_file)
@@ -87,7 +87,7 @@ class TfdsSource:
     from tensorflow_datasets.proto import tf_example_pb2
 
     try:
-      # In bulk: from a large file, 8 us a record where one by one takes 64.
+      # In bulk: 8 us per record of a large file; 64 us one by one.
       records = self._records.__getitems__(indices)
     except (RuntimeError, OSError) as error:
       raise UserError(f"cannot read {self._title}: {one_line(error)}: {_IF_DAMAGED}") from None
@@ -131,14 +131,14 @@ class TfdsSource:
 
 
 def default_data_dir() -> Path:
-  """Where TFDS keeps prepared data sets unless told otherwise."""
+  """Returns TFDS's default directory of prepared data sets."""
   import tensorflow_datasets as tfds
 
   return Path(tfds.core.constants.DATA_DIR).expanduser()
 
 
 def describe_directory(directory: Path) -> str:
-  """Describes one prepared data set, but for the number of images: their sizes and channels, and the classes."""
+  """Describes a prepared data set in words: sizes, channels and classes."""
   features = dict(open_directory(directory).info.features.items())
   parts = []
   if shape := getattr(features.get("image"), "shape", None):
@@ -151,7 +151,7 @@ def describe_directory(directory: Path) -> str:
 
 
 def prepared_directory(name: str, data_path: Path) -> Path | None:
-  """The directory that `TfdsSource` would read; None where there is none, or none by this name."""
+  """Returns the directory that `TfdsSource` would read; None if there is none."""
   try:
     return Path(_open(name, str(data_path)).data_path)
   except UserError:
@@ -159,14 +159,14 @@ def prepared_directory(name: str, data_path: Path) -> Path | None:
 
 
 def _open(name: str, data_path: str) -> Any:
-  """The builder, from the files alone: the code that once prepared them may need TensorFlow."""
+  """Returns the TFDS builder, from the files alone; the code that prepared them may need TensorFlow."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core.read_only_builder import builder_from_files
 
   if is_remote(data_path):
     raise UserError(
-      f"config.run.data_path = {data_path}: ArrayRecord files are read from a disk: copy the data set to one, e.g. by "
-      "`gcloud storage cp --recursive`, and name that"
+      f"config.run.data_path = {data_path}: prepared data sets are read from a disk only: copy it to one, e.g. by "
+      "`gcloud storage cp --recursive`"
     )
   data_path = str(as_path(data_path)) if data_path else ""
   if data_path and (Path(data_path) / "dataset_info.json").is_file():
@@ -178,7 +178,7 @@ def _open(name: str, data_path: str) -> Any:
   except tfds.core.DatasetNotFoundError:
     where = data_path or default_data_dir()
     raise UserError(f"data set '{name}' is not prepared under {where}: run {_how_to_prepare(name)}") from None
-  except Exception as error:  # whatever TFDS makes of files that are not what it wrote
+  except Exception as error:  # TFDS can raise anything for files that it did not write
     where = f"data set '{name}' in {data_path or default_data_dir()}"
     if "file format" in str(error).lower():
       raise UserError(
@@ -188,7 +188,7 @@ def _open(name: str, data_path: str) -> Any:
 
 
 def open_directory(directory: Path) -> Any:
-  """The TFDS builder of one prepared data set; a UserError where its description cannot be read."""
+  """Returns the TFDS builder of one prepared data set; raises a UserError if its description cannot be read."""
   import tensorflow_datasets as tfds
 
   try:
@@ -198,11 +198,11 @@ def open_directory(directory: Path) -> Any:
 
 
 _OTHER_FILES = 128
-"""That a process may have open besides a data set's."""
+"""Files that a process may have open besides a data set's."""
 
 
 def _allow_open_files(count: int, title: str) -> None:
-  """Raises the limit of open files, 256 on macOS, to what the shards of a data set take."""
+  """Raises the limit of open files (256 on macOS) as far as the shards of a data set need."""
   limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
   needed = count + _OTHER_FILES
   if limit == resource.RLIM_INFINITY or limit >= needed:

@@ -1,4 +1,4 @@
-"""Files from the network, and their checksums."""
+"""Downloads files and checks their checksums."""
 
 import hashlib
 import os
@@ -14,14 +14,16 @@ _BLOCK = 2**20
 
 
 def fetch(url: str, path: Path, sha256: str, otherwise: str) -> None:
-  """Downloads to a file beside `path`, which takes its place once it is whole and has the right checksum.
+  """Downloads a file, which appears at `path` when it is complete and has the right checksum.
 
   Args:
-    sha256: its first hex digits; none: not checked.
-    otherwise: what to do with the file that was fetched elsewhere, for the error.
+    url: the source.
+    path: the local file.
+    sha256: the first hex digits of its SHA-256; "": not checked.
+    otherwise: for the error, what to do with a file that is downloaded by other means.
 
   Raises:
-    UserError: it could not be downloaded, or has another checksum. No file is left then.
+    UserError: it cannot be downloaded, or has another checksum. No file is left then.
   """
   partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
   try:
@@ -36,15 +38,15 @@ def fetch(url: str, path: Path, sha256: str, otherwise: str) -> None:
     check_sum(partial, sha256, url)
     partial.replace(path)
   except (OSError, HTTPException, ValueError) as error:
-    raise UserError(f"{url} could not be downloaded ({error}): fetch it elsewhere and {otherwise}") from None
+    raise UserError(f"{url} could not be downloaded ({error}): download it by other means and {otherwise}") from None
   finally:
     partial.unlink(missing_ok=True)
 
 
 def check_sum(path: Path, sha256: str, title: str = "") -> None:
-  """A UserError, which calls the file `title`, where its SHA-256 does not begin with these hex digits."""
+  """Raises a UserError unless the file's SHA-256 begins with these hex digits; `title` names it in the error."""
   with path.open("rb") as file:
     digest = hashlib.file_digest(file, "sha256").hexdigest()
   if not digest.startswith(sha256):
     begins = digest[: len(sha256)]
-    raise UserError(f"{title or path} is damaged: its SHA-256 begins with {begins}, not {sha256}: fetch it anew")
+    raise UserError(f"{title or path} is damaged: its SHA-256 begins with {begins}, not {sha256}: download it again")

@@ -1,9 +1,9 @@
-"""Snapshots of the official PyTorch implementation, network-snapshot-*.pkl, without PyTorch.
+"""Reads snapshots of the official PyTorch implementation, network-snapshot-*.pkl, without PyTorch.
 
-Such a file is one pickle of a dict: the modules `G`, `D` and `G_ema`, the states of their Adams, `G_opt_state` and
-`D_opt_state`, and the images seen, `cur_nimg`. The unpickler of interop.pytorch reads it, the official modules' names
-admitted besides: all of them stand for one inert class. The architecture follows from names and shapes of G's tensors;
-then every name and shape is checked against it.
+Such a file is one pickle of a dict: the modules `G`, `D` and `G_ema`, the Adam states `G_opt_state` and `D_opt_state`,
+and the images seen, `cur_nimg`. The unpickler of interop.pytorch reads it and also admits the names of the official
+modules, which all stand for one inert class. The architecture is inferred from names and shapes of G's tensors; then
+every name and shape is checked against it.
 """
 
 import itertools
@@ -47,20 +47,20 @@ _EARLIER_MODULES = {
   "training.networks_baseline": "training.networks",
   **{f"BaselineGAN.{module}": f"R3GAN.{module}" for module in ("Networks", "FusedOperators", "Resamplers")},
 }
-"""As the published snapshots name them: huggingface.co/brownvc/R3GAN-ImgNet-32x32 lists what its file imports."""
+"""Names in the published snapshots: huggingface.co/brownvc/R3GAN-ImgNet-32x32 lists what its file imports."""
 _PICKLE = b"\x80"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-  """A run of the official implementation in our layout: trees as of our modules, leaves float32 numpy arrays.
+  """A run of the official implementation in our layout: trees of our modules, float32 arrays.
 
   Attributes:
-    generator, discriminator: the modules; their `bfloat16_stages` are those it was trained with.
+    generator, discriminator: the modules, with the `bfloat16_stages` of the run.
     params: "generator" and "discriminator" -> parameters.
     ema: the moving average of the generator's parameters.
-    second_moments: "generator" and "discriminator" -> those of Adam; zeros where the file holds none.
-    updates: how many Adam made of each; 0 where the file holds none.
+    second_moments: "generator" and "discriminator" -> Adam's second moments; zeros if the file has none.
+    updates: "generator" and "discriminator" -> Adam's count of updates; 0 if the file has none.
     images_seen: `cur_nimg`.
   """
 
@@ -77,10 +77,10 @@ def read_snapshot(path: Path) -> Snapshot:
   """Reads a snapshot; executes nothing in it.
 
   Raises:
-    UserError: there is no such file, or it is damaged, hostile, or holds other networks than R3GAN's.
+    UserError: there is no such file, or it is damaged, hostile, or has other networks than R3GAN's.
   """
   with one_line_errors(path, "an official snapshot of R3GAN"):
-    # Mapped: whatever sizes it claims, no more is reserved than is there.
+    # Mapped, so that no more memory is reserved than the file has, whatever it claims.
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
       check(mapped[:1] == _PICKLE, "it is no pickle")
       content = _SnapshotUnpickler(cast(IO[bytes], mapped)).load()
@@ -148,7 +148,7 @@ def official_arrays(snapshot: Snapshot) -> dict[str, np.ndarray]:
 
 
 class _Module:
-  """What a PyTorch module's state says of its tensors and submodules."""
+  """The tensors and submodules in the state of a PyTorch module."""
 
   __slots__ = ("buffers", "data_type", "modules", "parameters")
 
@@ -156,11 +156,11 @@ class _Module:
     check(isinstance(state, dict), "a module without a state")
     self.parameters, self.buffers, self.modules = (state.get(f"_{n}") for n in ("parameters", "buffers", "modules"))
     check(all(isinstance(part, dict) for part in (self.parameters, self.buffers, self.modules)), "no module's state")
-    self.data_type = state.get("DataType")  # of an official stage: what it computes in
+    self.data_type = state.get("DataType")  # the dtype of an official stage
 
 
 class _SnapshotUnpickler(Unpickler):
-  """A snapshot's storages are pickled in it as bytes, of torch.save's legacy form."""
+  """Reads a snapshot, whose storages are pickled as bytes in torch.save's legacy form."""
 
   def __init__(self, file: IO[bytes]):
     super().__init__(file)
@@ -187,7 +187,7 @@ class _SnapshotUnpickler(Unpickler):
 
 
 class _OfficialNetwork:
-  """`name` of a snapshot: its parameters and buffers, in PyTorch's order, and the state of its Adam."""
+  """One network of a snapshot: parameters and buffers in PyTorch's order, and the state of its Adam."""
 
   def __init__(self, name: str, content: dict[Any, Any]):
     self._name = name
@@ -198,7 +198,7 @@ class _OfficialNetwork:
     self._walk(self._module, "", set())
 
   def infer_generator(self) -> Generator:
-    """The module that has the parameters' names and shapes, as far as these few tell."""
+    """Infers the module from the names and shapes of a few parameters."""
     widths: list[int] = []
     cardinalities: list[int] = []
     blocks: list[int] = []
@@ -229,20 +229,20 @@ class _OfficialNetwork:
     )
 
   def infer_discriminator(self, generator: Generator) -> Discriminator:
-    """The mirror image of `generator`."""
+    """Returns the mirror image of `generator`."""
     shared = ("widths", "cardinalities", "blocks", "num_classes", "expansion", "bfloat16_stages")
     embed_dim = self._shape(EMBEDDING, 2)[0] if generator.num_classes else 0
     return Discriminator(**{name: getattr(generator, name) for name in shared}, embed_dim=embed_dim)
 
   def params(self, network: Network) -> Params:
-    """The parameters, whose names and shapes must be exactly those of `network`."""
+    """Returns the parameters; their names and shapes must be exactly those of `network`."""
     kernels, buffers = resampling_kernels(network), _arrays(self._buffers)
     check(buffers.keys() == kernels.keys(), f"{self._name} has other buffers than resampling kernels")
     check(all(np.array_equal(buffers[name], kernels[name]) for name in kernels), "it resamples by another filter")
     return self._to_params(network, self._parameters)
 
   def adam(self, network: Network) -> tuple[int, Params]:
-    """How many updates it made, and the second moments; zeros where there is no state."""
+    """Returns the count of updates and the second moments; zeros without a state."""
     names = list(self._parameters)
     check(isinstance(self._adam, dict), f"{self._name}_opt_state is no dict")
     entries, groups = self._adam.get("state"), self._adam.get("param_groups")
@@ -272,7 +272,7 @@ class _OfficialNetwork:
     return shape
 
   def _bfloat16_stages(self) -> int:
-    """Of G, whose stages are listed from 4x4 upward."""
+    """Returns the number of bfloat16 stages of G, whose stages are listed from 4x4 upward."""
     stages = self._module.modules["Model"].modules["MainLayers"].modules.values()
     lowered = [stage.data_type == "bfloat16" for stage in stages]
     check(lowered == sorted(lowered), "the stages in bfloat16 are not the highest ones")
@@ -298,7 +298,7 @@ def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def _count(step: Any) -> int:
-  """A number of updates: a number, or, since PyTorch 1.12, a tensor of no dimensions."""
+  """Returns a count of updates, which is a number or, since PyTorch 1.12, a tensor without dimensions."""
   number = float(step.array() if isinstance(step, Tensor) else step)
   check(number.is_integer() and 0 <= number < 2**31, "Adam's updates are no number")
   return int(number)

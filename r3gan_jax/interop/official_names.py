@@ -17,7 +17,7 @@ _RESAMPLING_KERNEL = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 6
 
 
 def to_params(network: Network, state: Mapping[str, np.ndarray]) -> Params:
-  """An official state dict as our parameters, float32; what is no parameter of `network` is passed over."""
+  """Converts an official state dict to our parameters, float32; ignores other entries."""
   leaves = {}
   for name, path, _ in official_parameters(network):
     value = state[name]
@@ -32,7 +32,7 @@ def to_params(network: Network, state: Mapping[str, np.ndarray]) -> Params:
 
 
 def to_state_dict(network: Network, params: Params) -> dict[str, np.ndarray]:
-  """Our parameters as an official state dict; the inverse of `to_params`."""
+  """Converts our parameters to an official state dict; the inverse of `to_params`."""
   leaves = flatten_dict(params)
   state = {}
   for name, path, _ in official_parameters(network):
@@ -47,13 +47,13 @@ def to_state_dict(network: Network, params: Params) -> dict[str, np.ndarray]:
 
 
 def resampling_kernels(network: Network) -> dict[str, np.ndarray]:
-  """The buffers of the official module: PyTorch expects them beside the parameters."""
+  """Returns the buffers of the official module, which PyTorch expects beside the parameters."""
   stages = range(1, len(network.widths))
   return {f"{_transition(network, stage)}.Resampler.Kernel": _RESAMPLING_KERNEL for stage in stages}
 
 
 def official_parameters(network: Network) -> Iterator[tuple[str, tuple[str, ...], tuple[int, ...]]]:
-  """Of each parameter: its official name, its path in our tree, its official shape (images are RGB)."""
+  """Yields (official name, path in our tree, official shape) of each parameter, for RGB images."""
   widths = network.widths
   generates = isinstance(network, Generator)
   for stage, width in enumerate(widths):
@@ -88,10 +88,10 @@ def official_parameters(network: Network) -> Iterator[tuple[str, tuple[str, ...]
 
 
 def stage_name(network: Network, stage: int) -> str:
-  """G lists its stages from 4x4 upward, D downward to it."""
+  """Returns the official name of a stage: G lists its stages from 4x4 upward, D down to 4x4."""
   return f"Model.MainLayers.{stage if isinstance(network, Generator) else len(network.widths) - 1 - stage}"
 
 
 def _transition(network: Network, stage: int) -> str:
-  """The layer between `stage` and the one below it; of stage 0, the basis."""
+  """Returns the name of the layer between `stage` and the one below it; for stage 0, of the basis."""
   return f"{stage_name(network, stage)}.Layers.{0 if isinstance(network, Generator) else network.blocks[stage]}"

@@ -1,14 +1,14 @@
-"""Tensors out of files that PyTorch wrote, without PyTorch and without executing anything in them.
+"""Reads tensors from PyTorch's files, without PyTorch and without executing anything in them.
 
-A pickle is a program that may call whatever its reader can name. This reader knows the few names below and refuses all
-others. Each stands for a string or for a bound method that checks its arguments: calling them, or setting their state,
-reaches nothing else. Nor does a small file cost much: what takes memory or time is bounded by the file's size.
+A pickle is a program that may call anything its reader can name. This reader knows the few names below and refuses all
+others. Each stands for a string or a bound method that checks its arguments; calling them, or setting their state,
+reaches nothing else. Memory and time are bounded by the size of the file.
 
 torch.save's two forms (torch/serialization.py):
 
     zip      (since 1.6)    NAME/data.pkl, NAME/byteorder and each storage, uncompressed, as NAME/data/KEY
-    legacy   (before)       pickles: magic number, protocol, system; the object; the storages' keys. Then, in the order
-                            of the keys, each storage: its number of elements, int64, and its elements
+    legacy   (before)       pickles: magic number, protocol, system; the object; the keys of storages. Then each storage
+                            in the order of the keys: its number of elements, int64, and its elements
 """
 
 import io
@@ -44,10 +44,10 @@ _DTYPES = {
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-  """A state dict, written by torch.save (either form) or as an .npz: name -> array.
+  """Reads a state dict from a file of torch.save (either form) or an .npz: name -> array.
 
   Raises:
-    UserError: there is no such file, or it is damaged, holds something else, or names what no state dict needs.
+    UserError: there is no such file, or it is damaged, has other contents, or names what no state dict needs.
   """
   with one_line_errors(path, "weights"):
     if path.suffix == ".npz":
@@ -63,7 +63,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
 
 @contextmanager
 def one_line_errors(path: Path, content: str) -> Iterator[None]:
-  """A broken or hostile file makes its readers raise anything: here it becomes a UserError of one line."""
+  """Turns anything that a broken or hostile file raises into a UserError of one line."""
   try:
     yield
   except FileNotFoundError:
@@ -74,11 +74,11 @@ def one_line_errors(path: Path, content: str) -> Iterator[None]:
 
 
 def load(file: IO[bytes]) -> Any:
-  """What torch.save wrote to a seekable file, each tensor as a `Tensor`.
+  """Reads what torch.save wrote to a seekable file; tensors become `Tensor`s.
 
   Raises:
-    pickle.UnpicklingError: the file asks for a name that is not admitted, or is inconsistent. Or whatever else Python's
-      readers of zip files and pickles raise at broken ones.
+    pickle.UnpicklingError: the file asks for a name that is not admitted, or is inconsistent. Broken files can raise
+      anything else in Python's readers of zip files and pickles.
   """
   if zipfile.is_zipfile(file):
     return _load_zip(file)
@@ -87,7 +87,7 @@ def load(file: IO[bytes]) -> Any:
 
 
 class Storage:
-  """`size` elements of memory that tensors are views of; `data` is set once it has been read."""
+  """Memory of `size` elements that tensors are views of; `data` is set when it has been read."""
 
   __slots__ = ("data", "dtype", "size")
 
@@ -102,7 +102,7 @@ class Storage:
 
 
 class Tensor:
-  """A view of a storage; the view is made by `array`, once storages have been read."""
+  """A view of a storage; `array` makes it, after storages have been read."""
 
   __slots__ = ("offset", "shape", "storage", "strides")
 
@@ -117,7 +117,7 @@ class Tensor:
     self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
   def array(self) -> np.ndarray:
-    """A copy of its own, in the machine's byte order."""
+    """Returns a copy, in the machine's byte order."""
     if 0 in self.shape:
       return np.empty(self.shape, self.storage.dtype)
     assert self.storage.data is not None, "storages are read before views are made"
@@ -126,16 +126,16 @@ class Tensor:
     return np.array(np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False))
 
   def __setstate__(self, state: Any) -> None:
-    """Of a Parameter as PyTorch 0.1 pickled it: nothing in it concerns the values."""
+    """Ignores the state of a Parameter pickled by PyTorch 0.1, which has nothing about its values."""
 
 
 def _refuse(unpickler: Any) -> None:
-  """In place of opcodes that reserve memory unread, or make dicts and sets unchecked."""
+  """Replaces opcodes that reserve memory unread, or make unchecked dicts and sets."""
   raise pickle.UnpicklingError("an opcode that PyTorch does not write")
 
 
 def _checking_keys(code: bytes, keys: slice) -> Callable[[Any], None]:
-  """The loader of an opcode that takes `keys` of the stack as keys of a dict or members of a set."""
+  """Returns the loader of an opcode that takes the slice `keys` of the stack as keys of a dict or members of a set."""
   load = pickle._Unpickler.dispatch[code[0]]
 
   def checked(unpickler: Any) -> None:
@@ -146,12 +146,12 @@ def _checking_keys(code: bytes, keys: slice) -> Callable[[Any], None]:
 
 
 def _is_key(key: Any) -> bool:
-  """Others are refused: to hash a few bytes' nest of tuples can take for ever."""
+  """Returns whether `key` is admitted: hashing nested tuples from a few bytes can take forever."""
   return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
 
 
-class Unpickler(pickle._Unpickler):  # in Python: a few bytes make the one in C reserve, and write, 64 GiB for its memo
-  """Reads one pickle; `storages` are those that its tensors refer to, by key."""
+class Unpickler(pickle._Unpickler):  # not the C version, in which a few bytes reserve and write 64 GiB for its memo
+  """Reads one pickle; `storages` has those of its tensors by key."""
 
   dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
     **pickle._Unpickler.dispatch,
@@ -194,7 +194,7 @@ class Unpickler(pickle._Unpickler):  # in Python: a few bytes make the one in C 
     check(isinstance(items, list), "a dict made of no list")  # as Python 2 wrote it
     check(all(_is_key(key) for key, _ in items), "a key that is neither text nor a small number")
     made = OrderedDict(items)
-    items.clear()  # else a file could have it copied over and over
+    items.clear()  # or a file could have it copied again and again
     return made
 
   def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_gradient_and_hooks: Any) -> Tensor:
@@ -221,7 +221,7 @@ def _load_zip(file: IO[bytes]) -> Any:
 
 
 def _stored(archive: zipfile.ZipFile, name: str, size: int | None = None) -> bytes:
-  """A member of the archive. torch.save compresses nothing, so one that is compressed is a trap."""
+  """Reads a member of the archive. torch.save compresses nothing, so a compressed member is an attack."""
   entry = archive.getinfo(name)
   check(entry.compress_type == zipfile.ZIP_STORED, f"a compressed {name}")
   check(size in (None, entry.file_size), f"{name} of {entry.file_size} bytes where {size} are needed")
@@ -229,7 +229,7 @@ def _stored(archive: zipfile.ZipFile, name: str, size: int | None = None) -> byt
 
 
 def load_legacy(content: bytes) -> Any:
-  """What torch.save's legacy form holds; storages are views of `content`."""
+  """Reads torch.save's legacy form; storages are views of `content`."""
   file = io.BytesIO(content)
   header = [Unpickler(file).load() for _ in range(3)]
   check(header[:2] == [_LEGACY_MAGIC, _LEGACY_PROTOCOL], "torch.save did not write it")
@@ -250,6 +250,6 @@ def load_legacy(content: bytes) -> Any:
 
 
 def check(condition: bool, otherwise: str) -> None:
-  """Raises an UnpicklingError of that message where `condition` does not hold."""
+  """Raises an UnpicklingError with message `otherwise` unless `condition` holds."""
   if not condition:
     raise pickle.UnpicklingError(otherwise)

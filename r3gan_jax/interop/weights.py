@@ -1,4 +1,4 @@
-"""Published weights of the metrics' networks: found or downloaded, checked, and turned into Flax parameters."""
+"""Published weights of feature networks: found or downloaded, checked, and converted to Flax parameters."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -16,18 +16,18 @@ from r3gan_jax.interop.pytorch import read_state_dict
 
 Params = dict[str, Any]
 Reader = Callable[[str, tuple[int, ...]], np.ndarray]
-"""(name, shape) of a tensor -> float32 array; a UserError where there is none of that shape."""
+"""(name, shape) of a tensor -> float32 array; raises a UserError if there is none of that shape."""
 
 _BATCH_NORM_EPSILON = 1e-3
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-  """A file of weights as its authors publish it, and how its tensors become the parameters of our network.
+  """A published file of weights, and the conversion of its tensors to the parameters of our network.
 
   Attributes:
-    url: the first 8 hex digits of the file's SHA-256 end its name, before the suffix.
-    layer: (reader, the layer's path in our network, the shape of its kernel) -> its 'kernel' and 'bias', float32.
+    url: the file name ends in the first 8 hex digits of its SHA-256, before the suffix.
+    layer: (reader, path of a layer in our network, shape of its kernel) -> its float32 'kernel' and 'bias'.
   """
 
   url: str
@@ -39,39 +39,40 @@ class PublishedWeights:
 
   @property
   def sha256(self) -> str:
-    """The first 8 hex digits."""
+    """The first 8 hex digits of the SHA-256."""
     return self.file_name.rpartition("-")[2].partition(".")[0]
 
   def params(self, abstract: Params, path: Path | None = None, download: bool = False) -> Params:
-    """The parameters, of the structure and shapes of `abstract`: layers of 'kernel' and 'bias'.
+    """Returns the parameters, with the structure and shapes of `abstract`: layers of 'kernel' and 'bias'.
 
     Args:
-      path: the published file, or an .npz of its tensors under their published names; default: the published file in
+      abstract: the parameters as `jax.ShapeDtypeStruct`s.
+      path: the published file, or an .npz of its tensors with their published names; default: the published file in
         `cache_directory()`.
-      download: fetches the published file where it is not at hand.
+      download: downloads the published file if it is missing.
 
     Raises:
-      UserError: there is no such file and `download` is off; it could not be fetched; a file of the published name has
-        not the published contents; a tensor is missing or has another shape.
+      UserError: the file is missing and `download` is off; it cannot be downloaded; a file of the published name has
+        other contents; a tensor is missing or has another shape.
     """
     path = path or cache_directory() / self.file_name
     if not path.exists():
       if not download:
-        raise UserError(f"{path} does not exist: put {self.url} there, or let it be downloaded: --download")
+        raise UserError(f"{path} does not exist: put {self.url} there, or download it with --download")
       fetch(self.url, path, self.sha256, otherwise=f"put it at {path}")
     if path.name == self.file_name:
       check_sum(path, self.sha256)
     return self.convert(read_state_dict(path), abstract, str(path))
 
   def convert(self, tensors: Mapping[str, np.ndarray], abstract: Params, title: str) -> Params:
-    """`params` of the published tensors by name; `title` is what an error calls them."""
+    """Converts published tensors by name to `params`; `title` names them in errors."""
 
     def read(name: str, shape: tuple[int, ...]) -> np.ndarray:
       if name not in tensors:
-        raise UserError(f"{title} has no tensor {name}: it does not hold the weights of {self.file_name}")
+        raise UserError(f"{title} has no tensor {name}: it does not have the weights of {self.file_name}")
       if tensors[name].shape != shape:
         raise UserError(
-          f"{title}: {name} has the shape {tensors[name].shape}, not {shape}: it does not hold the weights of "
+          f"{title}: {name} has the shape {tensors[name].shape}, not {shape}: it does not have the weights of "
           f"{self.file_name}"
         )
       return tensors[name].astype(np.float32)
@@ -84,12 +85,12 @@ class PublishedWeights:
 
 
 def cache_directory() -> Path:
-  """Where weights are looked for: r3gan_jax in the user's cache directory."""
+  """Returns r3gan_jax in the user's cache directory, the place of weights and cached statistics."""
   return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r3gan_jax"
 
 
 def _inception_layer(read: Reader, path: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-  """Our layers have the published names; batch normalisation, a fixed scale and shift, goes into the convolution."""
+  """Converts a layer of the same name; folds batch normalisation, a fixed scale and shift, into the convolution."""
   name = ".".join(path)
   if len(shape) == 2:
     return {"kernel": read(f"{name}.weight", shape[::-1]).T, "bias": read(f"{name}.bias", shape[-1:])}
@@ -114,7 +115,7 @@ _VGG16_LAYERS = {
   "fc1": "classifier.0",
   "fc2": "classifier.3",
 }
-"""Ours -> the published name; between those numbers stand activations, pools and dropout."""
+"""Our name -> the published one; the numbers between are activations, pools and dropout."""
 
 
 def _vgg16_layer(read: Reader, path: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -1,7 +1,6 @@
-"""A small network that names digits: the classifier, and the feature network, of (stacked) MNIST and its relatives.
+"""A small CNN that classifies digits: classifier and feature network of (stacked) MNIST and its relatives.
 
-`python -m r3gan_jax.cli.train_classifier` trains it, in minutes on two CPU cores. An image of several channels is
-several digits.
+`python -m r3gan_jax.cli.train_classifier` trains it, in minutes on two CPU cores. Every channel of an image is a digit.
 """
 
 from pathlib import Path
@@ -28,7 +27,7 @@ _LEARNING_RATE = 2e-3
 
 
 class DigitsCNN(nn.Module):
-  """uint8 [N, 32, 32, 1] -> features [N, 64], logits [N, 10], float32."""
+  """The network: uint8 [N, 32, 32, 1] -> features [N, 64], logits [N, 10], float32."""
 
   @nn.compact
   def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -41,12 +40,13 @@ class DigitsCNN(nn.Module):
 
 
 def train(images: np.ndarray, labels: np.ndarray, epochs: int, seed: int = 0) -> Any:
-  """Parameters trained by Adam, its learning rate falling to 0 along a cosine.
+  """Trains with Adam, the learning rate decaying to 0 along a cosine; returns the parameters.
 
   Args:
     images: uint8 [n, 32, 32, 1].
     labels: int [n] in 0..9.
-    epochs: passes over the images, in batches of 128, what is left of each pass left out.
+    epochs: passes over the images in batches of 128; the rest of each pass is dropped.
+    seed: of initialisation and order.
   """
   network = DigitsCNN()
   params = jax.jit(network.init)(jax.random.key(seed), images[:1])["params"]
@@ -76,7 +76,7 @@ def _run(params: Any, images: jax.Array) -> Any:
 
 
 def classify(params: Any, digits: np.ndarray) -> np.ndarray:
-  """uint8 [n, 32, 32] -> int [n]."""
+  """Classifies digits: uint8 [n, 32, 32] -> int [n]."""
   _check_size(digits.shape[1:])
   batches = range(0, len(digits), _EVALUATION_BATCH)
   logits = [_run(params, digits[start : start + _EVALUATION_BATCH, ..., None])[1] for start in batches]
@@ -84,36 +84,38 @@ def classify(params: Any, digits: np.ndarray) -> np.ndarray:
 
 
 def save(path: Path, params: Any, test_accuracy: float) -> None:
-  """Writes an .npz that `load` reads."""
+  """Writes an .npz for `load`."""
   write_npz(path, flatten_dict(params, sep="/") | {"test_accuracy": np.float64(test_accuracy)})
 
 
 def load(path: Path) -> tuple[Any, float]:
-  """(parameters, accuracy on the test split that it was saved with).
+  """Returns (parameters, test accuracy) from a file of `save`.
 
   Raises:
-    UserError: there is no such file, or it holds something else.
+    UserError: there is no such file, or it has other contents.
   """
   if not path.exists():
     raise UserError(f"{path} does not exist: python -m r3gan_jax.cli.train_classifier makes it")
   try:
     with np.load(path) as file:
       arrays = dict(file)
-  except Exception as error:  # a broken file makes its readers raise anything
-    cure = "python -m r3gan_jax.cli.train_classifier makes it anew"
+  except Exception as error:  # a broken file can raise anything
+    cure = "python -m r3gan_jax.cli.train_classifier makes a new one"
     raise UserError(f"{path} cannot be read ({one_line(error)}): {cure}") from None
   images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 1), jnp.uint8)
   abstract = jax.eval_shape(DigitsCNN().init, jax.random.key(0), images)["params"]
   expected = {"test_accuracy": ()} | {name: leaf.shape for name, leaf in flatten_dict(abstract, sep="/").items()}
   for name, shape in expected.items():
     if name not in arrays or arrays[name].shape != shape:
-      raise UserError(f"{path} has no {name} of shape {shape}: python -m r3gan_jax.cli.train_classifier makes it anew")
+      raise UserError(
+        f"{path} has no {name} of shape {shape}: python -m r3gan_jax.cli.train_classifier makes a new one"
+      )
   accuracy = float(arrays.pop("test_accuracy"))
   return unflatten_dict(arrays, sep="/"), accuracy
 
 
 def feature_network(params: Any, name: str) -> FeatureNetwork:
-  """Of uint8 [N, 32, 32, C]: 'features' [N, C * 64] and 'logits' [N, C, 10], one digit a channel."""
+  """Returns the network uint8 [N, 32, 32, C] -> 'features' [N, C * 64], 'logits' [N, C, 10]; one digit per channel."""
 
   def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
     _check_size(images.shape[1:3])
@@ -127,4 +129,6 @@ def feature_network(params: Any, name: str) -> FeatureNetwork:
 
 def _check_size(size: tuple[int, ...]) -> None:
   if size != (SIDE, SIDE):
-    raise UserError(f"the digit classifier takes images of {SIDE}x{SIDE}, not {'x'.join(map(str, size))}")
+    raise UserError(
+      f"the digit classifier needs images of {SIDE}x{SIDE}, not {'x'.join(map(str, size))}: prepare them at that size"
+    )

@@ -1,17 +1,17 @@
-"""A classifier of single digits, for the mode coverage of stacked ones."""
+"""An SVM that classifies scikit-learn's small digits, for the mode coverage of the quickstart."""
 
 import numpy as np
 
 
 class DigitsSVM:
-  """A support vector machine with a radial kernel, trained on 4/5 of the digits and tested on the rest.
+  """A support vector machine with an RBF kernel, trained on 4/5 of the digits and tested on the rest.
 
   Args:
     digits: uint8 [n, h, w].
     labels: int [n].
 
   Attributes:
-    accuracy: on the held-out fifth.
+    accuracy: held-out accuracy.
   """
 
   def __init__(self, digits: np.ndarray, labels: np.ndarray):
@@ -26,7 +26,7 @@ class DigitsSVM:
     self.accuracy = float(self._machine.score(test, test_labels))
 
   def __call__(self, digits: np.ndarray) -> np.ndarray:
-    """uint8 [n, h, w] -> int [n]."""
+    """Classifies digits: uint8 [n, h, w] -> int [n]."""
     return self._machine.predict(self._features(digits))
 
   @staticmethod

@@ -1,4 +1,4 @@
-"""Images to metrics: one pass over the real ones (none where their statistics are cached), one over the fake ones."""
+"""Computes metrics in one pass over the real images, unless their statistics are cached, and one over the fake ones."""
 
 import hashlib
 from collections.abc import Sequence, Set
@@ -16,40 +16,40 @@ from r3gan_jax.metrics.inception_score import InceptionScore
 from r3gan_jax.metrics.moments import Moments
 from r3gan_jax.metrics.statistics_cache import Key, StatisticsCache
 
-MOST_FEATURES = 200_000
-"""Of a larger set, KID and precision and recall take this many images, evenly spread over it (SPEC section 9).
+MAX_FEATURES = 200_000
+"""KID and precision and recall use at most this many images of a set, evenly spread over it.
 
-The official code's precision and recall take the first so many in file order. Of the presets that is another choice for
-ImageNet alone: where its 1,281,167 files lie class by class, the first 200,000 are of 156 or so of the 1000 classes.
+The official code's precision and recall use the first 200,000 in file order. Of the presets' data only ImageNet is
+larger: if its 1,281,167 files are sorted by class, those are of about 156 of the 1000 classes.
 """
 
 METRICS = ("fid", "kid", "inception_score", "precision_recall")
 
-# Of the metrics that compare with real images: what they keep of the features, and their least sizes.
+# For metrics that compare with real images: what they keep of the features, and the check of sizes.
 _KEPT = {"fid": "moments", "kid": "features", "precision_recall": "features"}
 _CHECK_SIZES = {"fid": fid.check_sizes, "kid": kid.check_sizes, "precision_recall": precision_recall.check_sizes}
 
 Statistics = dict[str, dict[str, np.ndarray]]
-"""What is kept of features, as arrays by name: 'moments' (the attributes of `Moments`), 'features' (itself, [n, d])."""
+"""What is kept of features, as arrays by name: 'moments' (the attributes of `Moments`), 'features' [n, d]."""
 
 
 class Evaluation:
-  """Scores sets of fake images against one set of real ones, by one feature network.
+  """Scores sets of fake images against one set of real ones, with one feature network.
 
-  FID and the Inception score keep sums only. KID and precision and recall keep features, of `MOST_FEATURES` images at
-  most, float32 on the host: 400 MB for 50 000 x 2048, real and fake each.
+  FID and the Inception score keep sums only. KID and precision and recall keep the features of at most `MAX_FEATURES`
+  images, float32 on the host: 400 MB for 50,000 x 2048, each for real and fake.
 
   Args:
-    metrics: names out of `METRICS`.
-    network: for the features.
-    mesh: of one axis; images are split over it.
-    real: None will do for the Inception score alone. The statistics are computed or loaded at the first call, and kept.
+    metrics: of `METRICS`.
+    network: computes the features.
+    mesh: one axis, over which images are sharded.
+    real: None if only the Inception score is computed. Statistics are computed or loaded at the first call, and kept.
     cache: for the statistics of real images.
-    batch_per_device: images.
+    batch_per_device: images in one forward pass on each device.
     seed: of KID's subsets.
 
   Raises:
-    UserError: an unknown metric, or no real images for one that needs them.
+    UserError: a metric is unknown, or needs real images and there are none.
   """
 
   def __init__(
@@ -64,9 +64,9 @@ class Evaluation:
   ):
     for name in metrics:
       if name not in METRICS:
-        raise UserError(f"metrics: there is no {name!r}: choose from {', '.join(METRICS)}")
+        raise UserError(f"metrics: {name!r} is unknown: choose from {', '.join(METRICS)}")
       if real is None and name in _KEPT:
-        raise UserError(f"metrics: {name} compares with real images: name some")
+        raise UserError(f"metrics: {name} compares with real images: give some")
     self._metrics = metrics
     self._kept = {_KEPT[name] for name in metrics if name in _KEPT}
     self._network = network
@@ -78,9 +78,10 @@ class Evaluation:
     self._real_statistics: Statistics | None = None
 
   def __call__(self, fake: ImageSet) -> dict[str, float]:
-    """The metrics' numbers and sizes by name; these and the errors are those of the metrics and of `FeatureExtractor`.
+    """Returns the numbers of all metrics by name; checks sizes before any work is done.
 
-    Sizes are checked before any work is done.
+    Raises:
+      UserError: see the metrics' functions and `FeatureExtractor`.
     """
     score = InceptionScore(fake.size) if "inception_score" in self._metrics else None
     if self._real and self._kept:
@@ -110,7 +111,7 @@ class Evaluation:
       return self._collect(real, self._kept)
     keys = {kind: self._key(real.fingerprint, real.size, kind) for kind in sorted(self._kept)}
     loaded = {kind: self._cache.load(key) for kind, key in keys.items()}
-    # All processes compute, or none: what one of them lacks is computed by all.
+    # All processes compute what one of them lacks.
     found = multihost_utils.process_allgather(np.array([arrays is not None for arrays in loaded.values()]))
     found_by_all = found.reshape(-1, len(loaded)).all(axis=0)
     statistics = {
@@ -126,8 +127,8 @@ class Evaluation:
     return statistics
 
   def _collect(self, images: ImageSet, kept: Set[str], score: InceptionScore | None = None) -> Statistics:
-    if "features" in kept and images.size > MOST_FEATURES:
-      of_some = self._collect(images.thinned(MOST_FEATURES), {"features"})
+    if "features" in kept and images.size > MAX_FEATURES:
+      of_some = self._collect(images.thinned(MAX_FEATURES), {"features"})
       rest = kept - {"features"}
       return of_some | self._collect(images, rest, score) if rest or score else of_some
     moments: Moments | None = None
@@ -138,7 +139,7 @@ class Evaluation:
       if score:
         if "logits_without_bias" not in outputs:
           raise UserError(
-            f"metrics: inception_score needs class logits, and {self._network.name} has none: leave it out"
+            f"metrics: inception_score needs class logits, which {self._network.name} does not have: leave it out"
           )
         score.add(outputs["logits_without_bias"])
       if "moments" in kept:

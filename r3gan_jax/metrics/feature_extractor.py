@@ -1,4 +1,4 @@
-"""Images to features, on all devices."""
+"""Computes the features of images on all devices."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from r3gan_jax.metrics.features import FeatureNetwork
 
 @dataclass(frozen=True)
 class ImageSet:
-  """Images by number.
+  """A set of images, accessed by index.
 
   Attributes:
-    name: for messages, such as 'real'.
-    size: number of images.
-    images: int64 [n], of 0..size - 1 -> uint8 [n, H, W, C]; the same image whenever and wherever it is asked for.
-    fingerprint: what tells this set from any other, its preparation included; None: its statistics are not cached.
+    name: for messages, e.g. 'real'.
+    size: the number of images.
+    images: int64 [n] in 0..size - 1 -> uint8 [n, H, W, C]; always the same image for the same index, on every process.
+    fingerprint: identifies the set, including its preparation; None: its statistics are not cached.
   """
 
   name: str
@@ -30,15 +30,15 @@ class ImageSet:
   fingerprint: str | None = None
 
   def thinned(self, size: int) -> "ImageSet":
-    """`size` of them, evenly spread."""
+    """Returns `size` of the images, evenly spread."""
     spread = np.linspace(0, self.size - 1, size).astype(np.int64)
     return ImageSet(self.name, size, lambda indices: self.images(spread[indices]))
 
 
 class FeatureExtractor:
-  """Runs `network` on all devices of `mesh` (of one axis), in batches of one size, the last one padded.
+  """Runs `network` on all devices of `mesh` (one axis), in batches of one size, the last one padded.
 
-  Of several processes each asks for the images of its own devices alone and gets the features of all.
+  Each process reads the images of its own devices only, and gets the features of all.
   """
 
   def __init__(self, network: FeatureNetwork, mesh: Mesh, batch_per_device: int):
@@ -48,14 +48,14 @@ class FeatureExtractor:
     self._params = jax.device_put(network.params, NamedSharding(mesh, P()))
     self._sharding = NamedSharding(mesh, rows)
     owners = np.array([device.process_index for device in mesh.devices.flat])
-    self._quiet = True if jax.process_index() else None  # None: unless it is a terminal
+    self._quiet = True if jax.process_index() else None  # None: quiet unless it is a terminal
     self._is_mine = np.repeat(owners == jax.process_index(), batch_per_device)
 
   def __call__(self, images: ImageSet) -> Iterator[dict[str, np.ndarray]]:
-    """The network's outputs, [n, ...] each, batch by batch, in order.
+    """Yields the network's outputs, [n, ...] by name, batch by batch, in order.
 
     Raises:
-      UserError: images that are not uint8 or not all of one size, or outputs that are not finite.
+      UserError: images are not uint8 or not of one size, or outputs are not finite.
     """
     batch = len(self._is_mine)
     shape = None
@@ -67,7 +67,7 @@ class FeatureExtractor:
         mine = _checked(images.name, images.images(indices), shape)
         shape = mine.shape[1:]
         placed = jax.make_array_from_process_local_data(self._sharding, mine, (batch, *shape))
-        # The devices work on this batch while the host takes in the one before.
+        # The devices compute this batch while the host fetches the one before.
         started = self._apply(self._params, placed), min(batch, images.size - start)
         if running:
           yield _fetched(images.name, *running)
@@ -80,7 +80,7 @@ class FeatureExtractor:
 
 def _checked(name: str, images: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
   if not np.isfinite(images).all():
-    raise UserError(f"{name} images hold NaN or infinity: leave those out")
+    raise UserError(f"{name} images have NaN or infinity: leave them out")
   if images.dtype != np.uint8:
     raise UserError(f"{name} images are {images.dtype}: give uint8 in 0..255")
   if shape not in (None, images.shape[1:]):
@@ -92,5 +92,5 @@ def _fetched(name: str, outputs: dict[str, jax.Array], count: int) -> dict[str, 
   fetched = {output: np.asarray(values)[:count] for output, values in outputs.items()}
   for output, values in fetched.items():
     if not np.isfinite(values).all():
-      raise UserError(f"{output} of {name} images hold NaN or infinity: check the feature network's weights")
+      raise UserError(f"{output} of {name} images have NaN or infinity: check the weights of the feature network")
   return fetched

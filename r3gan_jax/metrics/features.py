@@ -1,4 +1,4 @@
-"""What the metrics know of a feature network, and how images come to the size that it was trained on."""
+"""The interface of feature networks, and the resizing of their input images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 
 RESIZES = ("pytorch", "tensorflow")
-"""Conventions of resizing: see `resize`."""
+"""The conventions of `resize`."""
 
 PRECISION = jax.lax.Precision.HIGHEST
-"""Of every product in a feature network: published scores are float32's, which TPUs and GPUs do not use unasked."""
+"""The precision of products in feature networks: published scores are in float32, unlike accelerators' default."""
 
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-  """A network whose features, or logits, a metric compares.
+  """A network whose features or logits a metric uses.
 
   Attributes:
     name: recorded with every number.
-    apply: (params, uint8 images [N, H, W, C]) -> 'features' float32 [N, D] and what else the network has; pure, of any
-      H and W; one image's result does not depend on the others.
+    apply: (params, uint8 images [N, H, W, C]) -> 'features' float32 [N, D] and other outputs by name; pure, for any H
+      and W; the result of an image does not depend on the others.
     params: its parameters.
-    resize: of `RESIZES`, recorded with every number; "none" where the network takes images as they are.
+    resize: of `RESIZES`, recorded with every number; "none" if images are not resized.
   """
 
   name: str
@@ -34,14 +34,14 @@ class FeatureNetwork:
 
 
 def resize(images: jax.Array, side: int, convention: str) -> jax.Array:
-  """Bilinear, from two pixels along each axis: never antialiased, whatever the factor.
+  """Resizes bilinearly, from two pixels along each axis, without antialiasing.
 
   Args:
     images: [N, H, W, C] of any dtype.
-    side: of the result.
-    convention: where along W pixels pixel j of the result is taken: "pytorch" at (j + 1/2) W / side - 1/2 (pixels are
-      squares, whose centres correspond), "tensorflow" at j W / side (TensorFlow 1, hence NVIDIA's Inception graph and
-      the scores of the StyleGAN family). Beyond the first and last pixel the image goes on as they are.
+    side: height and width of the result, in pixels.
+    convention: the position of output pixel j among W input pixels: "pytorch" (j + 1/2) W / side - 1/2, so that pixel
+      centres correspond; "tensorflow" j W / side, as in TensorFlow 1, NVIDIA's Inception graph and the scores of the
+      StyleGAN family. Beyond the first and last pixel their values continue.
 
   Returns:
     float32 [N, side, side, C].
@@ -53,12 +53,12 @@ def resize(images: jax.Array, side: int, convention: str) -> jax.Array:
 
 
 def as_rgb(images: jax.Array) -> jax.Array:
-  """[N, H, W, 1 or 3] -> [N, H, W, 3]: grey is repeated."""
+  """Repeats grey images: [N, H, W, 1 or 3] -> [N, H, W, 3]."""
   return jnp.broadcast_to(images, (*images.shape[:3], 3))
 
 
 def _interpolation(size: int, side: int, convention: str) -> np.ndarray:
-  """The matrix [side, size] of linear interpolation along one axis."""
+  """Returns the matrix [side, size] of linear interpolation along one axis."""
   shift = {"pytorch": 0.5, "tensorflow": 0.0}[convention]
   positions = np.clip((np.arange(side) + shift) * size / side - shift, 0, size - 1)
   below = np.floor(positions).astype(int)

@@ -9,20 +9,20 @@ from r3gan_jax.metrics.moments import Moments
 
 
 def fid(real: Moments, fake: Moments) -> dict[str, float]:
-  """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), of the Gaussians with the moments of real and fake features.
+  """Computes |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of Gaussians with the moments of real and fake features.
 
-  Defined from 2 images a side on. Up to as many images as features, a covariance is singular: the distance is still
-  exact, but far too large an estimate, and a warning says so.
+  It is defined for 2 images per side. With no more images than features a covariance is singular: the distance is still
+  exact, but overestimates by far, and a warning is logged.
 
-  Covariances are divided by n - 1 (`Moments.covariance`). The official code divides by n: with n images a side, what
-  the covariances contribute is lower by 1/n of itself there, 0.002 % at 50,000. On the recorded features
-  (tests/golden/metrics.npz, 1,500 against 1,200) the FID is lower by 0.07 %.
+  Covariances are divided by n - 1 (`Moments.covariance`). The official code divides by n, which lowers their part by
+  1/n, 0.002 % at 50,000 images. On the recorded features (tests/golden/metrics.npz, 1,500 against 1,200) its FID is
+  lower by 0.07 %.
 
   Returns:
     'fid', 'num_real' and 'num_fake'.
 
   Raises:
-    UserError: fewer than 2 images a side.
+    UserError: fewer than 2 images per side.
 
   References:
     Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium, 2017.
@@ -31,7 +31,7 @@ def fid(real: Moments, fake: Moments) -> dict[str, float]:
   dimension = len(real.mean)
   if min(real.count, fake.count) <= dimension:
     logging.warning(
-      "FID of %d real and %d fake images is biased upwards: %d features need at least %d images a side",
+      "FID of %d real and %d fake images is biased upwards: %d features need at least %d images per side",
       *(real.count, fake.count, dimension, dimension + 1),
     )
   distance = frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
@@ -39,21 +39,23 @@ def fid(real: Moments, fake: Moments) -> dict[str, float]:
 
 
 def check_sizes(num_real: int, num_fake: int) -> None:
-  """Raises `fid`'s UserError, before any work is done."""
+  """Raises the UserError of `fid`; for use before any work is done."""
   if min(num_real, num_fake) < 2:
-    raise UserError(f"FID needs at least 2 images a side, has {num_real} real, {num_fake} fake: give more images")
+    raise UserError(
+      f"FID needs at least 2 images per side, but has {num_real} real and {num_fake} fake ones: give more images"
+    )
 
 
 def frechet_distance(mean1: np.ndarray, covariance1: np.ndarray, mean2: np.ndarray, covariance2: np.ndarray) -> float:
-  """Squared 2-Wasserstein distance of two Gaussians; float64 means [d], covariances [d, d], singular or not."""
-  # The roots of the eigenvalues of C1^(1/2) C2 C1^(1/2) are the singular values of F1^T F2 for any C = F F^T. Taken so,
-  # rounding in the null space stays at 1e-16; a root of eigenvalues, or a general matrix square root, makes it 1e-8.
+  """Returns the squared 2-Wasserstein distance of two Gaussians, even singular; float64 [d] and [d, d]."""
+  # The square roots of the eigenvalues of C1^(1/2) C2 C1^(1/2) are the singular values of F1^T F2 for any C = F F^T.
+  # So rounding in the null space stays at 1e-16; by eigenvalues or a matrix square root it becomes 1e-8.
   cross = linalg.svdvals(_factor(covariance1).T @ _factor(covariance2)).sum()
   return float(np.sum((mean1 - mean2) ** 2) + np.trace(covariance1) + np.trace(covariance2) - 2.0 * cross)
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-  """F [d, rank] with F F^T = covariance, by pivoted Cholesky: also of a singular one, and faster than eigenvectors."""
+  """Returns F [d, rank] with F F^T = covariance, by pivoted Cholesky, which allows singular ones and is fast."""
   factor, pivots, rank, _ = linalg.lapack.dpstrf(covariance, lower=True)
   rows = np.empty((len(factor), rank))
   rows[pivots - 1] = np.tril(factor)[:, :rank]

@@ -1,9 +1,9 @@
-"""The Inception network of December 2015, whose features the FID compares and whose logits the Inception score.
+"""The Inception network of FID, KID and Inception score.
 
-Szegedy et al. 2015, arXiv 1512.00567, as Google's graph of 2015-12-05 has it and as its weights were published for
-PyTorch. It differs from torchvision's, which shifts the FID by about 1.5: average pools leave the padding out of the
-count, the last block pools with max, and there are 1008 logits. Layers have the names of the published weights, which
-are TensorFlow's; batch normalisation is part of the convolutions (`interop.weights`).
+Szegedy et al. 2015, arXiv 1512.00567, in the form of Google's graph of 2015-12-05 and its weights for PyTorch. It
+differs from torchvision's network, which changes the FID by about 1.5: average pools do not count padding, the last
+block uses max pooling, and there are 1008 logits. Layers have the names of the published weights, which are
+TensorFlow's; batch normalisation is folded into the convolutions (`interop.weights`).
 """
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ SIDE = 299
 
 
 class Conv(nn.Module):
-  """Convolution, its kernel kh x kw, bias, ReLU."""
+  """A convolution with a kh x kw kernel, a bias and a ReLU."""
 
   width: int
   kernel: tuple[int, int] = (1, 1)
@@ -31,7 +31,7 @@ class Conv(nn.Module):
 
 
 class BlockA(nn.Module):
-  """35x35: 1x1, 5x5 and two 3x3 beside each other."""
+  """The block at 35x35: branches of 1x1, 5x5 and two 3x3 convolutions."""
 
   pool_width: int
 
@@ -48,7 +48,7 @@ class BlockA(nn.Module):
 
 
 class BlockB(nn.Module):
-  """35x35 -> 17x17."""
+  """The reduction from 35x35 to 17x17."""
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -60,7 +60,7 @@ class BlockB(nn.Module):
 
 
 class BlockC(nn.Module):
-  """17x17: 7x7, once and twice, as rows and columns."""
+  """The block at 17x17: branches of one and two 7x7 convolutions, factorised into 1x7 and 7x1."""
 
   width: int
 
@@ -80,7 +80,7 @@ class BlockC(nn.Module):
 
 
 class BlockD(nn.Module):
-  """17x17 -> 8x8."""
+  """The reduction from 17x17 to 8x8."""
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -94,7 +94,7 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-  """8x8: 3x3, once and twice, whose rows and columns stay apart."""
+  """The block at 8x8: branches of one and two 3x3 convolutions, the last as 1x3 beside 3x1."""
 
   max_pool: bool
 
@@ -114,10 +114,10 @@ class BlockE(nn.Module):
 
 
 class Inception(nn.Module):
-  """float32 [N, 299, 299, 3] in [-1, 1] -> pool3 [N, 2048], logits [N, 1008].
+  """The network: float32 [N, 299, 299, 3] in [-1, 1] -> pool3 [N, 2048], logits [N, 1008].
 
   Attributes:
-    logits_bias: off for the Inception score, which leaves the logits' bias out.
+    logits_bias: whether logits have their bias; the Inception score uses them without.
   """
 
   logits_bias: bool = True
@@ -142,19 +142,22 @@ class Inception(nn.Module):
 
 
 def preprocess(images: jax.Array, convention: str) -> jax.Array:
-  """uint8 [N, H, W, 1 or 3] -> float32 [N, 299, 299, 3], about [-1, 1], as `convention` of `features.RESIZES` does."""
+  """Resizes and scales by `convention`: uint8 [N, H, W, 1 or 3] -> float32 [N, 299, 299, 3], about [-1, 1]."""
   resized = resize(as_rgb(images), SIDE, convention)
   return resized * (2 / 255) - 1 if convention == "pytorch" else (resized - 128) / 128
 
 
 def abstract_params() -> dict:
-  """The parameters' structure and shapes."""
+  """Returns the parameters as `jax.ShapeDtypeStruct`s."""
   images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
   return jax.eval_shape(Inception().init, jax.random.key(0), images)["params"]
 
 
 def feature_network(params: dict, convention: str = "tensorflow") -> FeatureNetwork:
-  """'features', pool3 [N, 2048], and 'logits_without_bias' [N, 1008]; the default is that of published scores."""
+  """Returns the network of 'features', pool3 [N, 2048], and 'logits_without_bias' [N, 1008].
+
+  The default convention of resizing is that of published scores.
+  """
   network = Inception(logits_bias=False)
 
   def apply(params: dict, images: jax.Array) -> dict[str, jax.Array]:

@@ -6,13 +6,12 @@ from r3gan_jax.errors import UserError
 
 
 class InceptionScore:
-  """exp(E KL(p(class | image) || p(class))) of `num_images` images in `num_splits` parts, taken in order.
+  """Computes exp(E KL(p(class | image) || p(class))) for `num_splits` consecutive parts of `num_images` images.
 
-  Logits come in batches, of which only sums stay: with the mean p of a part, its E KL is the entropy of the mean
-  minus the mean of the entropies.
+  Logits come in batches and only sums are kept: E KL is the entropy of the mean p minus the mean entropy.
 
   Raises:
-    UserError: fewer images than parts.
+    UserError: fewer images than splits.
 
   References:
     Salimans et al., Improved Techniques for Training GANs, 2016.
@@ -21,7 +20,7 @@ class InceptionScore:
   def __init__(self, num_images: int, num_splits: int = 10):
     if num_images < num_splits:
       raise UserError(
-        f"the Inception score needs at least {num_splits} images (its splits), has {num_images}: give more"
+        f"the Inception score needs at least {num_splits} images, one per split, but has {num_images}: give more"
       )
     self._bounds = np.arange(num_splits + 1) * num_images // num_splits
     self._seen = 0
@@ -29,7 +28,7 @@ class InceptionScore:
     self._entropies = [0.0] * num_splits
 
   def add(self, logits: np.ndarray) -> None:
-    """Takes the next images' float [n, classes]; of Inception, those without the bias (SPEC section 9)."""
+    """Adds the logits of the next images, float [n, classes]; Inception's without bias, as in Google's graph."""
     logits = logits.astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -42,13 +41,13 @@ class InceptionScore:
     self._seen += len(logits)
 
   def result(self) -> dict[str, float]:
-    """'inception_score' and '_std' over the splits, their number, and 'num_fake'; once all images are there."""
+    """Returns 'inception_score' and its '_std' over the splits, their number, and 'num_fake', after all images."""
     if self._seen != self._bounds[-1]:
       raise ValueError(f"{self._seen} of {self._bounds[-1]} images seen")
     scores = []
     for size, total, entropy in zip(np.diff(self._bounds), self._probabilities, self._entropies, strict=True):
       mean = np.asarray(total) / size
-      # A class of probability 0 adds nothing: the limit of p log p.
+      # p log p -> 0 for p -> 0.
       scores.append(np.exp(-(mean * np.log(np.maximum(mean, 1e-300))).sum() - entropy / size))
     return {
       "inception_score": float(np.mean(scores)),

@@ -1,4 +1,4 @@
-"""Mode coverage of stacked digits: how many of the 1000 modes are hit, and how evenly (SPEC section 7)."""
+"""Mode coverage of stacked digits: how many of the 1000 modes are hit, and how evenly (Metz et al. 2017)."""
 
 from typing import Protocol
 
@@ -12,18 +12,18 @@ MODES = 1000
 
 
 class Classifier(Protocol):
-  """Names digits: uint8 [n, h, w] -> int [n] in 0..9."""
+  """Classifies digits: uint8 [n, h, w] -> int [n] in 0..9."""
 
   def __call__(self, digits: np.ndarray) -> np.ndarray: ...
 
 
 class ModeCoverage:
-  """Scores images by a digit classifier on each channel.
+  """Scores images by classifying the digit in each channel.
 
   Args:
     classifier: of single digits.
-    real: uint8 [n, h, w, 3]: the yardstick; as many as are to be scored, since KL depends on the number (26 000 in the
-      literature). Scored once, here.
+    real: real images for reference, uint8 [n, h, w, 3], as many as will be scored, since KL depends on their number
+      (26,000 in the literature).
   """
 
   def __init__(self, classifier: Classifier, real: ImageSet):
@@ -31,11 +31,11 @@ class ModeCoverage:
     self._real = {f"real_{name}": value for name, value in self._score(real).items()}
 
   def __call__(self, fake: ImageSet) -> dict[str, float]:
-    """'modes', 'modes_kl' (nats) and 'modes_samples', and the same of the real images as 'real_modes' and so on."""
+    """Returns 'modes', 'modes_kl' (nats) and 'modes_samples', and 'real_modes' etc. for the real images."""
     return self._score(fake) | self._real
 
   def _score(self, images: ImageSet) -> dict[str, float]:
-    # Of several processes each takes a share.
+    # Each process classifies a share.
     share = np.array_split(np.arange(images.size), jax.process_count())[jax.process_index()]
     channels = np.moveaxis(images.images(share), -1, 1)
     digits = self._classifier(channels.reshape(-1, *channels.shape[2:])).reshape(-1, 3)
@@ -45,6 +45,6 @@ class ModeCoverage:
 
 
 def mode_statistics(counts: np.ndarray) -> tuple[int, float]:
-  """Of samples of each mode, int [modes]: how many modes are hit, and KL(samples || uniform) in nats."""
+  """Returns the number of modes hit, and KL(samples || uniform) in nats; `counts` int [modes]."""
   hit = counts[counts > 0] / counts.sum()
   return len(hit), float(np.sum(hit * np.log(hit * len(counts))))

@@ -1,4 +1,4 @@
-"""Mean and covariance of features as mergeable float64 sums, so that no pool of all features is kept."""
+"""Mean and covariance of features as mergeable float64 sums, so that features need not be kept."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Moments:
-  """Count, mean and centred second moment of `count` feature vectors.
+  """The count, mean and centred second moment of feature vectors.
 
-  The second moment is taken about the mean of its own part and moved when parts merge: sums of raw outer products
-  would lose the digits of a variance that is small beside the squared mean.
+  The second moment is about the part's own mean and is shifted when parts merge: sums of raw outer products would lose
+  the digits of a variance much smaller than the squared mean.
 
   Attributes:
     count: number of vectors.
@@ -29,14 +29,14 @@ class Moments:
 
   @classmethod
   def of(cls, features: np.ndarray) -> Moments:
-    """The moments of float [n, d], n >= 1."""
+    """Returns the moments of float [n, d], n >= 1."""
     features = features.astype(np.float64)
     mean = features.mean(axis=0)
     features -= mean
     return cls(len(features), mean, features.T @ features)
 
   def merged(self, other: Moments) -> Moments:
-    """The moments of both parts together."""
+    """Returns the moments of both parts together."""
     count = self.count + other.count
     shift = other.mean - self.mean
     scatter = np.outer(shift * (self.count * other.count / count), shift)
@@ -46,8 +46,9 @@ class Moments:
 
   @property
   def covariance(self) -> np.ndarray:
-    """float64 [d, d], the unbiased estimate, divided by count - 1; for count >= 2.
+    """The unbiased estimate, float64 [d, d], for count >= 2.
 
-    So do TTUR's code, pytorch-fid, clean-fid and torch-fidelity, by np.cov; the official code divides by count.
+    It is divided by count - 1, as in TTUR's code, pytorch-fid, clean-fid and torch-fidelity; the official code divides
+    by count.
     """
     return self.scatter / (self.count - 1)

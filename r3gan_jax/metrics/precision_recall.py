@@ -1,4 +1,4 @@
-"""Improved precision and recall, from pairwise distances in blocks on all devices."""
+"""Improved precision and recall, from blocks of pairwise distances on all devices."""
 
 from functools import partial
 
@@ -16,35 +16,35 @@ _BLOCK = 1024
 def precision_recall(
   real: np.ndarray, fake: np.ndarray, mesh: Mesh, neighbours: int = 3, block: int = _BLOCK
 ) -> dict[str, float]:
-  """How many fake images lie on the manifold of real ones, and the reverse.
+  """Computes the fraction of fake images on the manifold of real ones (precision), and the reverse (recall).
 
-  A set's manifold is the union of balls about its points, each as wide as the distance to the point's `neighbours`-th
-  nearest other one. Distances and radii are float32's, of float32 features. The official code has all of them in
-  float16. The features alone change nothing (tests/golden/metrics.npz; made-up ones of VGG16's 4,096 dimensions); with
-  the distances, as far as numpy shows without a GPU, precision and recall rise by 0.002 and 0.001 there (1,500 real,
-  1,200 fake), by 0.004 and 0.002 at most here (4,000 each).
+  The manifold of a set is the union of balls around its points; a radius is the distance to the `neighbours`-th nearest
+  other point. Features, distances and radii are float32. The official code computes all of them in float16. By a numpy
+  emulation, float16 features change nothing; float16 distances raise precision and recall by 0.002 and 0.001 on
+  tests/golden/metrics.npz (1,500 real, 1,200 fake), and by at most 0.004 and 0.002 on made-up features of VGG16's 4,096
+  dimensions (4,000 each).
 
   Args:
     real: float32 [n, d].
     fake: float32 [m, d].
-    mesh: of one axis, over which the rows are split. A device holds one whole set and a share of both, and distances
-      of at most `block` x `block` points at a time. Of several processes each needs all features.
+    mesh: one axis, over which rows are sharded. A device holds one whole set, a share of both, and `block` x `block`
+      distances at a time. Every process needs all features.
     neighbours: 3 in the literature.
-    block: points.
+    block: the largest number of points in a block.
 
   Returns:
     'precision', 'recall', 'neighbours', 'precision_recall_num_real' and '..._num_fake'.
 
   Raises:
-    UserError: `neighbours` images or fewer on a side.
+    UserError: no more than `neighbours` images on a side.
 
   References:
     Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models, 2019.
   """
   check_sizes(len(real), len(fake), neighbours)
-  # Rows are padded to whole blocks on every device, so blocks are no larger than a device's share.
+  # Rows are padded to whole blocks on every device, so a block is at most a device's share.
   block = min(block, -(-max(len(real), len(fake)) // mesh.size))
-  # Distances do not depend on the origin; their rounding does, by the norms.
+  # Distances do not depend on the origin, but their rounding errors grow with the norms.
   centre = real.mean(axis=0, dtype=np.float64).astype(np.float32)
   real_rows, fake_rows = (_placed(features, centre, mesh, block) for features in (real, fake))
 
@@ -70,7 +70,7 @@ def precision_recall(
 
 
 def check_sizes(num_real: int, num_fake: int, neighbours: int = 3) -> None:
-  """Raises `precision_recall`'s UserError, before any work is done."""
+  """Raises the UserError of `precision_recall`; for use before any work is done."""
   if min(num_real, num_fake) <= neighbours:
     raise UserError(
       f"precision and recall need at least {neighbours + 1} images a side (neighbours + 1), "
@@ -89,9 +89,9 @@ def count_covered(
   neighbours: int,
   block: int,
 ) -> jax.Array:
-  """int32 []: how many of the first `query_count` queries lie on the manifold of the first `reference_count` points.
+  """Counts the first `query_count` queries on the manifold of the first `reference_count` reference points: int32 [].
 
-  Both are float32 [rows, d], split over `mesh`, rows a multiple of `block` times its devices; further rows are padding.
+  Both are float32 [rows, d], sharded over `mesh`; rows, with padding, are a multiple of `block` times its devices.
   """
   (axis,) = mesh.axis_names
 
@@ -109,7 +109,7 @@ def count_covered(
         distances = jnp.where(valid, _squared_distances(rows, points), jnp.inf)
         return -jax.lax.top_k(-jnp.concatenate([nearest, distances], axis=1), neighbours + 1)[0], None
 
-      # The nearest of all is the point itself.
+      # The nearest point is the point itself.
       nothing = jax.lax.pcast(jnp.full((block, neighbours + 1), jnp.inf), axis, to="varying")
       return jax.lax.scan(nearer, nothing, (column_blocks, is_point))[0][:, -1]
 
@@ -132,14 +132,14 @@ def count_covered(
 
 
 def _squared_distances(rows: jax.Array, columns: jax.Array) -> jax.Array:
-  """float32 [m, d] and [n, d] -> [m, n]."""
+  """Returns the squared distances [m, n] of float32 [m, d] and [n, d]."""
   products = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
   norms = jnp.sum(rows * rows, axis=1, keepdims=True)
   return norms + jnp.sum(columns * columns, axis=1)[None] - 2.0 * products
 
 
 def _placed(features: np.ndarray, centre: np.ndarray, mesh: Mesh, block: int) -> jax.Array:
-  """`features` - `centre` with zero rows after it up to full blocks, split over `mesh`."""
+  """Returns features - centre, padded with zero rows to full blocks, sharded over `mesh`."""
   multiple = block * mesh.size
   rows = np.zeros((-(-len(features) // multiple) * multiple, features.shape[1]), np.float32)
   np.subtract(features, centre[None], out=rows[: len(features)])

@@ -1,4 +1,4 @@
-"""Statistics of real data on disk, so that they are computed once."""
+"""Caches statistics of real images on disk."""
 
 import hashlib
 import json
@@ -12,17 +12,17 @@ from etils import epath
 from r3gan_jax.storage import write_npz
 
 Key = dict[str, str | int]
-"""All that decides the numbers, by name."""
+"""Everything that the statistics depend on, by name."""
 
 
 class StatisticsCache:
-  """Named arrays in one .npz for each key, under `directory`."""
+  """Named arrays, in one .npz per key under `directory`."""
 
   def __init__(self, directory: epath.PathLike):
     self._directory = epath.Path(directory)
 
   def load(self, key: Key) -> dict[str, np.ndarray] | None:
-    """The arrays saved under `key`; None where there are none, or where their file is damaged."""
+    """Returns the arrays of `key`; None if there are none, or if their file is damaged."""
     path = self._path(key)
     try:
       with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -30,7 +30,7 @@ class StatisticsCache:
     except FileNotFoundError:
       return None
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-      logging.warning("%s is damaged (%s): its statistics are computed anew", path, error)
+      logging.warning("%s is damaged (%s): computing its statistics again", path, error)
       return None
 
   def save(self, key: Key, arrays: dict[str, np.ndarray]) -> None:

@@ -1,10 +1,9 @@
-"""VGG16's second fully connected layer: the features whose neighbours precision and recall compare.
+"""VGG16's second fully connected layer: the features of precision and recall.
 
 Simonyan and Zisserman 2014, arXiv 1409.1556; Kynkäänniemi et al. 2019, arXiv 1904.06991. Weights and preprocessing are
-torchvision's: RGB in [0, 1], standardised by ImageNet's channels, here resized to 224 bilinearly with half-pixel
-centres and without antialiasing. NVIDIA's metrics take the features from a file of their own, vgg16.pt, a program with
-its own preprocessing and weights: compare precision and recall computed here with each other, and with published ones
-only roughly.
+torchvision's: RGB in [0, 1], standardised by ImageNet's channel statistics, resized to 224 bilinearly with half-pixel
+centres and without antialiasing. NVIDIA's metrics use a file of their own, vgg16.pt, with other weights and
+preprocessing: precision and recall computed here compare with published numbers only roughly.
 """
 
 from typing import Any
@@ -20,11 +19,11 @@ SIDE = 224
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STANDARD_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-"""(width, convolutions) of each; a 2x2 max pool ends it."""
+"""(width, convolutions) of each block, which ends in a 2x2 max pool."""
 
 
 class VGG16(nn.Module):
-  """float32 [N, 224, 224, 3], standardised -> fc2 after its ReLU, [N, 4096]."""
+  """The network: standardised float32 [N, 224, 224, 3] -> fc2 after its ReLU, [N, 4096]."""
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -39,19 +38,19 @@ class VGG16(nn.Module):
 
 
 def preprocess(images: jax.Array) -> jax.Array:
-  """uint8 [N, H, W, 1 or 3] -> float32 [N, 224, 224, 3]."""
+  """Resizes and standardises uint8 [N, H, W, 1 or 3]: float32 [N, 224, 224, 3]."""
   resized = resize(as_rgb(images), SIDE, "pytorch") / 255
   return (resized - MEAN.reshape(1, 1, 1, 3)) / STANDARD_DEVIATION.reshape(1, 1, 1, 3)
 
 
 def abstract_params() -> dict:
-  """The parameters' structure and shapes."""
+  """Returns the parameters as `jax.ShapeDtypeStruct`s."""
   images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
   return jax.eval_shape(VGG16().init, jax.random.key(0), images)["params"]
 
 
 def feature_network(params: dict) -> FeatureNetwork:
-  """'features', fc2 [N, 4096]."""
+  """Returns the network of 'features', fc2 [N, 4096]."""
   network = VGG16()
 
   def apply(params: dict, images: jax.Array) -> dict[str, jax.Array]:

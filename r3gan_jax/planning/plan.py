@@ -1,4 +1,4 @@
-"""What a run will take, found by tracing and compiling its step, without allocating a network."""
+"""Plans a run: traces and compiles its step without allocating a network."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from r3gan_jax.training.step import global_gradients, make_train_step
 
 
 def describe(experiment: Experiment) -> str:
-  """Parameter tables, and per-device memory and FLOPs of one iteration on the devices at hand."""
+  """Returns parameter tables, and memory and FLOPs per device of one iteration on the available devices."""
   mesh = make_mesh()
   state = abstract_state(experiment.algorithm, mesh)
   lines = [parameter_overview.get_parameter_overview(params, include_stats=False) for params in state.params.values()]
@@ -27,8 +27,7 @@ def describe(experiment: Experiment) -> str:
   if memory := compiled.memory_analysis():
     lines += [f"  state and batches: {memory.argument_size_in_bytes / 2**30:.2f} GiB"]
     lines += [f"  temporaries: {memory.temp_size_in_bytes / 2**30:.2f} GiB"]
-  # XLA counts the body of a loop once. Neither micro-batches nor (on CPUs) groups are loops in this lowering; repeated
-  # updates are.
+  # XLA counts the body of a loop once. In this lowering repeated updates are loops; micro-batches and groups are not.
   if flops := _flops(traced_step(experiment, mesh)):
     repeated = [phase for phase in experiment.algorithm.phases if phase.repeat > 1]
     flops += sum((phase.repeat - 1) * _flops(traced_phase(experiment, mesh, phase)) for phase in repeated)
@@ -37,7 +36,7 @@ def describe(experiment: Experiment) -> str:
 
 
 def _flops(program: jax.stages.Traced) -> float:
-  """FLOPs of a device, as XLA states them; 0 where it does not."""
+  """Returns XLA's count of FLOPs per device; 0 if it has none."""
   cost = program.lower(lowering_platforms=("cuda",)).cost_analysis()
   return cost["flops"] if cost else 0.0
 
@@ -45,7 +44,7 @@ def _flops(program: jax.stages.Traced) -> float:
 def traced_step(
   experiment: Experiment, mesh: jax.sharding.Mesh, micro_batches: Mapping[str, int] | None = None
 ) -> jax.stages.Traced:
-  """The training step on `mesh`, whose devices need not be at hand, to be lowered and compiled: allocates nothing."""
+  """Traces the training step for `mesh`, whose devices need not be present; allocates nothing."""
   step = make_train_step(experiment.algorithm, mesh, micro_batches)
   state = abstract_state(experiment.algorithm, mesh)
   return step.trace(state, abstract_batches(experiment, mesh))
@@ -54,7 +53,7 @@ def traced_step(
 def traced_phase(
   experiment: Experiment, mesh: jax.sharding.Mesh, phase: Phase, images: int | None = None
 ) -> jax.stages.Traced:
-  """The gradients of one phase of a batch of `images` (default: as configured) on `mesh`; allocates nothing."""
+  """Traces the gradients of one phase for a global batch of `images` (default: as configured) on `mesh`."""
   images = images or phase.batches * experiment.batch_size
   state = abstract_state(experiment.algorithm, mesh)
   batch = abstract_batch(experiment, mesh, images)
@@ -66,12 +65,12 @@ def traced_phase(
 
 
 def abstract_batches(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
-  """One iteration's batches as `jax.ShapeDtypeStruct`s."""
+  """Returns one iteration's batches as `jax.ShapeDtypeStruct`s."""
   return tuple(abstract_batch(experiment, mesh, size) for size in experiment.batch_sizes)
 
 
 def abstract_batch(experiment: Experiment, mesh: jax.sharding.Mesh, images: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """One batch of `images`."""
+  """Returns one batch of `images` images as `jax.ShapeDtypeStruct`s."""
   sharding = batch_sharding(mesh)
   shape = (images, *experiment.algorithm.image_shape)
   image = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)}

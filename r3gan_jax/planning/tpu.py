@@ -1,9 +1,9 @@
-"""What an iteration takes on a TPU, found on a machine that has none: libtpu brings the real compiler.
+"""Plans an iteration on a TPU slice, on a machine without a TPU: libtpu contains the real compiler.
 
     compile_for_topology(experiment, "v5e:2x2")
 
-Memory, FLOPs, bytes and collectives are the compiler's own; the roofline time max(FLOPs / peak, bytes / bandwidth) and
-the time of the all-reduces are lower bounds, from published peaks.
+Memory, FLOPs, bytes and collectives are the compiler's. The roofline time max(FLOPs / peak, bytes / bandwidth) and the
+time of the all-reduces are lower bounds, from published peaks.
 """
 
 import dataclasses
@@ -28,8 +28,15 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-  """Published peaks of one chip: bfloat16 FLOP/s, bytes/s and bytes of HBM, bytes/s that its links to other chips
-  send, all together; and a slice of it, as Cloud names it."""
+  """The published peaks of one chip.
+
+  Attributes:
+    flops: bfloat16 FLOP/s.
+    bandwidth: HBM, bytes/s.
+    memory: HBM, bytes.
+    interconnect: bytes/s that all its links together send.
+    accelerator_type: Google Cloud's name of a slice.
+  """
 
   flops: float
   bandwidth: float
@@ -44,24 +51,24 @@ CHIPS: Mapping[str, Chip] = {
   "v5p": Chip(459e12, 2765e9, 95 * GIB, 600e9, "v5p-8"),
   "v6e": Chip(918e12, 1640e9, 32 * GIB, 400e9, "v6e-4"),
 }
-"""By the name in front of the colon of a topology; https://cloud.google.com/tpu/docs/v6e and its siblings, whose
-interconnect bandwidth is of both directions (v5e: 400 GB/s). Links of v4: arXiv 2304.01433."""
+"""Name before the colon of a topology -> chip. Source: https://cloud.google.com/tpu/docs/v6e and its siblings, which
+state the interconnect bandwidth of both directions together (v5e: 400 GB/s); links of v4: arXiv 2304.01433."""
 
 
 @dataclass(frozen=True)
 class TpuPlan:
-  """One iteration as compiled for a topology; every number is of one chip.
+  """One iteration, compiled for a topology; all numbers are per chip.
 
   Attributes:
     topology: e.g. "v5e:2x2".
-    chip_count: how many chips it has.
-    micro_batches: phase -> images a chip handles at a time; empty: all of its part of the batch.
+    chip_count: number of chips.
+    micro_batches: phase -> images per chip and micro-batch; empty: the chip's whole part of the batch.
     flops: of an iteration in which every phase runs.
     bytes_accessed: HBM traffic of the iteration, as XLA counts it.
-    arguments: bytes of HBM that state and batches fill.
-    temporaries: bytes of HBM besides.
-    memory: bytes of HBM of the chip.
-    collectives: in order of the program.
+    arguments: bytes of HBM for state and batches.
+    temporaries: bytes of HBM for everything else.
+    memory: bytes of HBM that the chip has.
+    collectives: in program order.
     roofline_seconds: the larger of FLOPs / peak and bytes / bandwidth.
     interconnect: bytes/s that the chip's links send, all together.
     text: the compiled program.
@@ -82,38 +89,36 @@ class TpuPlan:
 
   @property
   def used(self) -> int:
-    """Bytes of HBM that an iteration takes."""
+    """Bytes of HBM that an iteration needs."""
     return self.arguments + self.temporaries
 
   @property
   def all_reduce_bytes(self) -> int:
-    """Bytes that an iteration sums over the chips: its gradients."""
+    """Bytes that an iteration sums over all chips: its gradients."""
     return sum(collective.size for collective in self.collectives if collective.kind == "all-reduce")
 
   @property
   def all_reduce_seconds(self) -> float:
-    """What summing them takes at least, on rings that keep every link busy: 2 (n - 1) / n of them leave each chip."""
+    """The least time for the sums, on rings that keep every link busy: each chip sends 2 (n - 1) / n of the bytes."""
     return 2 * (self.chip_count - 1) / self.chip_count * self.all_reduce_bytes / self.interconnect
 
 
 def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
-  """Compiles the whole iteration for a TPU slice.
-
-  Where it does not fit, the micro-batches of every phase are halved until it does.
+  """Compiles a whole iteration for a TPU slice, and halves the micro-batches of every phase until it fits.
 
   Args:
-    experiment: with an algorithm built for the platform "tpu".
-    topology_name: a chip of `CHIPS`, a colon, and the slice's shape, e.g. "v5e:2x2" or "v4:4x4x4".
+    experiment: its algorithm is built for the platform "tpu".
+    topology_name: a chip of `CHIPS`, a colon and the shape of the slice, e.g. "v5e:2x2" or "v4:4x4x4".
 
   Raises:
-    UserError: where libtpu is missing, the topology unknown, or the iteration does not fit at one image a chip.
+    UserError: libtpu is missing, the topology is unknown, or the iteration does not fit at one image per chip.
   """
   chip = CHIPS.get(topology_name.partition(":")[0])
   if chip is None:
-    raise UserError(f"unknown topology {topology_name!r}: name a chip of {sorted(CHIPS)} and a shape, e.g. v5e:2x2")
+    raise UserError(f"unknown topology {topology_name!r}: give a chip of {sorted(CHIPS)} and a shape, e.g. v5e:2x2")
   mesh = topology_mesh(topology_name)
   if experiment.batch_size % mesh.size:
-    raise UserError(f"a batch of {experiment.batch_size} images does not divide among {mesh.size} chips")
+    raise UserError(f"{experiment.batch_size} images (config.batch_size) are not a multiple of {mesh.size} chips")
   per_chip = experiment.batch_size // mesh.size
   micro_batches = dict(experiment.micro_batches)
   while True:
@@ -126,7 +131,9 @@ def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
     smaller = min([per_chip, *micro_batches.values()]) // 2
     divisible = {phase.name: phase.group for phase in experiment.algorithm.phases if phase.group}
     if smaller < max(divisible.values(), default=per_chip):
-      raise UserError(f"the iteration does not fit {topology_name}, in the least parts: use larger chips") from None
+      raise UserError(
+        f"the iteration does not fit {topology_name}, even in the smallest micro-batches: use larger chips"
+      ) from None
     micro_batches = dict.fromkeys(divisible, smaller)
 
   memory, text = compiled.memory_analysis(), compiled.as_text()
@@ -157,7 +164,7 @@ def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
 
 
 def describe_plan(plan: TpuPlan) -> str:
-  """The plan in lines for people."""
+  """Returns the plan as readable lines."""
   micro_batches = ", ".join(f"config.run.micro_batch.{name}={size}" for name, size in plan.micro_batches.items())
   lines = [
     f"one iteration on {plan.topology} ({plan.chip_count} chips), per chip, as the TPU compiler states it:",
@@ -166,7 +173,7 @@ def describe_plan(plan: TpuPlan) -> str:
     f"  micro-batches: {micro_batches or 'none needed'}",
     f"  FLOPs: {plan.flops:.4g}",
     f"  HBM traffic: {plan.bytes_accessed / 1e9:.1f} GB",
-    f"  at least {1e3 * plan.roofline_seconds:.0f} ms, by the chip's published peaks, and "
+    f"  at least {1e3 * plan.roofline_seconds:.0f} ms by the chip's published peaks, and "
     f"{1e3 * plan.all_reduce_seconds:.1f} ms for the all-reduces",
   ]
   for (kind, size), count in sorted(Counter((c.kind, c.size) for c in plan.collectives).items()):
@@ -175,10 +182,10 @@ def describe_plan(plan: TpuPlan) -> str:
 
 
 def topology_mesh(topology_name: str) -> Mesh:
-  """The mesh of one axis over the chips of a slice; a UserError where libtpu is missing or the shape unknown."""
+  """Returns the mesh of a TPU slice; raises a UserError if libtpu is missing or the shape is unknown."""
   if find_spec("libtpu") is None:
-    raise UserError("compiling for a TPU needs libtpu: pip install 'r3gan_jax[tpu]'")
-  # Read when libtpu loads. Without them it looks for a TPU's metadata server, and waits.
+    raise UserError("compiling for a TPU needs libtpu: pip install -e '.[tpu]'")
+  # libtpu reads these when it loads; without them it waits for a TPU's metadata server.
   chip = CHIPS[topology_name.partition(":")[0]]
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("TPU_ACCELERATOR_TYPE", chip.accelerator_type)
@@ -196,7 +203,7 @@ def _compile(experiment: Experiment, mesh: Mesh, micro_batches: Mapping[str, int
 
 
 def _cost(compiled: jax.stages.Compiled) -> tuple[float, float]:
-  """(FLOPs, bytes accessed)."""
+  """Returns (FLOPs, bytes accessed)."""
   cost = compiled.cost_analysis()
   assert cost, "libtpu counts both"
   return cost["flops"], cost["bytes accessed"]

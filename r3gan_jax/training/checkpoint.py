@@ -14,12 +14,12 @@ from jax.experimental import multihost_utils
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.storage import absolute, failing_as, is_remote
-from r3gan_jax.training.distributed import agreed, is_first_process
+from r3gan_jax.training.distributed import from_first_process, is_first_process
 from r3gan_jax.training.state import TrainState
 
 DIRECTORY = "checkpoints"
 BEST_DIRECTORY = "best"
-"""Of a work directory."""
+"""Names in a work directory."""
 
 _STATE, _CHECKSUMS = "state", "checksums"
 _SPARE_BYTES = 64 * 2**20
@@ -28,13 +28,13 @@ _SPARE_BYTES = 64 * 2**20
 class Checkpoints:
   """Checkpoints under `directory`, each complete or absent.
 
-  Saving is asynchronous: the state is copied, and written while training goes on. A save that is cut off leaves a
-  temporary directory that is never taken for a checkpoint. Every process takes part in every call.
+  Saving is asynchronous: the state is copied, and written while training continues. An interrupted save leaves a
+  temporary directory, which is never mistaken for a checkpoint. All processes must make every call together.
 
   Args:
-    directory: e.g. <workdir>/checkpoints; made where it does not exist.
+    directory: e.g. <workdir>/checkpoints; created if it does not exist.
     keep_last: how many of the newest to keep.
-    keep_every_images: also keep those at multiples of this many images; 0: none.
+    keep_every_images: checkpoints at multiples of this are kept, too; 0: none.
   """
 
   def __init__(self, directory: epath.PathLike, keep_last: int = 1, keep_every_images: int = 0):
@@ -42,10 +42,10 @@ class Checkpoints:
     self._manager = _manager(self.directory, max_to_keep=keep_last, keep_period=keep_every_images or None)
 
   def save(self, state: TrainState) -> bool:
-    """Starts saving `state`; waits for an earlier save to end first.
+    """Waits for an earlier save, then starts saving `state`.
 
     Returns:
-      False where the disk is too full, which is logged, as is an earlier save that failed.
+      False if the disk is too full. This is logged, as is an earlier save that failed.
     """
     images_seen = int(state.images_seen)
     _finish_earlier_save(self._manager)
@@ -58,68 +58,68 @@ class Checkpoints:
     return True
 
   def restore_latest(self, abstract_state: Any, images_seen: int | None = None) -> TrainState | None:
-    """The newest checkpoint that can be read and is what was saved, or None where there is none at all.
+    """Returns the newest readable checkpoint whose checksums agree; None if there are no checkpoints.
 
     Args:
       abstract_state: the state as `jax.ShapeDtypeStruct`s with the shardings to restore to.
-      images_seen: that checkpoint and no other.
+      images_seen: restores this checkpoint only.
 
     Raises:
-      UserError: where checkpoints exist but none can be read, or there is none of `images_seen`.
+      UserError: there are checkpoints but none can be read, or there is none at `images_seen`.
     """
     _finish_earlier_save(self._manager)
     steps = sorted(self._manager.all_steps(), reverse=True)
     if images_seen is not None:
       if images_seen not in steps:
-        raise UserError(f"{self.directory} has no checkpoint of {images_seen} images: choose from {steps}")
+        raise UserError(f"{self.directory} has no checkpoint at {images_seen} images: choose from {steps}")
       steps = [images_seen]
     arguments = {_STATE: ocp.args.StandardRestore(abstract_state), _CHECKSUMS: ocp.args.JsonRestore()}
     for step in steps:
       try:
         restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         _check(restored[_STATE], restored[_CHECKSUMS])
-      except Exception as error:  # whatever the many layers below raise for a damaged file
+      except Exception as error:  # a damaged file can raise anything in the layers below
         path = self.directory / str(step)
-        logging.warning("checkpoint %s cannot be read, trying the one before it (%s)", path, _first_line(error))
+        logging.warning("checkpoint %s cannot be read (%s): trying the one before it", path, _first_line(error))
         continue
       return restored[_STATE]
     if steps:
       raise UserError(
-        f"none of the checkpoints in {self.directory} can be read; they were left as they are: restore a backup, "
-        "or start again in another work directory"
+        f"none of the checkpoints in {self.directory} can be read (they have not been changed): restore a backup, or "
+        "use another work directory"
       )
     return None
 
   def set_aside_after(self, images_seen: int) -> None:
-    """Renames checkpoints newer than `images_seen`, which could not be read, so that they can be saved anew."""
+    """Renames the unreadable checkpoints after `images_seen`, so that new ones can take their place."""
     newer = [step for step in self._manager.all_steps() if step > images_seen]
     if newer and is_first_process():
       for step in newer:
         damaged = self.directory / f"damaged-{step}"
         (self.directory / str(step)).rename(damaged)
-        logging.warning("the damaged checkpoint of %s images is now %s", f"{step:,}", damaged)
+        logging.warning("the damaged checkpoint at %s images is now %s", f"{step:,}", damaged)
     multihost_utils.sync_global_devices("checkpoints set aside")
     self._manager.reload()
 
   def close(self) -> None:
-    """Waits, and frees the manager's threads."""
+    """Waits for the last save and frees the manager's threads."""
     self._manager.close()
 
 
 def has_checkpoint(directory: epath.PathLike) -> bool:
-  """Whether the first process finds one under `directory`; makes nothing."""
+  """Returns whether there is a checkpoint under `directory`; all processes get process 0's answer."""
   path = absolute(directory)
   with failing_as(f"cannot read {path}", path):
-    return agreed(path.exists() and bool(ocp.utils.checkpoint_steps(path)))
+    return from_first_process(path.exists() and bool(ocp.utils.checkpoint_steps(path)))
 
 
 class BestCheckpoint:
-  """The checkpoint with the best score so far, under `directory`, as `Checkpoints` reads it; with all its scores.
+  """Keeps the checkpoint with the best score so far, with all its scores; `Checkpoints` can read it.
 
   Args:
     directory: e.g. <workdir>/best.
-    metric: the name of the score that decides.
-    mode: which of its values is best, "min" or "max".
+    metric: the name of the score.
+    mode: whether its "min" or "max" is best.
   """
 
   def __init__(self, directory: epath.PathLike, metric: str, mode: str):
@@ -129,14 +129,14 @@ class BestCheckpoint:
       absolute(directory),
       max_to_keep=1,
       best_mode=mode,
-      # A run that was resumed may have chosen by another score before.
+      # A resumed run may have used another score before.
       best_fn=self._score,
     )
 
   def offer(self, state: TrainState, scores: Mapping[str, float]) -> None:
-    """Starts saving `state` if its score is better than the one kept, which is removed when the new one is complete.
+    """Starts saving `state` if its score is the best so far; the old best is removed once the new one is complete.
 
-    Waits for an earlier save to end first; one that failed is logged, and is not the best.
+    Waits for an earlier save first. One that failed is logged, and does not count.
     """
     _finish_earlier_save(self._manager)
     images_seen, score = int(state.images_seen), scores[self._metric]
@@ -147,11 +147,11 @@ class BestCheckpoint:
     if images_seen in self._manager.all_steps() or not _has_room_for(self._manager.directory, state):
       return
     logging.info("the best %s so far: %g, at %s images", self._metric, score, f"{images_seen:,}")
-    # By force: a run that goes on from an older checkpoint may be behind the one that is kept.
+    # By force: a run that resumes from an older checkpoint may be behind the best one.
     self._manager.save(images_seen, args=_saved(state), metrics=dict(scores), force=True)
 
   def close(self) -> None:
-    """Waits, and frees the manager's threads."""
+    """Waits for the last save and frees the manager's threads."""
     self._manager.close()
 
   def _score(self, scores: Mapping[str, float]) -> float:
@@ -161,7 +161,7 @@ class BestCheckpoint:
 def _finish_earlier_save(manager: ocp.CheckpointManager) -> None:
   try:
     manager.wait_until_finished()
-  except Exception as error:  # whatever the many layers below raise
+  except Exception as error:  # the layers below can raise anything
     logging.error("the last checkpoint could not be written (%s)", _first_line(error))
     manager.reload()
 
@@ -178,7 +178,7 @@ def _saved(state: TrainState) -> ocp.args.Composite:
 
 
 def _checksums(state: TrainState) -> dict[str, int]:
-  """Of every array by its name: a change of any one bit changes it."""
+  """Returns a checksum of every array by name; a change of any single bit changes it."""
   names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(state)]
   return dict(zip(names, np.asarray(_checksums_of_leaves(state)).tolist(), strict=True))
 
@@ -194,25 +194,24 @@ def _checksums_of_leaves(state: TrainState) -> jax.Array:
 
 
 def _check(state: TrainState, checksums: Mapping[str, int]) -> None:
-  """Raises a ValueError where `state` is not what was saved."""
+  """Raises a ValueError if `state` is not what was saved."""
   for name, checksum in _checksums(state).items():
     if checksums.get(name) != checksum:
-      raise ValueError(f"{name} is not what was saved")
+      raise ValueError(f"{name} differs from what was saved")
 
 
 def _has_room_for(directory: epath.Path, state: TrainState) -> bool:
-  """Whether the first process sees room for `state`; where not, it says so. Of remote storage nothing is asked."""
+  """Returns whether `state` fits on the disk, and logs an error if not; remote storage is taken to have room."""
   needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SPARE_BYTES
   free = needed if is_remote(directory) else shutil.disk_usage(directory).free
   if free < needed:
     logging.error(
-      "no checkpoint was written: %s has %.2f GiB left of the %.2f that it takes; make room, the run goes on and tries "
-      "again",
+      "no checkpoint was written to %s: it needs %.2f GiB, %.2f are free; training continues and will retry",
       directory,
-      free / 2**30,
       needed / 2**30,
+      free / 2**30,
     )
-  return agreed(free >= needed)
+  return from_first_process(free >= needed)
 
 
 def _first_line(error: Exception) -> str:

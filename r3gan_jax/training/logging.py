@@ -1,4 +1,4 @@
-"""Metrics to the log, to metrics.jsonl and to TensorBoard files, through clu's writers and without TensorFlow."""
+"""Writes metrics to the log, metrics.jsonl and TensorBoard files, through clu's writers, without TensorFlow."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ from etils import epath
 from r3gan_jax.storage import append, is_remote, write_whole
 
 if importlib.util.find_spec("tensorflow") is None:
-  # clu imports this module for its TensorFlow writer, which is not used here.
+  # clu imports this module for its TensorFlow writer, which we do not use.
   _stub = types.ModuleType("clu.metric_writers.summary_writer")
   _stub.SummaryWriter = None  # type: ignore[attr-defined]
   sys.modules.setdefault("clu.metric_writers.summary_writer", _stub)
@@ -32,7 +32,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class _ScalarsAndImagesWriter(MetricWriter):
-  """The parts of clu's interface that this project does not use."""
+  """clu's interface, reduced to scalars and images."""
 
   def write_summaries(self, step: int, values: Any, metadata: Any = None) -> None:
     pass
@@ -63,10 +63,10 @@ class _ScalarsAndImagesWriter(MetricWriter):
 
 
 class JsonLinesWriter(_ScalarsAndImagesWriter):
-  """Appends one object a call, {"images_seen": ..., name: value, ...}, to a file.
+  """Appends one line per call, {"images_seen": ..., name: value, ...}, to a file.
 
-  A resumed run repeats the images between the last checkpoint and the interruption: the last line of a count holds.
-  Lines for an object store wait for `flush`.
+  A resumed run repeats the images since its last checkpoint: for equal images seen, the last line counts. In an object
+  store, lines are written at `flush`.
   """
 
   def __init__(self, path: epath.Path):
@@ -106,7 +106,7 @@ class TensorBoardWriter(_ScalarsAndImagesWriter):
 
 
 class RemoteTensorBoardWriter(_ScalarsAndImagesWriter):
-  """TensorBoard event files in an object store, one from each `flush` to the next; TensorBoard reads them in turn."""
+  """TensorBoard event files in an object store, a new one after each `flush`; TensorBoard reads them in order."""
 
   def __init__(self, directory: epath.Path):
     self._directory = directory
@@ -140,10 +140,7 @@ class RemoteTensorBoardWriter(_ScalarsAndImagesWriter):
 
 
 def make_writer(workdir: epath.Path) -> MetricWriter:
-  """The writer of a run: log, metrics.jsonl, tensorboard/; on any process but the first, of nothing.
-
-  What is flushed is where it belongs.
-  """
+  """Returns the writer of a run (log, metrics.jsonl, tensorboard/); on processes other than 0, it writes nothing."""
   if not is_first_process():
     return metric_writers.MultiWriter([])
   tensorboard = RemoteTensorBoardWriter if is_remote(workdir) else TensorBoardWriter
@@ -157,7 +154,7 @@ def make_writer(workdir: epath.Path) -> MetricWriter:
 
 
 def append_line(path: epath.Path, images_seen: int, values: Mapping[str, float | str]) -> None:
-  """One more line of a metrics.jsonl."""
+  """Appends one line to a metrics.jsonl."""
   append(path, _line(images_seen, values))
 
 
@@ -166,16 +163,16 @@ def _line(images_seen: int, values: Mapping[str, float | str]) -> str:
 
 
 def read_metrics(workdir: epath.PathLike) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """From metrics.jsonl: name -> (images seen int64 [n], values float64 [n]), in order, without repetitions.
+  """Reads metrics.jsonl: name -> (images seen int64 [n], values float64 [n]), sorted, without repetitions.
 
-  Nothing where there is no such file: it is written at the end of the first interval.
+  Empty if the file does not exist, which is so before the first log line.
   """
   series: dict[str, dict[int, float]] = {}
   path = epath.Path(workdir) / METRICS_FILE
   for line in path.read_text().splitlines() if path.exists() else []:
     try:
       scalars = json.loads(line)
-    except json.JSONDecodeError:  # cut off in mid-write
+    except json.JSONDecodeError:  # a torn line
       continue
     images_seen = scalars.pop("images_seen")
     for name, value in scalars.items():

@@ -1,12 +1,11 @@
-"""The training loop: batches in, steps, and every now and then a line, a snapshot, a checkpoint.
+"""The training loop: steps, log lines, snapshots and checkpoints.
 
 The loop never waits for the step that it has just started: it reads the metrics of the step before. At the first
-value that is not finite it stops, or goes back to the last checkpoint; a checkpoint is written only of a state whose
-last step was finite.
+non-finite value it stops or rolls back to the last checkpoint. Only states whose last step was finite are saved.
 
-In order, an iteration: step; check and collect the metrics of the previous step; if due, log; if due, snapshot
-(checkpoint, sample grid, evaluation). What is due follows from images seen alone, so a resumed run does what an
-uninterrupted one does.
+In order, an iteration is: step; check and collect the metrics of the step before; log if due; snapshot if due
+(checkpoint, sample grid, scores). What is due depends on images seen alone, so a resumed run does what an uninterrupted
+one does.
 """
 
 import time
@@ -25,7 +24,7 @@ from r3gan_jax.data.images import CorruptImage
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import Interrupted, UserError
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, BestCheckpoint, Checkpoints
-from r3gan_jax.training.distributed import Preemption, Watchdog, agreed
+from r3gan_jax.training.distributed import Preemption, Watchdog, from_first_process
 from r3gan_jax.training.logging import MetricWriter, read_metrics
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.profile import Profile
@@ -34,10 +33,10 @@ from r3gan_jax.training.state import TrainState, abstract_state, averaged, init_
 from r3gan_jax.training.step import Batches, make_train_step
 
 Snapshot = Callable[[Params, Any, int, MetricWriter], Mapping[str, float]]
-"""(averaged parameters, averaged carry, images seen, writer) -> scores: draws, measures and writes what it is for."""
+"""(averaged parameters, averaged carry, images seen, writer) -> scores by name; draws, measures and writes."""
 
 SNAPSHOT_SECONDS = "progress/snapshot_seconds"
-"""Written when a snapshot is complete."""
+"""The metric that marks a complete snapshot."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +77,12 @@ class Experiment:
 
   @property
   def images_per_iteration(self) -> int:
-    """How far an iteration advances images seen."""
+    """How many images an iteration adds to images seen."""
     return self.batch_size * sum(phase.repeat * phase.batches for phase in self.algorithm.phases if phase.counts_images)
 
   @property
   def batch_sizes(self) -> tuple[int, ...]:
-    """Of an iteration's global batches, in order; see `step.Batches`."""
+    """The sizes of an iteration's global batches, in order; see `step.Batches`."""
     return tuple(
       self.batch_size * phase.batches
       for phase in self.algorithm.phases
@@ -123,7 +122,7 @@ class Trainer:
     self._writer, self._snapshots = writer, snapshots
     self.mesh = make_mesh()
     self._step = make_train_step(experiment.algorithm, self.mesh, experiment.micro_batches)
-    self._iteration = 0  # of this process
+    self._iteration = 0  # since the start of this process
     self.checkpoints = Checkpoints(workdir / DIRECTORY, experiment.keep_checkpoints, experiment.keep_every_images)
     self._best = None
     if experiment.best_metric:
@@ -200,7 +199,7 @@ class Trainer:
       with Preemption().watched() as preemption:
         if self._snapshot_is_missing(images_seen):
           is_saved = self._snapshot(state)
-        watchdog.beat()
+        watchdog.reset()
         while images_seen < experiment.total_images:
           self._profile.before(self._iteration)
           state, metrics = self._step(state, self._next(batches, state, window))
@@ -212,48 +211,48 @@ class Trainer:
           log_due = last or _crosses(experiment.log_every_images, previous, images_seen)
           interrupted = preemption.requested(self._iteration)
           window.add(images_seen, metrics)
-          watchdog.beat()
+          watchdog.reset()
           if log_due or snapshot_due or interrupted:
-            window.catch_up()
+            window.check_pending()
           if log_due:
             self._writer.write_scalars(images_seen, window.means() | progress.report(images_seen))
           if snapshot_due:
-            watchdog.rest()
+            watchdog.pause()
             with progress.paused():
               is_saved = self._snapshot(state)
-            watchdog.beat()
+            watchdog.reset()
           elif interrupted or (log_due and not is_saved):
             is_saved = self.checkpoints.save(state)
           if interrupted and not last:
             lost = "" if is_saved else ", which could not be saved"
-            raise Interrupted(f"stopped by SIGTERM at {images_seen:,} images{lost}: the same command goes on")
+            raise Interrupted(f"stopped by SIGTERM at {images_seen:,} images{lost}: the same command resumes")
     finally:
-      watchdog.rest()
+      watchdog.pause()
       batches.close()  # type: ignore[attr-defined]
     return state
 
   def _next(self, batches: Iterator[Batches], state: TrainState, window: MetricWindow) -> Batches:
-    """The batches of the next iteration; where they cannot be read, `state` is saved first."""
+    """Returns the batches of the next iteration; saves `state` if they cannot be read."""
     try:
       return next(batches)
     except UserError as error:
-      if jax.process_count() > 1:  # the others do not know of it, and would not save with us
+      if jax.process_count() > 1:  # the others do not know, and would not take part in a save
         raise
-      window.catch_up()
-      saved = "saved" if self.checkpoints.save(state) else "could not be saved"
-      cure = "; train on without such images: --config.run.on_corrupt_image=skip"
+      window.check_pending()
+      was_saved = "was saved" if self.checkpoints.save(state) else "could not be saved"
+      cure = ": to skip such images, add --config.run.on_corrupt_image=skip"
       raise UserError(
-        f"{error} (the run is {saved} at {int(state.images_seen):,} images{cure * isinstance(error, CorruptImage)})"
+        f"{error} (the run {was_saved} at {int(state.images_seen):,} images{cure * isinstance(error, CorruptImage)})"
       ) from None
 
   def _snapshot(self, state: TrainState) -> bool:
-    """Saves, draws, measures; whether it could be saved."""
+    """Saves `state`, draws and scores; returns whether it could be saved."""
     began, images_seen = time.perf_counter(), int(state.images_seen)
     is_saved = self.checkpoints.save(state)
     params, carry = averaged(self._experiment.algorithm, state)
     scores: dict[str, float] = {}
-    for take in self._snapshots:
-      scores |= take(params, carry, images_seen, self._writer)
+    for snapshot in self._snapshots:
+      scores |= snapshot(params, carry, images_seen, self._writer)
     if self._best and is_saved:
       self._best.offer(state, scores)
     self._writer.write_scalars(images_seen, {SNAPSHOT_SECONDS: time.perf_counter() - began})
@@ -261,12 +260,12 @@ class Trainer:
     return is_saved
 
   def _snapshot_is_missing(self, images_seen: int) -> bool:
-    """Whether there should have been one of the state from which the run goes on, but it was not ended or begun."""
+    """Returns whether the snapshot of the state from which the run resumes is due but was not completed."""
     experiment = self._experiment
     due = images_seen >= experiment.total_images or _crosses(
       experiment.snapshot_every_images, images_seen - experiment.images_per_iteration, images_seen
     )
-    return due and not agreed(images_seen in read_metrics(self._workdir).get(SNAPSHOT_SECONDS, ((), ()))[0])
+    return due and not from_first_process(images_seen in read_metrics(self._workdir).get(SNAPSHOT_SECONDS, ((), ()))[0])
 
 
 def _crosses(interval: int, before: int, after: int) -> bool:

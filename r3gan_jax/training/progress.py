@@ -1,4 +1,4 @@
-"""What the loop knows of how a run is going: rates for the status line, and means of its metrics."""
+"""The status line of a run, and the means of its metrics."""
 
 import contextlib
 import resource
@@ -15,7 +15,7 @@ from r3gan_jax.training.step import Metrics
 
 
 class Diverged(UserError):
-  """A loss or a gradient is not finite, after `images_seen` images."""
+  """Raised when a loss or gradient is not finite, at `images_seen` images."""
 
   def __init__(self, message: str, images_seen: int):
     super().__init__(message)
@@ -23,7 +23,7 @@ class Diverged(UserError):
 
 
 class Progress:
-  """Times a run from `images_seen` on and logs the status line."""
+  """Measures training speed from `images_seen` on, and logs the status line."""
 
   def __init__(self, images_seen: int, total_images: int):
     self._total_images = total_images
@@ -31,13 +31,13 @@ class Progress:
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """What is done inside does not count as training time."""
+    """Excludes the time spent inside from training time."""
     began = time.perf_counter()
     yield
     self._last_time += time.perf_counter() - began
 
   def report(self, images_seen: int) -> dict[str, float]:
-    """Logs the status line; returns its numbers: rates since the last report, and memory in bytes."""
+    """Logs the status line and returns its numbers: images/s since the last report, and peak memory in bytes."""
     now = time.perf_counter()
     rate = (images_seen - self._last_images) / (now - self._last_time)
     self._last_images, self._last_time = images_seen, now
@@ -55,7 +55,7 @@ class Progress:
 
 
 class MetricWindow:
-  """Collects every step's metrics, one step late so that nothing waits, and checks that they are finite."""
+  """Collects the metrics of every step, one step late so that the loop never waits, and checks that they are finite."""
 
   def __init__(self, cure: str):
     self._cure = cure
@@ -63,15 +63,15 @@ class MetricWindow:
     self._collected: list[Metrics] = []
 
   def add(self, images_seen: int, metrics: Metrics) -> None:
-    """Takes the metrics, still being computed, of the step that ended at `images_seen`; checks those before them."""
-    self.catch_up()
+    """Adds the metrics, still being computed, of the step ending at `images_seen`, after checking the step before."""
+    self.check_pending()
     self._pending = images_seen, metrics
 
-  def catch_up(self) -> None:
-    """Waits for the metrics taken last and checks them.
+  def check_pending(self) -> None:
+    """Waits for the metrics added last and checks them.
 
     Raises:
-      Diverged: where one is not finite.
+      Diverged: one of them is not finite.
     """
     if self._pending is None:
       return
@@ -79,12 +79,12 @@ class MetricWindow:
     self._pending = None
     metrics = jax.device_get(metrics)
     if not_finite := metrics.not_finite():
-      message = f"training diverged at {images_seen:,} images: not finite: {', '.join(not_finite)}. {self._cure}"
+      message = f"training diverged at {images_seen:,} images: {', '.join(not_finite)} not finite. {self._cure}"
       raise Diverged(message, images_seen)
     self._collected.append(metrics)
 
   def means(self) -> dict[str, float]:
-    """The mean of every metric over the steps since the last call, or over those of them that measured it."""
+    """Returns each metric's mean over the steps since the last call that measured it."""
     collected, self._collected = self._collected, []
     measured = {
       name: [metrics.values[name] for metrics in collected if metrics.ran.get(name, True)]
@@ -94,7 +94,7 @@ class MetricWindow:
 
 
 def _peak_memory_bytes() -> int:
-  """The most that a device of this process has used; on CPUs, the most that the process has."""
+  """Returns the peak memory of this process's devices, or on CPUs of the process."""
   statistics = [device.memory_stats() for device in jax.local_devices()]
   if all(statistics):
     return max(s["peak_bytes_in_use"] for s in statistics if s)

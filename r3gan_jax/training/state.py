@@ -1,4 +1,4 @@
-"""Everything that a run is, apart from its data: one tree of arrays, replicated over the devices."""
+"""The training state: one tree of arrays, replicated over the devices."""
 
 from typing import Any
 
@@ -13,18 +13,16 @@ from r3gan_jax.training.mesh import replicated
 
 @struct.dataclass
 class TrainState:
-  """What a resumed run needs; the position in the data follows from `images_seen`.
+  """Everything that a resumed run needs; the position in the data follows from `images_seen`.
 
   Attributes:
     params: network -> parameters, float32.
     optimizer: network -> state of its optax optimiser.
-    ema: name of an average -> what it is of, averaged.
+    ema: name of an average -> the averaged tree.
     carry: the algorithm's own state, by name.
-    rng: the run's base key; an iteration's draws are a function of it and of `images_seen`, so it changes only when
-      the run goes back.
+    rng: the base key. An iteration's random draws depend on it and on `images_seen`; it changes at rollbacks only.
     images_seen: int32 scalar.
-    rollbacks: int32 scalar: how often the run went back after a value that was not finite; the order of the data is a
-      function of it, too.
+    rollbacks: int32 scalar: how often the run rolled back after a non-finite value. It also changes the data order.
   """
 
   params: dict[str, Any]
@@ -37,13 +35,13 @@ class TrainState:
 
 
 def init_state(algorithm: Algorithm, seed: int) -> TrainState:
-  """The state at the start of a run; traceable, so `jax.eval_shape` and a jit with `out_shardings` both work."""
+  """Returns the state at the start of a run; traceable, for `jax.eval_shape` and `jax.jit(out_shardings=...)`."""
   init_key, key = jax.random.split(jax.random.key(seed))
   params, carry = algorithm.init(init_key)
   return TrainState(
     params=params,
     optimizer={name: optimizer.init(params[name]) for name, optimizer in algorithm.optimizers.items()},
-    # A copy: a donated buffer cannot back two leaves.
+    # Copies: a donated buffer cannot back two leaves.
     ema={name: jax.tree.map(jnp.copy, (params | carry)[average.of]) for name, average in algorithm.averages.items()},
     carry=carry,
     rng=key,
@@ -53,14 +51,14 @@ def init_state(algorithm: Algorithm, seed: int) -> TrainState:
 
 
 def abstract_state(algorithm: Algorithm, mesh: Mesh) -> Any:
-  """The state as `jax.ShapeDtypeStruct`s with their shardings; allocates nothing."""
+  """Returns the state as `jax.ShapeDtypeStruct`s with shardings; allocates nothing."""
   shapes = jax.eval_shape(lambda: init_state(algorithm, seed=0))
   sharding = replicated(mesh)
   return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
 
 
 def averaged(algorithm: Algorithm, state: TrainState) -> tuple[Params, Carry]:
-  """(params, carry) with all that is averaged replaced by its average: what samples and metrics use."""
+  """Returns (params, carry) with averages in place of what they average, for samples and metrics."""
   averages = {average.of: state.ema[name] for name, average in algorithm.averages.items()}
   params, carry = ({name: averages.get(name, tree[name]) for name in tree} for tree in (state.params, state.carry))
   return params, carry

@@ -1,10 +1,10 @@
-"""The training step: one iteration of any algorithm, pure, jitted once for the whole run.
+"""The training step: one iteration of any algorithm, a pure function that is compiled once per run.
 
     step(state, batches) -> (state, metrics)
 
-Data parallelism is explicit: each phase's gradients are computed under `jax.shard_map` on every device's part of
-the batch and averaged once. All random draws come from per-sample keys made for the *global* batch and then split,
-so 1 device and 8 devices, whole batches and micro-batches, train the same model.
+Data parallelism is explicit: under `jax.shard_map`, every device computes each phase's gradients on its part of the
+batch, and one all-reduce averages them. Random draws come from per-sample keys of the *global* batch, so 1 device and 8
+devices, whole batches and micro-batches train the same model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,27 +25,27 @@ from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.state import TrainState
 
 Batches = tuple[Batch, ...]
-"""One global batch for each update of each phase that takes a fresh one, in order."""
+"""The global batches of an iteration: one per update of each phase that takes a fresh batch, in order."""
 
 
 class Metrics(NamedTuple):
-  """What an iteration measured.
+  """The metrics of an iteration.
 
   Attributes:
-    values: float32 scalars by name: 'generator/loss', 'hyperparameters/gamma', ...; 0 where the phase did not run.
-    ran: of those that not every iteration measures, whether this one did; a bool.
+    values: float32 scalars by name: 'generator/loss', 'hyperparameters/gamma', ...; 0 if the phase did not run.
+    ran: bools, for metrics of phases that do not run in every iteration: whether this one measured them.
   """
 
   values: dict[str, jax.Array]
   ran: dict[str, jax.Array]
 
   def not_finite(self) -> list[str]:
-    """The names of values that are infinite or not a number; waits for them."""
+    """Returns the names of non-finite values, after waiting for them."""
     return sorted(name for name, value in jax.device_get(self.values).items() if not np.isfinite(value))
 
 
 class TrainStep(Protocol):
-  """A jitted step; the state passed in is donated."""
+  """A compiled step; the state passed in is donated."""
 
   def __call__(self, state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]: ...
 
@@ -55,7 +55,7 @@ class TrainStep(Protocol):
 
 
 class Trained(NamedTuple):
-  """What updates change: parameters and optimisers by network, and the algorithm's own state."""
+  """What a phase changes: parameters and optimiser states by network, and the carry."""
 
   params: dict[str, Any]
   optimizer: dict[str, Any]
@@ -67,16 +67,16 @@ Update = Callable[[Trained, Sequence[Batch], jax.Array, Hyperparameters], tuple[
 
 
 def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str, int] | None = None) -> TrainStep:
-  """The jitted step of `algorithm` on `mesh`; the state passed in is donated.
+  """Returns the jitted step of `algorithm` on `mesh`; the state passed in is donated.
 
   Args:
     algorithm: what to train.
     mesh: the devices.
-    micro_batches: phase name -> samples a device handles at a time (gradients accumulate over them); a phase not
-      named here handles its whole part of the batch at once.
+    micro_batches: phase name -> samples per device and micro-batch, over which gradients accumulate; absent: the
+      device's whole part of the batch.
 
   Raises:
-    ValueError: micro-batches of a phase whose whole batch belongs together, or, once traced, two metrics of one name.
+    ValueError: micro-batches of a phase that needs whole batches or, when traced, two metrics of one name.
   """
   micro_batches = micro_batches or {}
   phases = algorithm.phases
@@ -99,7 +99,7 @@ def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str
         trained, measured = lax.cond(due, update, _skipping(update), trained, given, keys, hyperparameters)
         metrics.ran.update(dict.fromkeys(measured, due))
       if twice := metrics.values.keys() & measured.keys():
-        raise ValueError(f"two phases measure {sorted(twice)}: give one of them another name")
+        raise ValueError(f"two phases measure {sorted(twice)}: rename one of them")
       metrics.values.update(measured)
 
     averageable = trained.carry | trained.params
@@ -121,7 +121,7 @@ def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str
 
 
 def _deal(phases: Sequence[Phase], batches: Batches) -> list[list[Batch]]:
-  """The batches of each phase, one a repetition."""
+  """Returns the batches of each phase, one per repetition."""
   remaining = iter(batches)
   dealt: list[list[Batch]] = []
   for phase in phases:
@@ -169,7 +169,7 @@ def _make_update(
 
 
 def _skipping(update: Update) -> Update:
-  """What takes the place of `update` in iterations in which its phase does not run."""
+  """Returns what replaces `update` in iterations in which its phase does not run."""
 
   def skip(before: Trained, *drawn: Any) -> tuple[Trained, base.Metrics]:
     measured = jax.eval_shape(update, before, *drawn)[1]
@@ -181,14 +181,14 @@ def _skipping(update: Update) -> Update:
 def global_gradients(
   phase: Phase, mesh: Mesh, micro_batch: int | None
 ) -> Callable[[Params, Carry, Batch, jax.Array, Hyperparameters], tuple[Params, Carry, base.Metrics]]:
-  """`phase.gradients` of the global batch: per device and micro-batch, then averaged."""
+  """Returns `phase.gradients` of the global batch: computed per device and micro-batch, then averaged."""
   if micro_batch and phase.group is None:
-    raise ValueError(f"phase {phase.name!r} takes its whole batch at once, not {micro_batch} samples at a time")
+    raise ValueError(f"phase {phase.name!r} needs whole batches, but its micro-batch size is {micro_batch}")
 
   def local(
     params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, base.Metrics]:
-    # Each device differentiates its own copy of the parameters: the one average over devices is ours, below.
+    # Each device differentiates its own copy of the parameters; the all-reduce over devices is explicit, below.
     params = lax.pcast(params, DATA_AXIS, to="varying")
     samples = keys.shape[0]
     size = phase.micro_batch_size(samples, micro_batch)
@@ -196,8 +196,8 @@ def global_gradients(
       gradients, carry, metrics = phase.gradients(params, carry, batch, keys, hyperparameters)
     else:
       gradients, carry, metrics = _accumulate(phase, params, carry, (batch, keys), hyperparameters, samples // size)
-    # The barrier keeps XLA from averaging in bfloat16 what is converted to float32 just before, and makes the
-    # average one collective.
+    # The barrier keeps XLA from moving the all-reduce before a conversion from bfloat16 to float32, and merges all
+    # averages into one collective.
     gradients, metrics = lax.pmean(lax.optimization_barrier((gradients, metrics)), DATA_AXIS)
     return gradients, carry, metrics
 
@@ -214,7 +214,7 @@ def _accumulate(
   hyperparameters: Hyperparameters,
   parts: int,
 ) -> tuple[Params, Carry, base.Metrics]:
-  """The mean of `phase.gradients` over `parts` micro-batches, one after the other, all from the same carry."""
+  """Returns the mean of `phase.gradients` over `parts` micro-batches, all computed from the same carry."""
   split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), samples)
 
   def body(sums: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:

@@ -1,12 +1,12 @@
-"""The start of a run from parameters of another one: on other data, of other classes, at another resolution.
+"""Initialises a run from the parameters of another one: for other data, other classes, another resolution.
 
-Parameters are known by their names, which say in networks of every size what they are for, their resolution included.
-A layer, the parameters that stand together in one module, is taken over where the other network has one of the same
-name and shapes, and is initialised otherwise. G's last layer and D's first go along whatever their resolution, if they
-fit: the new blocks before and after them begin as the identity.
+Parameters are matched by name; names include the resolution and are the same in networks of every size. A layer (all
+parameters of one module) is transferred if the other network has a layer of the same name and shapes, and is
+initialised otherwise. G's last layer and D's first have one name at every resolution: new blocks next to them start as
+the identity.
 
-Optimisers start anew, as in StyleGAN's practice: Adam corrects the bias of all second moments by one count of updates,
-which old and new layers would not share. So do images seen, and with them every schedule.
+Optimisers start from zero, as in StyleGAN: Adam corrects the bias of all second moments by one count of updates, which
+old and new layers would not share. Images seen, and so all schedules, start from zero, too.
 """
 
 from collections.abc import Mapping
@@ -27,18 +27,18 @@ _WHOLE = slice(None)
 
 @dataclass(frozen=True)
 class Transfer:
-  """What one network takes over of another.
+  """A plan of what one network takes from another.
 
   Attributes:
-    rows: of each parameter that is taken, by name, which indices along its first axis.
-    lines: a table of it, a line a layer.
+    rows: parameter name -> the indices along its first axis that are transferred.
+    lines: the plan as a table, one line per layer.
   """
 
   rows: Mapping[str, slice]
   lines: tuple[str, ...]
 
   def __call__(self, initial: Any, source: Any) -> Any:
-    """`initial`, a tree of parameters, with what is taken of `source`; pure and traceable."""
+    """Returns the parameters `initial` with those transferred from `source`; pure and traceable."""
     leaves, source_leaves = flatten_dict(initial, sep="/"), flatten_dict(source, sep="/")
     for name, rows in self.rows.items():
       taken = source_leaves[name]
@@ -52,12 +52,12 @@ def plan_transfer(
   """Matches two trees of parameters.
 
   Args:
-    network: their name.
-    target, source: the trees, arrays or `jax.ShapeDtypeStruct`s.
-    leading_rows, source_leading_rows: of this network, see `algorithms.base.HasLeadingRows`.
+    network: the name of the network.
+    target, source: trees of arrays or `jax.ShapeDtypeStruct`s.
+    leading_rows, source_leading_rows: for this network, see `algorithms.base.HasLeadingRows`.
 
   Raises:
-    UserError: not one layer matches.
+    UserError: no layer matches.
   """
   shapes, source_shapes = ({n: x.shape for n, x in flatten_dict(tree, sep="/").items()} for tree in (target, source))
   rows: dict[str, slice] = {}
@@ -67,30 +67,29 @@ def plan_transfer(
   for layer, names in _layers(shapes).items():
     listed = ", ".join(f"{_last(name)} {_by(shapes[name])}" for name in names)
     if layer not in source_layers:
-      table.append((layer, listed, "initialised: not there"))
+      table.append((layer, listed, "initialised: not in the source"))
       continue
     leading = {n: min(leading_rows[n], source_leading_rows[n]) for n in names if n in leading_rows}
     equal = source_layers[layer] == names and all(shapes[name] == source_shapes[name] for name in names)
     if equal and all(leading_rows[name] == source_leading_rows[name] for name in leading):
       rows |= dict.fromkeys(names, _WHOLE)
-      table.append((layer, listed, "taken"))
+      table.append((layer, listed, "transferred"))
     elif source_layers[layer] == names == list(leading) and all(shapes[n][1:] == source_shapes[n][1:] for n in names):
       rows |= {name: slice(count) for name, count in leading.items()}
       some = ", ".join(f"rows 1 to {count} of {_last(name)}" for name, count in leading.items())
-      table.append((layer, listed, f"{some} taken; others, if any, initialised"))
+      table.append((layer, listed, f"{some} transferred, the rest initialised"))
     else:
       differing = [name for name in source_layers[layer] if source_shapes[name] != shapes.get(name)]
       there = ", ".join(f"{_last(name)} {_by(source_shapes[name])}" for name in differing) or "fewer parameters"
-      table.append((layer, listed, f"initialised: {there} there"))
-      unlike = unlike or f"{layer} is {listed} here, {there} there"
+      table.append((layer, listed, f"initialised: {there} in the source"))
+      unlike = unlike or f"{layer} is {listed} here, {there} in the source"
   if not rows:
     raise UserError(
-      f"nothing of its {network} fits into this one: {unlike or 'no layer has the same name'}: choose config.gan "
-      "as it was there"
+      f"no layer of its {network} fits: {unlike or 'no layer has the same name'}: choose config.gan as in the source"
     )
   for layer, names in source_layers.items():
     if not any(name in shapes for name in names):
-      table.append((layer, ", ".join(f"{_last(name)} {_by(source_shapes[name])}" for name in names), "left out"))
+      table.append((layer, ", ".join(f"{_last(name)} {_by(source_shapes[name])}" for name in names), "not used"))
   widths = [max(len(line[column]) for line in table) for column in (0, 1)]
   lines = (f"  {layer:{widths[0]}}  {listed:{widths[1]}}  {what}" for layer, listed, what in table)
   return Transfer(rows, (f"{network}:", *lines))
@@ -103,17 +102,20 @@ def transferred_state(
   source_algorithm: Algorithm,
   source: TrainState,
 ) -> tuple[TrainState, str]:
-  """`init_state`, replicated over `mesh`, with what fits of `source`'s parameters and state, and of their averages.
+  """Returns `init_state` with the parameters, carry and averages of `source` that fit, replicated over `mesh`.
 
   Args:
-    source_algorithm: what `source` is a state of; of the same kind as `algorithm`.
-    source: replicated over `mesh`; its arrays may live on in the result.
+    algorithm: what to train.
+    seed: of the initialisation.
+    mesh: all devices.
+    source_algorithm: the algorithm of `source`, of the same kind as `algorithm`.
+    source: replicated over `mesh`; the result may share its arrays.
 
   Returns:
-    The state, and a table of what was taken and what was not.
+    The state, and a table of what was transferred.
 
   Raises:
-    UserError: of one of the networks nothing matches.
+    UserError: nothing of one of the networks matches.
   """
   abstract = jax.eval_shape(lambda: algorithm.init(jax.random.key(seed)))[0]
 
@@ -150,7 +152,7 @@ def _leading_rows(algorithm: Algorithm) -> Mapping[str, Mapping[str, int]]:
 
 
 def _where_alike(initial: Any, source: Any) -> Any:
-  """`initial`, a tree of state beside the parameters, with the leaves of `source` of the same places and shapes."""
+  """Returns the carry `initial` with the leaves of `source` that have the same path and shape."""
   there = dict(jax.tree.leaves_with_path(source))
 
   def taken(path: Any, leaf: jax.Array) -> jax.Array:
@@ -160,7 +162,7 @@ def _where_alike(initial: Any, source: Any) -> Any:
 
 
 def _layers(names: Mapping[str, Any]) -> dict[str, list[str]]:
-  """Layer -> the names of its parameters, both in alphabetical order."""
+  """Returns layer -> names of its parameters, both in alphabetical order."""
   layers: dict[str, list[str]] = {}
   for name in sorted(names):
     layers.setdefault(name.rpartition("/")[0], []).append(name)

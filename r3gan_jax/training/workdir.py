@@ -1,7 +1,7 @@
-"""A run's directory belongs to one configuration.
+"""Work directories: each belongs to one configuration.
 
-One made from a snapshot of another implementation (cli/convert.py) holds only the settings that the snapshot fixes; the
-first recipe that agrees with them makes it its own.
+A converted snapshot (cli/convert.py) has only the settings that the snapshot fixes; the first recipe that agrees with
+them adds its own.
 """
 
 import json
@@ -18,61 +18,61 @@ from r3gan_jax.storage import as_path, failing_as, make_directory, write_whole
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
 RUN_SECTION = "run"
-"""The part of a configuration that may change when a run is resumed: how it is carried out, not what is trained."""
+"""The settings that may change when a run resumes: how it is carried out, not what is trained."""
 
 
 def claim_workdir(workdir: epath.PathLike, config: dict[str, Any]) -> None:
-  """Creates `workdir` for `config`, or checks that it was made by an equal one, or one that left settings open.
+  """Creates `workdir` for `config`, or checks that its configuration is the same or leaves settings open.
 
   Raises:
-    UserError: where it cannot be written, holds something else, or was made by another configuration (the message
-      names the first setting that differs). Nothing is changed then.
+    UserError: it cannot be written, has other contents, or was made by another configuration (the message names the
+      first setting that differs). Nothing has been changed then.
   """
   path = as_path(workdir)
   config = json.loads(json.dumps(config))  # as read back: tuples become lists
-  with failing_as(f"cannot write to the work directory {path}", path, "name another --workdir"):
+  with failing_as(f"cannot write to the work directory {path}", path, "choose another --workdir"):
     make_directory(path)
     if (path / CONFIG_FILE).exists():
       _check_same(path, read_config(path), config)
     elif path.exists() and any(path.iterdir()):
-      raise UserError(f"{path} is not empty and was not made by r3gan_jax: name another --workdir")
+      raise UserError(f"{path} is not empty and is no work directory of r3gan_jax: choose another --workdir")
     write_whole(path / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
 def check_data(workdir: epath.PathLike, images: int, classes: Sequence[str]) -> None:
-  """Keeps what the data of a run are as it begins; later compares, and logs another number of images.
+  """Records the data of a new run; compares them when it resumes, and logs a different number of images.
 
   Args:
-    workdir: claimed already.
-    images: how many there are.
-    classes: their names, by number; empty where there are none.
+    workdir: already claimed.
+    images: the number of images.
+    classes: names by class number; empty without classes.
 
   Raises:
-    UserError: the classes have other names or another order, so labels would mean something else.
+    UserError: the classes have other names or another order, so labels would change their meaning.
   """
   path = as_path(workdir) / DATA_FILE
-  with failing_as(f"cannot keep what the data are in {path}", path):
+  with failing_as(f"cannot record the data in {path}", path):
     try:
       before = json.loads(path.read_text())
       images_before, classes_before = int(before["images"]), [str(name) for name in before["classes"]]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # it begins, is of before there was this file, ...
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # a new run, or one older than this file
       write_whole(path, json.dumps({"images": images, "classes": [*classes]}, indent=2) + "\n")
       return
   if classes_before != [*classes]:
     pairs = enumerate(zip_longest(classes_before, classes))
     number, (then, now) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
     raise UserError(
-      f"{path}: when the run began, class {number} was {then!r}, and it is {now!r} now: restore the classes' names, or "
-      "name another --workdir"
+      f"{path}: class {number} was {then!r} when the run started and is {now!r} now: restore the names of the classes, "
+      "or choose another --workdir"
     )
   if images_before != images:
-    logging.warning("the data are %s images, %s when the run began", f"{images:,}", f"{images_before:,}")
+    logging.warning("the data have %s images; they had %s when the run started", f"{images:,}", f"{images_before:,}")
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:
-  """The configuration that a work directory was made by."""
+  """Returns the configuration of a work directory, with today's names."""
   path = as_path(workdir) / CONFIG_FILE
-  cure = "restore it, or name another work directory"
+  cure = "restore it, or choose another work directory"
   with failing_as(f"{path} cannot be read", path, cure):
     try:
       config = json.loads(path.read_text())
@@ -81,7 +81,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
     except json.JSONDecodeError as error:
       raise UserError(f"{path} cannot be read: {error}: {cure}") from None
   if not isinstance(config, dict):
-    raise UserError(f"{path} holds no settings by name: {cure}")
+    raise UserError(f"{path} is not a JSON object: {cure}")
   return _with_labels(_with_gan(config))
 
 
@@ -94,11 +94,11 @@ _BEFORE_GAN = {
   ),
   "stylegan2": (_SCHEDULES, _NETWORK),
 }
-"""Algorithm -> its settings where there was no `gan`: at the top, and below `network`."""
+"""Algorithm -> its settings before there was `gan`: at the top level, and below `network`."""
 
 
 def _with_gan(config: dict[str, Any]) -> dict[str, Any]:
-  """A configuration of before `gan` as one of today; others as they are."""
+  """Converts a configuration from before `gan` existed; returns others unchanged."""
   if "gan" in config or config.get("algorithm") not in _BEFORE_GAN:
     return config
   top, below_network = _BEFORE_GAN[config["algorithm"]]
@@ -110,7 +110,7 @@ def _with_gan(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_labels(config: dict[str, Any]) -> dict[str, Any]:
-  """A run's configuration of before labels could be noisy or missing as one of today; others as they are."""
+  """Adds label settings to a configuration from before they existed; returns others unchanged."""
   data = config.get("data", {})
   if "source" not in data:
     return config
@@ -118,7 +118,7 @@ def _with_labels(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  """{"data": {"name": "x"}} -> {"data.name": "x"}."""
+  """Flattens {"data": {"name": "x"}} to {"data.name": "x"}."""
   flat: dict[str, Any] = {}
   for name, value in tree.items():
     flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
@@ -131,6 +131,6 @@ def _check_same(path: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> N
     now = new_settings.get(name, "(absent)")
     if before != now and not name.startswith(f"{RUN_SECTION}."):
       raise UserError(
-        f"{path} was made with config.{name} = {before!r}, but now it is {now!r}: "
-        "go on with the old value, or name another --workdir"
+        f"{path} was made with config.{name} = {before!r}, but now it is {now!r}: keep the old value, or choose "
+        "another --workdir"
       )

@@ -210,7 +210,7 @@ def test_noise_of_another_length_is_not_mixed_with_the_class(workdirs):
   trees = [unflatten_dict(tree, sep="/") for tree in (target, source)]
   rows = [{"basis/linear/kernel": count} for count in (8, 16)]
   transfer = plan_transfer("generator", *trees, *rows)
-  assert transfer.lines[1].endswith("rows 1 to 8 of kernel taken; others, if any, initialised")
+  assert transfer.lines[1].endswith("rows 1 to 8 of kernel transferred, the rest initialised")
   merged = transfer(*jax.tree.map(jnp.asarray, trees))["basis"]["linear"]["kernel"]
   np.testing.assert_array_equal(merged, np.concatenate([source["basis/linear/kernel"][:8], -np.ones((8, 2))]))
 
@@ -226,14 +226,14 @@ def test_the_table(workdirs, caplog):
   assert lines[1] == "discriminator:" and len(lines) == 23
   assert lines[12:] == [
     "generator:",
-    "basis constant 4x4x32 taken",
-    "basis/linear kernel 16x32 taken",
+    "basis constant 4x4x32 transferred",
+    "basis/linear kernel 16x32 transferred",
     "class_embedding kernel 7x8 initialised: kernel 5x8 there",
-    f"stage_0_block_0 {block} taken",
-    "stage_1_block_0 bias1 32, bias2 32, conv1 16x32, conv2 3x3x8x32, conv3 32x16 taken",
+    f"stage_0_block_0 {block} transferred",
+    "stage_1_block_0 bias1 32, bias2 32, conv1 16x32, conv2 3x3x8x32, conv3 32x16 transferred",
     "stage_2_block_0 bias1 16, bias2 16, conv1 8x16, conv2 3x3x8x16, conv3 16x8 initialised: not there",
     "to_image kernel 8x3 initialised: kernel 16x3 there",
-    "up_1/conv kernel 32x16 taken",
+    "up_1/conv kernel 32x16 transferred",
     "up_2/conv kernel 16x8 initialised: not there",
     f"stage_0_block_1 {block} left out",
   ]
@@ -267,7 +267,7 @@ def damage(directory):
 
 def test_networks_that_have_nothing_in_common(workdirs):
   with pytest.raises(
-    UserError, match=r"nothing of its discriminator fits into this one: basis is constant 4x4x48 here, constant 4x4x32"
+    UserError, match=r"no layer of its discriminator fits: basis is constant 4x4x48 here, constant 4x4x32"
   ):
     begin(workdirs, "cond_8px", widths=(48, 24), num_classes=7)
 
