@@ -1,11 +1,11 @@
-"""Optimisers as optax transformations whose hyper-parameters are this iteration's hyperparameters.
+"""Optimisers as optax transformations whose `update` takes the hyperparameters of the iteration.
 
-`adam_without_momentum` is R3GAN's. Others are optax's own, `at_rate`:
+`adam_without_momentum` is R3GAN's. Others are optax's own, with a scheduled rate by `at_rate`:
 
     at_rate(optax.scale_by_adam(b1=0.5))                                                Adam
     at_rate(optax.chain(optax.add_decayed_weights(1e-5), optax.scale_by_adam(b1=0.5)))  with L2, added to the gradient
     at_rate(optax.trace(decay=0.9))                                                     SGD with momentum
-    at_rate(optax.scale_by_rms(decay=0.9), "critic_learning_rate")                      RMSprop, at a rate of its own
+    at_rate(optax.scale_by_rms(decay=0.9), "critic_learning_rate")                      RMSprop, with its own rate
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import optax
 
 
 class AdamState(NamedTuple):
-  """`updates`: how many were made, int32; `second_moment`: the running mean of squared gradients, as the parameters."""
+  """`updates`: their number, int32; `second_moment`: the running mean of squared gradients, like the parameters."""
 
   updates: jax.Array
   second_moment: Any
@@ -28,16 +28,16 @@ def adam_without_momentum(epsilon: float = 1e-8, share: float = 1.0) -> optax.Gr
       v <- beta2 v + (1 - beta2) g^2
       update = -learning_rate * g / (sqrt(v / (1 - beta2^t)) + epsilon)
 
-  With beta1 = 0 the first moment is the gradient itself, so none is stored. The bias correction uses the *current*
-  beta2, as the official code does, although beta2 changes during burn-in.
+  With beta1 = 0 the first moment is the gradient itself, so none is stored. As in the official code, the bias
+  correction uses the *current* beta2, although beta2 changes during burn-in.
 
   `update` takes `hyperparameters` with the scalars "learning_rate" and "beta2".
 
   Args:
     epsilon: see above.
-    share: the main phase's part c of all updates, which lazy regularisation adds to: k / (k + 1) with one every k
-      iterations. The learning rate is then multiplied by c, beta2 raised to it (Karras et al. 2020, arXiv 1912.04958,
-      appendix B), so that k + 1 updates move and forget as k did.
+    share: compensates for the additional updates of lazy regularisation (Karras et al. 2020, arXiv 1912.04958, appendix
+      B): c = k / (k + 1) with one more update every k iterations. The learning rate is multiplied by c and beta2 raised
+      to the power c, so that k + 1 updates move and forget as much as k did.
   """
 
   def init(params: Any) -> AdamState:
@@ -62,15 +62,15 @@ def adam_without_momentum(epsilon: float = 1e-8, share: float = 1.0) -> optax.Gr
 def at_rate(
   direction: optax.GradientTransformation, hyperparameter: str = "learning_rate", share: float = 1.0
 ) -> optax.GradientTransformationExtraArgs:
-  """`direction`, times minus the learning rate that is the hyperparameter of this name.
+  """Returns `direction`, multiplied by minus the learning rate, the hyperparameter of this name.
 
-  `share`: as of `adam_without_momentum`, for lazy regularisation; the betas of `direction` are raised to it where it is
-  made, e.g. `at_rate(optax.scale_by_adam(b1=b1**c, b2=b2**c), share=c)`.
+  `share`: see `adam_without_momentum`; the caller raises the betas of `direction` to this power, e.g.
+  `at_rate(optax.scale_by_adam(b1=b1**c, b2=b2**c), share=c)`.
   """
 
   def update(gradients: Any, state: Any, params: Any = None, *, hyperparameters: Any, **extra: Any) -> tuple[Any, Any]:
     del extra
-    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integers
+    with jax.numpy_dtype_promotion("standard"):  # optax computes float ** int
       updates, state = direction.update(gradients, state, params)
     rate = share * hyperparameters[hyperparameter]
     return jax.tree.map(lambda u: -rate * u, updates), state
@@ -79,7 +79,7 @@ def at_rate(
 
 
 class ResetState(NamedTuple):
-  """`value`: the hyperparameter at the last update, float32; `inner`: the optimiser's own state."""
+  """`value`: the hyperparameter at the last update, float32; `inner`: the optimiser's state."""
 
   value: jax.Array
   inner: Any
@@ -88,9 +88,9 @@ class ResetState(NamedTuple):
 def reset_on_change(
   optimizer: optax.GradientTransformationExtraArgs, hyperparameter: str
 ) -> optax.GradientTransformationExtraArgs:
-  """`optimizer`, which forgets its moments whenever the hyperparameter of this name takes another value.
+  """Returns `optimizer`, which resets its state whenever the hyperparameter of this name changes.
 
-  As in progressive growing (Karras et al. 2018, arXiv 1710.10196), where a resolution begins.
+  Progressive growing does so at every new resolution (Karras et al. 2018, arXiv 1710.10196).
   """
 
   def init(params: Any) -> ResetState:

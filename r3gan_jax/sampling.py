@@ -1,6 +1,6 @@
-"""Images from a trained generator: one seed, one image, whatever the batch or the devices.
+"""Draws images from a trained generator: a seed always gives the same image, for any batch and devices.
 
-A seed gives noise, and noise, with a class, an image; interpolation changes the noise in between.
+A seed gives noise, and noise and a class give an image; interpolation is between noise vectors.
 """
 
 from collections import deque
@@ -24,15 +24,14 @@ from r3gan_jax.ops.images import to_uint8
 from r3gan_jax.storage import write_whole
 
 FRAME_RATE = 25
-"""Of videos, frames a second; GIFs count in hundredths of a second."""
+"""Frames per second of videos; GIFs count in hundredths of a second."""
 
 
 class Sampler:
   """Draws images from `algorithm` on all devices of `mesh`.
 
-  Every device always computes `batch_per_device` images (the last batch is padded), so that an image does not
-  depend, to the bit, on how many were asked for. `truncation`: see `Algorithm.generate`; `quantised_in`: the type in
-  which its images become uint8, see `ops.images.to_uint8`.
+  Every device always computes `batch_per_device` images (the last batch is padded), so that no bit of an image depends
+  on how many are drawn. `truncation`: see `Algorithm.generate`; `quantised_in`: see `ops.images.to_uint8`.
   """
 
   def __init__(
@@ -57,19 +56,19 @@ class Sampler:
     self._generate = jax.jit(jax.shard_map(generate, mesh=mesh, in_specs=(P(), P(), split, split), out_specs=split))
 
   def __call__(self, params: Any, carry: Any, seeds: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-    """seeds int [n], labels int [n] -> uint8 [n, H, W, C]; where labels are needed but None, seeds decide them."""
+    """Draws uint8 [n, H, W, C] from seeds int [n] and labels int [n]; by default each seed also draws its label."""
     if self._num_classes and labels is None:
       labels = labels_of_seeds(seeds, self._num_classes)
     return np.concatenate(list(self.batches(params, carry, self.noise(seeds), labels)))
 
   def noise(self, seeds: np.ndarray) -> np.ndarray:
-    """seeds int [n] in [0, 2^32) -> float32 [n, noise_dim], what their images are made from."""
+    """Returns the noise of seeds, int [n] in [0, 2^32): float32 [n, noise_dim]."""
     return np.concatenate(list(self._batches(self._draw, seeds.astype(np.uint32))))
 
   def batches(self, params: Any, carry: Any, noise: np.ndarray, labels: np.ndarray | None) -> Iterator[np.ndarray]:
-    """noise float32 [n, noise_dim], labels int [n] (None if unconditional) -> uint8 [., H, W, C], n in all, in order.
+    """Yields uint8 [., H, W, C] in order, n images in all; noise float32 [n, noise_dim], labels int [n] or None.
 
-    The devices are already at the next batch while the caller deals with one.
+    The devices compute the next batch while the caller uses one.
     """
     rows = (noise,) if labels is None else (noise, labels.astype(np.int32))
 
@@ -79,9 +78,9 @@ class Sampler:
     return self._batches(generate, *rows)
 
   def _batches(self, function: Callable[..., jax.Array], *arrays: np.ndarray) -> Iterator[np.ndarray]:
-    """The results of `function` for each padded batch of rows; one is computed ahead."""
+    """Yields the results of `function` for each padded batch of rows; computes one ahead."""
     ahead: deque[tuple[jax.Array, int]] = deque()
-    # At least one batch, so that no rows give an empty result of the right shape.
+    # At least one batch, so that zero rows give an empty result of the right shape.
     for start in range(0, max(len(arrays[0]), 1), self._batch):
       parts = [array[start : start + self._batch] for array in arrays]
       count = len(parts[0])
@@ -97,22 +96,22 @@ class Sampler:
 
 
 def interpolation(noise: np.ndarray, steps: int) -> np.ndarray:
-  """[n, d] -> [n * steps, d]: from each row to the next, and from the last to the first, in `steps` equal steps.
+  """Interpolates from each row to the next, and from the last to the first, in `steps` equal steps: [n * steps, d].
 
-  Spherical (Shoemake 1985; White 2016, arXiv 1609.04468): Gaussian vectors lie near a sphere, and so do these, where
-  those on straight lines between them would not. The rows themselves are among them, unchanged.
+  It is spherical (Shoemake 1985; White 2016, arXiv 1609.04468), because Gaussian vectors lie near a sphere and straight
+  lines between them do not. The rows themselves are included unchanged.
   """
   following = np.roll(noise, -1, axis=0)
   return np.concatenate([slerp(*pair, np.arange(steps) / steps) for pair in zip(noise, following, strict=True)])
 
 
 def slerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:
-  """[d], [d], t [n] in [0, 1] -> [n, d]: the arc from `start` to `end`, by angle."""
+  """Returns points [n, d] on the arc from `start` [d] to `end` [d], at fractions t [n] of the angle."""
   a, b = start.astype(np.float64), end.astype(np.float64)
   cosine = a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
   angle = np.arccos(np.clip(cosine, -1, 1))
   t = t[:, None]
-  if np.sin(angle) < 1e-6:  # (anti)parallel: there is no one arc
+  if np.sin(angle) < 1e-6:  # (anti)parallel vectors have no unique arc
     mixed = (1 - t) * a + t * b
   else:
     mixed = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
@@ -120,12 +119,12 @@ def slerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def labels_of_seeds(seeds: np.ndarray, num_classes: int) -> np.ndarray:
-  """int32 [n]: one class drawn uniformly from each seed."""
+  """Draws one class from each seed, uniformly: int32 [n]."""
   return np.array([np.random.default_rng(seed).integers(num_classes) for seed in seeds.tolist()], np.int32)
 
 
 def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
-  """uint8 [n, H, W, C] -> [rows * H, columns * W, C], row by row; a last row that is not full ends in black."""
+  """Arranges uint8 [n, H, W, C] as a grid [rows * H, columns * W, C]; the last row is filled up with black."""
   rows = -(-len(images) // columns)
   height, width, channels = images.shape[1:]
   images = np.concatenate([images, np.zeros((rows * columns - len(images), height, width, channels), np.uint8)])
@@ -133,13 +132,13 @@ def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def beside_its_channels(images: np.ndarray) -> np.ndarray:
-  """uint8 [n, H, W, 3] -> [n, H, 4 W, 3]: each image, then its red, green and blue in grey; for stacked digits."""
+  """Puts the red, green and blue of each image beside it, in grey: uint8 [n, H, W, 3] -> [n, H, 4 W, 3]."""
   channels = [images[..., c : c + 1].repeat(3, axis=-1) for c in range(3)]
   return np.concatenate([images, *channels], axis=2)
 
 
 def save_png(path: epath.PathLike, image: np.ndarray, scale: int = 1) -> None:
-  """Writes uint8 [H, W, C], C of 1 to 4 (grey, grey + alpha, RGB, RGBA), each pixel as `scale` x `scale`."""
+  """Writes uint8 [H, W, C], C from 1 to 4 (grey, grey + alpha, RGB, RGBA), upscaled by an integer `scale`."""
   buffer = BytesIO()
   # Level 1 takes half the time of the default, for a few per cent more bytes.
   _picture(image, scale).save(buffer, format="PNG", compress_level=1)
@@ -147,9 +146,9 @@ def save_png(path: epath.PathLike, image: np.ndarray, scale: int = 1) -> None:
 
 
 def save_pngs(directory: epath.Path, names: Sequence[str], batches: Iterable[np.ndarray]) -> None:
-  """Writes each image of uint8 [., H, W, C] `batches` under the next of `names`, in threads.
+  """Writes the images of uint8 [., H, W, C] `batches` with the next of `names`, in threads.
 
-  No more than two batches wait to be written, however many are to come.
+  At most two batches wait to be written.
   """
   upcoming = iter(names)
   waiting: deque[list[Future[None]]] = deque()
@@ -168,12 +167,12 @@ def save_pngs(directory: epath.Path, names: Sequence[str], batches: Iterable[np.
 
 
 def save_video(path: epath.PathLike, frames: Iterable[np.ndarray], scale: int = 1) -> None:
-  """Writes uint8 [H, W, C] `frames` as a .gif that repeats for ever, 256 colours a frame, or an .mp4 (H.264).
+  """Writes uint8 [H, W, C] `frames` as an endless .gif, with 256 colours per frame, or an .mp4 (H.264).
 
   Args:
-    path: its suffix decides; .mp4 needs PyAV and even sides.
+    path: the suffix decides; .mp4 needs PyAV and even sides.
     frames: at least one, at `FRAME_RATE`.
-    scale: each pixel becomes `scale` x `scale`.
+    scale: integer upscaling.
   """
   pictures = (_picture(frame, scale).convert("RGB") for frame in frames)
   path, buffer = epath.Path(path), BytesIO()
@@ -185,9 +184,9 @@ def save_video(path: epath.PathLike, frames: Iterable[np.ndarray], scale: int = 
     import av  # optional: setup.py's extra "video"
 
     with av.open(buffer, "w", format="mp4") as container:
-      stream = container.add_stream("libx264", rate=FRAME_RATE, options={"crf": "14"})  # hardly any loss to see
+      stream = container.add_stream("libx264", rate=FRAME_RATE, options={"crf": "14"})  # hardly any visible loss
       stream.width, stream.height = first.size
-      stream.pix_fmt = "yuv420p"  # what players expect
+      stream.pix_fmt = "yuv420p"  # expected by players
       for picture in chain([first], pictures):
         container.mux(stream.encode(av.VideoFrame.from_image(picture)))
       container.mux(stream.encode())

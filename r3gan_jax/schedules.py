@@ -1,4 +1,4 @@
-"""Values as functions of images seen; none counts steps."""
+"""Schedules as functions of images seen, not of steps."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,29 +6,29 @@ import jax
 import jax.numpy as jnp
 
 Schedule = Callable[[jax.Array], jax.Array]
-"""images seen, an integer scalar -> the value, a float32 scalar; traceable, so one jitted step serves a whole run."""
+"""images seen, an integer scalar -> value, a float32 scalar; traceable, so that a run compiles one step."""
 
 
 def constant(value: float) -> Schedule:
-  """The same throughout."""
+  """Returns a constant schedule."""
   return lambda images_seen: jnp.full((), value, jnp.float32)
 
 
 def linear(start: float, end: float, ramp_images: float) -> Schedule:
-  """From `start` to `end` over the first `ramp_images` images, constant after it."""
+  """Returns a linear schedule from `start` to `end` over `ramp_images` images, then constant."""
   return lambda images_seen: start + _progress(images_seen, ramp_images) * (end - start)
 
 
 def exponential(start: float, end: float, hold_images: int, ramp_images: float) -> Schedule:
-  """`start` for `hold_images`, then falling by equal factors to `end` over `ramp_images`, constant after it."""
+  """Returns `start` for `hold_images`, then an exponential decay to `end` over `ramp_images`, then constant."""
   return lambda images_seen: start * (end / start) ** _progress(images_seen - hold_images, ramp_images)
 
 
 def cosine(start: float, end: float, ramp_images: float) -> Schedule:
-  """Half a cosine from `start` to `end` over the first `ramp_images` images (the burn-in), constant after it.
+  """Returns half a cosine from `start` to `end` over `ramp_images` images (the burn-in), then constant.
 
   v = v0 + (1 - (1 + cos(pi t)) / 2) (v1 - v0) with t = images_seen / ramp_images, written with
-  sin^2(pi t / 2) = 1 - (1 + cos(pi t)) / 2, which keeps its precision in float32 where t is small.
+  sin^2(pi t / 2) = 1 - (1 + cos(pi t)) / 2, which is precise in float32 for small t.
   """
   if ramp_images <= 0:
     raise ValueError(f"a schedule needs a positive burn_in_images, not {ramp_images}")
@@ -36,7 +36,7 @@ def cosine(start: float, end: float, ramp_images: float) -> Schedule:
 
 
 def stairs(values: Sequence[float], boundaries: Sequence[int]) -> Schedule:
-  """The first of `values`, and from each of the rising `boundaries`, in images, on the next one."""
+  """Returns a step function: `values[i]` from `boundaries[i - 1]` images on; boundaries rise."""
   if len(values) != len(boundaries) + 1 or list(boundaries) != sorted(boundaries):
     raise ValueError(f"stairs need one value more than rising boundaries, not {values} and {boundaries}")
 
@@ -48,7 +48,7 @@ def stairs(values: Sequence[float], boundaries: Sequence[int]) -> Schedule:
 
 
 def inverse_sqrt(peak: float, ramp_up_images: float, decay_images: float) -> Schedule:
-  """Linearly from 0 to `peak`, and from `decay_images` on falling as 1 / sqrt(images) (Karras et al. 2024, eq. 67).
+  """Returns a linear ramp to `peak`, and from `decay_images` on a decay by 1 / sqrt(n) (Karras et al. 2024, eq. 67).
 
   peak * min(n / ramp_up_images, 1) / sqrt(max(n / decay_images, 1)) after n images.
   """
@@ -61,5 +61,5 @@ def inverse_sqrt(peak: float, ramp_up_images: float, decay_images: float) -> Sch
 
 
 def _progress(images_seen: jax.Array, ramp_images: float) -> jax.Array:
-  """The part of a ramp that is behind, from 0 to 1."""
+  """Returns the fraction of a ramp that has passed, from 0 to 1."""
   return jnp.clip(jnp.asarray(images_seen, jnp.float32) / ramp_images, 0.0, 1.0)

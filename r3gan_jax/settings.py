@@ -1,4 +1,4 @@
-"""The settings of a GAN: a frozen dataclass, whose fields are the names below `config.gan`.
+"""Declares and checks the settings of a GAN: a frozen dataclass whose fields are the names below `config.gan`.
 
     @dataclass(frozen=True)
     class Settings:
@@ -6,7 +6,7 @@
       learning_rate: Pair = setting((2e-4, 2e-4), not_negative)
       loss: str = setting("relativistic", one_of(LOSSES))
 
-`read` makes one of plain values, and says which of them will not do. Of a `Pair`, (from, to), one number is a constant.
+`read` builds one from plain values and reports the first invalid one. A `Pair` is (from, to); one number is a constant.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from r3gan_jax.errors import UserError
 
 T = TypeVar("T")
 Pair = tuple[float, float]
-"""(from, to) of what is scheduled by images seen."""
+"""(from, to) of a schedule."""
 
 Check = Callable[[Any], str]
-"""A value, or one of its elements -> what it must be, where it is not; else ""."""
+"""A value or element -> what is wrong with it, e.g. "must be positive"; "" if nothing."""
 
 
 def setting(default: Any, *checks: Check) -> Any:
-  """A field of a Settings class; `checks` are made of the value or, of a tuple or mapping, of each element."""
+  """Declares a field of a Settings class; `checks` apply to the value, or to each element of a tuple or mapping."""
   if isinstance(default, Mapping):
     return dataclasses.field(default_factory=lambda: dict(default), metadata={"checks": checks})
   return dataclasses.field(default=default, metadata={"checks": checks})
@@ -47,31 +47,33 @@ def below_one(value: float) -> str:
 
 
 def one_of(choices: Collection[Any]) -> Check:
-  """One of `choices`: names, or numbers."""
+  """Returns a check that a value is one of `choices`."""
   return lambda value: "" if value in choices else f"is unknown: choose from {sorted(choices)}"
 
 
 def look_up(choices: Mapping[str, T], setting: str, value: str) -> T:
-  """The choice that `value` of config.SETTING names; a UserError where there is none."""
+  """Returns choices[value]; raises a UserError that names config.SETTING if there is none."""
   if value not in choices:
     raise UserError(f"config.{setting} = {value!r} is unknown: choose from {sorted(choices)}")
   return choices[value]
 
 
 def defaults(cls: type[Any]) -> dict[str, Any]:
-  """Name -> value, of a Settings class; mappings are new ones."""
+  """Returns the defaults of a Settings class by name."""
   return dataclasses.asdict(cls())
 
 
 def read(cls: type[T], values: Mapping[str, Any]) -> T:
-  """`cls` of `values`, by name; those that are not given have their defaults.
+  """Builds `cls` from `values` by name, with defaults for the rest.
 
   Raises:
-    UserError: a name is foreign to `cls`, or a value of another type or out of range.
+    UserError: `cls` has no such name, or a value has another type or is out of range.
   """
   fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
   if foreign := sorted(values.keys() - fields.keys()):
-    raise UserError(f"config.gan.{foreign[0]} is no setting of this GAN, which has {', '.join(fields)}: leave it out")
+    raise UserError(
+      f"config.gan.{foreign[0]} is no setting of this GAN: leave it out, or choose from {', '.join(fields)}"
+    )
   read_values = {}
   for name, value in values.items():
     field = fields[name]
@@ -86,7 +88,7 @@ def read(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def _typed(name: str, kind: Any, value: Any) -> Any:
-  """`value` as a `kind`: int, float, str, a Pair, a tuple of one kind or a mapping of names to one kind."""
+  """Converts `value` to `kind`: int, float, str, a Pair, a tuple of one kind or a mapping of names to one kind."""
   if get_origin(kind) is tuple:
     inner, *rest = get_args(kind)
     values = tuple(value) if isinstance(value, list | tuple) else (value,)

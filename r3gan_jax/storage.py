@@ -1,6 +1,6 @@
-"""Paths of work directories and data: on a disk, or in an object store (gs://...) of those that epath knows.
+"""Files on a disk or in an object store (gs://...) that epath knows.
 
-An object store has no directories, cannot append, and renames by copying; but a file appears in it whole or not at all.
+An object store has no directories, cannot append, and renames by copying; but its files appear whole or not at all.
 """
 
 import fcntl
@@ -16,39 +16,39 @@ from etils import epath
 
 from r3gan_jax.errors import UserError, one_line
 
-# With TensorFlow installed, epath would else go through it, which has other credentials, settings and errors.
+# With TensorFlow installed, epath would use it, with other credentials, settings and errors.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 
 def is_remote(path: epath.PathLike) -> bool:
-  """Whether it lies in an object store."""
+  """Returns whether the path is in an object store."""
   return "://" in os.fspath(path)
 
 
 def as_path(path: epath.PathLike) -> epath.Path:
-  """The path that the user means, with ~ expanded; a UserError where it is empty or of a kind unknown to epath."""
+  """Converts a user's path and expands ~; raises a UserError if it is empty or of a kind that epath does not know."""
   if not os.fspath(path):
-    raise UserError("the path of a file or directory is empty: name one")
+    raise UserError("the path of a file or directory is empty: give one")
   try:
     return epath.Path(path).expanduser()
   except KeyError:
-    raise UserError(f"{path}: of remote paths, gs://, s3://, az:// and hf:// are known") from None
+    raise UserError(f"{path} is of an unknown kind: use a local path, gs://, s3://, az:// or hf://") from None
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-  """The same, whatever the current directory; remote paths are absolute."""
+  """Returns the absolute path; remote paths are absolute."""
   path = epath.Path(path)
   return path if is_remote(path) else path.resolve()
 
 
 @contextmanager
 def failing_as(message: str, path: epath.PathLike, cure: str = "") -> Iterator[None]:
-  """A UserError, `message`: why: `cure`, where `path` cannot be read or written; OSErrors alone if it is local."""
+  """Turns errors in using `path` into a UserError "message: reason: cure"; only OSErrors if it is local."""
   try:
     yield
   except UserError:
     raise
-  except Exception as error:  # whatever the many layers below raise for a remote path
+  except Exception as error:  # a remote path can raise anything in the layers below
     if not is_remote(path):
       if not isinstance(error, OSError):
         raise
@@ -63,18 +63,18 @@ def failing_as(message: str, path: epath.PathLike, cure: str = "") -> Iterator[N
 
 
 def is_file(path: epath.Path) -> bool:
-  """Says whether it is one; a pipe, which epath takes for one, is not: to open it may wait for ever."""
+  """Returns whether the path is a regular file, and not, unlike epath, a pipe, which may block forever."""
   return path.exists() and not path.is_dir() if is_remote(path) else os.path.isfile(path)
 
 
 def make_directory(path: epath.Path) -> None:
-  """With its parents, if it is not there; in an object store nothing, where gcsfs would make a misspelt bucket."""
+  """Creates a directory and its parents; not in an object store, where gcsfs would create a misspelt bucket."""
   if not is_remote(path):
     path.mkdir(parents=True, exist_ok=True)
 
 
 def read(path: epath.Path, start: int | None = None, stop: int | None = None) -> bytes:
-  """The bytes of a file, or those of them in [start, stop); for threads, too."""
+  """Reads a file, or its bytes in [start, stop); thread-safe."""
   if is_remote(path):
     files, name = _filesystem(path)
     return files.cat_file(name, start, stop)
@@ -84,7 +84,7 @@ def read(path: epath.Path, start: int | None = None, stop: int | None = None) ->
 
 
 def append(path: epath.Path, text: str) -> None:
-  """To a file, or to nothing; in an object store the file is read and written whole."""
+  """Appends to a file, which is created if needed; in an object store it is read and rewritten."""
   if is_remote(path):
     path.write_text((path.read_text() if path.exists() else "") + text)
   else:
@@ -120,10 +120,10 @@ def write_npz(path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 
 @contextmanager
 def locked(path: epath.PathLike, busy: str) -> Iterator[None]:
-  """Holds a lock file on a disk, which the system frees when the process ends, however it does.
+  """Holds a lock file on a disk; the system releases the lock when the process ends in any way.
 
   Raises:
-    UserError: `busy`, another process holds it.
+    UserError: with message `busy`, if another process holds it.
   """
   while True:
     file = os.open(path, os.O_CREAT | os.O_RDWR)
@@ -134,7 +134,7 @@ def locked(path: epath.PathLike, busy: str) -> Iterator[None]:
       raise UserError(busy) from None
     if os.path.exists(path) and os.path.samestat(os.fstat(file), os.stat(path)):
       break
-    os.close(file)  # its holder has removed it meanwhile
+    os.close(file)  # its holder has just removed it
   try:
     yield
   finally:
@@ -143,10 +143,10 @@ def locked(path: epath.PathLike, busy: str) -> Iterator[None]:
 
 
 def remote_versions(directory: epath.Path) -> dict[str, str]:
-  """The names of all objects below `directory`, relative to it, with what their store knows their content by."""
+  """Returns the names of all objects below `directory`, relative to it, with their store's marks of their content."""
   files, root = _filesystem(directory)
   found = files.find(root, detail=True)
-  # A checksum, or what stands for a version of the object; a store that has neither, says when it was written.
+  # Checksums or versions, or, in a store that has neither, the time of writing.
   marks = ("md5Hash", "crc32c", "ETag", "etag", "mtime", "LastModified")
   return {
     name.removeprefix(f"{root}/"): " ".join(str(info.get(key)) for key in ("size", *marks) if info.get(key) is not None)
@@ -155,7 +155,7 @@ def remote_versions(directory: epath.Path) -> dict[str, str]:
 
 
 def _filesystem(path: epath.Path) -> tuple[Any, str]:
-  """fsspec's, which lists and reads parts in one request where epath takes many; and its name for `path`."""
+  """Returns fsspec's file system, which needs fewer requests than epath, and its name for `path`."""
   import fsspec
 
   return fsspec.core.url_to_fs(str(path))

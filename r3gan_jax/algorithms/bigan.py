@@ -1,13 +1,13 @@
 """BiGAN: a GAN of pairs (x, z), with an encoder E beside G (Donahue et al. 2017, arXiv 1605.09782).
 
-D tells pairs of a real image and its code, a = D(x, E(x)), from those of a code and its image, b = D(G(z), z), with z
-uniform in the cube from -1 to 1. One iteration is one phase, all gradients at the same parameters:
+D discriminates pairs of a real image and its code, a = D(x, E(x)), from pairs of a code and its image, b = D(G(z), z),
+with z ~ U(-1, 1). One iteration is one phase; all gradients are taken at the same parameters:
 
     D      1/2 mean( softplus(-a) + softplus(b) )
     G, E   1/2 mean( softplus(a) + softplus(-b) )
 
-At its optimum E inverts G (theorem 2), so G(E(x)) is a reconstruction. The two kinds of pairs go through D apart, each
-normalised by its own moments; D's running moments follow the pairs of reals.
+At the optimum E inverts G (theorem 2), so G(E(x)) is a reconstruction. The two kinds of pairs pass D in separate
+batches, each normalised by its own moments; D's running moments follow the pairs of reals.
 """
 
 import math
@@ -51,24 +51,24 @@ class Settings:
 
   width: int = setting(1024, positive)  # of all hidden layers
   noise_dim: int = setting(50, positive)  # length of z
-  learning_rate: Pair = setting((2e-4, 2e-6), positive)  # the first, then exponentially to the second
+  learning_rate: Pair = setting((2e-4, 2e-6), positive)  # (from, to): constant, then an exponential decay
   hold_images: int = setting(12_000_000, not_negative)
   decay_images: int = setting(12_000_000, positive)
   beta1: float = setting(0.5, below_one)
   beta2: float = setting(0.999, below_one)
-  l2: float = setting(2.5e-5, not_negative)  # times the weights, added to the gradients
-  ema_half_life: float = setting(0.0, not_negative)  # images; 0, as published: samples are G's own
+  l2: float = setting(2.5e-5, not_negative)  # this times the weights is added to the gradients
+  ema_half_life: float = setting(0.0, not_negative)  # images; 0, as published: no averaging
 
 
 def smoke(settings: Settings) -> dict[str, Any]:
-  """Returns what `:smoke` changes: tiny networks, for a minute on a CPU."""
+  """Returns the changes for `:smoke`: tiny networks, a minute on a CPU."""
   del settings
   return {"width": 16, "noise_dim": 8}
 
 
 @dataclass(frozen=True)
 class BiGAN:
-  """The algorithm; an `algorithms.base.Algorithm` and `algorithms.base.HasPictures`, unconditional.
+  """The algorithm (`algorithms.base.Algorithm` and `HasPictures`), unconditional.
 
   Attributes:
     generator: (z [N, noise_dim], train) -> pixels [N, H W C] in [0, 1].
@@ -115,19 +115,19 @@ class BiGAN:
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
   ) -> jax.Array:
-    """Truncation, not of the paper, multiplies the code. Normalised by running moments, each image by itself."""
+    """Draws images, normalised by running moments. Truncation multiplies the code (not in the paper)."""
     del labels
     variables = {"params": params["generator"], MOMENTS: carry["generator_moments"]}
     pixels = cast(jax.Array, self.generator.apply(variables, truncation * noise, train=False))
     return 2 * pixels.reshape(-1, *self.image_shape) - 1
 
   def encode(self, params: Params, carry: Carry, images: jax.Array) -> jax.Array:
-    """E: images float32 [N, H, W, C] in [-1, 1] -> codes [N, noise_dim], each by itself."""
+    """Encodes images float32 [N, H, W, C] in [-1, 1] as codes [N, noise_dim], normalised by running moments."""
     variables = {"params": params["encoder"], MOMENTS: carry["encoder_moments"]}
     return cast(jax.Array, self.encoder.apply(variables, _pixels(images), train=False))
 
   def pictures(self, params: Params, carry: Carry, images: jax.Array) -> dict[str, jax.Array]:
-    """Each image beside its reconstruction G(E(x))."""
+    """Returns each image beside its reconstruction G(E(x))."""
     reconstructed = self.generate(params, carry, self.encode(params, carry, images), None)
     return {"reals_and_reconstructions": jnp.concatenate([images, reconstructed], axis=2)}
 
@@ -138,7 +138,7 @@ class BiGAN:
     x, z = _pixels(to_float(batch["image"])), self.noise(keys)
 
     def logits(params: Params) -> tuple[jax.Array, jax.Array, Carry]:
-      """a, b and the moments that follow this batch."""
+      """Returns a, b and the updated moments."""
       moments = dict(carry)
 
       def apply(network: str, *inputs: jax.Array) -> jax.Array:
@@ -147,7 +147,7 @@ class BiGAN:
         return result
 
       b = apply("discriminator", apply("generator", z), z)
-      a = apply("discriminator", x, apply("encoder", x))  # the last: its moments are kept
+      a = apply("discriminator", x, apply("encoder", x))  # last, so that its moments are kept
       return a, b, moments
 
     def loss_of_discriminator(discriminator: Any) -> tuple[jax.Array, Any]:
@@ -157,7 +157,7 @@ class BiGAN:
 
     def loss_of_others(others: Params) -> jax.Array:
       a, b, _ = logits({**params, **others})
-      return jnp.mean(NON_SATURATING.discriminator(b, a)) / 2  # the roles exchanged
+      return jnp.mean(NON_SATURATING.discriminator(b, a)) / 2  # with the roles exchanged
 
     others = {network: params[network] for network in ("generator", "encoder")}
     gradient, (moments, metrics) = jax.grad(loss_of_discriminator, has_aux=True)(params["discriminator"])
@@ -166,7 +166,7 @@ class BiGAN:
 
 
 def build(settings: Settings, images: Images, platform: str) -> BiGAN:
-  """BiGAN of `settings`; arguments and errors as `algorithms.r3gan.build`'s."""
+  """Builds BiGAN; arguments and errors are those of `algorithms.r3gan.build`."""
   del platform
   check_unconditional("bigan", images)
   adam = optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2)
@@ -186,5 +186,5 @@ def build(settings: Settings, images: Images, platform: str) -> BiGAN:
 
 
 def _pixels(images: jax.Array) -> jax.Array:
-  """[N, H, W, C] in [-1, 1] -> [N, H W C] in [0, 1]."""
+  """Flattens [N, H, W, C] in [-1, 1] to [N, H W C] in [0, 1]."""
   return (images.reshape(images.shape[0], -1) + 1) / 2

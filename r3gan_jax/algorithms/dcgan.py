@@ -1,12 +1,12 @@
 """DCGAN: the deep convolutional GAN (Radford et al. 2016, arXiv 1511.06434).
 
-One iteration is two phases. With z uniform in the cube from -1 to 1,
+One iteration is two phases. With z ~ U(-1, 1),
 
     D    mean( softplus(-D(real)) + softplus(D(G(z))) )
-    G    mean( softplus(-D(G(z))) )      of a new z, with the D just updated
+    G    mean( softplus(-D(G(z))) )      with a new z and the updated D
 
-Reals and fakes go through D apart, each normalised by its own moments: together, the moments would tell which is which.
-D's running moments follow the reals, G's those of its own phase.
+Reals and fakes pass D in separate batches, each normalised by its own moments, as common moments would leak which is
+which. D's running moments follow the reals, G's those of its own phase.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,24 +47,24 @@ PHASES = ("discriminator", "generator")
 class Settings:
   """`config.gan` of DCGAN; the defaults are the paper's, at 64x64."""
 
-  widths: tuple[int, ...] = setting((1024, 512, 256, 128), positive)  # channels from 4x4 upward, one a doubling
+  widths: tuple[int, ...] = setting((1024, 512, 256, 128), positive)  # channels of each stage, from 4x4 upward
   kernel_size: int = setting(5, one_of((4, 5)))
   noise_dim: int = setting(100, positive)  # length of z
   learning_rate: float = setting(2e-4, not_negative)
   beta1: float = setting(0.5, below_one)
   beta2: float = setting(0.999, below_one)
-  l2: float = setting(1e-5, not_negative)  # of the authors' code: times the weights, added to the gradients
-  ema_half_life: float = setting(0.0, not_negative)  # images; 0, as in the paper: samples are G's own
+  l2: float = setting(1e-5, not_negative)  # in the authors' code: this times the weights is added to the gradients
+  ema_half_life: float = setting(0.0, not_negative)  # images; 0, as in the paper: no averaging
 
 
 def smoke(settings: Settings) -> dict[str, Any]:
-  """Returns what `:smoke` changes: tiny networks of as many stages, for a minute on a CPU."""
+  """Returns the changes for `:smoke`: tiny networks with the same number of stages, a minute on a CPU."""
   return {"widths": (16,) * len(settings.widths), "noise_dim": 16}
 
 
 @dataclass(frozen=True)
 class DCGAN:
-  """The algorithm; an `algorithms.base.Algorithm`, unconditional.
+  """The algorithm (`algorithms.base.Algorithm`), unconditional.
 
   Attributes:
     generator: (z [N, noise_dim], train) -> images [N, H, W, C].
@@ -107,7 +107,7 @@ class DCGAN:
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
   ) -> jax.Array:
-    """Truncation, not of the paper, multiplies the noise. Normalised by running moments, each image by itself."""
+    """Draws images, normalised by running moments. Truncation multiplies the noise (not in the paper)."""
     del labels
     variables = {"params": params["generator"], MOMENTS: carry["generator_moments"]}
     return cast(jax.Array, self.generator.apply(variables, truncation * noise, train=False))
@@ -143,16 +143,16 @@ class DCGAN:
     return {"generator": gradients}, {**carry, "generator_moments": moments}, {"loss": total}
 
   def _generate(self, generator: Any, carry: Carry, keys: jax.Array) -> tuple[jax.Array, Any]:
-    """(images of new noise, normalised over the batch; running moments that follow it)."""
+    """Returns images of new noise, normalised by batch moments, and the updated running moments."""
     return apply_in_training(self.generator, generator, carry["generator_moments"], self.noise(keys))
 
   def _logits(self, discriminator: Any, carry: Carry, images: jax.Array) -> tuple[jax.Array, Any]:
-    """(logits, running moments), alike."""
+    """Returns logits, normalised by batch moments, and the updated running moments."""
     return apply_in_training(self.discriminator, discriminator, carry["discriminator_moments"], images)
 
 
 def build(settings: Settings, images: Images, platform: str) -> DCGAN:
-  """DCGAN of `settings`; arguments and errors as `algorithms.r3gan.build`'s."""
+  """Builds DCGAN; arguments and errors are those of `algorithms.r3gan.build`."""
   del platform
   check_unconditional("dcgan", images)
   check_stages(settings, ("widths",), images, images.height // 2)

@@ -1,13 +1,13 @@
 """R3GAN: the regularised relativistic GAN ([P] sections 2 and 3).
 
-One iteration is two phases. With z standard normal, A1 and A2 independent augmentation draws:
+One iteration is two phases. With z ~ N(0, I), and A1 and A2 independently drawn augmentations:
 
     D    fake = G(z)
          mean( softplus(-(D(A1(real)) - D(A2(fake)))) + gamma / 2 (R1 + R2) )
-    G    on another real batch and z, with the D just updated:
+    G    with another real batch and z, and the updated D:
          mean( softplus(-(D(A1(G(z))) - D(A2(real)))) )
 
-The fake takes the real sample's label.
+A fake has the label of the real sample that it is paired with.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,10 +51,10 @@ from r3gan_jax.schedules import Schedule
 from r3gan_jax.settings import Pair, below_one, not_negative, one_of, positive, probability, setting
 
 NETWORKS = ("r3gan", "r3gan_output_skips", "stylegan2_skeleton")
-"""G and D of R3GAN, and those that the roadmap comes to it by: networks/roadmap.py."""
+"""The networks of R3GAN, and those of earlier roadmap configurations: networks/roadmap.py."""
 
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""(images [N, H, W, C], keys [N], probability) -> augmented images; differentiable, each sample by itself."""
+"""(images [N, H, W, C], keys [N], probability) -> augmented images; differentiable, without coupling samples."""
 
 
 PHASES = ("discriminator", "generator")
@@ -62,7 +62,7 @@ PHASES = ("discriminator", "generator")
 
 @dataclass(frozen=True)
 class Settings:
-  """`config.gan` of R3GAN. Lists of stages go from 4x4 upward; D uses them reversed."""
+  """`config.gan` of R3GAN; tuples list the stages from 4x4 upward, for G and D alike."""
 
   network: str = setting("r3gan", one_of(NETWORKS))
   widths: tuple[int, ...] = setting((768, 768, 768, 768), positive)  # channels of each stage
@@ -72,12 +72,12 @@ class Settings:
   noise_dim: int = setting(64, positive)  # length of z, and of G's class embedding
   bfloat16_stages: int = setting(4, not_negative)  # the highest-resolution ones
   bfloat16: str = setting("auto", one_of(("auto", "on", "off")))  # "auto": on except on CPUs
-  # The algorithm of the 3x3 convolutions: ops/grouped_conv.py.
+  # The algorithm of the 3x3 convolutions: ops/grouped_conv.py
   grouped_conv: str = setting("auto", one_of(("auto", "fused", *GROUPED_CONV_ALGORITHMS)))
 
   loss: str = setting("relativistic", one_of(LOSSES))
   penalties: tuple[str, ...] = setting(("r1", "r2"), one_of(("r1", "r2")))
-  # The same gradient, by "directional" faster than by "grad_of_grad".
+  # Two ways to the same gradient; "directional" is the faster one.
   penalised_gradient: str = setting("directional", one_of(PENALISED_GRADIENTS))
 
   # Schedules, (from, to): half a cosine over the burn-in, then constant.
@@ -87,7 +87,7 @@ class Settings:
   gamma: Pair = setting((1.0, 0.1), not_negative)  # weight of R1 and R2
   ema_half_life: Pair = setting((0.0, 500_000.0), not_negative)  # images
   augment_p: Pair = setting((0.0, 0.0), probability)  # of each augmentation, before its multiplier
-  # Multipliers of augment_p: r3gan_jax/augment.
+  # Multipliers of augment_p: r3gan_jax/augment/parameters.py
   augment: dict[str, float] = setting(
     {
       "x_flip": 1.0,
@@ -111,7 +111,7 @@ class Settings:
 
 
 def smoke(settings: Settings) -> dict[str, Any]:
-  """Returns what `:smoke` changes: tiny networks of as many stages, for a minute on a CPU."""
+  """Returns the changes for `:smoke`: tiny networks with the same number of stages, a minute on a CPU."""
   stages = len(settings.widths)
   changes = {
     "widths": (16,) * stages,
@@ -119,12 +119,12 @@ def smoke(settings: Settings) -> dict[str, Any]:
     "blocks": (1,) * stages,
     "burn_in_images": 64,
   }
-  return changes if stages <= 4 else changes | {"augment_p": (0.0, 0.0)}  # which takes most of a minute at 64x64
+  return changes if stages <= 4 else changes | {"augment_p": (0.0, 0.0)}  # most of a minute at 64x64
 
 
 @dataclass(frozen=True)
 class R3GAN:
-  """The algorithm; an `algorithms.base.Algorithm`.
+  """The algorithm (`algorithms.base.Algorithm`).
 
   Attributes:
     generator: (z [N, noise_dim], labels) -> images [N, H, W, C].
@@ -133,9 +133,9 @@ class R3GAN:
     image_shape: (H, W, C).
     num_classes: 0 if unconditional.
     loss: the adversarial loss; the paper's is relativistic.
-    penalties: which of "r1" (on reals) and "r2" (on fakes) D pays; both are reported in any case.
-    augment: applied to everything that D sees, with probability `augment_p`; None: nothing is.
-    penalised_gradient: how D's gradient is computed: losses.penalties.directional, or the slower grad_of_grad.
+    penalties: which of "r1" (on reals) and "r2" (on fakes) are in D's loss; both are logged.
+    augment: applied to all inputs of D, with probability `augment_p`; None: no augmentation.
+    penalised_gradient: computes D's gradient, `losses.penalties.directional` or the slower `grad_of_grad`.
     schedules: learning_rate, beta2, gamma, ema_half_life and augment_p.
   """
 
@@ -203,9 +203,9 @@ class R3GAN:
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
   ) -> jax.Array:
-    """Truncation, not of the paper, multiplies the noise.
+    """Draws images; truncation, which is not in the paper, multiplies the noise.
 
-    The features at 4x4 are linear in it, so they move towards their mean (of the class), as StyleGAN's w does.
+    The features at 4x4 are linear in the noise, so they move towards their mean (of the class), as StyleGAN's w does.
     """
     del carry
     return self._generate(params["generator"], truncation * noise, labels)
@@ -217,7 +217,7 @@ class R3GAN:
     labels = batch.get("label")
     real = to_float(batch["image"])
     fake = self._generate(params["generator"], self.noise(z_keys), labels)
-    # D treats samples one by one: reals and fakes go through it as one batch.
+    # D does not couple samples, so reals and fakes pass it as one batch.
     images = jnp.concatenate([real, fake])
     augment_keys = jnp.concatenate([real_keys, fake_keys])
     both_labels = None if labels is None else jnp.concatenate([labels, labels])
@@ -228,9 +228,9 @@ class R3GAN:
     def objective(logits: jax.Array, squared_norms: jax.Array) -> tuple[jax.Array, Metrics]:
       real_logits, fake_logits = jnp.split(logits, 2)
       r1, r2 = jnp.split(squared_norms, 2)
-      paid = sum({"r1": r1, "r2": r2}[name] for name in self.penalties)
+      penalty = sum({"r1": r1, "r2": r2}[name] for name in self.penalties)
       adversarial = self.loss.discriminator(real_logits, fake_logits)
-      return jnp.mean(adversarial + hyperparameters["gamma"] / 2 * paid), {
+      return jnp.mean(adversarial + hyperparameters["gamma"] / 2 * penalty), {
         "adversarial_loss": jnp.mean(adversarial),
         "r1": jnp.mean(r1),
         "r2": jnp.mean(r2),
@@ -279,12 +279,12 @@ class R3GAN:
 
 
 def build(settings: Settings, images: Images, platform: str) -> R3GAN:
-  """R3GAN of `settings`, or, with the networks and losses of its roadmap, what came before it.
+  """Builds R3GAN, or an earlier configuration of its roadmap.
 
   Args:
-    settings: in range, each by itself.
-    images: what it is trained on, and draws.
-    platform: "cpu", "gpu" or "tpu": what "auto" depends on.
+    settings: each in its range.
+    images: the data.
+    platform: "cpu", "gpu" or "tpu"; decides "auto" settings.
 
   Raises:
     UserError: settings do not fit each other or the images.
@@ -305,7 +305,7 @@ def build(settings: Settings, images: Images, platform: str) -> R3GAN:
 
 
 def _build_networks(settings: Settings, images: Images, platform: str) -> tuple[nn.Module, nn.Module]:
-  """(G, D)."""
+  """Returns (G, D)."""
   check_stages(settings, ("widths", "cardinalities", "blocks"), images, images.height)
   for width, cardinality in zip(settings.widths, settings.cardinalities, strict=True):
     if width * settings.expansion % cardinality:
@@ -326,8 +326,8 @@ def _build_networks(settings: Settings, images: Images, platform: str) -> tuple[
   if settings.network == "stylegan2_skeleton":
     if {*settings.cardinalities, *settings.blocks, settings.expansion} != {1}:
       raise UserError(
-        f"config.gan.network = {settings.network!r} is of one block a stage, neither grouped nor widened: set "
-        "config.gan.cardinalities, .blocks and .expansion to 1 throughout"
+        f"config.gan.network = {settings.network!r} has one block per stage, without groups or expansion: set all of "
+        "config.gan.cardinalities, blocks and expansion to 1"
       )
     return SkeletonGenerator(**shared, **of_generator), SkeletonDiscriminator(**shared, **of_discriminator)
   fused = (settings.grouped_conv, platform) == ("auto", "tpu")
@@ -348,7 +348,7 @@ def _build_augment(settings: Settings, images: Images) -> Augment | None:
     raise UserError(f"config.gan.augment: unknown {sorted(unknown)}: choose from {list(TRANSFORMS)}")
   if images.channels not in (1, 3):
     raise UserError(
-      f"config.data.channels = {images.channels}: augmentation needs images of 1 or 3 channels; without it: "
+      f"config.data.channels = {images.channels}: augmentation needs images of 1 or 3 channels: switch it off with "
       "--config.gan.augment_p=0"
     )
   return partial(augment, multipliers=settings.augment)

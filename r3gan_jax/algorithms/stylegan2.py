@@ -1,6 +1,6 @@
 """StyleGAN2 (Karras et al. 2020, arXiv 1912.04958), configuration A of [P]'s roadmap.
 
-With z standard normal and w = mapping(z), one iteration is
+With z ~ N(0, I) and w = mapping(z), one iteration is
 
     G    mean( softplus(-D(synthesis(w))) )
          every 4th: 4 * 2 * mean( (|J^T y| - a)^2 )                the path-length penalty, in an Adam step of its own
@@ -8,11 +8,11 @@ With z standard normal and w = mapping(z), one iteration is
          every 16th: 16 * gamma / 2 * mean( |grad D(real)|^2 )     R1, in an Adam step of its own
 
 on one batch of reals. Regularisation is lazy (appendix B): its gradient is multiplied by the interval, and optimisers
-make up for the steps that it adds (optimizers.py). Style mixing: 9 samples in 10 take the w of a second z from
-a random layer on.
+compensate for the additional steps (optimizers.py). With style mixing, 9 of 10 samples take the w of a second z from a
+random layer on.
 
-Order, batch sizes and constants are those of the published code. Its D groups samples for the standard deviation that
-it is shown; R1 is then of the gradient of the sum of all logits, as there.
+Order, batch sizes and constants are those of the published code. D couples a group of samples by their standard
+deviation; as in the published code, R1 uses the gradient of the sum of all logits.
 """
 
 import math
@@ -53,12 +53,12 @@ from r3gan_jax.settings import Pair, below_one, not_negative, one_of, positive, 
 PATH_LENGTH_EVERY = 4
 PATH_LENGTH_WEIGHT = 2.0
 PATH_LENGTH_DECAY = 0.01
-"""How much of each batch's mean path length goes into the running mean."""
+"""The weight of a batch's mean path length in the running mean."""
 
 R1_EVERY = 16
 MIXING_PROBABILITY = 0.9
 W_DECAY = 0.005
-"""How much of each batch's mean w goes into the running mean, towards which samples are truncated."""
+"""The weight of a batch's mean w in the running mean, the centre of truncation."""
 
 
 PHASES = ("discriminator", "generator")
@@ -66,14 +66,14 @@ PHASES = ("discriminator", "generator")
 
 @dataclass(frozen=True)
 class Settings:
-  """`config.gan` of StyleGAN2. Widths are of stages from 4x4 upward."""
+  """`config.gan` of StyleGAN2; widths are those of stages from 4x4 upward."""
 
   widths: tuple[int, ...] = setting((512, 512, 512, 512, 256, 128, 64), positive)  # min(512, 16384 / resolution)
   noise_dim: int = setting(512, positive)  # length of z and w
   bfloat16_stages: int = setting(4, not_negative)  # the highest-resolution ones
   bfloat16: str = setting("auto", one_of(("auto", "on", "off")))  # "auto": on except on CPUs
 
-  # Schedules, (from, to): half a cosine over the burn-in, then constant. Lazy regularisation's corrections come on top.
+  # Schedules, (from, to): half a cosine over the burn-in, then constant. Lazy regularisation's corrections are added.
   burn_in_images: int = setting(20_000_000, positive)
   learning_rate: Pair = setting((2.5e-3, 2.5e-3), not_negative)
   beta2: Pair = setting((0.99, 0.99), below_one)
@@ -82,17 +82,17 @@ class Settings:
 
 
 def smoke(settings: Settings) -> dict[str, Any]:
-  """Returns what `:smoke` changes: tiny networks of as many stages, for a minute on a CPU."""
+  """Returns the changes for `:smoke`: tiny networks with the same number of stages, a minute on a CPU."""
   return {"widths": (16,) * len(settings.widths), "noise_dim": 16, "burn_in_images": 64}
 
 
 @dataclass(frozen=True)
 class StyleGAN2:
-  """The algorithm; an `algorithms.base.Algorithm`, unconditional.
+  """The algorithm (`algorithms.base.Algorithm`), unconditional.
 
   Attributes:
     mapping, synthesis: the two parts of the network "generator".
-    discriminator: what it says.
+    discriminator: (images) -> logits.
     noise_dim: length of z.
     image_shape: (H, W, C).
     schedules: learning_rate, beta2, gamma and ema_half_life.
@@ -112,7 +112,7 @@ class StyleGAN2:
     group = networks.STDDEV_GROUP
     return (
       Phase(*of_generator, self._generator_gradients, group=group),
-      # Of every second sample: see there.
+      # On every second sample.
       Phase(*of_generator, self._path_length_gradients, every=PATH_LENGTH_EVERY, fresh_batch=False, group=2),
       Phase(*of_discriminator, self._discriminator_gradients, counts_images=True, fresh_batch=False, group=group),
       Phase(*of_discriminator, self._r1_gradients, every=R1_EVERY, fresh_batch=False, group=group),
@@ -120,7 +120,7 @@ class StyleGAN2:
 
   @property
   def optimizers(self) -> Mapping[str, optax.GradientTransformationExtraArgs]:
-    """Each with the part of all updates that are not lazy regularisation's."""
+    """Adam, compensated for the updates of lazy regularisation."""
     intervals = {"generator": PATH_LENGTH_EVERY, "discriminator": R1_EVERY}
     return {name: adam_without_momentum(share=1 / (1 + 1 / every)) for name, every in intervals.items()}
 
@@ -147,9 +147,9 @@ class StyleGAN2:
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
   ) -> jax.Array:
-    """Truncation moves w towards its running mean (Karras et al. 2019, arXiv 1812.04948, appendix B).
+    """Draws images; truncation moves w towards its running mean (Karras et al. 2019, arXiv 1812.04948, appendix B).
 
-    Pixel noise is the same for all images, as in the published code's `noise_mode = const`.
+    Pixel noise is the same for all images, as with `noise_mode = const` in the published code.
     """
     del labels
     generator = params["generator"]
@@ -173,9 +173,9 @@ class StyleGAN2:
   def _path_length_gradients(
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
-    """Section 3.2, with the running mean a from *before* this batch, so that each sample's penalty is its own.
+    """Computes the gradient of section 3.2, with the running mean a from before this batch, so samples stay uncoupled.
 
-    Of half the samples, every second one, as the published code saves memory and time.
+    Uses every second sample, as in the published code, to save memory and time.
     """
     del batch, hyperparameters
     y_keys, w_keys = split_keys(keys[::2], 2)
@@ -223,7 +223,7 @@ class StyleGAN2:
     )
 
   def _draw_w(self, generator: Any, keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """keys [N] -> w [N, inputs, width], of mixed styles; the mean [width] of the first of both; keys [N] for pixels."""
+    """Returns w [N, inputs, width] with mixed styles, the first styles' mean [width], and keys [N] for pixel noise."""
     z_keys, other_keys, mixing_keys, noise_keys = split_keys(keys, 4)
     w, other = jnp.split(self._map(generator, self.noise(jnp.concatenate([z_keys, other_keys]))), 2)
     mixed = mix_styles(self._for_all_layers(w), self._for_all_layers(other), mixing_keys)
@@ -243,10 +243,10 @@ class StyleGAN2:
 
 
 def build(settings: Settings, images: Images, platform: str) -> StyleGAN2:
-  """StyleGAN2 of `settings`; arguments and errors as `algorithms.r3gan.build`'s."""
+  """Builds StyleGAN2; arguments and errors are those of `algorithms.r3gan.build`."""
   check_stages(settings, ("widths",), images, images.height)
   if images.height < 8:
-    raise UserError(f"config.data.resolution = {images.height}: stylegan2 draws images of 8x8 and more")
+    raise UserError(f"config.data.resolution = {images.height}: stylegan2 needs at least 8")
   check_unconditional("stylegan2", images)
   shared: dict[str, Any] = {
     "widths": settings.widths,
@@ -263,9 +263,9 @@ def build(settings: Settings, images: Images, platform: str) -> StyleGAN2:
 
 
 def mix_styles(w: jax.Array, other: jax.Array, keys: jax.Array) -> jax.Array:
-  """w, other [N, layers, width], keys [N] -> `w` up to a layer, `other` from there on (1812.04948, section 3.1).
+  """Mixes w and other, [N, layers, width]: `other` from a random layer on (arXiv 1812.04948, section 3.1).
 
-  The layer is uniform among all but the first, of each sample by itself, with `MIXING_PROBABILITY`; otherwise `w`.
+  Each sample mixes with `MIXING_PROBABILITY`, from a layer drawn uniformly from all but the first.
   """
   layers = w.shape[1]
 
@@ -278,12 +278,12 @@ def mix_styles(w: jax.Array, other: jax.Array, keys: jax.Array) -> jax.Array:
 
 
 def path_lengths(synthesise: Callable[[jax.Array], jax.Array], w: jax.Array, keys: jax.Array) -> jax.Array:
-  """|J^T y| of each sample: [N] (section 3.2).
+  """Returns |J^T y| of each sample, [N] (section 3.2).
 
   Args:
-    synthesise: w -> images [N, H, W, C], sample by sample.
-    w: [N, layers, width]; the squared norm is of the gradient by each layer's, averaged over layers.
-    keys: [N], the keys of y, which is normal with standard deviation 1 / sqrt(H W).
+    synthesise: w -> images [N, H, W, C], without coupling samples.
+    w: [N, layers, width]; the squared norm is that of a layer's gradient, averaged over layers.
+    keys: [N], for y ~ N(0, 1 / (H W)).
   """
   images, pull_back = jax.vjp(synthesise, w)
   shape = images.shape[1:]
@@ -293,5 +293,5 @@ def path_lengths(synthesise: Callable[[jax.Array], jax.Array], w: jax.Array, key
 
 
 def _towards(mean: jax.Array, of_batch: jax.Array, decay: float) -> jax.Array:
-  """The running mean after a batch whose mean, on this device, is `of_batch`."""
+  """Updates a running mean by this device's batch mean, averaged over devices."""
   return mean + decay * (jax.lax.pmean(of_batch, DATA_AXIS) - mean)

@@ -1,12 +1,12 @@
 """WGAN-GP: the Wasserstein GAN with a gradient penalty (Gulrajani et al. 2017, arXiv 1704.00028, algorithm 1).
 
-One iteration is five updates of the critic D, each on other reals and a new z, and one of G. With z standard normal and
-mixed = e real + (1 - e) G(z), e uniform from 0 to 1,
+One iteration is five updates of the critic D, each with new reals and a new z, and one of G. With z ~ N(0, I) and
+mixed = e real + (1 - e) G(z), e ~ U(0, 1),
 
     D    mean( D(G(z)) - D(real) ) + penalty_weight mean( (|grad D(mixed)| - 1)^2 )
     G    mean( -D(G(z)) )
 
-G is DCGAN's, with batch norm; D has none, or its penalty would not be of each image's own gradient.
+G is DCGAN's, with batch norm. D has none, as the penalty is on the gradient of each image's own logit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,33 +51,33 @@ PHASES = ("discriminator", "generator")
 class Settings:
   """`config.gan` of WGAN-GP; the defaults are the paper's, at 64x64."""
 
-  widths: tuple[int, ...] = setting((512, 256, 128, 64), positive)  # channels from 4x4 upward, one a doubling
-  critic_norm: str = setting("none", one_of(("none", "layer", "batch")))  # "batch" is refused
+  widths: tuple[int, ...] = setting((512, 256, 128, 64), positive)  # channels of each stage, from 4x4 upward
+  critic_norm: str = setting("none", one_of(("none", "layer", "batch")))  # "batch" is an error
   noise_dim: int = setting(128, positive)  # length of z
-  critic_updates: int = setting(5, positive)  # for one of G
+  critic_updates: int = setting(5, positive)  # per update of G
   penalty_weight: float = setting(10.0, not_negative)
-  learning_rate: Pair = setting((1e-4, 1e-4), not_negative)  # (from, to), linearly over
+  learning_rate: Pair = setting((1e-4, 1e-4), not_negative)  # (from, to), linear over
   decay_images: int = setting(30_000_000, positive)
   beta1: float = setting(0.0, below_one)
   beta2: float = setting(0.9, below_one)
-  ema_half_life: float = setting(0.0, not_negative)  # images; 0, as in the paper: samples are G's own
+  ema_half_life: float = setting(0.0, not_negative)  # images; 0, as in the paper: no averaging
 
 
 def smoke(settings: Settings) -> dict[str, Any]:
-  """Returns what `:smoke` changes: tiny networks of as many stages, and two updates of D, for a minute on a CPU."""
+  """Returns the changes for `:smoke`: tiny networks and two updates of D, a minute on a CPU."""
   return {"widths": (16,) * len(settings.widths), "noise_dim": 16, "critic_updates": 2}
 
 
 @dataclass(frozen=True)
 class WGANGP:
-  """The algorithm; an `algorithms.base.Algorithm`, unconditional.
+  """The algorithm (`algorithms.base.Algorithm`), unconditional.
 
   Attributes:
     generator: (z [N, noise_dim], train) -> images [N, H, W, C].
-    discriminator: the critic: (images, bias_scale) -> logits [N], of each image alone.
+    discriminator: the critic, (images, bias_scale) -> logits [N]; each depends on its image alone.
     noise_dim: length of z.
     image_shape: (H, W, C).
-    critic_updates: for one of G.
+    critic_updates: per update of G.
     penalty_weight: see the module.
     optimizers, schedules: see `Algorithm`.
 
@@ -130,7 +130,7 @@ class WGANGP:
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
   ) -> jax.Array:
-    """Truncation, not of the paper, multiplies the noise. Normalised by running moments, each image by itself."""
+    """Draws images, normalised by running moments. Truncation multiplies the noise (not in the paper)."""
     del labels
     variables = {"params": params["generator"], MOMENTS: carry["generator_moments"]}
     return cast(jax.Array, self.generator.apply(variables, truncation * noise, train=False))
@@ -147,7 +147,7 @@ class WGANGP:
 
     def objective(logits: jax.Array, squared_norms: jax.Array) -> tuple[jax.Array, Metrics]:
       real_logits, fake_logits, _ = jnp.split(logits, 3)
-      norms = jnp.sqrt(jnp.split(squared_norms, 3)[2] + 1e-12)  # the root has no derivative at 0
+      norms = jnp.sqrt(jnp.split(squared_norms, 3)[2] + 1e-12)  # sqrt has no derivative at 0
       penalty = jnp.square(norms - 1)
       return jnp.mean(fake_logits - real_logits + self.penalty_weight * penalty), {
         "wasserstein_estimate": jnp.mean(real_logits - fake_logits),
@@ -175,7 +175,7 @@ class WGANGP:
     return {"generator": gradients}, {**carry, "generator_moments": moments}, {"loss": total}
 
   def _generate(self, generator: Any, carry: Carry, keys: jax.Array) -> tuple[jax.Array, Any]:
-    """(images of new noise, normalised over the batch; running moments that follow it)."""
+    """Returns images of new noise, normalised by batch moments, and the updated running moments."""
     return apply_in_training(self.generator, generator, carry["generator_moments"], self.noise(keys))
 
   def _logits(self, discriminator: Any, images: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
@@ -183,14 +183,14 @@ class WGANGP:
 
 
 def build(settings: Settings, images: Images, platform: str) -> WGANGP:
-  """WGAN-GP of `settings`; arguments and errors as `algorithms.r3gan.build`'s."""
+  """Builds WGAN-GP; arguments and errors are those of `algorithms.r3gan.build`."""
   del platform
   check_unconditional("wgan_gp", images)
   check_stages(settings, ("widths",), images, images.height // 2)
   if settings.critic_norm == "batch":
     raise UserError(
-      "config.gan.critic_norm = 'batch': the penalty is on the gradient of each image's own logit, which batch norm "
-      "makes depend on all others: choose 'layer' or 'none'"
+      "config.gan.critic_norm = 'batch': the penalty needs logits that depend on one image each: choose 'layer' or "
+      "'none'"
     )
   optimizer = at_rate(optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2))
   return WGANGP(

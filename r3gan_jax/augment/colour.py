@@ -1,9 +1,9 @@
 """Colour transforms, as one affine map of each pixel's (R, G, B).
 
-Each of them treats luma, the part of a colour along the grey axis, and chroma, the rest, apart. In order:
+They act on luma, the part of a colour along the grey axis, and on chroma, the rest. In order:
 
     brightness    luma + b        contrast      both times c
-    luma_flip     luma negated    hue           chroma turned about the grey axis
+    luma_flip     luma negated    hue           chroma rotated about the grey axis
     saturation    chroma times s
 """
 
@@ -17,12 +17,12 @@ NAMES = ("brightness", "contrast", "luma_flip", "hue", "saturation")
 
 _GREY = np.full(3, 3**-0.5, np.float32)  # the unit vector along the grey axis
 _LUMA = np.outer(_GREY, _GREY)  # projects onto it
-_CHROMA = np.eye(3, dtype=np.float32) - _LUMA  # projects it out
-_TURN = np.cross(np.eye(3, dtype=np.float32), _GREY)  # colour -> grey axis x colour: the chroma, turned by 90 degrees
+_CHROMA = np.eye(3, dtype=np.float32) - _LUMA  # projects onto the rest
+_TURN = np.cross(np.eye(3, dtype=np.float32), _GREY)  # colour -> grey axis x colour: the chroma, rotated by 90 degrees
 
 
 def recolour(image: jax.Array, parameters: Parameters) -> jax.Array:
-  """One image [H, W, C] float32 by one sample's parameters; C = 3, or 1, which is luma alone."""
+  """Transforms one image [H, W, C] float32, C = 3, or 1 (luma only), by one sample's parameters."""
 
   def value(name: str) -> jax.Array:
     (value,) = parameters.get(name, jnp.zeros(1))

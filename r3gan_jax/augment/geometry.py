@@ -1,13 +1,12 @@
 """Pixel blitting and general geometry, as one affine resampling at twice the resolution.
 
-The image is continued by reflection, upsampled by 2 with the wavelet filter sym6, sampled bilinearly where the
-inverse transform sends the output's pixels (also at twice the resolution), and downsampled by 2 with sym6. The two
-filters undo each other, so the identity leaves the image as it is.
+The image is extended by reflection, upsampled by 2 with the wavelet filter sym6, sampled bilinearly at the positions to
+which the inverse transform maps the output's pixels (also at twice the resolution), and downsampled by 2 with sym6. The
+two filters cancel, so the identity leaves the image unchanged.
 
-All these steps act on rows and columns apart, so a sampled value is a(y)^T image a(x), with a(y) the weights that
-reflection, upsampling and interpolation together give the image's rows at y, and a(x) those of its columns: matrix
-products take the place of gathers from the image, which TPUs are slow at. The output is made tile by tile; a tile
-needs only a window of a big image.
+All steps are separable, so a sampled value is a(y)^T image a(x): a(y) has the weights of the image's rows at y, from
+reflection, upsampling and interpolation together, and a(x) those of its columns. Matrix products replace gathers from
+the image, which are slow on TPUs. The output is computed in tiles; a tile needs only a window of a large image.
 """
 
 from functools import cache
@@ -46,16 +45,16 @@ _SYM6 = np.array(
     -0.007800708325034148,
   ]
 ) / np.sqrt(2)
-_MARGIN = len(_SYM6) // 4  # what the downsampling filter needs around the output, in pixels of the image
-TILE = 32  # about the side of a tile, in pixels of the upsampled output
-_STRETCH = 4  # a tile's points lie within this many times its side, unless the image shrinks by more than 2.8
+_MARGIN = len(_SYM6) // 4  # of the downsampling filter around the output, in pixels of the image
+TILE = 32  # the approximate side of a tile, in pixels of the upsampled output
+_STRETCH = 4  # a tile's points span at most this many of its sides, unless the image shrinks by more than 2.8
 
-# _TAPS[r, t]: the weight of pixel i + t - 3 of an image in pixel 2 i + r of the upsampled one.
+# _TAPS[r, t]: the weight of image pixel i + t - 3 in pixel 2 i + r of the upsampled image.
 _TAPS = np.array([[2 * _SYM6[k] if 0 <= (k := r + 5 - 2 * t) < 12 else 0 for t in range(-3, 4)] for r in range(3)])
 
 
 def inverse_matrix(parameters: Parameters, height: int, width: int) -> jax.Array:
-  """[3, 3]: from the output's pixels to the input's, (x, y, 1) from the image's centre, for one sample's parameters."""
+  """Returns the map [3, 3] of one sample from output to input pixels, (x, y, 1) from the image's centre."""
 
   def value(name: str, count: int) -> jax.Array:
     return parameters.get(name, jnp.zeros(count))
@@ -66,7 +65,7 @@ def inverse_matrix(parameters: Parameters, height: int, width: int) -> jax.Array
   (stretch,) = jnp.exp2(value("anisotropic_scale", 1))
   before, after = value("rotation", 2)
   side = jnp.array([width, height], jnp.float32)
-  # The transforms' inverses, first to last; each is applied to what the next ones send an output pixel to.
+  # The inverses, from the first transform to the last; each is applied to the result of those after it.
   inverses = (
     _scale(1 - 2 * mirrored, 1.0),
     _rotation(quarter_turns * (np.pi / 2)),
@@ -84,10 +83,10 @@ def inverse_matrix(parameters: Parameters, height: int, width: int) -> jax.Array
 
 
 def resample(images: jax.Array, inverses: jax.Array) -> jax.Array:
-  """Images [N, H, W, C] float32, each transformed; `inverses` [N, 3, 3] as of `inverse_matrix`."""
+  """Transforms images [N, H, W, C] float32, each by its `inverse_matrix`, [N, 3, 3]."""
   planes = jax.vmap(_sample)(images, inverses)
-  # Each plane with matrices of its own. Of matrices that are shared XLA makes one product over the rows of all planes,
-  # for which its GPU compiler finds no blocks, as rows of a plane are not a power of 2, and gives up.
+  # Separate matrices for each plane. With shared ones XLA makes one product over the rows of all planes, for which its
+  # GPU compiler finds no tiling, because the number of rows is no power of 2, and fails.
   of_rows, of_columns = (
     jnp.broadcast_to(matrix, (*planes.shape[:2], *matrix.shape)) for matrix in map(_downsampling, images.shape[1:3])
   )
@@ -95,15 +94,15 @@ def resample(images: jax.Array, inverses: jax.Array) -> jax.Array:
 
 
 def _sample(image: jax.Array, inverse: jax.Array) -> jax.Array:
-  """[H, W, C] -> the transformed image at twice the resolution: [C, rows, columns], up to the last tiles' ends."""
+  """Returns the transformed image at twice the resolution, [C, rows, columns], up to the end of the last tiles."""
   height, width, channels = image.shape
   rows, columns = _tiling(height), _tiling(width)
   planar = image.swapaxes(1, 2)  # [H, C, W]
   y, x = _grid(rows.tile, columns.tile)
 
   def sample_tile(tile: jax.Array) -> jax.Array:
-    """(row, column) of a tile -> [tile * tile, C]."""
-    # In pixels of the upsampled images: the output's from its centre, the source's from the reflected image's corner.
+    """Samples the tile (row, column): [tile * tile, C]."""
+    # In pixels of the upsampled images: of the output from its centre, of the source from the corner of its reflection.
     output_x = x + columns.tile * tile[1] + 1 - (width + 2 * _MARGIN)
     output_y = y + rows.tile * tile[0] + 1 - (height + 2 * _MARGIN)
     source_x = inverse[0, 0] * output_x + inverse[0, 1] * output_y + 2 * inverse[0, 2] + (3 * width - 3)
@@ -114,19 +113,19 @@ def _sample(image: jax.Array, inverse: jax.Array) -> jax.Array:
     sampled_rows = jnp.einsum("ph,hcw->pcw", weights_y, window, precision="high")
     return jnp.einsum("pcw,pw->pc", sampled_rows, weights_x, precision="high")
 
-  # Derivatives make the weights anew rather than keep them: they are bigger than the image by far.
+  # Derivatives recompute the weights, which are much larger than the image.
   sampled = jax.lax.map(jax.checkpoint(sample_tile, prevent_cse=False), _grid(rows.tiles, columns.tiles).T)
   sampled = sampled.reshape(rows.tiles, columns.tiles, rows.tile, columns.tile, channels)
   return sampled.transpose(4, 0, 2, 1, 3).reshape(channels, rows.tiles * rows.tile, columns.tiles * columns.tile)
 
 
 def _grid(rows: int, columns: int) -> np.ndarray:
-  """float32 [2, rows * columns]: the (row, column) of each cell, row by row."""
+  """Returns the (row, column) of each cell, row by row: float32 [2, rows * columns]."""
   return np.indices((rows, columns), np.float32).reshape(2, -1)
 
 
 def _weights(positions: jax.Array, side: int, window: int) -> tuple[jax.Array, int | jax.Array]:
-  """The weights [P, window] of an axis's pixels at positions [P] of its upsampled reflection, and the first pixel."""
+  """Returns weights [P, window] of an axis's pixels at positions [P] of its upsampled reflection; the first pixel."""
   reflected = 3 * side - 2
   pixel = jnp.floor(positions / 2)
   weights = jnp.zeros((len(positions), _TAPS.shape[1]))
@@ -137,7 +136,7 @@ def _weights(positions: jax.Array, side: int, window: int) -> tuple[jax.Array, i
     weights += jnp.where(inside, hat, 0)[:, None] * taps[None]
   pixels = pixel.astype(jnp.int32)[:, None] + jnp.arange(-3, 4)[None]
   weights = jnp.where((pixels >= 0) & (pixels < reflected), weights, 0)
-  pixels = side - 1 - jnp.abs(jnp.abs(pixels - (side - 1)) - (side - 1))  # the reflections, undone
+  pixels = side - 1 - jnp.abs(jnp.abs(pixels - (side - 1)) - (side - 1))  # undoes the reflection
   first = 0 if window == side else jnp.clip(jnp.min(pixels), 0, side - window)
   columns = jnp.arange(window)[None] + first
   of_columns = jnp.zeros((len(positions), window))
@@ -147,7 +146,7 @@ def _weights(positions: jax.Array, side: int, window: int) -> tuple[jax.Array, i
 
 
 class _Tiling(NamedTuple):
-  """How an axis is cut: the side of a tile, their number, and how many pixels of the image a tile may touch."""
+  """The tiling of an axis: side of a tile, number of tiles, and number of image pixels that a tile may need."""
 
   tile: int
   tiles: int
@@ -163,7 +162,7 @@ def _tiling(side: int) -> _Tiling:
 
 @cache
 def _downsampling(side: int) -> np.ndarray:
-  """[side, upsampled output, up to its last tile's end]."""
+  """Returns the downsampling matrix, [side, length of the upsampled output up to the end of its last tile]."""
   tiling = _tiling(side)
   matrix = np.zeros((side, tiling.tiles * tiling.tile), np.float32)
   for i in range(side):

@@ -1,7 +1,7 @@
 """The non-leaking augmentation of StyleGAN2-ADA (Karras et al. 2020, arXiv 2006.06676, appendix B).
 
-An augmentation is drawn (parameters.py), then applied; what is applied is affine in the image. Where a transform may
-occur but has not been drawn, the image passes through it with neutral parameters.
+An augmentation is drawn (parameters.py), then applied, affinely in the image. A transform that is switched on but not
+drawn for a sample is applied with neutral parameters.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from r3gan_jax.augment.parameters import Parameters, draw
 
 
 def augment(images: jax.Array, keys: jax.Array, p: jax.Array, multipliers: Mapping[str, float]) -> jax.Array:
-  """Images, each augmented by draws from its own key.
+  """Augments each image by draws from its own key.
 
   Args:
-    images: [N, H, W, C], C = 1 or 3, float in [-1, 1]; the result may leave that range.
+    images: [N, H, W, C], C = 1 or 3, float in [-1, 1]; results may exceed that range.
     keys: [N] keys.
     p: float32 scalar in [0, 1], the probability of each transform, before its multiplier.
     multipliers: transform -> multiplier of p; see `parameters.TRANSFORMS`.
@@ -27,9 +27,9 @@ def augment(images: jax.Array, keys: jax.Array, p: jax.Array, multipliers: Mappi
 
 
 def apply(images: jax.Array, parameters: Parameters, noise_keys: jax.Array | None = None) -> jax.Array:
-  """Images [N, H, W, C], each transformed by its parameters; `noise_keys` [N] are needed for noise alone.
+  """Transforms each image of [N, H, W, C] by its parameters, in float32; the result has the images' dtype.
 
-  Computes in float32; the result has the images' dtype.
+  `noise_keys` [N] are needed for noise only.
   """
   transformed = images.astype(jnp.float32)
   if any(name in parameters for name in geometry.NAMES):

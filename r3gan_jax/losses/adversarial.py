@@ -1,9 +1,9 @@
-"""Adversarial losses, per sample, of the critic's logits: [N] float32 -> [N] float32.
+"""Adversarial losses per sample: logits [N] float32 -> losses [N] float32.
 
 With f(t) = -log(1 + e^-t), which D maximises and G minimises ([P] equations 1 and 2):
 
-    GAN      f(D(real)) + f(-D(fake))       each sample judged alone
-    RpGAN    f(D(real) - D(fake))           each fake judged against one real: no mode can be dropped for free
+    GAN      f(D(real)) + f(-D(fake))       every sample by itself
+    RpGAN    f(D(real) - D(fake))           every fake against a real, so that dropping modes has a cost
 """
 
 from collections.abc import Callable
@@ -15,29 +15,29 @@ softplus = jax.nn.softplus
 
 
 class AdversarialLoss(NamedTuple):
-  """The two players' losses, both to be minimised: `(real_logits [N], fake_logits [N]) -> losses [N]`."""
+  """The losses of both players, which they minimise: `(real_logits [N], fake_logits [N]) -> losses [N]`."""
 
   discriminator: Callable[[jax.Array, jax.Array], jax.Array]
   generator: Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def relativistic_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-  """softplus(-(D(real) - D(fake))), paired per sample (Jolicoeur-Martineau 2018; [P] equation 2)."""
+  """Returns softplus(-(D(real) - D(fake))), paired per sample (Jolicoeur-Martineau 2018; [P] equation 2)."""
   return softplus(-(real_logits - fake_logits))
 
 
 def relativistic_generator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-  """softplus(-(D(fake) - D(real))): the discriminator's loss with the roles exchanged ([P] equation 2)."""
+  """Returns softplus(-(D(fake) - D(real))), D's loss with the roles exchanged ([P] equation 2)."""
   return softplus(-(fake_logits - real_logits))
 
 
 def non_saturating_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-  """softplus(-D(real)) + softplus(D(fake)) (Goodfellow et al. 2014; [P] equation 1)."""
+  """Returns softplus(-D(real)) + softplus(D(fake)) (Goodfellow et al. 2014; [P] equation 1)."""
   return softplus(-real_logits) + softplus(fake_logits)
 
 
 def non_saturating_generator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-  """softplus(-D(fake)) (Goodfellow et al. 2014, section 3); the reals play no part."""
+  """Returns softplus(-D(fake)) (Goodfellow et al. 2014, section 3); ignores the reals."""
   del real_logits
   return softplus(-fake_logits)
 

@@ -1,8 +1,8 @@
-"""The networks of R3GAN, configuration E of the paper ([P] section 3): a ResNeXt-like G and its mirror image D.
+"""The networks of R3GAN, configuration E of [P] (section 3): a ResNeXt-like G and its mirror image D.
 
-A network is a list of stages; stage `s` works at resolution 4 * 2^s. `widths`, `cardinalities` and `blocks` list
-the stages from 4x4 upward in both networks, and so do the names of parameters. There is no normalisation layer; the
-only biases are the two of each block, in front of its activations.
+A network is a sequence of stages; stage `s` has resolution 4 * 2^s. `widths`, `cardinalities`, `blocks` and the names
+of parameters number the stages from 4x4 upward in both networks. There is no normalisation; the only biases are the two
+of each block, before its activations.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from r3gan_jax.ops.resample import downsample2x, upsample2x
 
 
 class Generator(nn.Module):
-  """Maps noise, and a class, to an image of side 4 * 2^(stages - 1).
+  """Maps noise and a class to an image of side 4 * 2^(stages - 1).
 
   Attributes:
     widths: channels of each stage, 4x4 first.
@@ -40,12 +40,12 @@ class Generator(nn.Module):
     blocks: residual blocks of each stage.
     noise_dim: length of z.
     num_classes: 0 for an unconditional generator.
-    embed_dim: length of the class embedding, concatenated after z.
+    embed_dim: length of the class embedding, appended to z.
     image_channels: 1 to 4.
-    expansion: width of a block's inner layers over its outer ones; below 1: a bottleneck.
-    bfloat16_stages: how many of the highest-resolution stages compute in bfloat16; parameters stay float32.
-    grouped_conv: the algorithm of the 3x3 convolutions, a key of ops.grouped_conv.ALGORITHMS or "auto"; or "fused":
-      ops.activated_conv, the activations around them included.
+    expansion: ratio of a block's inner to its outer width; below 1: a bottleneck.
+    bfloat16_stages: number of the highest-resolution stages that compute in bfloat16; parameters stay float32.
+    grouped_conv: the algorithm of the 3x3 convolutions, a key of ops.grouped_conv.ALGORITHMS or "auto"; or "fused",
+      which includes the activations around them: ops.activated_conv.
   """
 
   widths: Sequence[int]
@@ -82,10 +82,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """Maps an image, and a class, to one logit. Attributes as the Generator's; `embed_dim` is widths[0] in [P].
+  """Maps an image and a class to a logit. Attributes are those of `Generator`; `embed_dim` is widths[0] in [P].
 
-  Between linear layers stands LeakyReLU and nothing else, so with the activation pattern held fixed D is linear in
-  (image, biases) together. `bias_scale` [N] multiplies every bias, sample by sample: D(s x, s) = s D(x, 1).
+  Between linear layers there is only LeakyReLU, so with a fixed activation pattern D is linear in (image, biases)
+  jointly. `bias_scale` [N] multiplies all biases of a sample: D(s x, s) = s D(x, 1).
   """
 
   piecewise_linear: ClassVar[bool] = True
@@ -120,7 +120,7 @@ class Discriminator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-  """x + conv1x1(act(conv3x3(act(conv1x1(x) + b1)) + b2)): the 3x3 grouped, inside a bottleneck, in [P] inverted."""
+  """Computes x + conv1x1(act(conv3x3(act(conv1x1(x) + b1)) + b2)): a grouped 3x3 in an (inverted) bottleneck."""
 
   cardinality: int
   expansion: float
@@ -131,7 +131,7 @@ class ResidualBlock(nn.Module):
   def __call__(self, x: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
     outer = x.shape[-1]
     inner = round(self.expansion * outer)
-    # Fix-up initialisation: with m = 3 linear layers a branch, L^(-1 / (2m - 2)) and a last layer of zeros.
+    # Fix-up initialisation: L^(-1 / (2m - 2)) for m = 3 linear layers per branch, and zeros in the last one.
     gain = LEAKY_GAIN * self.block_count ** (-1 / 4)
     group = inner // self.cardinality
     conv1 = self.param("conv1", scaled_normal(gain, fan_in=outer), (outer, inner))
@@ -152,7 +152,7 @@ class ResidualBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-  """To the next stage of G: a 1x1 convolution where the width changes, *then* resampling."""
+  """The step to the next stage of G: a 1x1 convolution if the width changes, *then* upsampling."""
 
   width: int
 
@@ -164,7 +164,7 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-  """To the next stage of D: resampling, *then* a 1x1 convolution where the width changes."""
+  """The step to the next stage of D: downsampling, *then* a 1x1 convolution if the width changes."""
 
   width: int
 
@@ -177,7 +177,7 @@ class Downsample(nn.Module):
 
 
 class GenerativeBasis(nn.Module):
-  """[N, K] -> [N, 4, 4, width]: a learned constant whose channels are scaled by a linear map of the input."""
+  """Scales the channels of a learned constant by a linear map of the input: [N, K] -> [N, 4, 4, width]."""
 
   width: int
 
@@ -185,19 +185,19 @@ class GenerativeBasis(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     constant = self.param("constant", nn.initializers.normal(1.0), (4, 4, self.width))
     scale = PointwiseConv(self.width, name="linear")(x)
-    # In the constant's dtype, as are the gradients' sums then: the constant's over samples, the scale's over pixels.
+    # In the constant's dtype, so that gradients are summed in it: the constant's over samples, the scale's over pixels.
     return (constant[None] * scale[:, None, None, :].astype(constant.dtype)).astype(x.dtype)
 
 
 class DiscriminativeBasis(nn.Module):
-  """[N, 4, 4, C] -> [N, features]: one 4x4 filter a channel (a depthwise convolution, unpadded), then a linear map."""
+  """Applies a 4x4 filter to each channel (depthwise, unpadded), then a linear map: [N, 4, 4, C] -> [N, features]."""
 
   features: int
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     constant = self.param("constant", scaled_normal(1.0, fan_in=16), x.shape[1:])
-    # In the constant's dtype, for the sums over pixels and, of its gradient, over samples.
+    # In the constant's dtype, for the sums over pixels and, in its gradient, over samples.
     y = jnp.einsum("nhwc,hwc->nc", x.astype(constant.dtype), constant).astype(x.dtype)
     return PointwiseConv(self.features, name="linear")(y)
 

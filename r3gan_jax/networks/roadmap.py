@@ -1,9 +1,9 @@
-"""The networks of the configurations before R3GAN's own, E2, on the roadmap from StyleGAN2 ([P] section 3).
+"""The networks of the roadmap from StyleGAN2 to R3GAN, configuration E2 ([P] section 3).
 
-[P] gives parameter counts at 256x256, not widths. What follows is our reading of it, which gives every count to all
+[P] gives parameter counts at 256x256, not widths. This is our reading of it, which reproduces every count to all
 published digits. Widths from 4x4 to 256x256 are those of StyleGAN2 (Karras et al. 2020), 512 512 512 512 256 128 64:
 
-    B, C1, C2   StyleGAN2's skeleton, below; z scales the channels of the 4x4 constant by a bias-free linear map
+    B, C1, C2   StyleGAN2's skeleton, below; a bias-free linear map of z scales the channels of the 4x4 constant
     D1          blocks 1x1 - 3x3 - 1x1, 3 times as wide as StyleGAN2 outside, 1/4 of that inside; output skips
     D2          without output skips: networks.r3gan of expansion 1/4, ungrouped
     E1          networks.r3gan of expansion 1/2, groups of 16 channels
@@ -40,7 +40,7 @@ from r3gan_jax.ops.resample import downsample2x, upsample2x
 
 
 class SkipGenerator(Generator):
-  """R3GAN's generator with output skips, as in configuration D1: every stage adds to the image, upsampled between."""
+  """R3GAN's generator with output skips, as in configuration D1: every stage adds to the upsampled image."""
 
   @property
   def image_dtype(self) -> jnp.dtype:
@@ -67,18 +67,18 @@ class SkipGenerator(Generator):
 
 
 class SkeletonGenerator(nn.Module):
-  """What is left of StyleGAN2's synthesis network: 3x3 convolutions, resampling, output skips.
+  """The skeleton of StyleGAN2's synthesis network: 3x3 convolutions, resampling, output skips.
 
-  At each resolution but 4x4 the image is upsampled with [1, 3, 3, 1] and convolved twice, at 4x4 once. StyleGAN2
-  filters *behind* the first of the two convolutions; away from borders it is the same.
+  At 4x4 there is one convolution; at other resolutions, upsampling with [1, 3, 3, 1] and two. StyleGAN2 filters *after*
+  the first of the two, which is the same away from borders.
 
   Attributes:
     widths: channels of each stage, 4x4 first.
     noise_dim: length of z.
     num_classes: 0 for an unconditional generator.
-    embed_dim: length of the class embedding, concatenated after z.
+    embed_dim: length of the class embedding, appended to z.
     image_channels: 1 to 4.
-    bfloat16_stages: how many of the highest-resolution stages compute in bfloat16; parameters stay float32.
+    bfloat16_stages: number of the highest-resolution stages that compute in bfloat16; parameters stay float32.
   """
 
   widths: Sequence[int]
@@ -110,9 +110,9 @@ class SkeletonGenerator(nn.Module):
 
 
 class SkeletonDiscriminator(nn.Module):
-  """StyleGAN2's residual discriminator without the standard deviation over the batch.
+  """StyleGAN2's residual discriminator without minibatch standard deviation.
 
-  Attributes as the SkeletonGenerator's; `bias_scale` as of networks.r3gan.Discriminator.
+  Attributes are those of `SkeletonGenerator`; for `bias_scale` see networks.r3gan.Discriminator.
   """
 
   piecewise_linear: ClassVar[bool] = True
@@ -142,7 +142,7 @@ class SkeletonDiscriminator(nn.Module):
 
 
 class DownsampleBlock(nn.Module):
-  """(conv1x1(down(x)) + conv(conv(x))) / sqrt(2): [N, 2H, 2W, C] -> [N, H, W, width]; the second conv downsamples."""
+  """Computes (conv1x1(down(x)) + down(conv(conv(x)))) / sqrt(2): [N, 2H, 2W, C] -> [N, H, W, width]."""
 
   width: int
 
@@ -154,7 +154,7 @@ class DownsampleBlock(nn.Module):
 
 
 class BiasedConv(nn.Module):
-  """LeakyReLU(conv(x) + b), the convolution 3x3 or 1x1, of one group; He et al.'s (2015) initialisation."""
+  """LeakyReLU(conv(x) + b) with a 3x3 or 1x1 convolution of one group and He et al.'s (2015) initialisation."""
 
   width: int
   size: int
@@ -175,5 +175,5 @@ class BiasedConv(nn.Module):
 
 
 def _output_skips(additions: Sequence[jax.Array]) -> jax.Array:
-  """The image, in full precision, of what each stage adds to it, 4x4 first."""
+  """Sums what each stage adds to the image, 4x4 first, in full precision."""
   return reduce(lambda image, addition: upsample2x(image) + addition, (a.astype(full_precision()) for a in additions))

@@ -1,13 +1,13 @@
 """The networks of StyleGAN2, configuration A of [P]'s roadmap (Karras et al. 2020, arXiv 1912.04958).
 
-A skip generator and a residual discriminator. Stage `s` works at resolution 4 * 2^s; `widths` list its channels from
-4x4 upward in both networks, and so do the names of parameters. Details that the paper leaves open are as in
-StyleGAN2-ADA (Karras et al. 2020, arXiv 2006.06676).
+A skip generator and a residual discriminator. Stage `s` has resolution 4 * 2^s; `widths` and the names of parameters
+number stages from 4x4 upward in both networks. Details that the paper leaves open are as in StyleGAN2-ADA (Karras et
+al. 2020, arXiv 2006.06676).
 
 Equalised learning rate (Karras et al. 2018, arXiv 1710.10196, section 4.1): a weight is stored with standard deviation
-1 and multiplied by 1 / sqrt(fan_in) when used, so that Adam, whose steps have one size, moves all layers at the same
-relative speed. With an `lr_multiplier` m it is stored 1 / m as large and multiplied by m as well, as is its bias: the
-layer moves m times as fast.
+1 and multiplied by 1 / sqrt(fan_in) when used, so that Adam, whose steps have one size, changes all layers at the same
+relative speed. With an `lr_multiplier` m, weights are initialised 1 / m times as large, and weights and biases are
+multiplied by m when used: the layer learns m times as fast.
 """
 
 import functools
@@ -27,16 +27,16 @@ from r3gan_jax.ops.strided_conv import downsampling_conv, upsampling_conv
 
 MAPPING_LR_MULTIPLIER = 0.01
 STDDEV_GROUP = 4
-"""Samples over which D measures a standard deviation; batches are made of whole groups."""
+"""The number of samples over which D computes a standard deviation; batches are multiples of it."""
 _EPSILON = 1e-8
 
 
 class Mapping(nn.Module):
-  """Maps z, normalised to unit mean square, to w.
+  """The mapping network: z, normalised to unit mean square, -> w.
 
   Attributes:
-    width: length of w and of all layers.
-    layers: how many there are.
+    width: of w and of all layers.
+    layers: number of layers.
   """
 
   width: int = 512
@@ -52,13 +52,13 @@ class Mapping(nn.Module):
 
 
 class Synthesis(nn.Module):
-  """Maps a w for each layer to an image of side 4 * 2^(stages - 1).
+  """The synthesis network: a w for each layer -> an image of side 4 * 2^(stages - 1).
 
   Attributes:
     widths: channels of each stage, 4x4 first.
     image_channels: 1 to 4.
-    bfloat16_stages: how many of the highest-resolution stages compute in bfloat16; parameters, styles and the sum of
-      images stay float32.
+    bfloat16_stages: number of the highest-resolution stages that compute in bfloat16; parameters, styles and the sum
+      of images stay float32.
   """
 
   widths: Sequence[int]
@@ -67,14 +67,14 @@ class Synthesis(nn.Module):
 
   @property
   def inputs(self) -> int:
-    """How many layers take a w of their own; a stage's ToImage takes that of the next stage's first layer."""
+    """The number of layers with a w of their own; a stage's ToImage uses that of the next stage's first layer."""
     return 2 * len(self.widths)
 
   @nn.compact
   def __call__(self, w: jax.Array, keys: jax.Array | None = None) -> jax.Array:
     """w [N, inputs, width], keys [N] -> images [N, H, W, C] float32.
 
-    `keys` are the keys of each sample's pixel noise; None: the same fixed noise for all.
+    `keys` are for the pixel noise of each sample; None: the same fixed noise for all.
     """
     constant = self.param("constant", nn.initializers.normal(1.0), (4, 4, self.widths[0]))
     x = jnp.broadcast_to(constant, (w.shape[0], *constant.shape))
@@ -92,9 +92,9 @@ class Synthesis(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """Maps images to logits; each depends on its group, `STDDEV_GROUP` neighbours in the batch.
+  """Maps images to logits; a logit depends on its group, `STDDEV_GROUP` neighbours in the batch.
 
-  Attributes as the Synthesis network's.
+  Attributes are those of `Synthesis`.
   """
 
   widths: Sequence[int]
@@ -117,7 +117,7 @@ class Discriminator(nn.Module):
 
 
 class StyledConv(nn.Module):
-  """A modulated 3x3 convolution, pixel noise of a learned strength, a bias and the activation."""
+  """A modulated 3x3 convolution, pixel noise of learned strength, a bias and the activation."""
 
   width: int
   upsample: bool = False
@@ -157,7 +157,7 @@ class ModulatedConv(nn.Module):
 
 
 class ResidualDown(nn.Module):
-  """To the next stage of D: two 3x3 convolutions, the second of stride 2, beside a 1x1; the sum keeps the variance."""
+  """The step to the next stage of D: two 3x3 convolutions, the second of stride 2, plus a 1x1; keeps the variance."""
 
   width: int
 
@@ -170,7 +170,7 @@ class ResidualDown(nn.Module):
 
 
 class Conv(nn.Module):
-  """A convolution of odd size to `width` channels, with equalised learning rate; of 3x3 it may downsample."""
+  """A convolution of odd size to `width` channels, with equalised learning rate; a 3x3 one may downsample."""
 
   width: int
   size: int
@@ -201,19 +201,19 @@ class Linear(nn.Module):
 
 
 def modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, demodulate: bool, upsample: bool) -> jax.Array:
-  """Convolves sample n with the kernel that its style makes (section 2.2, equations 1 and 3):
+  """Convolves sample n with a kernel modulated by its style (section 2.2, equations 1 and 3):
 
       k'[., ., i, o] = style[n, i] kernel[., ., i, o]
-      k''[., ., i, o] = k'[., ., i, o] / sqrt(sum of k'[., ., i, o]^2 over places and i)
+      k''[., ., i, o] = k'[., ., i, o] / sqrt(sum of k'[., ., i, o]^2 over taps and i)
 
-  The scale of inputs moves to x, that of outputs to the result; so one kernel serves the whole batch.
+  The scale of inputs is applied to x and that of outputs to the result, so that the batch shares one kernel.
 
   Args:
-    x: [N, H, W, I]; computes in its dtype, but for the scale of outputs.
+    x: [N, H, W, I]; the computation is in its dtype, except for the scale of outputs.
     kernel: [k, k, I, O] float32, k odd.
     style: [N, I] float32.
     demodulate: whether to use k'' rather than k'.
-    upsample: by 2, inside the convolution: ops.strided_conv.
+    upsample: whether to upsample by 2 in the convolution: ops.strided_conv.
 
   Returns:
     [N, H, W, O], or [N, 2H, 2W, O].
@@ -228,13 +228,13 @@ def modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, demodulate
 
 
 def minibatch_stddev(x: jax.Array, group: int) -> jax.Array:
-  """[N, H, W, C] -> [N, H, W, 1]: the standard deviation over samples, averaged over places and channels, per group.
+  """Returns each group's standard deviation over samples, averaged over pixels and channels: [N, H, W, 1].
 
-  (Karras et al. 2018, arXiv 1710.10196, section 3.) A group is x[i * group : (i + 1) * group]: neighbours, so that a
-  batch may be split anywhere between groups. The published code groups samples that lie N / group apart.
+  (Karras et al. 2018, arXiv 1710.10196, section 3.) A group is x[i * group : (i + 1) * group], neighbours, so that a
+  batch may be split between groups. The published code groups samples N / group apart.
   """
   if x.shape[0] % group:
-    raise ValueError(f"{x.shape[0]} samples do not make whole groups of {group}")
+    raise ValueError(f"{x.shape[0]} samples are not a multiple of the group size {group}")
   y = x.reshape(-1, group, *x.shape[1:])
   y = jnp.sqrt(jnp.var(y, axis=1) + _EPSILON)
   y = jnp.mean(y, axis=(1, 2, 3)).repeat(group)
@@ -242,13 +242,13 @@ def minibatch_stddev(x: jax.Array, group: int) -> jax.Array:
 
 
 def _equalised(module: nn.Module, shape: Sequence[int], lr_multiplier: float = 1.0) -> jax.Array:
-  """The parameter "kernel" of `module`, as it is used: see the module's docstring."""
+  """Returns the parameter "kernel" of `module`, scaled: see the docstring of this file."""
   kernel = module.param("kernel", nn.initializers.normal(1 / lr_multiplier), tuple(shape))
   return kernel * (lr_multiplier / math.sqrt(math.prod(shape[:-1])))
 
 
 def _activate(x: jax.Array) -> jax.Array:
-  """LeakyReLU with a gain that keeps the variance."""
+  """Applies LeakyReLU with a gain that keeps the variance."""
   return math.sqrt(2) * jnp.where(x > 0, x, LEAKY_SLOPE * x)
 
 
@@ -257,11 +257,11 @@ def _per_channel(bias: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _pixel_noise(sides: Sequence[int], keys: jax.Array | None) -> list[jax.Array]:
-  """Standard normal [N, side, side, 1] for each of `sides`, of keys [N]; without keys, the same [1, ...] every time."""
+  """Draws N(0, 1) [N, side, side, 1] for each of `sides` from keys [N]; without keys, fixed noise [1, ...]."""
   sizes = [side * side for side in sides]
   if keys is None:
     drawn = jnp.asarray(np.random.default_rng(0).standard_normal((1, sum(sizes))), full_precision())
-  else:  # at once: a draw of its own for each layer takes seconds to compile
+  else:  # one draw for all layers: separate ones take seconds to compile
     drawn = jax.vmap(lambda key: jax.random.normal(key, (sum(sizes),)))(keys)
   parts = jnp.split(drawn, np.cumsum(sizes)[:-1].tolist(), axis=1)
   return [part.reshape(-1, side, side, 1) for part, side in zip(parts, sides, strict=True)]

@@ -1,12 +1,13 @@
-"""LeakyReLU(grouped_conv(LeakyReLU(x)) + bias) as one operation, whose derivatives keep one bit an activation.
+"""LeakyReLU(grouped_conv(LeakyReLU(x)) + bias) as one operation, whose derivatives keep one bit per activation.
 
 With M_in and M_out the slopes (1 or `slope`) of the two activations, held constant, every derivative is one of
 
     conv(x, w, b)             = M_out (grouped_conv(M_in x, w) + b)
     weight_gradient(x, dy)    = the gradient of grouped_conv with respect to w, at M_in x, for M_out dy
 
-which are closed under differentiation: conv's transpose is conv with the flipped, exchanged kernel and M_in, M_out
-exchanged. On TPUs each is a Pallas kernel that reads and writes each activation once; elsewhere they are composed.
+which are closed under differentiation: the transpose of conv is conv with the flipped, exchanged kernel and with M_in
+and M_out exchanged. On TPUs each is one Pallas kernel that reads and writes each activation once; elsewhere they are
+composed of other operations.
 """
 
 import math
@@ -28,9 +29,9 @@ WORD = grouped_conv_tpu.WORD
 
 
 def activated_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, groups: int, slope: float) -> jax.Array:
-  """[N, H, W, G*I], [k, k, I, G*O] (k odd) of one dtype, [N, G*O] -> [N, H, W, G*O] of x's dtype.
+  """Applies the operation: [N, H, W, G*I], [k, k, I, G*O] (k odd) of one dtype, [N, G*O] -> [N, H, W, G*O].
 
-  The bias's own dtype, float32 beside bfloat16, is that of its gradient, which is summed in it.
+  The bias may be float32 beside bfloat16; its gradient is summed in its own dtype.
   """
   pads = same_padding(kernel.shape[:2])
   x, kernel = match_varying_axes(x, kernel)
@@ -196,7 +197,7 @@ def _leak(x: jax.Array, positive: jax.Array, slope: float) -> jax.Array:
 
 
 def _pack(x: jax.Array) -> jax.Array:
-  """The signs of [N, H, W, C], packed as grouped_conv_tpu.activated_conv's."""
+  """Packs the signs of [N, H, W, C] as `grouped_conv_tpu.activated_conv` does."""
   batch, height, width, channels = x.shape
   columns = math.gcd(width, WORD)
   split = (x > 0).transpose(1, 2, 0, 3).reshape(height, width // columns, columns, batch, channels)
@@ -205,7 +206,7 @@ def _pack(x: jax.Array) -> jax.Array:
 
 
 def _unpack(signs: jax.Array, like: jax.Array) -> jax.Array:
-  """Packed signs -> [N, H, W, C] bool."""
+  """Unpacks signs to bool [N, H, W, C]."""
   batch, height, width, channels = like.shape
   columns = math.gcd(width, WORD)
   shift = jnp.arange(columns, dtype=jnp.int32).reshape(1, 1, -1, 1, 1)
@@ -214,7 +215,7 @@ def _unpack(signs: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def _where_supported(portable: Callable, tpu: Callable) -> Callable:
-  """The TPU's lowering of an operation whose second operand's last axis is that of the groups' outputs."""
+  """Returns the TPU lowering: the kernel if it supports the sizes. The second operand's last axis has the outputs."""
 
   def lowered(x, y, *operands, groups, **params):
     supported = grouped_conv_tpu.supports(groups, x.shape[-1] // groups, y.shape[-1] // groups)

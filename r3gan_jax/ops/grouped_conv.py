@@ -1,8 +1,8 @@
-"""Grouped 2-D convolution whose every derivative is fast.
+"""Grouped 2-D convolution that is fast in every derivative.
 
-XLA's grouped convolution is tolerable forwards, but on CPUs (and GPUs, jax issue 13800) its gradients
-are slower than those of a dense convolution. Here the convolution is a bilinear primitive. Two
-operations, each the other's transpose, are closed under differentiation of any order:
+The gradients of XLA's grouped convolution are slower than those of a dense one on CPUs, and on GPUs (jax issue 13800).
+Here the convolution is a bilinear primitive. Two operations, each a transpose of the other, are closed under
+differentiation of any order:
 
     conv(x, w)                   [N, H, W, G*I], [kh, kw, I, G*O]   -> [N, H', W', G*O]
     weight_gradient(x, dy)       [N, H, W, G*I], [N, H', W', G*O]   -> [kh, kw, I, G*O]
@@ -12,8 +12,8 @@ operations, each the other's transpose, are closed under differentiation of any 
     d weight_gradient / dx = conv of dy, with the flipped, exchanged kernel cotangent
     d weight_gradient / dy = conv of x, with the kernel cotangent
 
-so each needs one good algorithm a platform, and the second derivatives of gradient penalties are as
-fast as the first. The 1x1 convolution of one group, a matrix product, is among them for the same reason.
+so each needs one fast algorithm per platform, and the second derivatives of gradient penalties are as fast as first
+ones. The 1x1 convolution of one group, a matrix product, is included for the same reason.
 """
 
 from collections.abc import Callable
@@ -42,16 +42,15 @@ def grouped_conv(
     x: [N, H, W, groups * I].
     kernel: [kh, kw, I, groups * O], of x's dtype; output channels are ordered by group.
     groups: the number of groups (the paper's *cardinality*).
-    padding: zeros put ((above, below), (left of, right of)) the image; default: such that the output
-      has the input's size.
-    algorithm: a key of `ALGORITHMS`, used in every derivative too; "auto": `choose` decides, for the platform that
-      the program is compiled for.
+    padding: default: `same_padding`.
+    algorithm: a key of `ALGORITHMS`, also used in every derivative; "auto": `choose` decides for the platform that the
+      program is compiled for.
 
   Returns:
     [N, H', W', groups * O], of x's dtype.
 
   Raises:
-    ValueError: where the shapes, or the dtypes, do not fit together, or the algorithm is unknown.
+    ValueError: shapes or dtypes do not fit, or the algorithm is unknown.
   """
   kernel_height, kernel_width, in_per_group, out_channels = kernel.shape
   if x.ndim != 4 or x.shape[-1] != groups * in_per_group or out_channels % groups:
@@ -70,7 +69,7 @@ def grouped_conv(
 
 
 def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """A 1x1 convolution: [N, H, W, I], [I, O] of one dtype -> [N, H, W, O]."""
+  """Applies a 1x1 convolution: [N, H, W, I], [I, O] of one dtype -> [N, H, W, O]."""
   return grouped_conv(x, kernel[None, None], groups=1)
 
 
@@ -82,18 +81,18 @@ def weight_gradient(
 
 
 def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dtype, portable: bool = False) -> str:
-  """The algorithm for a shape, by benchmarks/grouped_conv.py (CPU) and benchmarks/tpu.py (TPU).
+  """Returns the algorithm for a shape, as measured by benchmarks/grouped_conv.py (CPU) and benchmarks/tpu.py (TPU).
 
   Args:
-    platform: "cpu", "tpu", or another, as jax names it.
-    groups: how many.
-    inputs: a group's input channels.
-    outputs: a group's output channels.
+    platform: JAX's name, "cpu", "tpu" or another.
+    groups: number of groups.
+    inputs: input channels per group.
+    outputs: output channels per group.
     dtype: of the operands.
-    portable: without our own kernels.
+    portable: whether to avoid our own kernels.
   """
   if platform == "cpu" and groups == 1:
-    return "per_group"  # XLA's convolution; of its weight gradient, the matrix product, up to 30 times as fast
+    return "per_group"  # XLA's convolution, and a weight gradient up to 30 times as fast as XLA's
   if platform == "cpu" and not portable and grouped_conv_cpu.supports(outputs, dtype):
     return "compiled"
   if platform == "cpu":
@@ -106,7 +105,7 @@ def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dty
 
 
 def match_varying_axes(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Under `shard_map`, casts a replicated operand beside a sharded one to 'varying', as lax's own operations do."""
+  """Casts a replicated operand beside a sharded one to 'varying' under `shard_map`, as lax's own operations do."""
   x_axes, y_axes = jax.typeof(x).mat.varying, jax.typeof(y).mat.varying
   if missing := tuple(y_axes - x_axes):
     x = lax.pcast(x, missing, to="varying")
@@ -116,13 +115,13 @@ def match_varying_axes(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def flip_exchange(kernel: jax.Array, groups: int) -> jax.Array:
-  """[kh, kw, I, G*O] -> [kh, kw, O, G*I], flipped in space: the kernel of the convolution's transpose."""
+  """Returns the kernel of the transposed convolution: [kh, kw, I, G*O] -> [kh, kw, O, G*I], flipped in space."""
   height, width, inputs, outputs = kernel.shape
   kernel = kernel[::-1, ::-1].reshape(height, width, inputs, groups, outputs // groups)
   return kernel.transpose(0, 1, 4, 3, 2).reshape(height, width, outputs // groups, groups * inputs)
 
 
-# Algorithms. Each computes both operations; they agree to rounding.
+# Algorithms: each computes both operations; they agree up to rounding.
 
 
 def _conv_native(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
@@ -132,8 +131,8 @@ def _conv_native(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Paddi
 def _weight_gradient_native(
   x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int]
 ) -> jax.Array:
-  """XLA's own gradient of its grouped convolution with respect to the kernel (linear in it: any point serves)."""
-  # Of a kernel that was the same on all devices of a shard_map, JAX would sum the gradient over them.
+  """Computes XLA's own gradient in the kernel; the convolution is linear in it, so any kernel serves as the point."""
+  # For a kernel replicated under shard_map, JAX would sum the gradient over devices.
   _, kernel = match_varying_axes(x, jnp.zeros((*kernel_size, x.shape[-1] // groups, dy.shape[-1]), x.dtype))
   _, pull_back = jax.vjp(partial(_conv_native, x, groups=groups, padding=padding), kernel)
   (gradient,) = pull_back(dy)
@@ -141,7 +140,7 @@ def _weight_gradient_native(
 
 
 def _conv_per_group(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
-  """One plain convolution a group."""
+  """Computes one plain convolution per group."""
 
   def one_group(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
     return _conv_native(*operands, groups=1, padding=padding)
@@ -152,7 +151,7 @@ def _conv_per_group(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Pa
 def _weight_gradient_per_group(
   x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int]
 ) -> jax.Array:
-  """Per group: the patches of that group alone as a matrix (im2col), and one matrix product."""
+  """Computes, per group, one matrix product with its patches (im2col)."""
   height, width = kernel_size
   batch, out_height, out_width, _ = dy.shape
   in_per_group, out_per_group = x.shape[-1] // groups, dy.shape[-1] // groups
@@ -171,7 +170,7 @@ def _weight_gradient_per_group(
 
 
 class Algorithm(NamedTuple):
-  """One way to compute the two operations."""
+  """One way to compute both operations."""
 
   conv: Callable[..., jax.Array]
   weight_gradient: Callable[..., jax.Array]
@@ -185,7 +184,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 
 
-# A 1x1 convolution of one group is a matrix product, whatever the algorithm.
+# A 1x1 convolution of one group is a matrix product with every algorithm.
 
 
 def _conv_pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -197,7 +196,7 @@ def _weight_gradient_pointwise(x: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def _weight_gradient_pointwise_cpu(x: jax.Array, dy: jax.Array) -> jax.Array:
-  """With pixels as rows. XLA's CPU product over several axes takes up to twice as long; a TPU would copy x and dy."""
+  """Uses pixels as rows: XLA's CPU product over several axes takes up to twice as long. On TPUs it would copy."""
   return (x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1]))[None, None]
 
 
@@ -258,10 +257,7 @@ def _weight_gradient_transpose_dy(dw, x, dy, *, kernel_size, **params):
 
 
 def _batch(primitive, operands, dimensions, *, groups, **params):
-  """vmap: the mapped axis joins the groups, so a batch of convolutions is one convolution of more groups.
-
-  Where only x is mapped, it joins the batch of a convolution instead.
-  """
+  """Implements vmap: the mapped axis joins the groups, or the batch if only x is mapped."""
   (x, y), (x_dim, y_dim) = operands, dimensions
   size = next(a.shape[d] for a, d in zip(operands, dimensions, strict=True) if d is not None)
   if primitive is _conv_p and y_dim is None:
@@ -292,14 +288,14 @@ def _lower(primitive: Primitive, operation: str) -> None:
         chosen = _POINTWISE_CPU if platform == "cpu" else _POINTWISE
         return getattr(chosen, operation)(x, y)
       if algorithm == "auto":
-        # In both operations the last axis of the second operand is the groups' outputs.
-        # A program of symbolic batch is one to be exported, for where our kernels are not.
+        # In both operations the last axis of the second operand has the outputs of the groups.
+        # Programs with a symbolic batch are for export, without our kernels.
         portable = jax.export.is_symbolic_dim(x.shape[0])
         algorithm = choose(platform, groups, x.shape[-1] // groups, y.shape[-1] // groups, x.dtype, portable)
       if algorithm == "pallas" and platform != "tpu":
         algorithm = "native"
       function = partial(getattr(ALGORITHMS[algorithm], operation), groups=groups, **params)
-      if algorithm != "compiled":  # (JAX itself says that pallas needs a shard_map)
+      if algorithm != "compiled":  # JAX itself reports that pallas needs a shard_map
         return function(x, y)
       return keep_batch_split(function, (x, y), (0, None) if operation == "conv" else (0, 0))
 

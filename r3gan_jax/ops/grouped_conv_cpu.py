@@ -1,7 +1,7 @@
-"""The grouped convolution of CPUs, compiled on the machine that runs it: the bridge to grouped_conv_cpu.cc.
+"""The grouped convolution for CPUs: compiles and calls grouped_conv_cpu.cc.
 
-The first use compiles the file with the C++ compiler at hand, in a few seconds, for this processor, and keeps the
-result under the user's cache directory. Without a compiler, `available` is False and others are used.
+The first use compiles the file for this processor, in a few seconds, and keeps the result in the user's cache
+directory. Without a C++ compiler, `available` is False and other algorithms are used.
 """
 
 import ctypes
@@ -22,25 +22,27 @@ from absl import logging
 from r3gan_jax.ops.padding import Padding, output_shape
 
 LANES = 16
-"""Output channels of a group come in multiples of this many."""
+"""The output channels of a group must be a multiple of this."""
 
 _SOURCE = Path(__file__).with_suffix(".cc")
 _TARGETS = {"r3gan_grouped_conv": "R3ganGroupedConv", "r3gan_weight_gradient": "R3ganGroupedConvWeightGradient"}
 
 
 def supports(outputs_per_group: int, dtype: jnp.dtype) -> bool:
-  """Whether the kernels can be used for a group of this many output channels, and are there."""
+  """Returns whether the kernels are available and support groups with this many output channels."""
   return dtype == jnp.float32 and outputs_per_group % LANES == 0 and available()
 
 
 @functools.cache
 def available() -> bool:
-  """Compiles and registers the kernels; False, said once in the log, where that cannot be done."""
+  """Compiles and registers the kernels; logs once, and returns False, if that is not possible."""
   try:
     library = ctypes.cdll.LoadLibrary(str(_compiled()))
   except (OSError, subprocess.CalledProcessError) as error:
     reason = getattr(error, "stderr", None) or str(error)
-    logging.warning("grouped convolutions are slower here, without their compiled kernel: %s", reason.strip()[:300])
+    logging.warning(
+      "the compiled kernel of grouped convolutions is not available, which makes them slower: %s", reason.strip()[:300]
+    )
     return False
   for target, symbol in _TARGETS.items():
     jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
@@ -48,14 +50,14 @@ def available() -> bool:
 
 
 def conv(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
-  """[N, H, W, G*I], [kh, kw, I, G*O] -> [N, H', W', G*O]."""
+  """Computes the convolution: [N, H, W, G*I], [kh, kw, I, G*O] -> [N, H', W', G*O]."""
   return _call("r3gan_grouped_conv", output_shape(x.shape, kernel.shape, padding), x, kernel, groups, padding)
 
 
 def weight_gradient(
   x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int]
 ) -> jax.Array:
-  """[N, H, W, G*I], [N, H', W', G*O] -> [kh, kw, I, G*O]."""
+  """Computes the weight gradient: [N, H, W, G*I], [N, H', W', G*O] -> [kh, kw, I, G*O]."""
   shape = (*kernel_size, x.shape[-1] // groups, dy.shape[-1])
   return _call("r3gan_weight_gradient", shape, x, dy, groups, padding)
 
@@ -63,7 +65,7 @@ def weight_gradient(
 def _call(target, shape, x, y, groups, padding):
   if not supports(y.shape[-1] // groups, x.dtype):
     raise ValueError(
-      f"the compiled grouped convolution needs a C++ compiler, float32 and a multiple of {LANES} output channels a "
+      f"the compiled grouped convolution needs a C++ compiler, float32 and a multiple of {LANES} output channels per "
       f"group, not {x.dtype} and {y.shape[-1] // groups}: choose another algorithm, or 'auto'"
     )
   (top, _), (left, _) = padding
@@ -72,11 +74,11 @@ def _call(target, shape, x, y, groups, padding):
 
 
 def _compiled() -> Path:
-  """The shared library for this source, jaxlib and processor, compiled if it is not there yet.
+  """Returns the shared library for this source, jaxlib and processor, compiled if needed.
 
   Raises:
-    OSError: where there is no compiler or no place to keep the result.
-    subprocess.CalledProcessError: where compiling fails.
+    OSError: there is no compiler, or no place to keep the result.
+    subprocess.CalledProcessError: compiling fails.
   """
   compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
   if compiler is None:
@@ -97,5 +99,5 @@ def _compiled() -> Path:
       made = Path(temporary) / "made.so"
       command = [compiler, *options, "-I", jax.ffi.include_dir(), str(_SOURCE), "-o", str(made)]
       subprocess.run(command, check=True, capture_output=True, text=True)
-      made.replace(library)  # whole or absent, also when several processes compile at once
+      made.replace(library)  # atomic, as several processes may compile at the same time
   return library

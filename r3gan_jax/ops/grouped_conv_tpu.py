@@ -1,12 +1,12 @@
-"""The two operations of ops/grouped_conv.py as Pallas TPU kernels that read and write each activation once.
+"""Pallas TPU kernels for ops/grouped_conv.py, which read and write each activation once.
 
 A TPU's matrix unit multiplies 128 x 128 blocks. Small groups share a block of lanes: m groups of I inputs and O outputs
-are one block-diagonal [m I, m O] matrix a tap, which costs the matrix unit no more than one group would. XLA's own
-grouped convolution instead pads every group to 128 lanes, in memory too.
+are one block-diagonal [m I, m O] matrix per tap, at the cost of one group. XLA's own grouped convolution pads every
+group to 128 lanes instead, also in memory.
 
-Inside, images are [H, W, N, C]: batch and channels lie in the tiles of a vector register, so a tap is a shift along
-untiled dimensions, which is only an address, and the padding is rows and columns that are never read. XLA keeps the
-activations around the kernel in that order too (layout {3, 0, 2, 1}), so that the transposes here are no copies.
+Inside, images are [H, W, N, C]: batch and channels are tiled into vector registers, so a tap is a shift along untiled
+dimensions, a plain address, and padding is rows and columns that are never read. XLA keeps activations around the
+kernel in the same order (layout {3, 0, 2, 1}), so the transposes here copy nothing.
 """
 
 import math
@@ -24,16 +24,16 @@ from r3gan_jax.ops.padding import Padding, output_shape
 LANES = 128
 WORD = 32
 _VMEM_BYTES = 17 * 2**20
-"""For the blocks of one program, each twice (one is in flight); a v5e has 128 MiB."""
+"""For the blocks of one program, double-buffered; a v5e has 128 MiB."""
 
 
 def supports(groups: int, inputs: int, outputs: int) -> bool:
-  """Whether groups of these sizes make blocks that waste little of the matrix unit."""
+  """Returns whether groups of these sizes fill blocks of the matrix unit well."""
   return inputs < LANES and _merged(groups, inputs, outputs) * max(inputs, outputs) <= 2 * LANES
 
 
 def _merged(groups: int, inputs: int, outputs: int) -> int:
-  """How many groups share a block: the fewest whose lanes are whole registers, or all of them."""
+  """Returns how many groups share a block: the fewest that fill whole registers, or all."""
   fitting = [m for m in range(1, groups) if groups % m == 0 and m * inputs % LANES == m * outputs % LANES == 0]
   return min(fitting, default=groups)
 
@@ -50,16 +50,16 @@ def conv(
   slope: float = 1.0,
   interpret: bool = False,
 ) -> jax.Array:
-  """[N, H, W, G*I], [kh, kw, I, G*O] -> [N, H', W', G*O], of x's dtype; sums in float32.
+  """Computes the convolution: [N, H, W, G*I], [kh, kw, I, G*O] -> [N, H', W', G*O], of x's dtype; sums in float32.
 
   Args:
     x: the images.
     kernel: of x's dtype.
     groups: G.
-    padding: zeros ((above, below), (left of, right of)) the image.
+    padding: see ops/padding.py.
     bias: [N, G*O], added to the convolution.
     in_signs: packed signs (see `activated_conv`); x is multiplied by `slope` where they are 0.
-    out_signs: the same for the result, bias included.
+    out_signs: the same for the result, including the bias.
     slope: of the LeakyReLU whose signs they are.
     interpret: emulate the kernel, for machines without a TPU; not under `jax.shard_map`.
   """
@@ -115,7 +115,7 @@ def activated_conv(
   slope: float,
   interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """LeakyReLU(conv(LeakyReLU(x)) + bias) for a convolution that keeps the size, and the signs of both activations.
+  """Computes LeakyReLU(conv(LeakyReLU(x)) + bias) for a convolution that keeps the size, and both activations' signs.
 
   Signs are [H, W / c, N, C] int32, c = gcd(W, 32): bit i of a word is 1 where column i of c is positive.
 
@@ -124,7 +124,7 @@ def activated_conv(
     kernel: [kh, kw, I, G*O], of x's dtype.
     bias: [N, G*O].
     groups: G.
-    padding: zeros ((above, below), (left of, right of)) the image.
+    padding: see ops/padding.py.
     slope: of the LeakyReLU.
     interpret: emulate the kernel.
   """
@@ -175,7 +175,7 @@ def weight_gradient(
   slope: float = 1.0,
   interpret: bool = False,
 ) -> jax.Array:
-  """[N, H, W, G*I], [N, H', W', G*O] -> [kh, kw, I, G*O], of x's dtype; sums in float32. Arguments as `conv`'s."""
+  """Computes the weight gradient, [kh, kw, I, G*O] of x's dtype; sums in float32. For the arguments see `conv`."""
   height, width = kernel_size
   tiling = _tile(x, dy.shape, kernel_size, groups, padding)
   blocks, lanes_in, lanes_out = tiling.blocks, tiling.lanes_in, tiling.lanes_out
@@ -232,9 +232,9 @@ def weight_gradient(
 def bias_gradient(
   dy: jax.Array, out_signs: jax.Array, *, slope: float, dtype: jax.typing.DTypeLike, interpret: bool = False
 ) -> jax.Array:
-  """[N, H, W, C] -> [N, C] of `dtype`: the sum over pixels of dy, times `slope` where `out_signs` are 0; in float32."""
+  """Sums dy over pixels, times `slope` where `out_signs` are 0: [N, H, W, C] -> [N, C] of `dtype`; in float32."""
   batch, _, width, channels = dy.shape
-  # Tiles as those of a 1x1 convolution of one channel a group.
+  # The tiles of a 1x1 convolution with one channel per group.
   tiling = _tile(dy, dy.shape, (1, 1), channels, ((0, 0), (0, 0)))
 
   def body(dy_ref, signs_ref, out_ref) -> None:
@@ -263,7 +263,7 @@ def bias_gradient(
 
 
 def _convolve_row(tiling: "_Tiling", kernel_ref: jax.Ref, input_row: Callable[[int], jax.Array]) -> jax.Array:
-  """One row of the output, [W', n, lanes_out] float32; `input_row` gives the input's row at a row of taps."""
+  """Computes one output row, [W', n, lanes_out] float32; `input_row` returns the input row of a row of taps."""
   width = tiling.kernel_size[1]
   sums = jnp.zeros((tiling.out_size[1] * tiling.batch, tiling.lanes_out), jnp.float32)
   for i in range(tiling.kernel_size[0]):
@@ -275,7 +275,7 @@ def _convolve_row(tiling: "_Tiling", kernel_ref: jax.Ref, input_row: Callable[[i
 
 
 def _taps(tiling: "_Tiling", image: jax.Array, tap: int) -> jax.Array:
-  """What the output's columns see through column `tap` of the kernel of a row [W, n, lanes]."""
+  """Returns the part of a row [W, n, lanes] that the output's columns see through column `tap` of the kernel."""
   left, right = tiling.padding[1]
   sides = [jnp.zeros((side, *image.shape[1:]), image.dtype) for side in (left, right)]
   padded = jnp.concatenate([part for part in (sides[0], image, sides[1]) if part.shape[0]])
@@ -283,13 +283,13 @@ def _taps(tiling: "_Tiling", image: jax.Array, tap: int) -> jax.Array:
 
 
 def _leak(x: jax.Array, signs: jax.Array, slope: float) -> jax.Array:
-  """x where `signs` is positive, slope x elsewhere; in float32, which all vector units compute in."""
+  """Returns x where `signs` is positive, slope * x elsewhere; in float32, which all vector units support."""
   wide = x.astype(jnp.float32)
   return jnp.where(signs > 0, wide, slope * wide).astype(x.dtype)
 
 
 def _pack(x: jax.Array) -> jax.Array:
-  """The signs of x [W, n, lanes], as [W / c, n, lanes] int32."""
+  """Packs the signs of x [W, n, lanes] as [W / c, n, lanes] int32."""
   columns = math.gcd(x.shape[0], WORD)
   split = x.reshape(-1, columns, *x.shape[1:])
   words = jnp.zeros_like(split[:, 0], jnp.int32)
@@ -299,28 +299,28 @@ def _pack(x: jax.Array) -> jax.Array:
 
 
 def _unpack(words: jax.Array, width: int) -> jax.Array:
-  """[W / c, n, lanes] int32 -> [W, n, lanes] int32, 1 where positive and 0 elsewhere."""
+  """Unpacks [W / c, n, lanes] int32 to [W, n, lanes] int32, 1 where positive and 0 elsewhere."""
   columns = math.gcd(width, WORD)
   bits = [lax.shift_right_logical(words, jnp.int32(column)) & 1 for column in range(columns)]
   return jnp.stack(bits, axis=1).reshape(width, *words.shape[1:])
 
 
 def _bit(column: int) -> int:
-  """2^column as int32."""
+  """Returns 2^column as int32."""
   return (1 << column) if column < 31 else -(2**31)
 
 
 class _Tiling(NamedTuple):
-  """How the work is cut into programs (channel block, batch tile, row tile).
+  """The division of the work into programs (channel block, batch tile, row tile).
 
   Attributes:
-    blocks: of lanes.
+    blocks: number of blocks of lanes.
     lanes_in, lanes_out: channels of a block.
     batch: images of a tile.
-    rows: rows of the output in a tile, `in_rows` of the input.
+    rows: output rows of a tile; `in_rows`: its input rows.
     out_size: (H', W').
     in_size: (H, W).
-    grid: how many (blocks, batch tiles, row tiles).
+    grid: numbers of (blocks, batch tiles, row tiles).
     padding: as of the operation.
     kernel_size: (kh, kw).
   """
@@ -363,12 +363,12 @@ class _Tiling(NamedTuple):
 
   @property
   def in_spec(self) -> pl.BlockSpec:
-    """The rows that a tile's taps reach, moved to lie inside the image."""
+    """The block of input rows that a tile's taps reach, moved inside the image."""
     return self._in_spec(self.in_size[1])
 
   def _in_spec(self, width: int) -> pl.BlockSpec:
     block = (pl.Element(self.in_rows), pl.Element(width), pl.Element(self.batch), pl.Element(self.lanes_in))
-    # A lone block may be smaller than a register; its index must then be a plain 0.
+    # A single block may be smaller than a register; its index must then be a plain 0.
     batch, lanes = self.batch * (self.grid[1] > 1), self.lanes_in * (self.blocks > 1)
     return pl.BlockSpec(block, lambda b, n, t: (self.first_row(t), 0, n * batch, b * lanes))
 
@@ -427,9 +427,9 @@ def _input_row(
   signs: jax.Ref | str | None = None,
   slope: float = 1.0,
 ) -> jax.Array:
-  """The input's row [W, n, lanes_in] that output row 0 of this tile sees through row `tap_row` of the kernel.
+  """Returns the input row [W, n, lanes_in] that output row 0 of this tile sees through row `tap_row` of the kernel.
 
-  Zero outside the image. `signs`, packed or "own", say where it is to be multiplied by `slope`.
+  It is zero outside the image. `signs`, packed or "own", say where it is multiplied by `slope`.
   """
   row = row_tile * tiling.rows + tap_row - tiling.padding[0][0]
   inside = jnp.clip(row, 0, tiling.in_size[0] - 1)

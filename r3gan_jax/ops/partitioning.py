@@ -1,7 +1,7 @@
-"""Keeps a batch split over devices where a kernel runs under automatic partitioning: `jit` on sharded arrays.
+"""Keeps a batch sharded where a kernel runs under automatic partitioning, i.e. `jit` on sharded arrays.
 
-XLA partitions its own operations, but gathers the operands of a kernel that it cannot see into. (Training runs under
-`jax.shard_map`, where nothing is left to partition.)
+XLA partitions its own operations, but gathers the operands of a custom kernel. (Training runs under `jax.shard_map`,
+where nothing is partitioned automatically.)
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-# Not public: a primitive whose lowering calls `keep_batch_split` is registered here, as those of JAX's own kernels are.
+# Not public: primitives whose lowering calls `keep_batch_split` must be registered here.
 from jax._src.dispatch import prim_requires_devices_during_lowering as needs_devices_in_lowering
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding
@@ -21,17 +21,17 @@ __all__ = ["keep_batch_split", "needs_devices_in_lowering"]
 def keep_batch_split(
   kernel: Callable[..., jax.Array], operands: Sequence[jax.Array], batch_axes: Sequence[int | None]
 ) -> jax.Array:
-  """`kernel(*operands)`, each device on its own part of the batch.
+  """Returns `kernel(*operands)`, computed by each device on its own part of the batch.
 
   Args:
-    kernel: treats samples one by one.
-    operands: the arrays.
-    batch_axes: 0 for an operand whose first axis is the batch, None for one that every device gets whole. Where all
-      have a batch, the result is a sum over it; otherwise the batch is the result's first axis.
+    kernel: does not couple samples.
+    operands: arrays.
+    batch_axes: 0 for an operand whose first axis is the batch, None for one that every device needs whole. If all have
+      a batch, the result is a sum over it; otherwise the batch is the first axis of the result.
   """
   summed = None not in batch_axes
   result = jax.eval_shape(kernel, *operands)
-  partitioned = custom_partitioning(lambda *operands: kernel(*operands))  # it looks at the signature
+  partitioned = custom_partitioning(lambda *operands: kernel(*operands))  # which inspects the signature
 
   def partition(mesh: Any, shapes: Sequence[Any], _: Any) -> tuple[Any, ...]:
     split = next((*shape.sharding.spec, None)[0] for shape, axis in zip(shapes, batch_axes, strict=True) if axis == 0)
@@ -41,7 +41,7 @@ def keep_batch_split(
       return mesh, kernel, part, shardings
     return mesh, lambda *parts: jax.lax.psum(kernel(*parts), split or ()), whole, shardings
 
-  # As in an einsum, 'n' is the batch; every other axis is by itself.
+  # As in an einsum: 'n' is the batch, every other axis has its own name.
   names = [
     " ".join("n" if i == axis else f"x{number}_{i}" for i in range(operand.ndim))
     for number, (operand, axis) in enumerate(zip(operands, batch_axes, strict=True))

@@ -1,7 +1,7 @@
-"""Resampling by 2 with the filter [1, 3, 3, 1], separable, written as shifted sums that XLA fuses.
+"""Separable resampling by 2 with the filter [1, 3, 3, 1], written as shifted sums that XLA fuses.
 
-[P] resamples with [1, 2, 1] and bilinear interpolation, whose composition along an axis is
-[1, 2, 1] * [1, 1] = [1, 3, 3, 1]. Outside the image is zero.
+[P] resamples with [1, 2, 1] and bilinear interpolation, which along an axis compose to
+[1, 2, 1] * [1, 1] = [1, 3, 3, 1]. The image is zero outside its borders.
 """
 
 from collections.abc import Callable
@@ -16,17 +16,17 @@ from r3gan_jax.ops import resample_tpu
 
 
 def upsample2x(x: jax.Array) -> jax.Array:
-  """[N, H, W, C] -> [N, 2H, 2W, C]; a constant image stays constant inside."""
+  """Upsamples [N, H, W, C] to [N, 2H, 2W, C]; constants are preserved away from borders."""
   return _up_p.bind(x, scale=1.0)
 
 
 def downsample2x(x: jax.Array) -> jax.Array:
-  """[N, 2H, 2W, C] -> [N, H, W, C]: filtered with [1, 3, 3, 1] / 8 an axis, then every second pixel."""
+  """Downsamples [N, 2H, 2W, C] to [N, H, W, C]: the filter [1, 3, 3, 1] / 8 per axis, then every second pixel."""
   return _down_p.bind(x, scale=1.0)
 
 
 def blur(x: jax.Array, padding: int) -> jax.Array:
-  """[N, H, W, C] -> [N, H + 2 padding - 3, ...]: filtered with [1, 3, 3, 1] / 8 an axis, at the same resolution."""
+  """Filters with [1, 3, 3, 1] / 8 per axis at the same resolution: [N, H, W, C] -> [N, H + 2 padding - 3, ...]."""
   for axis in (1, 2):
     size = x.shape[axis] + 2 * padding - 3
     x = jnp.pad(x, [(padding, padding) if a == axis else (0, 0) for a in range(4)])
@@ -44,14 +44,14 @@ def _downsample_both(x: jax.Array, scale: float) -> jax.Array:
 
 
 def _upsample(x: jax.Array, axis: int) -> jax.Array:
-  """out[2i] = 3/4 x[i] + 1/4 x[i-1], out[2i+1] = 3/4 x[i] + 1/4 x[i+1]."""
+  """Computes out[2i] = 3/4 x[i] + 1/4 x[i-1], out[2i+1] = 3/4 x[i] + 1/4 x[i+1]."""
   previous, following = _neighbours(x, x, axis)
   pair = jnp.stack([0.75 * x + 0.25 * previous, 0.75 * x + 0.25 * following], axis=axis + 1)
   return pair.reshape(*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
 
 
 def _downsample(x: jax.Array, axis: int) -> jax.Array:
-  """out[i] = (x[2i-1] + 3 x[2i] + 3 x[2i+1] + x[2i+2]) / 8."""
+  """Computes out[i] = (x[2i-1] + 3 x[2i] + 3 x[2i+1] + x[2i+2]) / 8."""
   pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
   even = jax.lax.index_in_dim(pairs, 0, axis + 1, keepdims=False)
   odd = jax.lax.index_in_dim(pairs, 1, axis + 1, keepdims=False)
@@ -60,7 +60,7 @@ def _downsample(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _neighbours(x: jax.Array, y: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-  """x[i - 1] and y[i + 1] along `axis`, zero outside."""
+  """Returns x[i - 1] and y[i + 1] along `axis`, zero outside."""
   size = x.shape[axis]
   zero = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, 1, axis=axis))
   previous = jnp.concatenate([zero, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis=axis)
@@ -68,7 +68,7 @@ def _neighbours(x: jax.Array, y: jax.Array, axis: int) -> tuple[jax.Array, jax.A
   return previous, following
 
 
-# The two as primitives, each 4 times the other's transpose, so that each needs one good form a platform.
+# Both are primitives, each 4 times the transpose of the other, so each needs one fast form per platform.
 
 
 def _define(name: str, ratio: float, portable: Callable, tpu: Callable) -> Primitive:
@@ -86,7 +86,7 @@ def _define(name: str, ratio: float, portable: Callable, tpu: Callable) -> Primi
     return out.reshape(*x.shape[:2], *out.shape[1:]), 0
 
   def on_tpu(x, **params):
-    # A symbolic batch cannot be cut into blocks, and is of a program to be exported, for where our kernels are not.
+    # Programs with a symbolic batch are for export, without our kernels.
     form = portable if jax.export.is_symbolic_dim(x.shape[0]) else tpu
     return form(x, **params)
 

@@ -1,6 +1,6 @@
-"""ops/resample.py's two operations as Pallas TPU kernels that read and write each activation once.
+"""Pallas TPU kernels for ops/resample.py, which read and write each activation once.
 
-As in ops/grouped_conv_tpu.py images are [H, W, N, C] inside, so that neighbours along both axes are only addresses.
+As in ops/grouped_conv_tpu.py images are [H, W, N, C] inside, so that neighbours along both axes are plain addresses.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from jax.experimental.pallas import tpu as pltpu
 
 _LANES = 128
 _VMEM_BYTES = 24 * 2**20
-"""For the blocks of one program, each twice (one is in flight)."""
+"""For the blocks of one program, double-buffered."""
 
 Row = Callable[[jax.Array], jax.Array]
-"""Index of a row of the image -> that row [W, N, C], float32, zero outside."""
+"""Index of an image row -> the row [W, N, C], float32; zero outside the image."""
 
 
 def upsample2x(x: jax.Array, scale: float = 1.0, interpret: bool = False) -> jax.Array:
-  """[N, H, W, C] -> [N, 2H, 2W, C], times `scale`."""
+  """Upsamples [N, H, W, C] to [N, 2H, 2W, C], times `scale`."""
 
   def write(row: Row, first: jax.Array, index: jax.Array, out_ref: jax.Ref) -> None:
     here = 0.75 * scale * row(first + index)
@@ -34,7 +34,7 @@ def upsample2x(x: jax.Array, scale: float = 1.0, interpret: bool = False) -> jax
 
 
 def downsample2x(x: jax.Array, scale: float = 1.0, interpret: bool = False) -> jax.Array:
-  """[N, 2H, 2W, C] -> [N, H, W, C], times `scale`."""
+  """Downsamples [N, 2H, 2W, C] to [N, H, W, C], times `scale`."""
 
   def write(row: Row, first: jax.Array, index: jax.Array, out_ref: jax.Ref) -> None:
     top = 2 * (first + index)
@@ -52,22 +52,22 @@ def _resample(
   write: Callable[[Row, jax.Array, jax.Array, jax.Ref], None],
   x: jax.Array,
   steps: int,
-  in_rows_a_step: tuple[int, int],
+  in_rows_per_step: tuple[int, int],
   ratio: tuple[int, int],
   interpret: bool,
 ) -> jax.Array:
   """Runs `write(row, first step of the tile, step in the tile, out)` for every step.
 
   Args:
-    write: writes the output's rows of one step.
+    write: writes the output rows of one step.
     x: [N, H, W, C].
-    steps: how many.
-    in_rows_a_step: the input's rows that a step advances, and how many beyond them on each side it looks at.
+    steps: number of steps.
+    in_rows_per_step: the input rows that a step advances, and the rows beyond them that it reads on each side.
     ratio: output size / input size, as (numerator, denominator).
     interpret: emulate the kernel.
   """
   batch, height, width, channels = x.shape
-  stride, reach = in_rows_a_step
+  stride, reach = in_rows_per_step
   out_height, out_width = (n * ratio[0] // ratio[1] for n in (height, width))
   out_stride = out_height // steps
   lanes = _LANES if channels % _LANES == 0 else channels
@@ -100,7 +100,7 @@ def _resample(
     lax.fori_loop(0, rows, step, None)
 
   block = (pl.Element(in_rows(rows)), pl.Element(width), pl.Element(images), pl.Element(lanes))
-  # A lone block may be smaller than a register; its index must then be a plain 0.
+  # A single block may be smaller than a register; its index must then be a plain 0.
   batch_step, lane_step = images * (images < batch), lanes * (lanes < channels)
   out_shape = (out_height, out_width, batch, channels)
   out = pl.pallas_call(
@@ -122,6 +122,6 @@ def _resample(
 
 
 def _shifted(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """x[i - 1] and y[i + 1] along the first axis, zero outside."""
+  """Returns x[i - 1] and y[i + 1] along the first axis, zero outside."""
   zero = jnp.zeros_like(x[:1])
   return jnp.concatenate([zero, x[:-1]]), jnp.concatenate([y[1:], zero])
