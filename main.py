@@ -1,6 +1,6 @@
 """Trains a GAN: `python main.py --config=configs/stacked_digits.py`.
 
-The same command again resumes the run. Settings are changed with e.g. `--config.batch_size=64`.
+The same command resumes the run. Flags change settings, e.g. `--config.batch_size=64`.
 """
 
 from r3gan_jax.cli.shared.memory import keep_memory
@@ -20,16 +20,16 @@ from r3gan_jax.planning.plan import describe
 from r3gan_jax.planning.tpu import compile_for_topology, describe_plan
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. configs/cifar10.py:unconditional.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default: runs/<name of the configuration>.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The work directory; default: runs/<config.name>.")
 _TPU_TOPOLOGY = flags.DEFINE_string("tpu_topology", None, "With --dry_run: plan for this TPU slice, e.g. v5e:4x4.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLOPs of the run, and stop.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLOPs, and exit.")
 
 
 def main() -> None:
   config = _CONFIG.value
   if _TPU_TOPOLOGY.value:
     if not _DRY_RUN.value:
-      raise UserError("--tpu_topology plans a run and goes with --dry_run")
+      raise UserError("--tpu_topology only plans a run: add --dry_run")
     print(describe_plan(compile_for_topology(factory.build_experiment(config, 1, "tpu"), _TPU_TOPOLOGY.value)))
     return
   join_processes(config.run.peer_timeout_seconds)

@@ -20,11 +20,11 @@ from r3gan_jax.training.state import TrainState
 from r3gan_jax.training.workdir import claim_workdir
 
 _SEED = 0
-"""Of what training draws after the conversion; snapshots do not have the official one."""
+"""The seed of training after a conversion; snapshots do not have the official one."""
 
 
 def write_workdir(snapshot: Snapshot, path: Path) -> None:
-  """Writes the work directory `path`, whole or not at all.
+  """Writes a snapshot as the work directory `path`, whole or not at all.
 
   Raises:
     UserError: no configuration can express the snapshot.

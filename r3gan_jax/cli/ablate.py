@@ -2,17 +2,15 @@
 
     python -m r3gan_jax.cli.ablate --config=configs/stacked_digits.py --seeds=0-2 --out=runs/ablation
 
-trains the recipe once with each of {GAN, RpGAN} x {none, R1, R2, R1 + R2}, or of --losses, and each seed. What has
-been trained stays: the same command again goes on, and one with another recipe, loss or seed adds to the comparison,
-which `table.md`, as on the terminal, and `curves.png` in --out show. `--losses=recipe` takes the recipe's own, which
-compares recipes:
+trains the recipe with each of {GAN, RpGAN} x {none, R1, R2, R1 + R2}, or of --losses, and each seed. Finished runs are
+kept: the same command continues, and one with another recipe, loss or seed adds to the comparison. `table.md`, also
+printed, and `curves.png` in --out show it. `--losses=recipe` keeps the recipe's own loss, to compare recipes:
 
     python -m r3gan_jax.cli.ablate --config=configs/roadmap.py:b_fashion32 --losses=recipe --out=runs/roadmap
     python -m r3gan_jax.cli.ablate --config=configs/roadmap.py:e2_fashion32 --losses=recipe --out=runs/roadmap
 
-The scores are those of config.run.metrics at the end of each run, as mean and standard deviation over the seeds. A run
-whose losses or gradients cease to be finite has diverged, and has none. Each run is a work directory,
-OUT/RECIPE/LOSS/seed_N, as of main.py.
+Scores are config.run.metrics at the end of each run, as mean and standard deviation over seeds. A run with a non-finite
+loss or gradient has diverged, and has no scores. Each run is an ordinary work directory, OUT/RECIPE/LOSS/seed_N.
 """
 
 from r3gan_jax.cli.shared.memory import keep_memory
@@ -49,11 +47,13 @@ from matplotlib import pyplot as plt
 
 _ADVERSARIAL = {"gan": "non_saturating", "rpgan": "relativistic"}
 _PENALTIES = {"": (), "_r1": ("r1",), "_r2": ("r2",), "_r1_r2": ("r1", "r2")}
-LOSSES = {name + paid: (loss, _PENALTIES[paid]) for name, loss in _ADVERSARIAL.items() for paid in _PENALTIES}
+LOSSES = {
+  name + suffix: (loss, penalties) for name, loss in _ADVERSARIAL.items() for suffix, penalties in _PENALTIES.items()
+}
 """Name -> config.gan.loss, config.gan.penalties."""
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. configs/stacked_digits.py.")
-_LOSSES = flags.DEFINE_list("losses", list(LOSSES), f"Of {', '.join(LOSSES)}; or 'recipe', the recipe's own.")
+_LOSSES = flags.DEFINE_list("losses", list(LOSSES), f"A list of {', '.join(LOSSES)}; or 'recipe', the recipe's own.")
 _SEEDS = flags.DEFINE_string("seeds", "0-2", "Seeds, e.g. 0-2 or 1,5.")
 _OUT = flags.DEFINE_string("out", None, "The directory of the comparison.")
 
@@ -63,7 +63,7 @@ _TITLES = {"fid": "FID", "kid": "KID", "modes_kl": "KL"}
 
 @dataclass(frozen=True)
 class Result:
-  """How one run of `images` ended: `scores` by name, or the images seen when it diverged."""
+  """The end of a run of `images`: `scores` by name, or the images seen when it diverged."""
 
   recipe: str
   loss: str
@@ -79,12 +79,12 @@ def main() -> None:
   seeds = parse_numbers("seeds", _SEEDS.value, 2**31).tolist()
   out = as_path(_OUT.value)
   if not config.run.metrics:
-    raise UserError("config.run.metrics is empty: name what to compare by, e.g. --config.run.metrics=\"('fid',)\"")
+    raise UserError("config.run.metrics is empty: choose what to compare, e.g. --config.run.metrics=\"('fid',)\"")
   if out.exists() and not out.is_dir():
     raise UserError(f"--out={out} is not a directory")
   planned = [_configured(config, loss, seed) for loss, seed in product(_LOSSES.value, seeds)]
   for one in planned:
-    factory.build_experiment(one, jax.device_count())  # what is wrong with any of them ends it now
+    factory.build_experiment(one, jax.device_count())  # reports errors in any of them before training
   for one in planned:
     _carry_out(one, out / one.name / loss_name(one) / f"seed_{one.seed}")
     results = _results(out)
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def loss_name(config: ConfigDict) -> str:
-  """The key of `LOSSES` that a configuration trains by; of a GAN whose loss is no setting, its name."""
+  """Returns the key of `LOSSES` for a configuration, or the name of a GAN whose loss is no setting."""
   if "loss" not in config.gan:
     return str(config.algorithm)
   chosen = config.gan.loss, tuple(sorted(config.gan.penalties))
@@ -110,26 +110,26 @@ def _configured(config: ConfigDict, loss: str, seed: int) -> ConfigDict:
   config.seed = seed
   if loss != "recipe":
     if "loss" not in config.gan:
-      raise UserError(f"--losses={loss}: {config.algorithm} has a loss of its own: --losses=recipe")
+      raise UserError(f"--losses={loss}: {config.algorithm} has its own loss: use --losses=recipe")
     config.gan.loss, config.gan.penalties = LOSSES[loss]
   return config
 
 
 def _carry_out(config: ConfigDict, workdir: epath.Path) -> None:
-  """Trains and writes the result, unless it is there."""
+  """Trains and writes the result, unless it exists."""
   total = config.run.total_images
   finished = 0
   if (workdir / RESULT).exists():
     finished = _read(workdir / RESULT).images
-    on_first_process(lambda: claim_workdir(workdir, factory.as_chosen(config)))  # by the same settings?
+    on_first_process(lambda: claim_workdir(workdir, factory.as_chosen(config)))  # raises an error if settings differ
   if finished == total:
     return
   images_seen = max((seen[-1] for seen, _ in read_metrics(workdir).values()), default=0)
-  # The last iteration may go beyond the total, by less than itself.
+  # The last iteration may exceed the total, by less than one iteration.
   surplus = factory.build_experiment(config, jax.device_count()).images_per_iteration - 1
   if max(finished, images_seen - surplus) > total:
     raise UserError(
-      f"{workdir} was trained on more images than config.run.total_images = {total:,}: name another --out"
+      f"{workdir} was trained on more images than config.run.total_images = {total:,}: choose another --out"
     )
   diverged_at = None
   try:
@@ -137,7 +137,7 @@ def _carry_out(config: ConfigDict, workdir: epath.Path) -> None:
   except Diverged as error:
     logging.warning("%s", error)
     diverged_at = error.images_seen
-  jax.clear_caches()  # the next run has programs of its own
+  jax.clear_caches()  # the next run compiles other programs
   scores: dict[str, float] = {}
   if diverged_at is None:
     prefix = "metrics/"
@@ -150,7 +150,7 @@ def _carry_out(config: ConfigDict, workdir: epath.Path) -> None:
 
 
 def _results(out: epath.Path) -> list[Result]:
-  """All that are there, in the order of the recipes' names, `LOSSES` and the seeds."""
+  """Returns all results, sorted by recipe, `LOSSES` and seed."""
   results = [_read(path) for path in out.glob(f"*/*/seed_*/{RESULT}")]
   order = list(LOSSES)
   return sorted(results, key=lambda result: (result.recipe, order.index(result.loss), result.images, result.seed))
@@ -160,11 +160,11 @@ def _read(path: epath.Path) -> Result:
   try:
     return Result(**json.loads(path.read_text()))
   except (OSError, ValueError, TypeError):
-    raise UserError(f"{path} cannot be read: delete it, and the same command makes it again") from None
+    raise UserError(f"{path} cannot be read: delete it, and run the same command again") from None
 
 
 def table(results: Sequence[Result]) -> str:
-  """Markdown: a row for each recipe and loss, and one for the real data where they were scored."""
+  """Returns a Markdown table: a row per recipe and loss, and one for real images if they were scored."""
   names = [name for name in factory.BEST_METRICS if any(name in result.scores for result in results)]
   head = ["recipe", "loss", "images", "seeds", *(_TITLES.get(name, name) for name in names), "diverged"]
   rows = [head, ["---"] * len(head)]
@@ -197,12 +197,12 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _title(loss: str) -> str:
-  name, *paid = loss.split("_")
-  return " + ".join([{"gan": "GAN", "rpgan": "RpGAN"}[name], *(penalty.upper() for penalty in paid)])
+  name, *penalties = loss.split("_")
+  return " + ".join([{"gan": "GAN", "rpgan": "RpGAN"}[name], *(penalty.upper() for penalty in penalties)])
 
 
 def _curves(out: epath.Path, results: Sequence[Result]) -> bytes:
-  """PNG: the scores and R2, whether paid or not, against images seen; a line a seed, a colour a recipe and loss."""
+  """Draws scores and R2 against images seen, as PNG: a line per seed, a colour per recipe and loss."""
   names = [name for name in factory.BEST_METRICS if any(name in result.scores for result in results)]
   panels = {f"metrics/{name}": _TITLES.get(name, name) for name in names} | {"discriminator/r2": "R2 (on fakes)"}
   figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), layout="constrained")
@@ -221,7 +221,7 @@ def _curves(out: epath.Path, results: Sequence[Result]) -> bytes:
     axis.grid(alpha=0.2)
     if name in ("metrics/fid", "discriminator/r2"):
       axis.set_yscale("log")
-  # StyleGAN2 has no R2, and a run that ended early may have no score.
+  # StyleGAN2 has no R2, and an early end may leave no score.
   labelled = {line.get_label(): line for axis in np.atleast_1d(axes) for line in axis.get_legend_handles_labels()[0]}
   figure.legend(handles=list(labelled.values()), loc="outside right upper")
   buffer = BytesIO()

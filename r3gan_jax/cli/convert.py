@@ -1,16 +1,15 @@
-"""Turns a snapshot of the official PyTorch implementation into a work directory, and a work directory back:
+"""Converts a snapshot of the official PyTorch implementation to a work directory, and a work directory back:
 
     python -m r3gan_jax.cli.convert network-snapshot-000010000.pkl --out=runs/NAME    # or an http(s) URL
     python -m r3gan_jax.cli.convert --workdir=runs/NAME --out=state.npz
 
-Nothing in the snapshot is executed, and PyTorch is not needed. The directory is one to draw samples from as it is, and
-one to go on training in with any recipe of the same networks, from its weights, its Adams' second moments and its
-images seen: `python main.py --config=... --workdir=runs/NAME`. The recipe also says what data it is evaluated on.
-Published FIDs were measured on images that became uint8 in bfloat16: --quantisation=official of cli.evaluate and
-cli.sample, or --config.run.quantisation=official, does so too.
+Nothing in the snapshot is executed, and PyTorch is not needed. The work directory can draw samples as it is. Any recipe
+of the same networks continues training, with weights, Adam's second moments and images seen: `python main.py
+--config=... --workdir=runs/NAME`. The recipe also has the data for evaluation. Published FIDs are of images that became
+uint8 in bfloat16: use --quantisation=official of cli.evaluate and cli.sample, or --config.run.quantisation=official.
 
-The .npz holds, by official names and in PyTorch's layout, `G/NAME`, `D/NAME` and `G_ema/NAME`, Adam's
-`G_opt_state/exp_avg_sq/NAME` and `G_opt_state/step`, the same of D, and `cur_nimg`. In PyTorch:
+The .npz has, with official names and in PyTorch's layout, `G/NAME`, `D/NAME` and `G_ema/NAME`, Adam's
+`G_opt_state/exp_avg_sq/NAME` and `G_opt_state/step`, the same for D, and `cur_nimg`. In PyTorch:
 
     state = np.load("state.npz")
     G_ema.load_state_dict({name[6:]: torch.from_numpy(state[name]) for name in state if name.startswith("G_ema/")})
@@ -35,14 +34,14 @@ from r3gan_jax.storage import as_path, write_npz
 _OUT = flags.DEFINE_string("out", None, "The work directory to make; with --workdir, the .npz to write.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory to convert back.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "With --workdir: its images seen, or 'best'; default: the newest.")
-_SHA256 = flags.DEFINE_string("sha256", "", "What the snapshot's SHA-256 begins with; default: it is not checked.")
+_SHA256 = flags.DEFINE_string("sha256", "", "The first digits of the snapshot's SHA-256; default: not checked.")
 
 
 def main(snapshot: str = "") -> None:
   if bool(snapshot) == bool(_WORKDIR.value):
-    raise UserError("name either a snapshot, as a file or an http(s) URL, or a --workdir")
+    raise UserError("give either a snapshot, as a file or an http(s) URL, or a --workdir")
   if "://" in _OUT.value:
-    raise UserError(f"--out={_OUT.value}: name a local place, and copy it from there")
+    raise UserError(f"--out={_OUT.value}: write to a local path, and copy it from there")
   out = Path(as_path(_OUT.value))
   try:
     if snapshot:
@@ -55,7 +54,7 @@ def main(snapshot: str = "") -> None:
 
 def _to_workdir(name: str, out: Path) -> None:
   if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-    raise UserError(f"--out={out} exists and is no empty directory: name another one")
+    raise UserError(f"--out={out} exists and is not empty: choose another directory")
   snapshot = _read(name)
   write_workdir(snapshot, out)
   side = 4 * 2 ** (len(snapshot.generator.widths) - 1)
@@ -64,12 +63,12 @@ def _to_workdir(name: str, out: Path) -> None:
     f"{side}x{side}, {snapshot.generator.num_classes or 'no'} classes, {snapshot.images_seen:,} images seen: {out}"
   )
   if not all(snapshot.updates.values()):
-    print("the snapshot holds no state of Adam: training would go on from second moments of zero")
+    print("the snapshot has no state of Adam: training would continue from second moments of zero")
 
 
 def _to_npz(out: Path) -> None:
   if out.suffix != ".npz":
-    raise UserError(f"--out={out}: with --workdir it names an .npz")
+    raise UserError(f"--out={out}: with --workdir, write to an .npz")
   _, algorithm, state = runs.open_state(_WORKDIR.value or "", _CHECKPOINT.value)
   arrays = official_arrays(as_snapshot(algorithm, state))
   write_npz(out, arrays)
@@ -79,11 +78,11 @@ def _to_npz(out: Path) -> None:
 def _read(name: str) -> Snapshot:
   sha256 = _SHA256.value.lower()
   if not re.fullmatch("[0-9a-f]{0,64}", sha256):
-    raise UserError(f"--sha256={sha256}: write it in hexadecimal digits, 64 at most")
+    raise UserError(f"--sha256={sha256}: give at most 64 hexadecimal digits")
   if re.match("https?://", name):
     with tempfile.TemporaryDirectory() as directory:
       path = Path(directory) / "snapshot.pkl"
-      fetch(name, path, sha256, otherwise="name the file in place of the URL")
+      fetch(name, path, sha256, otherwise="give the file instead of the URL")
       return read_snapshot(path)
   path = Path(name).expanduser()
   if sha256 and path.is_file():

@@ -1,21 +1,21 @@
-"""Exports the averaged generator of a run as one file of StableHLO, parameters included:
+"""Exports the averaged generator of a run, with its parameters, as one file of StableHLO:
 
     python -m r3gan_jax.cli.export --workdir=runs/NAME --out=generator.stablehlo
 
-The file runs on CPUs, NVIDIA GPUs and TPUs, at any batch size, without this package: it takes `pip install jax
-flatbuffers` and what jax needs for the device. In Python:
+The file runs on CPUs, NVIDIA GPUs and TPUs, at any batch size, without this package: it needs `pip install jax
+flatbuffers` and JAX's package for the device. In Python:
 
     generator = jax.export.deserialize(bytearray(open("generator.stablehlo", "rb").read()))
     noise = numpy.random.default_rng(0).standard_normal(generator.in_avals[0].shape[1:], numpy.float32)[None]
-    images = generator.call(noise)            # of a run of classes: generator.call(noise, labels)
+    images = generator.call(noise)            # with classes: generator.call(noise, labels)
 
-    noise   float32 [b, noise_dim], standard normal; that of seed s: jax.random.normal(jax.random.key(s), (noise_dim,));
-            of dcgan and bigan uniform from -1 to 1
+    noise   float32 [b, noise_dim], N(0, I), for seed s jax.random.normal(jax.random.key(s), (noise_dim,)); U(-1, 1)
+            for dcgan and bigan
     labels  int32 [b]
     images  float32 [b, H, W, C] in about [-1, 1]; as uint8, numpy.clip(images * 127.5 + 128, 0, 255).astype("uint8")
 
-It computes in float32, at the device's default precision of products, with none of our own kernels. For how long newer
-releases of jax read it, jax.export says: https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees
+It computes in float32, with the device's default precision of products and without custom kernels. How long newer
+releases of JAX can read it: https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees
 """
 
 import jax
@@ -39,7 +39,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def main() -> None:
   out = as_path(_OUT.value)
   if out.is_dir():
-    raise UserError(f"--out={out} is a directory: name a file in it")
+    raise UserError(f"--out={out} is a directory: give a file in it")
   trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
   serialized = exported_generator(trained).serialize()
   with failing_as(f"cannot write --out={out}", out):
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def exported_generator(trained: TrainedRun) -> export.Exported:
-  """(noise float32 [b, noise_dim][, labels int32 [b]]) -> images float32 [b, H, W, C], for any b, on `PLATFORMS`."""
+  """Returns (noise float32 [b, noise_dim][, labels int32 [b]]) -> images float32 [b, H, W, C], for any b."""
   algorithm = runs.portable_algorithm(trained.config)
 
   def generate(noise: jax.Array, labels: jax.Array | None = None) -> jax.Array:

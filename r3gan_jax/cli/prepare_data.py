@@ -1,11 +1,11 @@
-"""Prepares a data set for training: `python -m r3gan_jax.cli.prepare_data`, in one of three ways.
+"""Prepares a data set for training: `python -m r3gan_jax.cli.prepare_data` with one of
 
     --images=FOLDER_OR_ZIP --name=ffhq64 --resolution=64    image files, centre-cropped, resized and packed
     --idx=DIRECTORY --name=mnist                            MNIST or Fashion-MNIST from their idx files
-    --tfds=cifar10                                          any data set of TFDS, by its recipe (needs TensorFlow)
+    --tfds=cifar10                                          any data set of TFDS, by TFDS itself (needs TensorFlow)
 
-The result is a directory DATA_DIR/NAME/VERSION that describes itself and that config.data.source = "tfds" reads. The
-same command again continues a preparation that was stopped.
+The result is a self-describing directory DATA_DIR/NAME/VERSION for config.data.source = "tfds". The same command
+continues an interrupted preparation.
 """
 
 import os
@@ -23,18 +23,22 @@ from r3gan_jax.errors import UserError
 from r3gan_jax.storage import as_path, is_remote
 
 _IMAGES = flags.DEFINE_string("images", None, "A directory tree or zip of image files.")
-_IDX = flags.DEFINE_string("idx", None, "A directory of train- and t10k-, -images-idx3-ubyte and -labels-idx1-ubyte.")
+_IDX = flags.DEFINE_string("idx", None, "A directory with {train,t10k}-{images-idx3,labels-idx1}-ubyte, maybe .gz.")
 _TFDS = flags.DEFINE_string("tfds", None, "A data set of TFDS, e.g. cifar10 or imagenet_resized/64x64.")
 flags.mark_flags_as_mutual_exclusive(["images", "idx", "tfds"], required=True)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared data sets live; default: TFDS's own directory.")
-_NAME = flags.DEFINE_string("name", None, "With --images or --idx: what to call the data set (config.data.name).")
-_RESOLUTION = flags.DEFINE_integer("resolution", None, "With --images: the side to resize to.", lower_bound=1)
-_GREY = flags.DEFINE_bool("grey", False, "With --images: one channel, of grey images, not three.")
-_BACKGROUND = flags.DEFINE_string("background", "white", "With --images: what lies under transparent ones, or #rrggbb.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "The directory of prepared data sets; default: TFDS's.")
+_NAME = flags.DEFINE_string("name", None, "With --images or --idx: the name of the data set (config.data.name).")
+_RESOLUTION = flags.DEFINE_integer("resolution", None, "With --images: height and width, in pixels.", lower_bound=1)
+_GREY = flags.DEFINE_bool("grey", False, "With --images: one channel instead of three, for grey images.")
+_BACKGROUND = flags.DEFINE_string(
+  "background", "white", "With --images: the colour under transparent pixels, a name or #rrggbb."
+)
 _CLASS_DIRECTORIES = flags.DEFINE_bool("class_directories", False, "With --images: each directory is one class.")
-_SKIP_CORRUPT = flags.DEFINE_bool("skip_corrupt", False, "With --images: leave out, and count, unreadable images.")
-_PROCESSES = flags.DEFINE_integer("processes", os.cpu_count() or 1, "With --images: how many work.", lower_bound=1)
-_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "With --tfds: files that are at hand, not to be fetched.")
+_SKIP_CORRUPT = flags.DEFINE_bool("skip_corrupt", False, "With --images: leave out unreadable images, and count them.")
+_PROCESSES = flags.DEFINE_integer(
+  "processes", os.cpu_count() or 1, "With --images: the number of processes.", lower_bound=1
+)
+_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "With --tfds: a directory of files downloaded by hand.")
 
 _GOES_WITH = {
   "images": ("name", "resolution", "grey", "background", "class_directories", "skip_corrupt", "processes"),
@@ -46,22 +50,24 @@ _GOES_WITH = {
 def main() -> None:
   source = next(name for name in _GOES_WITH if flags.FLAGS[name].value is not None)
   if not flags.FLAGS[source].value:
-    raise UserError(f"--{source} is empty: name what to prepare")
+    raise UserError(f"--{source} is empty: give what to prepare")
   for name in dict.fromkeys(chain(*_GOES_WITH.values())):
     if name not in _GOES_WITH[source] and flags.FLAGS[name].present:
       raise UserError(f"--{name} does not go with --{source}: leave it out")
   if is_remote(_DATA_DIR.value or ""):
-    raise UserError(f"--data_dir={_DATA_DIR.value}: ArrayRecord files are written to a disk: name one, and copy them")
+    raise UserError(
+      f"--data_dir={_DATA_DIR.value}: prepared data sets are written to a disk only: give a local directory"
+    )
   data_dir = Path(as_path(_DATA_DIR.value)) if _DATA_DIR.value else default_data_dir()
   name = _TFDS.value or _NAME.value or ""
   if not name:
-    raise UserError("--name is missing: what to call the data set")
+    raise UserError("--name is missing: give the data set a name")
   if _TFDS.value:
     prepared = prepare_tfds(name, data_dir, Path(as_path(_MANUAL_DIR.value)) if _MANUAL_DIR.value else None)
   elif _IDX.value:
     prepared = prepare_idx(as_path(_IDX.value), name, data_dir)
   elif not _RESOLUTION.value:
-    raise UserError("--resolution is missing: the side to resize the images to")
+    raise UserError("--resolution is missing: give height and width in pixels, e.g. --resolution=64")
   else:
     prepared = prepare_images(
       ImageFiles(_IMAGES.value or ""),
@@ -79,7 +85,7 @@ def main() -> None:
     where = f"--config.data.name={name}" + (f" --config.run.data_path={data_dir}" if _DATA_DIR.value else "")
   else:
     where = f"--config.run.data_path={prepared.directory}"
-  print(f"train on them with {where}")
+  print(f"train on it with {where}")
 
 
 if __name__ == "__main__":

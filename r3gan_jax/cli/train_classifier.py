@@ -1,8 +1,8 @@
-"""Trains the classifier of digits, the feature network of (stacked) MNIST: `python -m r3gan_jax.cli.train_classifier`.
+"""Trains a small classifier, the feature network of (stacked) MNIST: `python -m r3gan_jax.cli.train_classifier`.
 
-    --data_path=DIRECTORY --name=mnist    on a data set of 10 classes and at most 32x32 pixels that `prepare_data` made
+    --data_path=DIRECTORY --name=mnist    on a prepared data set of 10 classes and at most 32x32 pixels
 
-It trains on the split "train", prints its accuracy on the split "test", and saves both as an .npz. Minutes on 2 cores.
+It trains on the split "train", in minutes on 2 cores, prints its accuracy on the split "test", and saves an .npz.
 """
 
 from r3gan_jax.cli.shared.memory import keep_memory
@@ -22,10 +22,12 @@ from r3gan_jax.data.source import Examples
 from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.metrics import digits_cnn
 
-_NAME = flags.DEFINE_string("name", "mnist", "The data set, as prepare_data was told.")
-_DATA_PATH = flags.DEFINE_string("data_path", "", "Where prepared data sets live; default: TFDS's own directory.")
+_NAME = flags.DEFINE_string("name", "mnist", "The --name given to prepare_data, e.g. mnist or fashion_mnist.")
+_DATA_PATH = flags.DEFINE_string("data_path", "", "The directory of prepared data sets; default: TFDS's.")
 _EPOCHS = flags.DEFINE_integer("epochs", 3, "Passes over the training images.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", None, "The .npz to write; default: where the metrics look for it.")
+_OUT = flags.DEFINE_string(
+  "out", None, "The .npz to write; default: in the user's cache, where the metrics look for it."
+)
 
 
 def main() -> None:
@@ -35,7 +37,7 @@ def main() -> None:
   named = digits_cnn.classify(params, test["image"][..., 0])
   accuracy = float(np.mean(named == test["label"]))
   digits_cnn.save(out, params, accuracy)
-  print(f"{accuracy:.2%} of {len(named):,} test images named rightly: {out}")
+  print(f"accuracy on {len(named):,} test images: {accuracy:.2%}: {out}")
 
 
 def _load(split: str) -> Examples:

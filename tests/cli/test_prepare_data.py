@@ -61,7 +61,7 @@ def test_a_run_that_is_stopped_goes_on(tmp_path):
   workers = children(process)
   process.send_signal(signal.SIGINT)
   (line,) = process.communicate()[1].splitlines()
-  assert process.returncode == 130 and "the same command goes on" in line
+  assert process.returncode == 130 and "the same command continues" in line
   assert len(workers) == 2 and not any(Path(f"/proc/{worker}").exists() for worker in workers)
   first = shards(unfinished)
 

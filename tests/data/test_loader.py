@@ -113,7 +113,7 @@ def test_a_resumed_run_of_other_processes_and_devices_sees_the_same_images(tmp_p
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
-  environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "data")))}
+  environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "data")))}
   started = [
     subprocess.Popen([sys.executable, tmp_path / "process.py", *map(str, arguments)], cwd=ROOT, env=environment)
     for arguments in (

@@ -229,7 +229,7 @@ def largest_file(size):
 @pytest.mark.parametrize("size", [0, 100_000])
 def test_a_full_disk_is_one_line_and_the_rest_goes_on(tmp_path, capsys, size):
   images = write_images(tmp_path / "images", 12, side=128)
-  message = "cannot write .*: .*File too large.*: the same command goes on"
+  message = "cannot write .*: .*File too large.*: the same command continues"
   with capsys.disabled(), redirect_stdout(None), largest_file(size), pytest.raises(UserError, match=message):
     run(tmp_path / "images", tmp_path, resolution=128)
   unfinished = tmp_path / "pictures" / "1.0.0.unfinished"
