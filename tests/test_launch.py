@@ -1,4 +1,4 @@
-"""The launch scripts: what they would run, exactly; that this is what they run; and how a host restarts and stops."""
+"""The launch scripts: --dry_run prints what is run, flags reach main.py unchanged, and hosts restart and stop."""
 
 import os
 import shlex
@@ -13,169 +13,52 @@ import pytest
 
 LAUNCH = Path(__file__).resolve().parent.parent / "launch"
 FLAGS = ["--config=configs/x.py:smoke", "--workdir=/n/it's mine", "--config.gan.augment_p=(0.0, 0.3)"]
-QUOTED_FLAGS = r"--config=configs/x.py:smoke '--workdir=/n/it'\''s mine' '--config.gan.augment_p=(0.0, 0.3)'"
 ENVIRONMENT = {"HOSTS": "a me@b", "ZONE": "z1", "ARCHIVE": "/tmp/it.tar.gz"}
-TPU = ["gcloud", "compute", "tpus"]
-ON_TPU = [*TPU, "tpu-vm", "ssh", "r3gan", "--zone=z1"]
 
-START = (
-  "set -e; cd r3gan_jax; if pgrep -f -F train.pid launch/restart.sh > /dev/null 2>&1; "
-  "then echo 'it is training: stop it first' >&2; exit 1; fi; "
-  "nohup launch/restart.sh --max_restarts=10 .venv/bin/python main.py {} >> train.log 2>&1 < /dev/null & "
-  "echo $! > train.pid"
-)
-STOP = "cd r3gan_jax && pkill -TERM -f -F train.pid launch/restart.sh || echo 'it was not training' >&2"
-WAIT = "cd r3gan_jax && while pgrep -f -F train.pid launch/restart.sh > /dev/null; do sleep 1; done"
-LOG = "tail -n 100 -F r3gan_jax/train.log"
-ARCHIVE = ["git", "archive", "--format=tar.gz", "--output=/tmp/it.tar.gz", "HEAD"]
-INSTALL_TPU = (
-  "mkdir -p r3gan_jax && tar -xzf r3gan_jax.tar.gz -C r3gan_jax && cd r3gan_jax && export PATH=$HOME/.local/bin:$PATH "
-  "&& { command -v uv || curl -LsSf https://astral.sh/uv/install.sh | sh; } && uv venv --allow-existing --python=3.12 "
-  ".venv && uv pip install --python=.venv/bin/python --editable '.[tpu,gcs]'"
-)
-MOUNT = (
-  "sudo apt-get -o DPkg::Lock::Timeout=300 install --yes nfs-common && sudo mkdir -p /mnt/r3gan && "
-  "{ mountpoint -q /mnt/r3gan || sudo mount 10.0.0.2:/s /mnt/r3gan; } && sudo chmod 1777 /mnt/r3gan"
-)
-INSTALL_GPU = (
-  "mkdir -p r3gan_jax && tar -xzf r3gan_jax.tar.gz -C r3gan_jax && cd r3gan_jax &&",
-  "python3 -m venv .venv && .venv/bin/pip install --editable '.[gpu]'",
-)
-
-
-def distributed(process: int) -> str:
-  return f"{QUOTED_FLAGS} --coordinator=a:8476 --num_processes=2 --process_id={process}"
-
-
-# name: the commands, the variables that it sets, the call
-CASES = {
-  "gpu install": (
-    [["python3", "-m", "venv", ".venv"], [".venv/bin/pip", "install", "--editable", ".[gpu]"]],
+# call: the variables that it sets; for each command that it runs, words that are in it, in any order
+CALLS = {
+  "gpu.sh install": ({}, ["python3 -m venv .venv", ".venv/bin/pip install .[gpu]"]),
+  "gpu.sh train FLAGS": ({"MAX_RESTARTS": "3"}, ["launch/restart.sh --max_restarts=3"]),
+  "gpu_hosts.sh install": (
     {},
-    ["gpu.sh", "install"],
-  ),
-  "gpu train": (
-    [["exec", "launch/restart.sh", "--max_restarts=3", ".venv/bin/python", "main.py", *FLAGS]],
-    {"MAX_RESTARTS": "3"},
-    ["gpu.sh", "train", *FLAGS],
-  ),
-  "gpu_hosts install": (
     [
-      ARCHIVE,
-      ["scp", "/tmp/it.tar.gz", "a:r3gan_jax.tar.gz"],
-      ["ssh", "a", *INSTALL_GPU],
-      ["scp", "/tmp/it.tar.gz", "me@b:r3gan_jax.tar.gz"],
-      ["ssh", "me@b", *INSTALL_GPU],
+      "git archive --output=/tmp/it.tar.gz HEAD",
+      "scp a:r3gan_jax.tar.gz",
+      "ssh a",
+      "scp me@b:r3gan_jax.tar.gz",
+      "ssh me@b",
     ],
-    {},
-    ["gpu_hosts.sh", "install"],
   ),
-  "gpu_hosts train": (
-    [["ssh", "a", START.format(distributed(0))], ["ssh", "me@b", START.format(distributed(1))]],
-    {},
-    ["gpu_hosts.sh", "train", *FLAGS],
-  ),
-  "gpu_hosts log": ([["ssh", "a", LOG]], {}, ["gpu_hosts.sh", "log"]),
-  "gpu_hosts stop": (
-    [["ssh", "a", STOP], ["ssh", "me@b", STOP], ["ssh", "a", WAIT], ["ssh", "me@b", WAIT]],
-    {},
-    ["gpu_hosts.sh", "stop"],
-  ),
-  "slurm submit": (
-    [
-      [
-        *["sbatch", "--job-name=r3gan", "--output=slurm-%x-%j.log", "--open-mode=append", "--chdir=REPOSITORY"],
-        *["--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--cpus-per-task=8", "--time=24:00:00"],
-        *["--signal=TERM@120", "--requeue", f"--wrap=launch/slurm.sh job {QUOTED_FLAGS}"],
-      ]
-    ],
-    {"NODES": "4"},
-    ["slurm.sh", "submit", *FLAGS],
-  ),
-  "slurm job": (
-    [
-      [
-        *["srun", "--cpus-per-task=4", "--kill-on-bad-exit=0", "--wait=300"],
-        *[".venv/bin/python", "main.py", *FLAGS],
-      ]
-    ],
-    {"CPUS_PER_GPU": "4"},
-    ["slurm.sh", "job", *FLAGS],
-  ),
-  "cloud_tpu create": (
-    [
-      [
-        *[*TPU, "tpu-vm", "create", "r3gan", "--version=v2-alpha-tpuv5-lite", "--zone=z1"],
-        "--accelerator-type=v5litepod-4",
-      ]
-    ],
-    {},
-    ["cloud_tpu.sh", "create"],
-  ),
-  "cloud_tpu create --queued --spot": (
-    [
-      [
-        *[*TPU, "queued-resources", "create", "pod", "--node-id=pod", "--runtime-version=v2-alpha-tpuv6e", "--zone=z1"],
-        *["--accelerator-type=v6e-256", "--spot", "--metadata=enable-oslogin=TRUE"],
-      ]
-    ],
+  "gpu_hosts.sh train FLAGS": ({}, ["ssh a", "ssh me@b"]),
+  "gpu_hosts.sh log": ({}, ["ssh a"]),
+  "gpu_hosts.sh stop": ({}, ["ssh a", "ssh me@b", "ssh a", "ssh me@b"]),
+  "slurm.sh submit FLAGS": ({"NODES": "4"}, ["sbatch --nodes=4 --gpus-per-node=8 --signal=TERM@120 --requeue"]),
+  "slurm.sh job FLAGS": ({"CPUS_PER_GPU": "4"}, ["srun --cpus-per-task=4 --kill-on-bad-exit=0"]),
+  "cloud_tpu.sh create": ({}, ["tpu-vm create r3gan --version=v2-alpha-tpuv5-lite --accelerator-type=v5litepod-4"]),
+  "cloud_tpu.sh create --queued --spot": (
     {"TPU_NAME": "pod", "ACCELERATOR_TYPE": "v6e-256", "NFS": "10.0.0.2:/s"},
-    ["cloud_tpu.sh", "create", "--queued", "--spot"],
+    ["queued-resources create pod --runtime-version=v2-alpha-tpuv6e --accelerator-type=v6e-256 --spot"],
   ),
-  "cloud_tpu create v4": (
-    [
-      [
-        *[*TPU, "tpu-vm", "create", "r3gan", "--version=tpu-ubuntu2204-base", "--zone=z1"],
-        *["--accelerator-type=v4-8", "--spot"],
-      ]
-    ],
+  "cloud_tpu.sh create --spot": (
     {"ACCELERATOR_TYPE": "v4-8"},
-    ["cloud_tpu.sh", "create", "--spot"],
+    ["tpu-vm create --version=tpu-ubuntu2204-base --accelerator-type=v4-8 --spot"],
   ),
-  "cloud_tpu create v5p": (
-    [
-      [*TPU, "tpu-vm", "create", "r3gan", "--version=v2-alpha-tpuv5", "--zone=z1", "--accelerator-type=v5p-8"],
-    ],
-    {"ACCELERATOR_TYPE": "v5p-8"},
-    ["cloud_tpu.sh", "create"],
-  ),
-  "cloud_tpu status": (
-    [[*TPU, "tpu-vm", "describe", "r3gan", "--zone=z1", "--format=value(state,health)"]],
-    {},
-    ["cloud_tpu.sh", "status"],
-  ),
-  "cloud_tpu status --queued": (
-    [[*TPU, "queued-resources", "describe", "r3gan", "--zone=z1", "--format=value(state.state)"]],
-    {},
-    ["cloud_tpu.sh", "status", "--queued"],
-  ),
-  "cloud_tpu install": (
-    [
-      ARCHIVE,
-      [*TPU, "tpu-vm", "scp", "/tmp/it.tar.gz", "r3gan:r3gan_jax.tar.gz", "--zone=z1", "--worker=all"],
-      [*ON_TPU, "--worker=all", f"--command={INSTALL_TPU}"],
-      [*ON_TPU, "--worker=all", f"--command={MOUNT}"],
-    ],
+  "cloud_tpu.sh status": ({}, ["tpu-vm describe r3gan"]),
+  "cloud_tpu.sh status --queued": ({}, ["queued-resources describe r3gan"]),
+  "cloud_tpu.sh install": (
     {"NFS": "10.0.0.2:/s"},
-    ["cloud_tpu.sh", "install"],
+    [
+      "git archive --output=/tmp/it.tar.gz HEAD",
+      "scp r3gan:r3gan_jax.tar.gz --worker=all",
+      "ssh --worker=all",
+      "ssh --worker=all",
+    ],
   ),
-  "cloud_tpu train": (
-    [[*ON_TPU, "--worker=all", f"--command={START.format(QUOTED_FLAGS)}"]],
-    {},
-    ["cloud_tpu.sh", "train", *FLAGS],
-  ),
-  "cloud_tpu log": ([[*ON_TPU, "--worker=0", f"--command={LOG}"]], {}, ["cloud_tpu.sh", "log"]),
-  "cloud_tpu stop": (
-    [[*ON_TPU, "--worker=all", f"--command={STOP}"], [*ON_TPU, "--worker=all", f"--command={WAIT}"]],
-    {},
-    ["cloud_tpu.sh", "stop"],
-  ),
-  "cloud_tpu delete": ([[*TPU, "tpu-vm", "delete", "r3gan", "--zone=z1"]], {}, ["cloud_tpu.sh", "delete"]),
-  "cloud_tpu delete --queued": (
-    [[*TPU, "queued-resources", "delete", "r3gan", "--zone=z1", "--force"]],
-    {},
-    ["cloud_tpu.sh", "delete", "--queued"],
-  ),
+  "cloud_tpu.sh train FLAGS": ({}, ["ssh --worker=all"]),
+  "cloud_tpu.sh log": ({}, ["ssh --worker=0"]),
+  "cloud_tpu.sh stop": ({}, ["ssh --worker=all", "ssh --worker=all"]),
+  "cloud_tpu.sh delete": ({}, ["tpu-vm delete r3gan"]),
+  "cloud_tpu.sh delete --queued": ({}, ["queued-resources delete r3gan --force"]),
 }
 
 RECORD = """#!/bin/bash
@@ -216,21 +99,61 @@ def call(root, arguments, **variables):
   return result, [command.split("\0") for command in commands]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_prints_exactly_what_it_runs(repository, name):
-  expected, variables, (script, *arguments) = CASES[name]
-  expected = [[word.replace("REPOSITORY", str(repository)) for word in command] for command in expected]
-  variables = ENVIRONMENT | variables
-
-  dry, ran = call(repository, [script, "--dry_run", *arguments], **variables)
+def run_call(root, name, **variables):
+  """(Commands that --dry_run prints, commands that are run) of one of `CALLS`."""
+  script, *words = name.split()
+  arguments = [argument for word in words for argument in (FLAGS if word == "FLAGS" else [word])]
+  variables = ENVIRONMENT | CALLS[name][0] | variables
+  dry, ran = call(root, [script, "--dry_run", *arguments], **variables)
   assert (dry.returncode, dry.stderr) == (0, "") and not ran
-  assert [shlex.split(line) for line in dry.stdout.splitlines()] == expected
-
-  real, ran = call(repository, [script, *arguments], **variables)
+  real, ran = call(root, [script, *arguments], **variables)
   assert real.returncode == 0, real.stderr
-  if expected[0][0] == "exec":  # launch/restart.sh is ours, and runs for real
-    expected = [expected[0][3:]]
-  assert ran == [[command[0].removeprefix(".venv/bin/"), *command[1:]] for command in expected]
+  return [shlex.split(line) for line in dry.stdout.splitlines()], ran
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_prints_exactly_what_it_runs(repository, name):
+  printed, ran = run_call(repository, name)
+  for command, words in zip(printed, CALLS[name][1], strict=True):
+    assert not set(words.split()) - set(command), command
+    assert name.split("_")[0] != "cloud" or command[0] == "git" or {"gcloud", "--zone=z1"} <= set(command)
+  if printed[0][0] == "exec":  # launch/restart.sh is ours, and runs for real
+    printed = [printed[0][3:]]
+  assert ran == [[command[0].removeprefix(".venv/bin/"), *command[1:]] for command in printed]
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name.endswith("FLAGS")])
+def test_the_flags_reach_main_unchanged(repository, name):
+  """Through the quoting of every shell in between."""
+  _, ran = run_call(repository, name)
+  for process, command in enumerate(ran):
+    words = command
+    if command[0] != "srun" and "main.py" not in command:  # one word of it is a program for another shell
+      (program,) = (word for word in command if "--workdir" in word)
+      words = shlex.split(program.removeprefix("--command=").removeprefix("--wrap="), comments=False)
+      words = words[: words.index(">>")] if ">>" in words else words
+    joined = ["--coordinator=a:8476", "--num_processes=2", f"--process_id={process}"]
+    assert words[-len(FLAGS) :] == FLAGS or words[-len(FLAGS) - 3 :] == FLAGS + joined
+    assert (words[-len(FLAGS) :] == FLAGS) != name.startswith("gpu_hosts")
+
+
+@pytest.mark.parametrize(
+  "accelerator, version",
+  [("v4-8", "tpu-ubuntu2204-base"), ("v5p-8", "v2-alpha-tpuv5"), ("v6e-4", "v2-alpha-tpuv6e")],
+)
+def test_runtime_versions(repository, accelerator, version):
+  """Those that Google names for the accelerators."""
+  _, (command,) = run_call(repository, "cloud_tpu.sh create", ACCELERATOR_TYPE=accelerator)
+  assert {f"--accelerator-type={accelerator}", f"--version={version}"} <= set(command)
+
+
+@pytest.mark.parametrize("name, extra", [("gpu_hosts.sh install", ".[gpu]"), ("cloud_tpu.sh install", ".[tpu,gcs]")])
+def test_hosts_install_what_they_are_sent(repository, name, extra):
+  _, ran = run_call(repository, name)
+  programs = [" ".join(command) for command in ran if "ssh" in command]
+  installs = [program for program in programs if f"--editable '{extra}'" in program]
+  assert installs and all("tar -xzf r3gan_jax.tar.gz" in program for program in installs)
+  assert any("mount 10.0.0.2:/s /mnt/r3gan" in program for program in programs) == name.startswith("cloud")
 
 
 @pytest.mark.parametrize("script", ["gpu.sh", "gpu_hosts.sh", "slurm.sh", "cloud_tpu.sh", "restart.sh"])
@@ -375,6 +298,6 @@ def test_hosts_train_in_the_background_once_until_stopped(repository):
 
 
 def test_no_script_was_forgotten():
-  tested = {arguments[0] for _, _, arguments in CASES.values()} | {"restart.sh", "common.sh"}
+  tested = {name.split()[0] for name in CALLS} | {"restart.sh", "common.sh"}
   assert {path.name for path in LAUNCH.iterdir()} == tested
   assert all(os.access(LAUNCH / name, os.X_OK) for name in tested - {"common.sh"})
