@@ -1,4 +1,5 @@
-# `make quickstart` and `make test` need only make and Python 3.11 or newer; both set themselves up in .venv.
+# `make quickstart` trains and reports, `make test` runs the tests, `make lint` the linters and type checks. Each needs
+# only make and Python 3.11 or newer, and installs what it needs into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -9,7 +10,7 @@ quickstart: .venv/installed
 	$(BIN)/python main.py --config=configs/stacked_digits.py
 	$(BIN)/python -m r3gan_jax.cli.report --workdir=runs/stacked_digits
 
-test: .venv/installed-dev
+test: .venv/installed-dev .venv/libtpu
 	$(BIN)/pytest
 
 lint: .venv/installed-dev
@@ -30,6 +31,12 @@ lint: .venv/installed-dev
 .venv/installed-dev: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
+
+# The TPU's compiler, of the version that jax asks for, apart from the environment: the tests compile a step with it.
+# Where there is none for this system that test is skipped.
+.venv/libtpu: .venv/installed-dev
+	$(BIN)/pip install --quiet --no-deps --target $@ "$$($(BIN)/python -c 'import importlib.metadata as metadata; \
+		print(next(name.partition(";")[0] for name in metadata.requires("jax") if name.startswith("libtpu")))')" || true
 
 clean:
 	rm -rf .venv build *.egg-info

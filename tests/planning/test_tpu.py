@@ -1,9 +1,59 @@
-"""What is worked out from a program that was compiled for TPUs. Compiling itself needs libtpu: benchmarks/tpu.py."""
+"""Plans for TPUs: a recipe compiled by the real compiler, and what is computed from such a program."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
 import pytest
 
+from configs import cifar10
+from r3gan_jax import factory
 from r3gan_jax.planning.hlo import Collective
 from r3gan_jax.planning.tpu import CHIPS, GIB, TpuPlan, describe_plan
+
+ROOT = Path(__file__).parent.parent.parent
+# `make test` puts it there: in the virtual environment itself every start on a CPU would print an error of libtpu's.
+LIBTPU = ROOT / ".venv" / "libtpu"
+COMPILE = """
+import json
+from configs import cifar10
+from r3gan_jax import factory
+from r3gan_jax.planning.hlo import bfloat16_sums
+from r3gan_jax.planning.tpu import compile_for_topology
+
+plan = compile_for_topology(factory.build_experiment(cifar10.get_config("smoke"), 1, "tpu"), "v5e:2x2")
+print(json.dumps({
+  "collectives": [[collective.kind, collective.size] for collective in plan.collectives],
+  "used": plan.used,
+  "memory": plan.memory,
+  "bfloat16": "bf16[" in plan.text,
+  "bfloat16_sums": bfloat16_sums(plan.text),
+  "pallas_calls": plan.text.count('custom_call_target="tpu_custom_call"'),
+}))
+"""
+
+
+@pytest.mark.skipif(not LIBTPU.exists(), reason="needs libtpu: make test")
+def test_the_step_compiles_for_a_tpu():
+  """R3GAN's smoke recipe with augmentation, on v5e:2x2: kernels, no sums in bfloat16, one all-reduce per phase."""
+  environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{LIBTPU}", "JAX_PLATFORMS": "cpu"}
+  command = [sys.executable, "-c", COMPILE]
+  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  plan = json.loads(done.stdout)
+  algorithm = factory.build_algorithm(cifar10.get_config("smoke"))
+  params, _ = jax.eval_shape(algorithm.init, jax.random.key(0))
+  gradients = [sum(4 * leaf.size for leaf in jax.tree.leaves(network)) for network in params.values()]
+  assert [kind for kind, _ in plan["collectives"]] == ["all-reduce"] * 2
+  sizes = sorted(size for _, size in plan["collectives"])
+  for size, expected in zip(sizes, sorted(gradients), strict=True):
+    assert expected <= size < expected + 64  # and a few metrics
+  assert 0 < plan["used"] < plan["memory"]
+  assert plan["bfloat16"] and not plan["bfloat16_sums"]
+  assert plan["pallas_calls"] > 0
 
 
 def plan(chip_count, collectives):
