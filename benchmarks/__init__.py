@@ -1,1 +1,1 @@
-"""Commands that measure: `python benchmarks/NAME.py`. Each compares everything it compares in one run, interleaved."""
+"""Benchmarks: `python benchmarks/NAME.py`. Each interleaves everything that it compares in one run."""

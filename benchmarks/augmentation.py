@@ -1,9 +1,9 @@
-"""What augmentation costs: a whole iteration without and with it, and the augmentation alone.
+"""Measures the cost of augmentation: an iteration with and without it, and augmentation alone.
 
     python benchmarks/augmentation.py --config=configs/cifar10.py:unconditional --batch=4
 
 GFLOP and GB are XLA's counts of the iteration with its native grouped convolution. XLA counts the body of a loop once,
-so there each image's augmentation is counted as a single tile.
+so each image's augmentation counts as a single tile.
 """
 
 import argparse
@@ -34,7 +34,9 @@ from r3gan_jax.augment.pipeline import augment
 def main() -> None:
   parser = measure.parser(__doc__ or "", repetitions=5)
   add_arguments(parser)
-  parser.add_argument("--sides", nargs="+", type=int, default=[32, 64, 256], help="of images augmented (%(default)s)")
+  parser.add_argument(
+    "--sides", nargs="+", type=int, default=[32, 64, 256], help="sides of augmented images, in pixels (%(default)s)"
+  )
   options = parser.parse_args()
   tables = {
     f"{options.config}, batch {options.batch}, float32, {measure.threads()} threads": whole_iteration(options),
@@ -69,7 +71,7 @@ def whole_iteration(options: argparse.Namespace) -> list[measure.Row]:
 
 @contextlib.contextmanager
 def single_tile() -> Iterator[None]:
-  """An image of any size is augmented in one tile."""
+  """Augments an image of any size in one tile."""
   tile, geometry.TILE = geometry.TILE, 2**20
   geometry._downsampling.cache_clear()
   yield

@@ -1,9 +1,9 @@
-"""Images a second that the loader delivers, shuffled and flipped, from ArrayRecord, a folder and a zip.
+"""Measures the loader's images per second, shuffled and flipped, from ArrayRecord, a folder and a zip.
 
     python benchmarks/data.py
 
-The images are generated PNGs, in the system's page cache when they are read. "cached": every image has been decoded
-before, as in all epochs but the first of a data set within config.run.cache_gib.
+The images are generated PNGs in the system's page cache. "cached": all images have been decoded before, as in all
+epochs but the first of a data set smaller than config.run.cache_gib.
 """
 
 import math
@@ -33,7 +33,7 @@ from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.training.mesh import batch_sharding, make_mesh
 
 BATCHES = {32: 256, 64: 128, 256: 32}
-"""Resolution -> batch; an iteration takes two."""
+"""Resolution -> batch; an iteration uses two."""
 
 ITERATIONS = 16
 
@@ -58,12 +58,12 @@ def main() -> None:
 
 
 def _sources(directory: Path, resolution: int, count: int) -> dict[str, Source]:
-  """The same images in each form."""
+  """Returns the same images in each form."""
   folder = directory / "images"
   folder.mkdir()
   random = np.random.default_rng(0)
   for index in range(count):
-    # Smooth, with a little noise: PNG makes of them about what it makes of photographs.
+    # Smooth with a little noise, so that PNGs are about as large as those of photographs.
     coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((resolution, resolution))
     noisy = np.asarray(coarse) + random.integers(-4, 5, (resolution, resolution, 3))
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{index:06}.png", compress_level=1)
@@ -80,7 +80,7 @@ def _sources(directory: Path, resolution: int, count: int) -> dict[str, Source]:
 
 
 def _delivery(source: Source, batch: int) -> Callable[[], None]:
-  """A call that takes ITERATIONS iterations, from the start, of a loader as training uses it."""
+  """Returns a call that loads ITERATIONS iterations from the start, as training does."""
   loader = Loader(source, seed=0, x_flip=True)
   sharding = batch_sharding(make_mesh(jax.devices()[:1]))
 

@@ -1,10 +1,10 @@
-"""Kills a training run again and again, restarts it, and compares its end with that of a run left alone:
+"""Kills and restarts a training run many times, and compares its end with that of an uninterrupted run:
 
     python benchmarks/faults.py --kills 50
 
-SIGKILL or SIGTERM by chance, at random moments, while it starts, trains, draws and saves, which it does every ten
-iterations. Nothing may be lost: each time it goes on from the newest checkpoint that was complete, and at the end every
-array of the state equals, bit for bit, that of the run left alone, so no image was skipped or repeated.
+SIGKILL or SIGTERM comes at random moments, while it starts, trains, draws and saves, which it does every ten
+iterations. Nothing may be lost: it must resume from the newest complete checkpoint every time, and in the end every
+array of the state must equal, bit for bit, that of the uninterrupted run, so that no image was skipped or repeated.
 """
 
 import os
@@ -36,16 +36,16 @@ ROOT = Path(__file__).parent.parent
 
 def main() -> None:
   parser = measure.parser(__doc__ or "")
-  parser.add_argument("--kills", type=int, default=50, help="how often (%(default)s)")
-  parser.add_argument("--images", type=int, default=60_000, help="of the whole run (%(default)s)")
-  parser.add_argument("--patience", type=float, default=4, help="seconds it has at most, once it trains (%(default)s)")
-  parser.add_argument("--seed", type=int, default=0, help="of signals and moments (%(default)s)")
+  parser.add_argument("--kills", type=int, default=50, help="number of kills (%(default)s)")
+  parser.add_argument("--images", type=int, default=60_000, help="length of the run, in images (%(default)s)")
+  parser.add_argument("--patience", type=float, default=4, help="most seconds of training before a kill (%(default)s)")
+  parser.add_argument("--seed", type=int, default=0, help="seed of signals and moments (%(default)s)")
   arguments = parser.parse_args()
   moments = random.Random(arguments.seed)
   signals: Counter[str] = Counter()
   with tempfile.TemporaryDirectory() as name:
     killed, alone, log = Path(name) / "killed", Path(name) / "alone", Path(name) / "log"
-    # What was compiled once is not compiled again: most kills should hit training.
+    # With a compilation cache, so that most kills hit training.
     compiled = {"JAX_COMPILATION_CACHE_DIR": f"{name}/compiled", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
     def start(workdir: Path) -> subprocess.Popen[str]:
@@ -65,7 +65,7 @@ def main() -> None:
     while (kills := signals.total()) < arguments.kills:
       newest = max(checkpoints(killed), default=None)
       process = start(killed)
-      if moments.random() < 0.75:  # the others are hit at any moment of their start
+      if moments.random() < 0.75:  # the others are killed while they start
         while process.poll() is None and "images/s" not in log.read_text():
           time.sleep(0.05)
       time.sleep(moments.uniform(0, arguments.patience))
@@ -91,12 +91,12 @@ def main() -> None:
 
 
 def checkpoints(workdir: Path) -> list[int]:
-  """Of how many images there are complete ones."""
+  """Returns the images seen of all complete checkpoints."""
   return [int(path.name) for path in (workdir / DIRECTORY).glob("*") if path.name.isdecimal()]
 
 
 def state(workdir: Path) -> dict[str, Any]:
-  """The arrays of the newest checkpoint, by name."""
+  """Returns the arrays of the newest checkpoint, by name."""
   algorithm = factory.build_algorithm(ConfigDict(read_config(workdir)))
   saved = Checkpoints(workdir / DIRECTORY)
   restored = saved.restore_latest(abstract_state(algorithm, make_mesh()))

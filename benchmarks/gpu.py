@@ -1,15 +1,15 @@
-"""What an iteration takes on H100s, as XLA compiles it on a machine that has none, the augmentation included.
+"""Compiles an iteration, with augmentation, for H100s on a machine without one, and shows what it needs.
 
     python -m benchmarks.gpu    # every preset, at its batch, on 8 cards
     python -m benchmarks.gpu --configs cifar10:unconditional --gpus 1
 
-Needs a virtual environment with this project, XLA's CUDA plugin and the CUDA compiler, but neither card nor driver:
+It needs a virtual environment with this project, XLA's CUDA plugin and the CUDA compiler, but no card or driver:
 
     pip install -e . && V=$(python -c 'import jax; print(jax.__version__)')
     pip install jax-cuda12-plugin==$V jax-cuda12-pjrt==$V nvidia-cuda-nvcc-cu12
 
-Each preset is compiled with Triton's matrix products, XLA's default, and with cuBLAS's alone. Nothing is tuned, as that
-takes a card: memory and the kinds of kernels are what they would be, times cannot be told.
+Each preset is compiled with Triton's matrix products, XLA's default, and with cuBLAS's only. Tuning needs a card, so
+memory and kinds of kernels are as on a card, and times are unknown.
 """
 
 import os
@@ -48,14 +48,14 @@ dnn_version_info { major: 9 minor: 8 }
 runtime_version { major: 12 minor: 9 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
-"""An H100 SXM, by its published numbers, as XLA reads them (GpuTargetConfigProto)."""
+"""The published numbers of an H100 SXM, as XLA reads them (GpuTargetConfigProto)."""
 
 
 def main() -> None:
   parser = measure.parser(__doc__ or "")
   parser.add_argument("--configs", nargs="+", default=PRESETS, help="recipes (all presets)")
   parser.add_argument("--gpus", type=int, default=8, help="cards of one host (%(default)s)")
-  parser.add_argument("--micro_batch", type=int, default=0, help="images a card handles at a time (all of its part)")
+  parser.add_argument("--micro_batch", type=int, default=0, help="images per card and micro-batch (its whole part)")
   options = parser.parse_args()
   try:
     mesh = h100_mesh(options.gpus)
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def compiled(recipe: str, mesh: Mesh, triton: bool, micro_batch: int) -> measure.Row:
-  """A line of the table, which is printed at once, too."""
+  """Compiles a recipe; returns a row of the table, and prints it."""
   built = experiment(recipe, "auto", "directional", micro_batch, platform="gpu")
   program = (
     traced_step(built, mesh, built.micro_batches)
@@ -93,12 +93,12 @@ def compiled(recipe: str, mesh: Mesh, triton: bool, micro_batch: int) -> measure
 
 
 def h100_mesh(count: int) -> Mesh:
-  """The mesh of one axis over so many H100s of one host; a UserError where XLA's plugin for them is missing."""
+  """Returns a mesh of `count` H100s of one host; raises a UserError if XLA's CUDA plugin is missing."""
   if find_spec("jax_cuda12_plugin") is None:
     raise UserError("compiling for a GPU needs jax-cuda12-plugin: see the top of benchmarks/gpu.py")
   compiler = find_spec("nvidia.cuda_nvcc")
   for folder in (compiler and compiler.submodule_search_locations) or ():
-    os.environ["PATH"] = f"{folder}/bin{os.pathsep}{os.environ['PATH']}"  # of ptxas
+    os.environ["PATH"] = f"{folder}/bin{os.pathsep}{os.environ['PATH']}"  # for ptxas
   topology = topologies.get_topology_desc("h100", platform="cuda", target_config=H100, topology=f"1x1x{count}")
   return make_mesh(topology.devices)
 

@@ -1,10 +1,11 @@
-"""The algorithms of ops/grouped_conv.py on the 3x3 convolutions of the recipes.
+"""Times the algorithms of ops/grouped_conv.py on the 3x3 convolutions of recipes.
 
     python benchmarks/grouped_conv.py --configs configs/cifar10.py configs/ffhq64.py --batch=4
 
-Milliseconds of a forward pass, of forward and both gradients, and of a penalty's gradient (of |grad_x |y|^2 / 2|^2 / 2
-with respect to x and the kernel); each algorithm is used in every derivative. XLA's native one is left out unless asked
-for: its gradients take minutes on a CPU. PyTorch's F.conv2d stands beside them where PyTorch is installed.
+It prints milliseconds of a forward pass, of forward and both gradients, and of a penalty's gradient (of
+|grad_x |y|^2 / 2|^2 / 2 with respect to x and the kernel), with the same algorithm in every derivative. XLA's native
+algorithm is measured only with --algorithms native: its gradients take minutes on a CPU. PyTorch's F.conv2d is measured
+if PyTorch is installed.
 """
 
 import sys
@@ -26,7 +27,7 @@ from benchmarks import measure
 from benchmarks.iteration import load_config
 from r3gan_jax.ops.grouped_conv import ALGORITHMS, grouped_conv
 
-PATIENCE_S = 5.0  # some are 1000 times slower than others: those run once
+PATIENCE_S = 5.0  # slower calls, up to 1000 times as slow, run once
 
 
 class Shape(NamedTuple):
@@ -69,7 +70,7 @@ def main() -> None:
 
 
 def recipe_shapes(recipes: list[str], batch: int) -> list[Shape]:
-  """Every shape that the recipes' blocks convolve, once."""
+  """Returns every shape in the recipes' blocks, once."""
   shapes = {
     Shape(batch, 4 * 2**stage, round(width * network.expansion), cardinality)
     for network in (load_config(recipe, batch).network for recipe in recipes)
@@ -104,7 +105,7 @@ def jax_computations(algorithm: str) -> Callable[[Shape], Computations]:
     try:
       jax.block_until_ready(forward_(x, kernel))
     except jax.errors.JaxRuntimeError:
-      return {}  # not an algorithm for this device
+      return {}  # the algorithm does not run on this device
     return {
       "forward": lambda: forward_(x, kernel),
       "forward + gradients": lambda: gradients_(x, kernel, dy),
@@ -115,7 +116,7 @@ def jax_computations(algorithm: str) -> Callable[[Shape], Computations]:
 
 
 def torch_computations() -> Callable[[Shape], Computations]:
-  """The same in PyTorch, NCHW, on the device that jax uses."""
+  """Returns the same calls in PyTorch, NCHW, on the device that JAX uses."""
   import torch
   import torch.nn.functional as F
 

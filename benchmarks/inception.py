@@ -1,9 +1,9 @@
-"""Images a second through the Inception of the FID, beside PyTorch's where it is installed.
+"""Measures images per second through FID's Inception, beside PyTorch's if it is installed.
 
     python benchmarks/inception.py --batch=8
 
-uint8 images of --resolution in, resized to 299, pool3 and logits out, float32, on made-up weights; PyTorch runs in a
-process of its own, in turn with ours. First, the two are compared.
+uint8 images of --resolution are resized to 299; pool3 and logits are computed in float32 with random weights. PyTorch
+runs in its own process, in turn with ours. First the results of both are compared.
 """
 
 import sys
@@ -29,8 +29,8 @@ from r3gan_jax.metrics import inception
 
 def main() -> None:
   parser = measure.parser(__doc__ or "", repetitions=5)
-  parser.add_argument("--batch", type=int, default=8, help="images at a time (%(default)s)")
-  parser.add_argument("--resolution", type=int, default=32, help="of the images (%(default)s)")
+  parser.add_argument("--batch", type=int, default=8, help="images per batch (%(default)s)")
+  parser.add_argument("--resolution", type=int, default=32, help="side of the images, in pixels (%(default)s)")
   options = parser.parse_args()
   images = made_up_images(options.batch, options.resolution)
   params = jax.device_put(INCEPTION.convert(made_up_state(), inception.abstract_params(), "made up"))
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def torch_inception(batch: int, resolution: int) -> Callable[[], Any]:
-  """The same in PyTorch, on the GPU where jax uses one; it waits for its end."""
+  """Returns the same call in PyTorch, on the GPU if JAX uses one; the call waits for its end."""
   import torch
 
   from benchmarks.torch_inception import Inception
@@ -88,7 +88,7 @@ def made_up_images(batch: int, resolution: int) -> np.ndarray:
 
 
 def made_up_state() -> dict[str, np.ndarray]:
-  """A state dict of the published names and shapes."""
+  """Returns a random state dict with the published names and shapes."""
   random = np.random.default_rng(0)
   state: dict[str, np.ndarray] = {}
   for path, leaf in flatten_dict(inception.abstract_params()).items():

@@ -1,4 +1,4 @@
-"""Our training iteration as the benchmarks need it: built from a recipe, run on made-up images, or only compiled."""
+"""A training iteration for benchmarks: built from a recipe, run on random images, or only compiled."""
 
 import argparse
 import dataclasses
@@ -23,11 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--config", default="configs/cifar10.py:unconditional", help="the recipe (%(default)s)")
-  parser.add_argument("--batch", type=int, default=4, help="images an iteration (%(default)s)")
+  parser.add_argument("--batch", type=int, default=4, help="images per iteration (%(default)s)")
 
 
 def load_config(recipe: str, batch: int) -> ConfigDict:
-  """configs/NAME.py[:variant] at this batch size, in float32, without augmentation; may be changed."""
+  """Loads configs/NAME.py[:variant] with this batch size, in float32, without augmentation, unlocked."""
   path, _, variant = recipe.partition(":")
   spec = importlib.util.spec_from_file_location("recipe", ROOT / path)
   assert spec and spec.loader, f"{recipe} is not a Python file"
@@ -41,7 +41,7 @@ def load_config(recipe: str, batch: int) -> ConfigDict:
 
 
 def build(config: ConfigDict, penalised_gradient: PenalisedGradient | None = None) -> Experiment:
-  """The recipe's experiment; `penalised_gradient` takes the place of the configured one."""
+  """Builds the recipe's experiment, with `penalised_gradient` instead of the configured one."""
   experiment = factory.build_experiment(config, device_count=1)
   if penalised_gradient is None:
     return experiment
@@ -50,21 +50,21 @@ def build(config: ConfigDict, penalised_gradient: PenalisedGradient | None = Non
 
 
 def with_native_convolutions(config: ConfigDict) -> ConfigDict:
-  """The same, but with XLA's own grouped convolution: the only one whose FLOPs XLA counts in full, on any platform."""
+  """Switches to XLA's own grouped convolution, the only one whose FLOPs XLA counts in full on all platforms."""
   config = config.copy_and_resolve_references()
   config.gan.grouped_conv = "native"
   return config
 
 
 def lower(experiment: Experiment, device_count: int = 1) -> jax.stages.Lowered:
-  """One iteration on the first devices, from shapes alone: allocates nothing."""
+  """Lowers an iteration for the first devices, from shapes alone; allocates nothing."""
   mesh = make_mesh(jax.devices()[:device_count])
   state = abstract_state(experiment.algorithm, mesh)
   return _step(experiment, mesh).lower(state, abstract_batches(experiment, mesh))
 
 
 class Iteration:
-  """A training state on the first device; each call advances it by one iteration of `compiled`, from `lower`."""
+  """A training state on the first device; every call runs one iteration of `compiled`, from `lower`."""
 
   def __init__(self, experiment: Experiment, compiled: jax.stages.Compiled):
     mesh = make_mesh(jax.devices()[:1])
@@ -74,13 +74,13 @@ class Iteration:
     self._compiled = compiled
 
   def __call__(self) -> Any:
-    """Returns the metrics."""
+    """Runs an iteration and returns its metrics."""
     self._state, metrics = self._compiled(self._state, self._batches)
     return metrics
 
 
 def random_batches(experiment: Experiment) -> tuple[dict[str, np.ndarray], ...]:
-  """A batch for each phase: uniform pixels, and labels 0, 1, 2, ..."""
+  """Returns a batch per phase: uniform pixels, and labels 0, 1, 2, ..."""
   random = np.random.default_rng(0)
   algorithm, made = experiment.algorithm, []
   for size in experiment.batch_sizes:

@@ -1,4 +1,4 @@
-"""What every benchmark shares: interleaved timing, the machine's peak, XLA's counts, tables and JSON."""
+"""Shared by all benchmarks: interleaved timing, the machine's peak, XLA's counts, tables and JSON."""
 
 import argparse
 import contextlib
@@ -23,22 +23,24 @@ import jax.numpy as jnp
 from r3gan_jax.storage import write_whole
 
 Row = dict[str, str | float | None]
-"""One line of a table: column -> value; None where it was not measured."""
+"""A row of a table: column -> value; None if not measured."""
 
 
 def parser(docstring: str, repetitions: int | None = None) -> argparse.ArgumentParser:
-  """The command line of a benchmark, `docstring` its own; with this default of --repetitions if it times anything."""
+  """Returns the command-line parser of a benchmark with this docstring; with --repetitions if it times anything."""
   made = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
   if repetitions:
-    made.add_argument("--repetitions", type=int, default=repetitions, help="medians are over these (%(default)s)")
-  made.add_argument("--json", type=Path, help="also write the tables here")
+    made.add_argument(
+      "--repetitions", type=int, default=repetitions, help="number of repetitions, for medians (%(default)s)"
+    )
+  made.add_argument("--json", type=Path, help="also write the tables to this file")
   return made
 
 
 def interleaved_seconds(
   calls: Mapping[str, Callable[[], Any]], repetitions: int, patience_s: float = math.inf
 ) -> dict[str, float]:
-  """The median seconds of each call, every repetition running all of them in turn, after one call each to warm up.
+  """Returns the median seconds of each call; every repetition runs all of them in turn, after one warm-up call each.
 
   The machine's mood (clock, neighbours) then hits all alike. A JAX result is waited for; others must be complete.
   A call whose warming up takes longer than `patience_s` is not repeated: that time, compilation included, counts.
@@ -59,12 +61,12 @@ def interleaved_seconds(
 
 
 def in_own_process(make: Callable[..., Callable[[], Any]], *arguments: Any) -> Callable[[], None]:
-  """A call that runs `make(*arguments)()` in a process made for it, and waits; `make` runs once, over there."""
+  """Returns a call that runs `make(*arguments)()` in its own process and waits; `make` runs there once."""
   context = multiprocessing.get_context("spawn")
   here, there = context.Pipe()
   context.Process(target=_serve, args=(there, make, arguments), daemon=True).start()
   there.close()
-  here.recv()  # it is ready; EOFError if it failed
+  here.recv()  # ready; EOFError if it failed
 
   def call() -> None:
     here.send(None)
@@ -89,7 +91,7 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 def _busy_seconds_of_others() -> float:
-  """Processor time since boot, less that of this process and its children; 0 where Linux does not tell."""
+  """Returns other processes' CPU seconds since boot; 0 if the system does not say."""
   path = Path("/proc/stat")
   if not path.exists():
     return 0.0
@@ -97,12 +99,12 @@ def _busy_seconds_of_others() -> float:
   ticks = user + nice + system + sum(interrupts)
   for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    ticks -= int(fields[11]) + int(fields[12])  # in user and in kernel mode
+    ticks -= int(fields[11]) + int(fields[12])  # user and kernel mode
   return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def peak_matmul(dtype: jnp.dtype = jnp.float32) -> tuple[Callable[[], jax.Array], float]:
-  """(a big matrix product, its FLOPs): timed beside the others it gives the machine's peak of the moment."""
+  """Returns (a large matrix product, its FLOPs); timed beside other calls it gives the machine's current peak."""
   size = 4096 if jax.default_backend() == "cpu" else 16384
   a = jax.random.normal(jax.random.key(0), (size, size), dtype)
   product = jax.jit(jnp.matmul)
@@ -110,21 +112,21 @@ def peak_matmul(dtype: jnp.dtype = jnp.float32) -> tuple[Callable[[], jax.Array]
 
 
 def flops(compiled: jax.stages.Compiled) -> float:
-  """XLA's own count, per device. It counts the body of a loop once, so compile with the native grouped convolution."""
+  """Returns XLA's count of FLOPs per device, with loop bodies once: use the native grouped convolution."""
   cost = compiled.cost_analysis()
   assert cost, "this platform's compiler counts no FLOPs"
   return float(cost["flops"])
 
 
 def bytes_accessed(compiled: jax.stages.Compiled) -> float:
-  """XLA's own count of what one call reads and writes, per device; a loop's body once, as of `flops`."""
+  """Returns XLA's count of bytes read and written per device; see `flops`."""
   cost = compiled.cost_analysis()
   assert cost, "this platform's compiler counts no bytes"
   return float(cost["bytes accessed"])
 
 
 def temporary_bytes(compiled: jax.stages.Compiled) -> int:
-  """The working memory of one call, per device, beyond its arguments and results."""
+  """Returns the bytes of temporaries of a call, per device."""
   memory = compiled.memory_analysis()
   assert memory, "this platform's compiler states no memory"
   return int(memory.temp_size_in_bytes)
@@ -135,12 +137,12 @@ def has_torch() -> bool:
 
 
 def threads() -> int:
-  """The cores that this process may use: what XLA takes, and what PyTorch is to be given."""
+  """Returns the number of cores that this process may use, for XLA and PyTorch alike."""
   return len(os.sched_getaffinity(0))
 
 
 def report(tables: Mapping[str, Sequence[Row]], json_path: Path | None) -> None:
-  """Prints each table under its title; writes them, with the machine and the command, to `json_path`."""
+  """Prints each table under its title, and writes all, with machine and command, to `json_path`."""
   for title, rows in tables.items():
     print(f"\n{title}\n{table(rows)}", flush=True)
   if json_path:
@@ -149,7 +151,7 @@ def report(tables: Mapping[str, Sequence[Row]], json_path: Path | None) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-  """A Markdown table; numbers in four digits."""
+  """Returns a Markdown table with numbers of four digits."""
   columns = list(dict.fromkeys(column for row in rows for column in row))
   cells = [columns, *[[_cell(row.get(column)) for column in columns] for row in rows]]
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -169,7 +171,7 @@ def _cell(value: str | float | None) -> str:
 
 
 def machine() -> dict[str, Any]:
-  """What the numbers were measured on."""
+  """Describes the machine."""
   packages = ("jax", "jaxlib", *(("torch",) if has_torch() else ()))
   return {
     "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -181,7 +183,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-  """The model's name, where Linux tells it."""
+  """Returns the name of the processor, if Linux says."""
   path = Path("/proc/cpuinfo")
   lines = path.read_text().splitlines() if path.exists() else []
   names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

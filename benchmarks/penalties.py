@@ -1,9 +1,9 @@
-"""What exact R1 and R2 on every step cost a whole iteration: none, as a directional derivative, as grad-of-grad.
+"""Measures the cost of exact R1 and R2 at every step: none, by directional derivative, by grad-of-grad.
 
     python benchmarks/penalties.py --config=configs/cifar10.py:unconditional --batch=4
 
-Time, temporary memory and compile time are of the program that trains; GFLOP is XLA's count of the same iteration
-with its native grouped convolution.
+Time, temporaries and compile time are those of the training program; GFLOP is XLA's count of the same iteration with
+its native grouped convolution.
 """
 
 import sys
@@ -37,7 +37,7 @@ from r3gan_jax.losses.penalties import (
 def without_penalty(
   critic: Critic, params: Any, images: jax.Array, augment: Augmentation, objective: Objective
 ) -> tuple[Any, dict[str, jax.Array]]:
-  """The adversarial gradient alone: the squared norms are zeros."""
+  """Computes the adversarial gradient alone, with zeros for squared norms."""
 
   def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     ones = jnp.ones(len(images))

@@ -1,10 +1,10 @@
-"""Images a second of the sampler, and of writing a folder of them, beside the same generator in PyTorch.
+"""Measures images per second of the sampler, and of writing a folder, beside the same generator in PyTorch.
 
     python benchmarks/sampling.py --config=configs/cifar10.py --images=128
 
-From seeds to uint8 images in the host's memory, float32, on weights made up for it; `folder` also writes each as a
-PNG. PyTorch's generator gets the same noise and classes in batches of the same size, in a process of its own, in turn
-with ours. First, the two are compared.
+From seeds to uint8 images in host memory, float32, with random weights; `folder` also writes PNGs. PyTorch's generator
+gets the same noise and classes in batches of the same size, in its own process, in turn with ours. First the results of
+both are compared.
 """
 
 import json
@@ -37,8 +37,8 @@ from r3gan_jax.training.mesh import make_mesh, replicated
 def main() -> None:
   parser = measure.parser(__doc__ or "", repetitions=3)
   parser.add_argument("--config", default="configs/cifar10.py", help="the recipe (%(default)s)")
-  parser.add_argument("--batch", type=int, default=64, help="images at a time, on each device (%(default)s)")
-  parser.add_argument("--images", type=int, default=128, help="how many are drawn (%(default)s)")
+  parser.add_argument("--batch", type=int, default=64, help="images per batch and device (%(default)s)")
+  parser.add_argument("--images", type=int, default=128, help="number of images (%(default)s)")
   options = parser.parse_args()
   config = load_config(options.config, options.batch)
   algorithm = factory.build_algorithm(config)
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def made_up_params(algorithm: Algorithm) -> Any:
-  """As initialised, and something everywhere: the layers that begin at zero would hide a difference."""
+  """Returns initial parameters plus noise: layers that are initialised with zeros would hide differences."""
   params, _ = jax.jit(algorithm.init)(jax.random.key(0))
   random = np.random.default_rng(0)
   return jax.tree.map(
@@ -91,7 +91,7 @@ def made_up_params(algorithm: Algorithm) -> Any:
 def torch_sampler(
   config_json: str, params: Any, noise: np.ndarray, labels: np.ndarray | None, batch: int
 ) -> Callable[[], np.ndarray]:
-  """Noise -> uint8 images in PyTorch, on the GPU where jax uses one."""
+  """Draws uint8 images from noise in PyTorch, on the GPU if JAX uses one."""
   import torch
 
   from benchmarks import torch_r3gan

@@ -1,9 +1,9 @@
-"""What one iteration costs each of 1, 2, 4, 8 devices, by the compiled programs: no run, so CPU devices stand in.
+"""Shows what an iteration costs each of 1, 2, 4 and 8 devices, from compiled programs for fake CPU devices.
 
     python benchmarks/scaling.py --config=configs/cifar10.py:unconditional --batch=8
 
-The global batch stays the same. GFLOP are XLA's count with its native grouped convolution; memory and collectives are
-those of the program that trains.
+The global batch is constant. GFLOP are XLA's count with its native grouped convolution; memory and collectives are
+those of the training program.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The Inception of the FID in PyTorch, as users run it: batch normalisation apart, weights from a state dict."""
+"""FID's Inception in PyTorch, with separate batch normalisation and weights from a state dict."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ class Inception:
   """uint8 [N, 3, H, W] -> pool3 [N, 2048], logits [N, 1008]; half-pixel bilinear to 299.
 
   Args:
-    state: the tensors of the published weights, by name, on the device to run on.
+    state: the published weights by name, on the device.
   """
 
   def __init__(self, state: Mapping[str, Tensor]):
@@ -64,6 +64,6 @@ class Inception:
     return self._conv(pooled, f"{block}.branch_pool")
 
   def _halve(self, x: Tensor, block: str, *branches: tuple[str, ...]) -> Tensor:
-    """Each branch ends in a convolution of stride 2 without padding; beside them, a max pool."""
+    """Computes branches that end in unpadded convolutions of stride 2, and a max pool."""
     parts = [self._conv(self._chain(x, block, *layers), f"{block}.{last}", 2, valid=True) for *layers, last in branches]
     return torch.cat([*parts, F.max_pool2d(x, 3, 2)], 1)

@@ -1,9 +1,9 @@
-"""R3GAN in PyTorch: what `benchmarks/train_step.py --against torch` measures against.
+"""R3GAN in PyTorch, for `benchmarks/train_step.py --against torch`.
 
-Written from the paper's description for this comparison, and checked, like the JAX one, against numbers recorded from
-the official implementation (tests/benchmarks/test_torch_r3gan.py). It does what the official training loop does: D sees
-reals and fakes in two passes, R1 and R2 are gradients of gradients by `torch.autograd.grad(create_graph=True)`, and D
-is frozen while G is trained. Parameters carry the names of the JAX ones.
+Written from the paper for this comparison, and checked like the JAX code against numbers recorded from the official
+implementation (tests/benchmarks/test_torch_r3gan.py). Like the official training loop it passes reals and fakes to D
+separately, computes R1 and R2 by `torch.autograd.grad(create_graph=True)`, and freezes D while it trains G. Parameters
+have the names of the JAX ones.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ LEAKY_SLOPE = 0.2
 
 
 class Generator(nn.Module):
-  """z [N, noise_dim] -> images [N, C, H, W]. Arguments as those of r3gan_jax.networks.r3gan.Generator."""
+  """z [N, noise_dim] -> images [N, C, H, W]. For the arguments see r3gan_jax.networks.r3gan.Generator."""
 
   def __init__(
     self,
@@ -53,7 +53,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """images [N, C, H, W] -> logits [N]. Arguments as those of r3gan_jax.networks.r3gan.Discriminator."""
+  """images [N, C, H, W] -> logits [N]. For the arguments see r3gan_jax.networks.r3gan.Discriminator."""
 
   def __init__(
     self,
@@ -87,7 +87,7 @@ class Discriminator(nn.Module):
 
 
 def _register(network: nn.Module, layers: Mapping[str, nn.Module]) -> list[nn.Module]:
-  """Gives the network its layers, by name; returns them in order."""
+  """Adds layers to the network by name; returns them in order."""
   for name, layer in layers.items():
     network.add_module(name, layer)
   return list(layers.values())
@@ -129,7 +129,7 @@ class Linear(nn.Module):
 
 
 class Upsample(nn.Module):
-  """A 1x1 convolution where the width changes, then zeros between pixels and [1, 3, 3, 1] / 4 an axis."""
+  """A 1x1 convolution if the width changes, then zeros between pixels and [1, 3, 3, 1] / 4 per axis."""
 
   def __init__(self, inputs: int, outputs: int):
     super().__init__()
@@ -142,7 +142,7 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-  """[1, 3, 3, 1] / 8 an axis and every second pixel, then a 1x1 convolution where the width changes."""
+  """[1, 3, 3, 1] / 8 per axis and every second pixel, then a 1x1 convolution if the width changes."""
 
   def __init__(self, inputs: int, outputs: int):
     super().__init__()
@@ -175,7 +175,7 @@ class DiscriminativeBasis(nn.Module):
 
 
 def _parameter(*shape: int) -> nn.Parameter:
-  """Standard deviation 1 / sqrt(fan in): a benchmark has no use for the paper's gains, nor for its layers of zeros."""
+  """Initialises with standard deviation 1 / sqrt(fan in); a benchmark does not need the paper's gains or zeros."""
   return nn.Parameter(torch.randn(shape) / np.sqrt(np.prod(shape[1:])))
 
 
@@ -186,7 +186,7 @@ def _resampling_filter(channels: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Hyperparameters:
-  """The scheduled values of one iteration; `ema_decay` is what is kept of the average."""
+  """The hyperparameters of an iteration; `ema_decay` is the decay of the moving average."""
 
   learning_rate: float
   beta2: float
@@ -195,7 +195,7 @@ class Hyperparameters:
 
 
 class Trainer:
-  """G, D, G's moving average and their optimisers; `iteration` is one D step, one G step, one update of the average."""
+  """G, D, G's moving average and optimisers; `iteration` is a step of D, a step of G and an update of the average."""
 
   def __init__(self, generator: Generator, discriminator: Discriminator, average: Generator):
     self.generator, self.discriminator, self.average = generator, discriminator, average
@@ -209,7 +209,7 @@ class Trainer:
   def iteration(
     self, z: Sequence[Tensor], real: Sequence[Tensor], labels: Sequence[Tensor | None], hyperparameters: Hyperparameters
   ) -> None:
-    """The pairs: of the D step and of the G step. Images [N, C, H, W] in [-1, 1], labels one-hot."""
+    """Runs an iteration; pairs are for the steps of D and G. Images [N, C, H, W] in [-1, 1], labels one-hot."""
     self.discriminator_gradients(z[0], real[0], labels[0], hyperparameters.gamma)
     self._update(self.discriminator, hyperparameters)
     self.generator_gradients(z[1], real[1], labels[1])
@@ -222,7 +222,7 @@ class Trainer:
   def discriminator_gradients(
     self, z: Tensor, real: Tensor, labels: Tensor | None, gamma: float
   ) -> tuple[Tensor, Tensor, Tensor]:
-    """Leaves the gradients in D's parameters; returns relativistic logits, R1 and R2, each [N]."""
+    """Computes the gradients of D's parameters; returns relativistic logits, R1 and R2, each [N]."""
     self.discriminator.requires_grad_(True)
     with torch.no_grad():
       fake = self.generator(z, labels)
@@ -239,7 +239,7 @@ class Trainer:
     return logits, gradients.square().sum((1, 2, 3))
 
   def generator_gradients(self, z: Tensor, real: Tensor, labels: Tensor | None) -> Tensor:
-    """Leaves the gradients in G's parameters; returns the relativistic logits [N]."""
+    """Computes the gradients of G's parameters; returns the relativistic logits [N]."""
     self.discriminator.requires_grad_(False)
     fake_logits = self.discriminator(self.generator(z, labels), labels)
     difference = fake_logits - self.discriminator(real, labels)
@@ -261,7 +261,7 @@ def load(network: nn.Module, tree: Mapping[str, Any]) -> None:
 
 
 def in_torch_layout(network: nn.Module, tree: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-  """(name, value) of each of `network`'s parameters, from a JAX tree of parameters or of their gradients."""
+  """Yields (name, value) of the parameters of `network` from a JAX tree of parameters or gradients."""
   for name, parameter in network.named_parameters():
     leaf: Any = tree
     for part in name.split("."):

@@ -1,9 +1,9 @@
-"""What an iteration takes on TPUs, as libtpu compiles it on a machine that has none (pip install 'r3gan_jax[tpu]').
+"""Compiles an iteration for TPUs on a machine without one (pip install -e '.[tpu]'), and shows what it needs.
 
     python -m benchmarks.tpu    # every preset, at its batch, on the slice of its config.run.tpu_topology
     python -m benchmarks.tpu --configs cifar10:unconditional --topologies v5e:2x2 --grouped_conv native pallas
 
-Every number is of one chip. The roofline time max(FLOPs / peak, bytes / bandwidth) and the time of the all-reduces are
+All numbers are per chip. The roofline time max(FLOPs / peak, bytes / bandwidth) and the time of the all-reduces are
 lower bounds, not measurements. A whole iteration compiles in minutes.
 """
 
@@ -32,7 +32,7 @@ def main() -> None:
   parser = measure.parser(__doc__ or "")
   parser.add_argument("--configs", nargs="+", default=PRESETS, help="recipes (all presets)")
   parser.add_argument("--topologies", nargs="+", help="slices, e.g. v5e:2x2 (config.run.tpu_topology)")
-  parser.add_argument("--micro_batch", type=int, default=0, help="images a chip handles at a time (as many as fit)")
+  parser.add_argument("--micro_batch", type=int, default=0, help="images per chip and micro-batch (as many as fit)")
   parser.add_argument("--grouped_conv", nargs="+", default=["auto"], help="algorithms (%(default)s)")
   parser.add_argument("--penalties", nargs="+", default=["directional"], help="or grad_of_grad (%(default)s)")
   options = parser.parse_args()
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def compiled(recipe: str, topology: str, grouped_conv: str, penalty: str, micro_batch: int) -> measure.Row:
-  """A line of the table, which is printed at once, too."""
+  """Compiles a recipe; returns a row of the table, and prints it."""
   built = experiment(recipe, grouped_conv, penalty, micro_batch)
   names = {"recipe": recipe, "topology": topology, "grouped conv": grouped_conv, "penalty": penalty}
   line = names | row(compile_for_topology(built, topology), built.batch_size)

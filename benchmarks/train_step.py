@@ -1,13 +1,12 @@
-"""Seconds of one whole training iteration (D, G, Adam, moving average), and what of the machine's peak that is.
+"""Times a whole training iteration (D, G, Adam, moving average), also as a fraction of the machine's peak.
 
     python benchmarks/train_step.py --config=configs/cifar10.py:unconditional --batch=4 --against torch
 
-`--against torch` runs the same iteration (networks, batch, float32, threads) in PyTorch, in turn with ours, in a
-process of its own: in one process, either's idle threads cost the other up to a third of its speed. Both run with the
-allocator settings that main.py makes; start it with `GLIBC_TUNABLES= python ...` to have neither. GFLOP is XLA's
-count of the iteration with its native grouped convolution: ours with the penalised gradient of the recipe; PyTorch's,
-which differentiates gradients, that of our grad_of_grad. The peak is that of a big float32 matrix product in the same
-run (in TF32 where the device has it, for everyone).
+`--against torch` runs the same iteration (networks, batch, float32, threads) in PyTorch, in turn with ours, in its own
+process: in one process, idle threads of one cost the other up to a third of its speed. Both run with main.py's
+allocator settings; `GLIBC_TUNABLES= python ...` switches them off for both. GFLOP is XLA's count of the iteration with
+its native grouped convolution: ours with the recipe's penalised gradient, PyTorch's with our grad_of_grad. The peak is
+that of a large float32 matrix product in the same run (in TF32 for both, if the device has it).
 """
 
 import json
@@ -77,7 +76,7 @@ def native_flops(config: ConfigDict) -> float:
 
 
 def torch_iteration(config_json: str) -> Callable[[], None]:
-  """One iteration in PyTorch, on the GPU where jax uses one; it waits for its end."""
+  """Returns an iteration in PyTorch, on the GPU if JAX uses one; the call waits for its end."""
   import torch
 
   from benchmarks import torch_r3gan

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice, of one host or many, with gcloud (installed, logged in, a project chosen).
+# Trains on a Cloud TPU slice, with one host or many, by gcloud (installed, logged in, with a project).
 #
 #   export ZONE=us-west4-a ACCELERATOR_TYPE=v5litepod-256 NFS=10.0.0.2:/r3gan
-#   launch/cloud_tpu.sh create [--queued] [--spot]    # the slice, now, or when there is room for it
+#   launch/cloud_tpu.sh create [--queued] [--spot]    # a slice, now or when there is room
 #   launch/cloud_tpu.sh status [--queued]
 #   launch/cloud_tpu.sh install     # copies the last commit to every host, installs it there, mounts NFS
 #   launch/cloud_tpu.sh train --config=configs/imagenet64.py --workdir=/mnt/r3gan/imagenet64    # any flags of main.py
@@ -10,22 +10,22 @@
 #   launch/cloud_tpu.sh stop        # saves; `train` with the same flags resumes
 #   launch/cloud_tpu.sh delete [--queued]
 #
-# With several hosts the work directory must be one that all see: gs://BUCKET/..., or on NFS, a share of e.g. Filestore
-# that is mounted at /mnt/r3gan. A spot slice that was preempted is gone for good: delete, create, install and train
-# again, with the same arguments, and training resumes.
+# With several hosts, all must see the work directory: gs://BUCKET/..., or an NFS share, e.g. of Filestore, which is
+# mounted at /mnt/r3gan. A preempted spot slice does not come back: delete, create, install and train again with the same
+# arguments, and training resumes.
 # launch/cloud_tpu.sh --dry_run COMMAND ... prints what it would run.
-# Variables of the environment, with their defaults: the first lines of this file. Before commands to more than one
-# host: ssh-add ~/.ssh/google_compute_engine
+# Environment variables and defaults: the first lines of this file. Before commands to several hosts, run
+# ssh-add ~/.ssh/google_compute_engine
 
 set -euo pipefail
 
 TPU_NAME=${TPU_NAME:-r3gan}
 ZONE=${ZONE:-}
-ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5litepod-4} # or v4-8, v5p-8, v6e-4, ...; each recipe recommends one
+ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5litepod-4} # or v4-8, v5p-8, v6e-4, ...; recipes recommend one
 RUNTIME_VERSION=${RUNTIME_VERSION:-} # default: the one for the accelerator type
 NFS=${NFS:-} # SERVER:/SHARE
 PYTHON_VERSION=${PYTHON_VERSION:-3.12} # on the hosts
-MAX_RESTARTS=${MAX_RESTARTS:-10} # of a host, after crashes: launch/restart.sh
+MAX_RESTARTS=${MAX_RESTARTS:-10} # after crashes, on each host: launch/restart.sh
 ARCHIVE=${ARCHIVE:-${TMPDIR:-/tmp}/r3gan_jax.tar.gz}
 
 cd "$(dirname "$0")/.."
@@ -38,11 +38,11 @@ runtime_version() {
     v5p-*) echo v2-alpha-tpuv5 ;;
     v5litepod-*) echo v2-alpha-tpuv5-lite ;;
     v4-*) echo tpu-ubuntu2204-base ;;
-    *) fail "ACCELERATOR_TYPE=$ACCELERATOR_TYPE is unknown: set RUNTIME_VERSION too" ;;
+    *) fail "ACCELERATOR_TYPE=$ACCELERATOR_TYPE is unknown: set RUNTIME_VERSION, too" ;;
   esac
 }
 
-# On the workers $1 ("all" or a number), the shell command $2.
+# Runs the shell command $2 on the workers $1 ("all" or a number).
 on_workers() {
   run gcloud compute tpus tpu-vm ssh "$TPU_NAME" --zone="$ZONE" --worker="$1" --command="$2"
 }
@@ -50,7 +50,7 @@ on_workers() {
 [[ -n $ZONE ]] || fail "ZONE is not set: e.g. ZONE=us-west4-a"
 
 command=${1:-}
-[[ -n $command ]] || fail "which command?"
+[[ -n $command ]] || fail "no command"
 shift
 queued='' spot=''
 if [[ $command != train ]]; then
@@ -66,7 +66,7 @@ fi
 case $command in
   create)
     [[ -n $RUNTIME_VERSION ]] || RUNTIME_VERSION=$(runtime_version)
-    # On NFS the hosts must agree on who a user is.
+    # For NFS the hosts must have the same user ids.
     shared=(--zone="$ZONE" --accelerator-type="$ACCELERATOR_TYPE" ${spot:+"$spot"}
       ${NFS:+--metadata=enable-oslogin=TRUE})
     if [[ -n $queued ]]; then
@@ -86,7 +86,7 @@ case $command in
   install)
     run git archive --format=tar.gz --output="$ARCHIVE" HEAD
     run gcloud compute tpus tpu-vm scp "$ARCHIVE" "$TPU_NAME:r3gan_jax.tar.gz" --zone="$ZONE" --worker=all
-    # The images' own Python is too old.
+    # The Python of the images is too old.
     on_workers all "mkdir -p r3gan_jax && tar -xzf r3gan_jax.tar.gz -C r3gan_jax && cd r3gan_jax &&\
  export PATH=\$HOME/.local/bin:\$PATH &&\
  { command -v uv || curl -LsSf https://astral.sh/uv/install.sh | sh; } &&\

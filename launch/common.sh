@@ -8,13 +8,13 @@ show_help() {
   sed -n '2,/^$/s/^# \{0,1\}//p' "launch/${0##*/}"
 }
 
-# A mistake of the caller's.
+# Reports a mistake of the caller.
 fail() {
   echo "error: $*; launch/${0##*/} --help explains" >&2
   exit 2
 }
 
-# The arguments as one line for a POSIX shell.
+# Prints the arguments as one line for a POSIX shell.
 quoted() {
   local word line='' special='[^A-Za-z0-9_@%+=:,./-]' quote="'" escaped="'\''"
   for word in "$@"; do
@@ -26,12 +26,12 @@ quoted() {
   echo "${line:1}"
 }
 
-# Runs a command; with --dry_run prints it.
+# Runs a command, or prints it with --dry_run.
 run() {
   if [[ -n $DRY_RUN ]]; then quoted "$@"; else "$@"; fi
 }
 
-# Fails unless each of the names in $1 is among the flags for main.py, the rest.
+# Fails unless the flags for main.py, the other arguments, have each of the names in $1.
 need_flags() {
   local name
   for name in $1; do
@@ -39,18 +39,18 @@ need_flags() {
   done
 }
 
-# What to run on another host, in the directory $1 there: training in the background, once; the rest are its flags.
+# Prints the command that trains on another host, in the background and once: directory $1, then flags of main.py.
 start_command() {
   local command
   command=$(quoted launch/restart.sh "--max_restarts=$MAX_RESTARTS" .venv/bin/python main.py "${@:2}")
   echo "set -e; cd $(quoted "$1"); if pgrep -f -F train.pid launch/restart.sh > /dev/null 2>&1;" \
-    "then echo 'it is training: stop it first' >&2; exit 1; fi;" \
+    "then echo 'already training: stop it first' >&2; exit 1; fi;" \
     "nohup $command >> train.log 2>&1 < /dev/null & echo \$! > train.pid"
 }
 
-# What saves and ends it, and what then waits for that.
+# Prints the commands that save and end training, and that wait for its end.
 stop_command() {
-  echo "cd $(quoted "$1") && pkill -TERM -f -F train.pid launch/restart.sh || echo 'it was not training' >&2"
+  echo "cd $(quoted "$1") && pkill -TERM -f -F train.pid launch/restart.sh || echo 'was not training' >&2"
 }
 
 wait_command() {

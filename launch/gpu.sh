@@ -5,7 +5,7 @@
 #   launch/gpu.sh train --config=configs/cifar10.py --workdir=runs/cifar10    # any flags of main.py
 #
 # Ctrl-C saves and stops; the same command resumes. launch/gpu.sh --dry_run COMMAND ... prints what it would run.
-# Variables of the environment, with their defaults: the first lines of this file. CUDA_VISIBLE_DEVICES chooses GPUs.
+# Environment variables and defaults: the first lines of this file. CUDA_VISIBLE_DEVICES chooses GPUs.
 
 set -euo pipefail
 
@@ -24,6 +24,6 @@ case ${1:-} in
     need_flags config "${@:2}"
     run exec launch/restart.sh "--max_restarts=$MAX_RESTARTS" .venv/bin/python main.py "${@:2}"
     ;;
-  '') fail "which command?" ;;
+  '') fail "no command" ;;
   *) fail "unknown command $1" ;;
 esac

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on the GPUs of several machines, reached by ssh without a password.
+# Trains on the GPUs of several machines, by ssh without a password.
 #
 #   export HOSTS="gpu1 gpu2"
 #   launch/gpu_hosts.sh install      # copies the last commit to every host, and installs it there
@@ -7,9 +7,9 @@
 #   launch/gpu_hosts.sh log          # follows the log of the first host
 #   launch/gpu_hosts.sh stop         # saves; `train` with the same flags resumes
 #
-# The work directory must be one that every host sees. The first host coordinates: it must be reachable by its name on
+# Every host must see the work directory. The first host coordinates: the others must reach it by name on
 # COORDINATOR_PORT. launch/gpu_hosts.sh --dry_run COMMAND ... prints what it would run.
-# Variables of the environment, with their defaults: the first lines of this file.
+# Environment variables and defaults: the first lines of this file.
 
 set -euo pipefail
 
@@ -17,14 +17,14 @@ HOSTS=${HOSTS:-} # separated by spaces
 COORDINATOR_PORT=${COORDINATOR_PORT:-8476}
 REMOTE_DIRECTORY=${REMOTE_DIRECTORY:-r3gan_jax} # on each host; relative to the home directory
 PYTHON=${PYTHON:-python3} # 3.11 or newer, on the hosts
-MAX_RESTARTS=${MAX_RESTARTS:-10} # of a host, after crashes: launch/restart.sh
+MAX_RESTARTS=${MAX_RESTARTS:-10} # after crashes, on each host: launch/restart.sh
 ARCHIVE=${ARCHIVE:-${TMPDIR:-/tmp}/r3gan_jax.tar.gz}
 
 cd "$(dirname "$0")/.."
 source launch/common.sh
 
 read -r -a hosts <<< "$HOSTS"
-[[ ${#hosts[@]} -gt 0 ]] || fail "HOSTS is not set: name the machines"
+[[ ${#hosts[@]} -gt 0 ]] || fail "HOSTS is not set: e.g. HOSTS=\"gpu1 gpu2\""
 
 case ${1:-} in
   install)
@@ -45,12 +45,12 @@ case ${1:-} in
     ;;
   log) run ssh "${hosts[0]}" "$(log_command "$REMOTE_DIRECTORY")" ;;
   stop)
-    for command in stop_command wait_command; do # all get the signal before the first is waited for
+    for command in stop_command wait_command; do # signals all before waiting for the first
       for host in "${hosts[@]}"; do
         run ssh "$host" "$("$command" "$REMOTE_DIRECTORY")"
       done
     done
     ;;
-  '') fail "which command?" ;;
+  '') fail "no command" ;;
   *) fail "unknown command $1" ;;
 esac

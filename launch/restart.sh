@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs a command, and runs it again when it ends before its work is done.
+# Runs a command, and restarts it until its work is done.
 #
 #   launch/restart.sh [--max_restarts=N] [--pause=SECONDS] COMMAND [ARGUMENTS]
 #
-# By the exit status of the command, as main.py uses them:
-#   0, 2     done, or a mistake of the user's: ends with that status
-#   75       preempted, or a peer was lost; its state is saved: restarts, however often
-#   others   it crashed or was killed: restarts at most N times (10), then ends with that status
-# SIGTERM and SIGINT reach the command as SIGTERM: it saves, and this ends with its status instead of restarting.
+# By the exit status of the command, as defined by main.py:
+#   0, 2     finished, or a mistake of the user: exits with this status
+#   75       preempted, or a peer was lost, with everything saved: restarts, any number of times
+#   others   crashed or killed: restarts at most N times (10), then exits with this status
+# SIGTERM and SIGINT are passed on as SIGTERM: the command saves, and this exits with its status without a restart.
 
 set -euo pipefail
 
@@ -30,7 +30,7 @@ while [[ ${1:-} == -* ]]; do
 done
 [[ $MAX_RESTARTS =~ ^[0-9]+$ ]] || fail "--max_restarts=$MAX_RESTARTS is not a number"
 [[ $PAUSE =~ ^[0-9]+$ ]] || fail "--pause=$PAUSE is not a number of seconds"
-[[ $# -gt 0 ]] || fail "which command?"
+[[ $# -gt 0 ]] || fail "no command"
 
 child=
 stopping=
@@ -45,8 +45,8 @@ restarts=0
 while true; do
   "$@" &
   child=$!
-  [[ -z $stopping ]] || stop # a signal came before the child was known
-  while true; do # a signal interrupts `wait`, and the child takes its time
+  [[ -z $stopping ]] || stop # a signal came before the child had started
+  while true; do # signals interrupt `wait` before the child has ended
     signalled='' status=0
     wait "$child" || status=$?
     [[ -n $signalled ]] || break

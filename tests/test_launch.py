@@ -286,7 +286,7 @@ def test_hosts_train_in_the_background_once_until_stopped(repository):
       assert time.monotonic() < deadline
       time.sleep(0.05)
     again, _ = call(repository, ["gpu_hosts.sh", "train", *FLAGS], HOSTS="a b")
-    assert again.returncode == 1 and "it is training" in again.stderr
+    assert again.returncode == 1 and "already training" in again.stderr
   finally:
     result, _ = call(repository, ["gpu_hosts.sh", "stop"], HOSTS="a b")
   assert (result.returncode, result.stderr) == (0, "")
@@ -294,7 +294,7 @@ def test_hosts_train_in_the_background_once_until_stopped(repository):
     flags = " ".join([*FLAGS, "--coordinator=a:8476", "--num_processes=2", f"--process_id={process}"])
     assert log.read_text() == f"started main.py {flags}\nsaved\n"
   result, _ = call(repository, ["gpu_hosts.sh", "stop"], HOSTS="a b")
-  assert result.returncode == 0 and result.stderr.count("it was not training") == 2
+  assert result.returncode == 0 and result.stderr.count("was not training") == 2
 
 
 def test_no_script_was_forgotten():
