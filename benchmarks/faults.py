@@ -1,6 +1,6 @@
 """Kills and restarts a training run many times, and compares its end with that of an uninterrupted run:
 
-    python benchmarks/faults.py --kills 50
+    python -m benchmarks.faults --kills 50
 
 SIGKILL or SIGTERM comes at random moments, while it starts, trains, draws and saves, which it does every ten
 iterations. Nothing may be lost: it must resume from the newest complete checkpoint every time, and in the end every
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import measure
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks import measure
 from r3gan_jax import factory
 from r3gan_jax.errors import INTERRUPTED
 from r3gan_jax.training.checkpoint import DIRECTORY, Checkpoints

@@ -1,17 +1,13 @@
 """Measures images per second through FID's Inception, beside PyTorch's if it is installed.
 
-    python benchmarks/inception.py --batch=8
+    python -m benchmarks.inception --batch=8
 
 uint8 images of --resolution are resized to 299; pool3 and logits are computed in float32 with random weights. PyTorch
 runs in its own process, in turn with ours. First the results of both are compared.
 """
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from r3gan_jax.cli.shared.memory import keep_memory
 
@@ -69,8 +65,7 @@ def torch_inception(batch: int, resolution: int) -> Callable[[], Any]:
 
   from benchmarks.torch_inception import Inception
 
-  device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-  torch.set_num_threads(measure.threads())
+  device = measure.torch_device()
   network = Inception({name: torch.tensor(value, device=device) for name, value in made_up_state().items()})
   images = torch.tensor(np.moveaxis(made_up_images(batch, resolution), -1, 1).copy(), device=device)
 

@@ -136,6 +136,15 @@ def has_torch() -> bool:
   return importlib.util.find_spec("torch") is not None
 
 
+def torch_device() -> str:
+  """Sets PyTorch up like JAX, with the same threads and TF32 if there is any; returns the device that JAX uses."""
+  import torch
+
+  torch.set_num_threads(threads())
+  torch.set_float32_matmul_precision("high")
+  return "cpu" if jax.default_backend() == "cpu" else "cuda"
+
+
 def threads() -> int:
   """Returns the number of cores that this process may use, for XLA and PyTorch alike."""
   return len(os.sched_getaffinity(0))

@@ -1,6 +1,6 @@
 """Measures images per second of the sampler, and of writing a folder, beside the same generator in PyTorch.
 
-    python benchmarks/sampling.py --config=configs/cifar10.py --images=128
+    python -m benchmarks.sampling --config=configs/cifar10.py --images=128
 
 From seeds to uint8 images in host memory, float32, with random weights; `folder` also writes PNGs. PyTorch's generator
 gets the same noise and classes in batches of the same size, in its own process, in turn with ours. First the results of
@@ -8,13 +8,9 @@ both are compared.
 """
 
 import json
-import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from r3gan_jax.cli.shared.memory import keep_memory
 
@@ -97,14 +93,11 @@ def torch_sampler(
   from benchmarks import torch_r3gan
 
   config = ConfigDict(json.loads(config_json))
-  device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-  torch.set_num_threads(measure.threads())
-  torch.set_float32_matmul_precision("high")
-  network, classes, channels = config.gan, config.data.num_classes, config.data.channels
-  shape = (network.widths, network.cardinalities, network.blocks)
-  generator = torch_r3gan.Generator(*shape, network.noise_dim, classes, network.noise_dim, channels)
+  device = measure.torch_device()
+  generator = torch_r3gan.build_generator(config)
   torch_r3gan.load(generator, params)
   generator = generator.to(device)
+  classes = config.data.num_classes
 
   @torch.inference_mode()
   def draw() -> np.ndarray:

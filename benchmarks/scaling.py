@@ -1,16 +1,12 @@
 """Shows what an iteration costs each of 1, 2, 4 and 8 devices, from compiled programs for fake CPU devices.
 
-    python benchmarks/scaling.py --config=configs/cifar10.py:unconditional --batch=8
+    python -m benchmarks.scaling --config=configs/cifar10.py:unconditional --batch=8
 
 The global batch is constant. GFLOP are XLA's count with its native grouped convolution; memory and collectives are
 those of the training program.
 """
 
-import sys
 from collections import Counter
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 

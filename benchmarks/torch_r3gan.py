@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 LEAKY_SLOPE = 0.2
@@ -84,6 +85,20 @@ class Discriminator(nn.Module):
     for layer in self.layers:
       x = layer(x)
     return x[:, 0] if labels is None else (x * self.class_embedding(labels)).sum(1)
+
+
+def build_generator(config: ConfigDict) -> Generator:
+  """Builds G of a recipe, with the sizes of the JAX one."""
+  gan, data = config.gan, config.data
+  shape = gan.widths, gan.cardinalities, gan.blocks
+  return Generator(*shape, gan.noise_dim, data.num_classes, gan.noise_dim, data.channels)
+
+
+def build_discriminator(config: ConfigDict) -> Discriminator:
+  """Builds D of a recipe, with the sizes of the JAX one."""
+  gan, data = config.gan, config.data
+  shape = gan.widths, gan.cardinalities, gan.blocks
+  return Discriminator(*shape, data.num_classes, gan.widths[0], data.channels)
 
 
 def _register(network: nn.Module, layers: Mapping[str, nn.Module]) -> list[nn.Module]:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def compiled(*options):
   environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-  command = [sys.executable, "-m", "benchmarks.gpu", "--configs", "cifar10:smoke", *options]
+  command = [sys.executable, "-m", "benchmarks.gpu", "--configs", "configs/cifar10.py:smoke", *options]
   return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
