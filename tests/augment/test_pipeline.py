@@ -12,7 +12,7 @@ from scipy.special import erf, erfinv
 
 from r3gan_jax.algorithms.base import DATA_AXIS
 from r3gan_jax.augment import corruption, geometry
-from r3gan_jax.augment.parameters import TRANSFORMS, at_quantiles, draw
+from r3gan_jax.augment.parameters import TRANSFORMS, draw
 from r3gan_jax.augment.pipeline import apply, augment
 
 GOLDEN = dict(np.load(Path(__file__).parent.parent / "golden" / "augment_32px.npz"))
@@ -56,6 +56,11 @@ class Multipliers(dict):
 
   def __hash__(self):
     return hash(tuple(self.items()))
+
+
+def at_quantiles(quantiles):
+  """The values of transforms that are present, at uniform numbers in (0, 1)."""
+  return {name: TRANSFORMS[name].value(u) for name, u in quantiles.items()}
 
 
 def make_keys(count, seed=0):
