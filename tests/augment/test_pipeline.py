@@ -193,7 +193,7 @@ def test_bfloat16_images_stay_bfloat16():
 def test_windows_of_a_big_image_see_all_that_is_sampled():
   """At 128 pixels a tile has a window of the image; a dense evaluation has none."""
   side = 128
-  assert geometry._tiling(side).window < side
+  assert geometry.tiling(side).window < side
   x = images(6, side, 1)
   names = ("x_flip", *geometry.NAMES[2:])
   parameters = jax.jit(lambda: draw(make_keys(6), jnp.float32(1), dict.fromkeys(names, 1.0)))()
@@ -205,7 +205,7 @@ def test_windows_of_a_big_image_see_all_that_is_sampled():
 def dense(image, inverse):
   """Upsampling by zeros and convolution, bilinear sampling by gathers, downsampling by convolution."""
   side = image.shape[0]
-  taps = np.asarray(geometry._SYM6, np.float32)
+  taps = np.asarray(geometry.SYM6, np.float32)
   kernel = np.outer(taps, taps)[..., None, None]
   padded = jnp.pad(image, ((side - 1, side - 1), (side - 1, side - 1), (0, 0)), mode="reflect")[None]
   dimensions = ("NHWC", "HWIO", "NHWC")
@@ -233,7 +233,7 @@ def test_grey_images_take_the_luma():
 
 
 def test_filter_bands_are_octaves_that_sum_to_the_identity():
-  bank = corruption._filter_bank()
+  bank = corruption.filter_bank()
   delta = np.zeros(bank.shape[1])
   delta[len(delta) // 2] = 1
   np.testing.assert_allclose(bank.sum(axis=0), delta, atol=1e-12)
