@@ -10,7 +10,7 @@ from r3gan_jax.training.ema import ema_decay, update_ema
 
 def test_adam_follows_its_formula_while_beta2_changes():
   """v, the current beta2's correction, and the update, in float64 by hand."""
-  optimizer = adam_without_momentum(epsilon=1e-8)
+  optimizer = adam_without_momentum()
   params = {"w": jnp.array([1.0, -2.0])}
   state = optimizer.init(params)
   assert len(jax.tree.leaves(state)) == 2, "no first moment is stored"
@@ -38,18 +38,16 @@ def hyperparameters(**values):
   ],
 )
 def test_optax_at_a_scheduled_rate(direction, reference):
-  """At a constant rate as optax's own; half the rate, half the step; L2 is added to the gradient before Adam."""
+  """At a constant rate as optax's own."""
   params = {"w": jnp.array([1.0, -2.0])}
-  ours, half = at_rate(direction, "rate"), at_rate(direction, "rate", share=0.5)
-  state, half_state, expected_state = ours.init(params), half.init(params), reference.init(params)
+  ours = at_rate(direction, "rate")
+  state, expected_state = ours.init(params), reference.init(params)
   for gradient in ([0.1, -3.0], [0.2, 0.5]):
     gradient = {"w": jnp.array(gradient)}
     updates, state = ours.update(gradient, state, params, hyperparameters=hyperparameters(rate=0.01))
-    halved, half_state = half.update(gradient, half_state, params, hyperparameters=hyperparameters(rate=0.01))
     with jax.numpy_dtype_promotion("standard"):
       expected, expected_state = reference.update(gradient, expected_state, params)
     np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-6)
-    np.testing.assert_allclose(halved["w"], expected["w"] / 2, rtol=1e-6)
 
 
 def test_l2_is_added_to_the_gradient_before_adam():

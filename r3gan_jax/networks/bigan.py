@@ -7,11 +7,11 @@ layers add up. Pixels are in [0, 1].
 import jax
 from flax import linen as nn
 
-from r3gan_jax.networks.layers import LEAKY_SLOPE, BatchNorm
+from r3gan_jax.networks.layers import LEAKY_SLOPE, BatchNorm, normal_init
 
 
 def _dense(features: int, name: str) -> nn.Dense:
-  return nn.Dense(features, use_bias=False, kernel_init=nn.initializers.normal(0.02), name=name)
+  return nn.Dense(features, use_bias=False, kernel_init=normal_init, name=name)
 
 
 class Generator(nn.Module):

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 import jax
 from flax import linen as nn
 
-from r3gan_jax.networks.layers import LEAKY_SLOPE, BatchNorm, StridedConv, TransposedConv
-
-_linear_init = nn.initializers.normal(0.02)
+from r3gan_jax.networks.layers import LEAKY_SLOPE, BatchNorm, StridedConv, TransposedConv, normal_init
 
 
 class Generator(nn.Module):
@@ -34,7 +32,7 @@ class Generator(nn.Module):
   def __call__(self, z: jax.Array, train: bool) -> jax.Array:
     """[N, noise_dim] -> [N, H, W, image_channels] in [-1, 1], float32."""
     # Over features, not channels: at 4x4 each place has its moments.
-    x = nn.Dense(16 * self.widths[0], use_bias=False, kernel_init=_linear_init, name="linear")(z)
+    x = nn.Dense(16 * self.widths[0], use_bias=False, kernel_init=normal_init, name="linear")(z)
     x = nn.relu(BatchNorm(self.axis_name, name="norm_4")(x, train)).reshape(-1, 4, 4, self.widths[0])
     for stage, width in enumerate(self.widths[1:], start=1):
       side = 4 * 2**stage
@@ -62,4 +60,4 @@ class Discriminator(nn.Module):
         x = BatchNorm(self.axis_name, name=f"norm_{side}")(x, train)
       x = nn.leaky_relu(x, LEAKY_SLOPE)
     x = x.reshape(x.shape[0], -1)
-    return nn.Dense(1, use_bias=False, kernel_init=_linear_init, name="linear")(x)[:, 0]
+    return nn.Dense(1, use_bias=False, kernel_init=normal_init, name="linear")(x)[:, 0]

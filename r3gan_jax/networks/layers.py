@@ -1,7 +1,8 @@
 """Layers that the networks of several GANs share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Any, Protocol, cast
 
 import jax
@@ -10,6 +11,7 @@ from flax import linen as nn
 
 from r3gan_jax.ops.broadcast import broadcast_as
 from r3gan_jax.ops.grouped_conv import pointwise_conv
+from r3gan_jax.ops.resample import upsample2x
 from r3gan_jax.ops.strided_conv import strided_conv, transposed_conv
 
 LEAKY_SLOPE = 0.2
@@ -19,6 +21,10 @@ LEAKY_GAIN = math.sqrt(2 / (1 + LEAKY_SLOPE**2))
 
 MOMENTS = "moments"
 """The Flax collection of batch norm's running moments."""
+_MOMENTS_DECAY = 0.9  # per update
+
+normal_init = nn.initializers.normal(0.02)
+"""DCGAN's initialisation (Radford et al. 2016, arXiv 1511.06434)."""
 
 
 class PointwiseConv(nn.Module):
@@ -129,6 +135,11 @@ def full_precision() -> jnp.dtype:
   return jnp.result_type(float)
 
 
+def sum_of_skips(images: Iterable[jax.Array]) -> jax.Array:
+  """Sums images of all stages, 4x4 first, upsampled from each stage to the next, in full precision."""
+  return reduce(lambda image, addition: upsample2x(image) + addition, (x.astype(full_precision()) for x in images))
+
+
 class BatchNorm(nn.Module):
   """Batch normalisation over the batch and all pixels (Ioffe and Szegedy 2015, arXiv 1502.03167).
 
@@ -138,17 +149,11 @@ class BatchNorm(nn.Module):
 
   Attributes:
     axis_name: the mesh axis over which the batch is sharded; moments are of the global batch.
-    affine: whether there are a scale and a bias.
-    scale_stddev: standard deviation of the initial scale around 1.
-    decay: of the running moments, per update.
-    epsilon: added to the variance.
+    affine: whether there are a scale, initially N(1, 0.02^2), and a bias.
   """
 
   axis_name: str
   affine: bool = True
-  scale_stddev: float = 0.02
-  decay: float = 0.9
-  epsilon: float = 1e-5
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -162,15 +167,15 @@ class BatchNorm(nn.Module):
       moments = jax.lax.pmean(of_batch, self.axis_name)
       if self.is_mutable_collection(MOMENTS):
         for running, moment in zip((mean, mean_square), moments, strict=True):
-          running.value += (1 - self.decay) * (moment - running.value)
+          running.value += (1 - _MOMENTS_DECAY) * (moment - running.value)
     else:
       moments = mean.value, mean_square.value
     center, square = (moment.reshape((1,) * (x.ndim - 1) + channels) for moment in moments)
     variance = jnp.maximum(square - jnp.square(center), 0)
-    x = (x - center) * jax.lax.rsqrt(variance + self.epsilon)
+    x = (x - center) * jax.lax.rsqrt(variance + 1e-5)
     if not self.affine:
       return x
-    scale = self.param("scale", lambda key: 1 + self.scale_stddev * jax.random.normal(key, channels))
+    scale = self.param("scale", lambda key: 1 + normal_init(key, channels))
     bias = self.param("bias", nn.initializers.zeros, channels)
     return x * scale.reshape(center.shape) + bias.reshape(center.shape)
 
@@ -181,27 +186,30 @@ def apply_in_training(network: nn.Module, params: Any, moments: Any, *inputs: ja
   return cast(jax.Array, result), state[MOMENTS]
 
 
+def apply_trained(network: nn.Module, params: Any, moments: Any, *inputs: jax.Array) -> jax.Array:
+  """Applies a network with batch norm by its running moments, to each sample by itself."""
+  return cast(jax.Array, network.apply({"params": params, MOMENTS: moments}, *inputs, train=False))
+
+
 class StridedConv(nn.Module):
-  """A bias-free convolution of stride 2, padded by (kernel_size - 1) // 2 on every side; weights N(0, stddev^2)."""
+  """A bias-free convolution of stride 2, padded by (kernel_size - 1) // 2 on every side; weights N(0, 0.02^2)."""
 
   features: int
-  kernel_size: int = 4
-  stddev: float = 0.02
+  kernel_size: int
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, 2H, 2W, C] -> [N, H, W, features]."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     padding = (self.kernel_size - 1) // 2
-    return strided_conv(x, self.param("kernel", nn.initializers.normal(self.stddev), shape), (padding, padding))
+    return strided_conv(x, self.param("kernel", normal_init, shape), (padding, padding))
 
 
 class TransposedConv(nn.Module):
   """The transpose of `StridedConv`, initialised alike."""
 
   features: int
-  kernel_size: int = 4
-  stddev: float = 0.02
+  kernel_size: int
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -209,4 +217,4 @@ class TransposedConv(nn.Module):
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     before = (self.kernel_size - 1) // 2
     padding = (before, self.kernel_size - 2 - before)
-    return transposed_conv(x, self.param("kernel", nn.initializers.normal(self.stddev), shape), padding)
+    return transposed_conv(x, self.param("kernel", normal_init, shape), padding)

@@ -74,10 +74,10 @@ def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def weight_gradient(
-  x: jax.Array, dy: jax.Array, groups: int, padding: Padding, kernel_size: tuple[int, int], algorithm: str = "auto"
+  x: jax.Array, dy: jax.Array, groups: int, padding: Padding, kernel_size: tuple[int, int]
 ) -> jax.Array:
   """The transpose of `grouped_conv` in its kernel: [N, H, W, G*I], [N, H', W', G*O] -> [kh, kw, I, G*O]."""
-  return _weight_gradient_p.bind(x, dy, groups=groups, padding=padding, kernel_size=kernel_size, algorithm=algorithm)
+  return _weight_gradient_p.bind(x, dy, groups=groups, padding=padding, kernel_size=kernel_size, algorithm="auto")
 
 
 def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dtype, portable: bool = False) -> str:
