@@ -23,7 +23,7 @@ A GAN is one module in this package, which owns its settings, optimisers and sch
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -243,6 +243,29 @@ class Algorithm(Protocol):
       truncation: from 1, as trained, to 0, where all noise gives one image (per class): less varied, more typical
         images, in a way that suits the networks.
     """
+
+
+@dataclass(frozen=True, kw_only=True)
+class GAN:
+  """The base class of the algorithms here: the fields that all of them have.
+
+  Attributes:
+    images: the images that it trains on and samples.
+    noise_dim: length of z.
+    schedules: see `Algorithm`.
+  """
+
+  images: Images
+  noise_dim: int
+  schedules: Mapping[str, Schedule] = field(default_factory=dict, compare=False)
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    return self.images.shape
+
+  @property
+  def num_classes(self) -> int:
+    return self.images.num_classes
 
 
 @runtime_checkable

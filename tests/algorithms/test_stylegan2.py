@@ -10,6 +10,7 @@ from helpers.states import arrays_of
 
 from r3gan_jax import schedules
 from r3gan_jax.algorithms import stylegan2
+from r3gan_jax.algorithms.base import Images
 from r3gan_jax.algorithms.stylegan2 import StyleGAN2, mix_styles, path_lengths
 from r3gan_jax.networks.stylegan2 import Discriminator, Mapping, Synthesis
 from r3gan_jax.training.mesh import batch_sharding, replicated
@@ -23,7 +24,14 @@ RAMPS = {
   "gamma": schedules.cosine(3.0, 3.0, 1),
   "ema_half_life": schedules.cosine(100.0, 100.0, 1),
 }
-ALGORITHM = StyleGAN2(Mapping(6, layers=2), Synthesis((8, 8)), Discriminator((8, 8)), 5, (8, 8, 3), schedules=RAMPS)
+ALGORITHM = StyleGAN2(
+  Mapping(6, layers=2),
+  Synthesis((8, 8)),
+  Discriminator((8, 8)),
+  noise_dim=5,
+  images=Images(8, 8, 3, 0),
+  schedules=RAMPS,
+)
 GENERATOR, PATH_LENGTH, DISCRIMINATOR, R1 = range(4)
 
 
