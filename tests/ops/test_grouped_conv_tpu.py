@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from r3gan_jax.ops import grouped_conv_tpu
+from r3gan_jax.ops import grouped_conv_tiling, grouped_conv_tpu
 
 SAME = ((1, 1), (1, 1))
 # images, groups, inputs a group, outputs a group, kernel, padding, dtype
@@ -46,7 +46,7 @@ def test_values_and_weight_gradients(case):
 
 
 def test_images_that_do_not_fit_are_cut_into_rows(monkeypatch):
-  monkeypatch.setattr(grouped_conv_tpu, "_VMEM_BYTES", 0)
+  monkeypatch.setattr(grouped_conv_tiling, "VMEM_BYTES", 0)
   check(*CASES["even kernel, uneven padding"])
 
 
