@@ -101,6 +101,7 @@ class Tiling(NamedTuple):
 def tile(
   x: jax.Array, out_shape: tuple[int, ...], kernel_size: tuple[int, int], groups: int, padding: Padding
 ) -> Tiling:
+  """Returns the tiling of a convolution of x [N, H, W, C] to `out_shape`."""
   batch, in_height, in_width, channels = x.shape
   _, out_height, out_width, out_channels = out_shape
   inputs, outputs = channels // groups, out_channels // groups
