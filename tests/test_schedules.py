@@ -39,7 +39,7 @@ def test_stairs():
 
 @pytest.mark.parametrize("wrong", [((1.0, 2.0), (5, 6)), ((1.0, 2.0, 3.0), (6, 5))])
 def test_stairs_that_do_not_rise_are_refused(wrong):
-  with pytest.raises(ValueError, match="one value more than rising boundaries"):
+  with pytest.raises(ValueError, match="boundaries = "):
     schedules.stairs(*wrong)
 
 

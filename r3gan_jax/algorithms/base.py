@@ -102,12 +102,16 @@ class Phase:
 
   def __post_init__(self) -> None:
     if self.counts_images and self.every != 1:
-      raise ValueError("a phase that counts images must run in every iteration")
+      raise ValueError(
+        f"phase {self.name!r} counts images, so it must run in every iteration, not in one of {self.every}"
+      )
     if not self.fresh_batch and (self.repeat, self.batches) != (1, 1):
-      raise ValueError("a phase that reuses the batch of the phase before it takes it once and whole")
+      raise ValueError(
+        f"phase {self.name!r} reuses a batch, so its repeat and batches must be 1, not {self.repeat} and {self.batches}"
+      )
 
   def micro_batch_size(self, images: int, setting: int | None) -> int:
-    """Returns how many of a device's `images` the phase takes at a time; a `setting` of None or 0 means all."""
+    """Returns how many of a device's `images` are processed at a time; a `setting` of None or 0 means all."""
     return min(setting or images, images)
 
 
