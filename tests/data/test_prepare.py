@@ -301,5 +301,5 @@ def test_bad_idx_files_are_named(idx_files, tmp_path, change, message):
 
 
 def test_idx_files_are_of_known_data_sets(idx_files, tmp_path):
-  with pytest.raises(UserError, match="--name=emnist: .*choose from mnist"):
+  with pytest.raises(UserError, match=r"--name=emnist: .*choose from mnist"):
     prepare_idx(idx_files[0], "emnist", tmp_path / "data")

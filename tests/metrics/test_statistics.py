@@ -172,7 +172,7 @@ def test_distances_of_20k_by_20k_take_less_than_1_gib():
 
 def test_too_few_images_say_how_many_are_needed():
   one = np.zeros((1, 2), np.float32)
-  with pytest.raises(UserError, match="FID needs at least 2 images per side, .* 1 real and 1 fake"):
+  with pytest.raises(UserError, match=r"FID needs at least 2 images per side, .* 1 real and 1 fake"):
     fid(Moments.of(one), Moments.of(one))
   with pytest.raises(UserError, match="KID needs at least 1000 images"):
     kid(REAL, FAKE[:999])
