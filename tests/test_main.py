@@ -16,16 +16,14 @@ import numpy as np
 import pytest
 from helpers.commands import call
 from helpers.image_files import write_idx_files
-from helpers.meshes import mesh_of
+from helpers.states import final_state
 from ml_collections import ConfigDict
 from PIL import Image
 
 from r3gan_jax import factory
 from r3gan_jax.errors import INTERRUPTED
 from r3gan_jax.metrics import digits_cnn
-from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.logging import read_metrics
-from r3gan_jax.training.state import abstract_state
 from r3gan_jax.training.workdir import read_config
 
 ROOT = Path(__file__).parent.parent
@@ -51,14 +49,6 @@ def finished(command, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("finished")
   command(SMOKE, f"--workdir={os.path.relpath(workdir, ROOT)}")
   return workdir
-
-
-def final_state(workdir):
-  algorithm = factory.build_algorithm(ConfigDict(read_config(workdir)))
-  checkpoints = Checkpoints(workdir / "checkpoints")
-  state = checkpoints.restore_latest(abstract_state(algorithm, mesh_of(1)))
-  checkpoints.close()
-  return jax.tree.map(np.asarray, state.replace(rng=jax.random.key_data(state.rng)))
 
 
 def picture_size(path):

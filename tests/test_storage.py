@@ -17,12 +17,11 @@ import pytest
 from etils import epath
 from helpers.gcs_server import BUCKET, FORBIDDEN, OBJECTS_ONLY, gcs_server
 from helpers.image_files import write_idx_files, write_images, zip_directory
-from helpers.meshes import mesh_of
-from ml_collections import ConfigDict
+from helpers.states import final_state
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from r3gan_jax import factory, storage
+from r3gan_jax import storage
 from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.folder import FolderSource
 from r3gan_jax.data.images import Decoder
@@ -32,7 +31,6 @@ from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import image_grid
 from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.logging import append_line, make_writer, read_metrics
-from r3gan_jax.training.state import abstract_state
 from r3gan_jax.training.workdir import claim_workdir, read_config
 
 ROOT = Path(__file__).parent.parent
@@ -230,16 +228,6 @@ def test_without_gcsfs_one_line_says_what_to_install(server):
   assert line.startswith(f"r3gan_jax.errors.UserError: {message}")
 
 
-def final_states(*workdirs):
-  algorithm = factory.build_algorithm(ConfigDict(read_config(workdirs[0])))
-  abstract = abstract_state(algorithm, mesh_of(1))
-  for workdir in workdirs:
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    state = checkpoints.restore_latest(abstract)
-    checkpoints.close()
-    yield jax.tree.map(np.asarray, state.replace(rng=jax.random.key_data(state.rng)))
-
-
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path):
   """Trained, cut off in its last save, the checkpoint before damaged, resumed, scored, sampled and reported."""
   objects, environment = server
@@ -269,7 +257,7 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path):
     (tmp_path / "bucket" / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "bucket" / name).write_bytes(data)
   expected, actual = tmp_path / "run", tmp_path / "bucket" / "run"
-  jax.tree.map(np.testing.assert_array_equal, *final_states(actual, expected))
+  jax.tree.map(np.testing.assert_array_equal, final_state(actual), final_state(expected))
   grids = sorted((expected / "samples").iterdir())
   assert len(grids) == 6
   for grid in grids:

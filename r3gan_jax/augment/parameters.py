@@ -81,11 +81,6 @@ def draw(keys: jax.Array, p: jax.Array, multipliers: Mapping[str, float]) -> Par
   return jax.vmap(lambda key: _draw_sample(key, p, multipliers))(keys)
 
 
-def at_quantiles(quantiles: Mapping[str, jax.Array]) -> Parameters:
-  """Returns the values of present transforms at uniform numbers [..., parts * draws] in (0, 1)."""
-  return {name: TRANSFORMS[name].value(u) for name, u in quantiles.items()}
-
-
 def _draw_sample(key: jax.Array, p: jax.Array, multipliers: Mapping[str, float]) -> Parameters:
   # Numbers for all transforms, so that switching one off does not change the others. Never 0, the quantile at which a
   # normal value is infinite.
