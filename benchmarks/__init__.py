@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks.NAME`. Each interleaves everything that it compares in one run."""
+"""Benchmarks: `python -m benchmarks.NAME`. Each interleaves all that it compares in one run."""

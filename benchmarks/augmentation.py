@@ -36,7 +36,7 @@ def main() -> None:
   options = parser.parse_args()
   tables = {
     f"{options.config}, batch {options.batch}, float32, {measure.threads()} threads": whole_iteration(options),
-    "the augmentation alone, milliseconds an image": alone(options),
+    "augmentation alone, milliseconds per image": alone(options),
   }
   measure.report(tables, options.json)
 
@@ -67,7 +67,7 @@ def whole_iteration(options: argparse.Namespace) -> list[measure.Row]:
 
 @contextlib.contextmanager
 def single_tile() -> Iterator[None]:
-  """Augments an image of any size in one tile."""
+  """Augments images of any size in one tile, within the context."""
   tile, geometry.TILE = geometry.TILE, 2**20
   geometry.downsampling_matrix.cache_clear()
   yield

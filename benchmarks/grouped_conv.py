@@ -2,7 +2,7 @@
 
     python -m benchmarks.grouped_conv --configs configs/cifar10.py configs/ffhq64.py --batch=4
 
-It prints milliseconds of a forward pass, of forward and both gradients, and of a penalty's gradient (of
+Prints milliseconds of a forward pass, of forward and both gradients, and of a penalty's gradient (of
 |grad_x |y|^2 / 2|^2 / 2 with respect to x and the kernel), with the same algorithm in every derivative. XLA's native
 algorithm is measured only with --algorithms native: its gradients take minutes on a CPU. PyTorch's F.conv2d is measured
 if PyTorch is installed.

@@ -1,10 +1,10 @@
-"""Measures images per second of the sampler, and of writing a folder, beside the same generator in PyTorch.
+"""Measures images per second of the sampler, with and without writing PNGs, beside the same generator in PyTorch.
 
     python -m benchmarks.sampling --config=configs/cifar10.py --images=128
 
 From seeds to uint8 images in host memory, float32, with random weights; `folder` also writes PNGs. PyTorch's generator
-gets the same noise and classes in batches of the same size, in its own process, in turn with ours. First the results of
-both are compared.
+gets the same noise, classes and batch size, and runs in its own process, in turn with ours. First the results of both
+are compared.
 """
 
 import json
@@ -39,7 +39,7 @@ def main() -> None:
   config = load_config(options.config, options.batch)
   algorithm = factory.build_algorithm(config)
   mesh = make_mesh(jax.local_devices())
-  params = made_up_params(algorithm)
+  params = random_params(algorithm)
   on_devices = jax.device_put(params, replicated(mesh))
   sampler = Sampler(algorithm, mesh, options.batch)
   seeds = np.arange(options.images)
@@ -75,7 +75,7 @@ def main() -> None:
   measure.report({title: rows}, options.json)
 
 
-def made_up_params(algorithm: Algorithm) -> Any:
+def random_params(algorithm: Algorithm) -> Any:
   """Returns initial parameters plus noise: layers that are initialised with zeros would hide differences."""
   params, _ = jax.jit(algorithm.init)(jax.random.key(0))
   random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""R3GAN in PyTorch, for `benchmarks/train_step.py --against torch`.
+"""R3GAN in PyTorch, for benchmarks/train_step.py and benchmarks/sampling.py.
 
 Written from the paper for this comparison, and checked like the JAX code against numbers recorded from the official
 implementation (tests/benchmarks/test_torch_r3gan.py). Like the official training loop it passes reals and fakes to D
@@ -241,13 +241,13 @@ class Trainer:
     self.discriminator.requires_grad_(True)
     with torch.no_grad():
       fake = self.generator(z, labels)
-    real_logits, r1 = self._judge_and_penalise(real, labels)
-    fake_logits, r2 = self._judge_and_penalise(fake, labels)
+    real_logits, r1 = self._logits_and_penalty(real, labels)
+    fake_logits, r2 = self._logits_and_penalty(fake, labels)
     difference = real_logits - fake_logits
     (F.softplus(-difference) + gamma / 2 * (r1 + r2)).mean().backward()
     return difference.detach(), r1.detach(), r2.detach()
 
-  def _judge_and_penalise(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+  def _logits_and_penalty(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     images = images.detach().requires_grad_(True)
     logits = self.discriminator(images, labels)
     (gradients,) = torch.autograd.grad(logits.sum(), images, create_graph=True)

@@ -28,7 +28,7 @@ def main() -> None:
   parser.add_argument("--topologies", nargs="+", help="slices, e.g. v5e:2x2 (config.run.tpu_topology)")
   parser.add_argument("--micro_batch", type=int, default=0, help="images per chip and micro-batch (as many as fit)")
   parser.add_argument("--grouped_conv", nargs="+", default=["auto"], help="algorithms (%(default)s)")
-  parser.add_argument("--penalties", nargs="+", default=["directional"], help="or grad_of_grad (%(default)s)")
+  parser.add_argument("--penalties", nargs="+", default=["directional"], help="penalised gradients (%(default)s)")
   options = parser.parse_args()
   try:
     rows = [
@@ -74,8 +74,8 @@ def experiment(
 def row(plan: TpuPlan, batch_size: int) -> measure.Row:
   counts = Counter(collective.kind for collective in plan.collectives)
   return {
-    "images": batch_size // plan.chip_count,
-    "at a time": min(plan.micro_batches.values(), default=0) or batch_size // plan.chip_count,
+    "images / chip": batch_size // plan.chip_count,
+    "micro-batch": min(plan.micro_batches.values(), default=0) or batch_size // plan.chip_count,
     "TFLOP": plan.flops / 1e12,
     "GB": plan.bytes_accessed / 1e9,
     "temporaries GiB": plan.temporaries / GIB,

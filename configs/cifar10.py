@@ -4,12 +4,11 @@
     python -m r3gan_jax.cli.prepare_data --tfds=cifar10
     python main.py --config=configs/cifar10.py
 
-Or from the zip of EDM's data tool, as it is, 32x32 with labels:
+Or directly from the zip of EDM's data tool, 32x32 with labels:
 
     python main.py --config=configs/cifar10.py --config.data.source=folder --config.run.data_path=cifar10-32x32.zip
 
 Published ([P]): FID 1.96, recall 0.57 (conditional), on 8 x L40, about 4 days.
-TPU: v5litepod-4, 128 images per chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 

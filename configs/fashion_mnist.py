@@ -4,7 +4,8 @@
     python main.py --config=configs/fashion_mnist.py
 
 DIRECTORY holds the four idx files, e.g. /usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist.
-About 57 images/s on two cores: two hours; 165 without augmentation, --config.gan.augment_p='(0.0, 0.0)': 40 minutes.
+Two cores train about 57 images/s: two hours. Without augmentation (--config.gan.augment_p='(0.0, 0.0)') they train 165
+images/s: 40 minutes.
 `:smoke` runs a tiny network on generated images.
 """
 

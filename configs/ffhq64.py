@@ -3,12 +3,11 @@
     python -m r3gan_jax.cli.prepare_data --images=ffhq/images1024x1024 --name=ffhq64 --resolution=64
     python main.py --config=configs/ffhq64.py
 
-The images are those of https://github.com/NVlabs/ffhq-dataset. Or from the zip of EDM's data tool, as it is:
+The images are those of https://github.com/NVlabs/ffhq-dataset. Or directly from the zip of EDM's data tool:
 
     python main.py --config=configs/ffhq64.py --config.data.source=folder --config.run.data_path=ffhq-64x64.zip
 
 Published ([P]): FID 1.95, recall 0.53, on 8 GPUs.
-TPU: v5litepod-4, 64 images per chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 

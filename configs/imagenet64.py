@@ -4,13 +4,12 @@
     python -m r3gan_jax.cli.prepare_data --tfds=imagenet_resized/64x64 --manual_dir=DIRECTORY
     python main.py --config=configs/imagenet64.py
 
-DIRECTORY holds Imagenet64_train_part1_npz.zip, Imagenet64_train_part2_npz.zip and Imagenet64_val_npz.zip, which
-https://image-net.org/download-images gives to registered users. Or from the zip of EDM's data tool, as it is:
+DIRECTORY holds Imagenet64_train_part1_npz.zip, Imagenet64_train_part2_npz.zip and Imagenet64_val_npz.zip, from
+https://image-net.org/download-images (needs an account). Or directly from the zip of EDM's data tool:
 
     python main.py --config=configs/imagenet64.py --config.data.source=folder --config.run.data_path=imagenet-64x64.zip
 
 Published ([P]): FID 2.09, recall 0.59, on 64 x H100.
-TPU: v5litepod-256, 16 images per chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 
