@@ -8,8 +8,8 @@ It needs a virtual environment with this project, XLA's CUDA plugin and the CUDA
     pip install -e . && V=$(python -c 'import jax; print(jax.__version__)')
     pip install jax-cuda12-plugin==$V jax-cuda12-pjrt==$V nvidia-cuda-nvcc-cu12
 
-Each preset is compiled with Triton's matrix products, XLA's default, and with cuBLAS's only. Memory and kinds of kernels
-are those of a card, but without autotuning, which needs one; times are unknown.
+Each preset is compiled with Triton's matrix products, XLA's default, and with cuBLAS's only. Memory and kinds of
+kernels are those of a card, but without autotuning, which needs one; times are unknown.
 """
 
 import os

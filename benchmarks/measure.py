@@ -43,8 +43,9 @@ def interleaved_seconds(
   """Returns the median seconds of each call; every repetition runs all of them in turn, after one warm-up call each.
 
   Changes of clock and load then affect all calls alike. JAX results are waited for; other calls must be complete when
-  they return. A call whose warm-up takes longer than `patience_s` is not repeated; the warm-up, with compilation, is its
-  time. Warns if other processes were busy: threads that wait for each other, above all PyTorch's, are then slowed down.
+  they return. A call whose warm-up takes longer than `patience_s` is not repeated: its time is that of the warm-up,
+  compilation included. Warns if other processes were busy: they slow down threads that wait for each other, above all
+  PyTorch's.
   """
   others = _busy_seconds_of_others()
   start = time.perf_counter()

@@ -14,13 +14,13 @@
     e1  d2 with groups of 16 channels in bottlenecks twice as wide           7.507   23,187,648 / 23,090,880
     e2  e1 with inverted bottlenecks: R3GAN                                  7.045   23,057,952 / 23,009,568
 
-The data are those of configs/ffhq256.py; for `fashion32`, of configs/fashion_mnist.py. `fashion32` takes 8 to 10 minutes
-on one core; docs/results/README.md has its scores.
+The data are those of configs/ffhq256.py; for `fashion32`, of configs/fashion_mnist.py. `fashion32` takes 8 to 10
+minutes on one core; docs/results/README.md has its scores.
 
 [P] gives the losses, penalties and networks, z of 64 dimensions, Adam without momentum, and a learning rate of 5e-5
-instead of StyleGAN2's 2.5e-3 where equalised learning rates are dropped. The other settings of
-b to e2 are those of configs/ffhq256.py, with a burn-in as long as the run: our choice, the same for all. `a` uses groups
-of 4 for D's minibatch standard deviation, as StyleGAN2 does, instead of StyleGAN2-ADA's 8.
+instead of StyleGAN2's 2.5e-3 where equalised learning rates are dropped. The other settings of b to e2 are those of
+configs/ffhq256.py, with a burn-in as long as the run: our choice, the same for all. `a` uses groups of 4 for D's
+minibatch standard deviation, as StyleGAN2 does, instead of StyleGAN2-ADA's 8.
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 
     python main.py --config=configs/stacked_digits.py
 
-Trains on the 1,797 real handwritten digits of scikit-learn, three drawn independently and stacked as R, G and B, as in
+Trains on scikit-learn's 1,797 handwritten digits: three, drawn independently, are stacked as R, G and B, as in
 StackedMNIST. A full run covers 963 to 983 of the 1000 modes, depending on the processor.
 `:smoke` runs a tiny network on generated images.
 """

@@ -245,7 +245,7 @@ REFUSED = [
   ((SMOKE, "--config.gan.cardinalities=(3,3)"), "config.gan.cardinalities: 3 groups"),
   ((SMOKE, "--config.gan.penalties=('r3',)"), "config.gan.penalties = ('r3',): 'r3' is unknown"),
   ((SMOKE, "--config.run.total_images=3000000000"), "config.run.total_images"),
-  ((SMOKE, "--tpu_topology=v5e:2x2"), "goes with --dry_run"),
+  ((SMOKE, "--tpu_topology=v5e:2x2"), "add --dry_run"),
   ((SMOKE, "--dry_run", "--tpu_topology=v9:2x2"), "unknown topology 'v9:2x2'"),
   ((SMOKE, "surplus"), "unexpected arguments ['surplus']"),
   (("--config=configs/cifar10.py:no_such",), "no variant 'no_such': choose from ['smoke', 'unconditional']"),

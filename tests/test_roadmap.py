@@ -30,7 +30,7 @@ def flags(name, run, total, init_from=""):
 
 @pytest.fixture(scope="module")
 def trained(environment, tmp_path_factory):
-  """Returns the parent of all work directories. c1 is initialised from b, which has the same networks, and d2 from d1."""
+  """Returns the parent of all work directories. c1 is initialised from b, of the same networks, and d2 from d1."""
   directory = tmp_path_factory.mktemp("roadmap")
   calls = [flags(name, directory / name, 8) for name in ("b", "c2", "d1", "e1", "e2")]
   calls += [flags(name, directory / name, 8, directory / other) for name, other in (("c1", "b"), ("d2", "d1"))]

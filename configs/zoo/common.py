@@ -1,9 +1,9 @@
-"""Shared by the recipes of the zoo: Fashion-MNIST at 32x32, grey, unconditional.
+"""Shared by the recipes of the zoo: Fashion-MNIST at 32x32, grey, without classes, as in configs/fashion_mnist.py.
 
     python -m r3gan_jax.cli.prepare_data --idx=DIRECTORY --name=fashion_mnist
 
-Samples come from a moving average of G, for a fair comparison with R3GAN, although most of these GANs predate it. For G
-itself, as published: --config.gan.ema_half_life=0.
+For a fair comparison with R3GAN these recipes keep a moving average of G, which most of these GANs predate. For samples
+of G itself, as published: --config.gan.ema_half_life=0.
 """
 
 from ml_collections import ConfigDict
