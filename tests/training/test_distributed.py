@@ -124,15 +124,15 @@ def test_a_process_that_is_to_be_alone_asks_nobody(environment, tmp_path):
   }
   train = (*TRAIN, f"--workdir={tmp_path}/run", "--config.run.total_images=8")
   (printed,) = Processes(environment | slurm, 1, 1, *train).finish(2)
-  assert "could not be joined" in printed and "for this machine alone: --num_processes=1" in printed
+  assert "could not be joined" in printed and "--num_processes=1" in printed
   Processes(environment | slurm, 1, 1, *train, "--num_processes=1").finish(0)
 
 
 def test_bad_input_ends_all_with_the_reason(environment, tmp_path):
   (tmp_path / "something").write_text("else")
   printed = Processes(environment, 2, 1, *TRAIN, f"--workdir={tmp_path}").finish(2, 2)
-  assert all("is not empty and was not made by r3gan_jax" in text for text in printed)
+  assert all("is no work directory of r3gan_jax" in text for text in printed)
   done = subprocess.run(
     [sys.executable, *TRAIN, "--num_processes=2"], cwd=ROOT, env=environment, capture_output=True, text=True
   )
-  assert done.returncode == 2 and "go together: name all three, or none" in done.stderr
+  assert done.returncode == 2 and "go together" in done.stderr
