@@ -73,10 +73,10 @@ def whole_iteration(options: argparse.Namespace) -> list[measure.Row]:
 def single_tile() -> Iterator[None]:
   """Augments an image of any size in one tile."""
   tile, geometry.TILE = geometry.TILE, 2**20
-  geometry._downsampling.cache_clear()
+  geometry.downsampling_matrix.cache_clear()
   yield
   geometry.TILE = tile
-  geometry._downsampling.cache_clear()
+  geometry.downsampling_matrix.cache_clear()
 
 
 def alone(options: argparse.Namespace) -> list[measure.Row]:

@@ -4,7 +4,7 @@
     python -m r3gan_jax.cli.prepare_data --tfds=cifar10
     python main.py --config=configs/cifar10.py
 
-Or from the zip of EDM's data tool, as it is, 32x32 with labels:
+Or directly from the zip of EDM's data tool, 32x32 with labels:
 
     python main.py --config=configs/cifar10.py --config.data.source=folder --config.run.data_path=cifar10-32x32.zip
 

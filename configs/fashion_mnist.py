@@ -3,8 +3,8 @@
     python -m r3gan_jax.cli.prepare_data --idx=DIRECTORY --name=fashion_mnist
     python main.py --config=configs/fashion_mnist.py
 
-DIRECTORY holds the four idx files, e.g. /usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist.
-About 57 images/s on two cores: two hours; 165 without augmentation, --config.gan.augment_p='(0.0, 0.0)': 40 minutes.
+DIRECTORY has the four idx files, e.g. /usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist.
+On two cores about 57 images/s, two hours; 165 images/s without augmentation, --config.gan.augment_p=0: 40 minutes.
 `:smoke` runs a tiny network on generated images.
 """
 

@@ -3,7 +3,7 @@
     python -m r3gan_jax.cli.prepare_data --images=ffhq/images1024x1024 --name=ffhq256 --resolution=256
     python main.py --config=configs/ffhq256.py
 
-The images are those of https://github.com/NVlabs/ffhq-dataset. Or from the zip of StyleGAN's data tool, as it is:
+The images are from https://github.com/NVlabs/ffhq-dataset. Or directly from the zip of StyleGAN's data tool:
 
     python main.py --config=configs/ffhq256.py --config.data.source=folder --config.run.data_path=ffhq256.zip
 

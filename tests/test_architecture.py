@@ -48,5 +48,20 @@ def test_imports_only_from_below(path):
       raise AssertionError("PyTorch is not a dependency")
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_private_names_stay_in_their_module(path):
+  tree = ast.parse(path.read_text())
+  imported = [
+    node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("r3gan_jax")
+  ]
+  names = {alias.asname or alias.name for node in imported for alias in node.names}
+  taken = [alias.name for node in imported for alias in node.names] + [
+    node.attr
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names
+  ]
+  assert not [name for name in taken if name.startswith("_") and not name.startswith("__")]
+
+
 def test_every_package_has_a_floor():
   assert {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in MODULES} <= FLOOR.keys()

@@ -17,24 +17,24 @@ from r3gan_jax.sampling import Sampler
 
 @pytest.fixture(autouse=True)
 def type_promotion():
-  with jax.numpy_dtype_promotion("standard"):  # optax.adam asks for it
+  with jax.numpy_dtype_promotion("standard"):  # optax.adam mixes dtypes
     yield
 
 
 class Setting:
-  """Recorded networks, an inverter of them, and what it finds of an image that G drew and of noise, not G's."""
+  """Recorded networks, an inverter, and its results for a generated image and for an image of noise."""
 
   def __init__(self, name):
     self.case = golden_cases.load(name)
     self.algorithm = self.case.algorithm
     generator, discriminator = self.case.params("G", "generator"), self.case.params("D", "discriminator")
-    generator["to_image"]["kernel"] = generator["to_image"]["kernel"] * 2  # so that much is beyond black and white
+    generator["to_image"]["kernel"] = generator["to_image"]["kernel"] * 2  # so that many pixels are outside [-1, 1]
     self.params = {"generator": generator, "discriminator": discriminator}
     self.label = 3
     self.invert = Inverter(self.algorithm, self.params, {}, self.algorithm.discriminator, steps=200, fine_tune=True)
     self.starts = self.noise(4)
     self.own_noise = self.noise(1)
-    # Where the prior has its minimum.
+    # At the prior's minimum.
     self.own_noise *= self.own_noise.shape[1] ** 0.5 / np.linalg.norm(self.own_noise)
     drawn = jax.jit(self.algorithm.generate)(self.params, {}, self.own_noise, self.labels(1))
     assert 0.05 < jnp.mean(jnp.abs(drawn) > 1) < 0.6
@@ -53,7 +53,7 @@ class Setting:
 @pytest.fixture(scope="module")
 def setting():
   with jax.numpy_dtype_promotion("standard"):
-    return Setting("cond_8px")  # tests/cli/test_invert.py has one without classes
+    return Setting("cond_8px")  # tests/cli/test_invert.py has an unconditional one
 
 
 def test_noise_of_an_image_that_g_drew_is_found(setting):
@@ -66,7 +66,7 @@ def test_noise_of_an_image_that_g_drew_is_found(setting):
 
 
 def test_fine_tuning_comes_closer(setting):
-  """To what G cannot draw, by a third at least; and its loss is that of what its noise and offsets draw."""
+  """By a third at least, for an image outside G's range; its loss is that of the image from its noise and offsets."""
   found, target = setting.foreign_found, to_float(jnp.asarray(setting.foreign))[None]
   assert found.loss < 0.67 * found.losses.min()
   generate = jax.jit(FineTuned(setting.algorithm, setting.params, {}).generate)
@@ -90,7 +90,7 @@ def test_the_same_again(setting):
 
 
 def test_the_best_of_several_starts(setting):
-  """Each alone comes to what it comes to among others. By pixels alone, so the loss is their error and the prior."""
+  """Each gives the same result alone. Without a discriminator, so the loss is the pixels' error plus the prior."""
   invert = Inverter(setting.algorithm, setting.params, {}, None, steps=10)
   starts = setting.starts[::-1]
   found = invert(setting.foreign, setting.label, starts)
@@ -105,7 +105,7 @@ def test_the_best_of_several_starts(setting):
 
 
 def test_feature_maps_are_those_that_the_discriminator_uses(setting):
-  """The first from the pixels, and the logits, as recorded, from the last."""
+  """The first is computed from the pixels, and the recorded logits from the last."""
   case, params = setting.case, setting.params["discriminator"]
   maps = jax.jit(partial(feature_maps, case.algorithm.discriminator))(params, case.arrays["real"], case.labels)
   np.testing.assert_allclose(maps["from_image"], case.arrays["real"] @ params["from_image"]["kernel"], atol=1e-5)
@@ -140,10 +140,12 @@ def test_the_gradient_of_feature_errors_vanishes_at_the_target_alone(setting):
 
 
 def test_offsets_are_added_to_the_features_at_4x4(setting):
-  """The difference of two noises' features, by hand, leads from one's image to that of the other."""
+  """The difference of two noises' features, by hand, turns one's image into the other's."""
   algorithm, basis = setting.algorithm, setting.params["generator"]["basis"]
   start, end = setting.noise(2)
-  kernel = np.asarray(basis["linear"]["kernel"])[: algorithm.noise_dim]  # other rows: of the class, the same in both
+  kernel = np.asarray(basis["linear"]["kernel"])[
+    : algorithm.noise_dim
+  ]  # the other rows are the class's, which is the same
   offsets = np.asarray(basis["constant"]) * ((end - start) @ kernel)
   fine_tuned = FineTuned(algorithm, setting.params, {})
   assert fine_tuned.offset_dim == offsets.size

@@ -1,9 +1,9 @@
-"""What the recipes of the zoo share: Fashion-MNIST at 32x32, grey, without classes, as in configs/fashion_mnist.py.
+"""Shared by the recipes of the zoo: Fashion-MNIST at 32x32, grey, without classes, as in configs/fashion_mnist.py.
 
     python -m r3gan_jax.cli.prepare_data --idx=DIRECTORY --name=fashion_mnist
 
-A moving average of G, which most of these GANs came before, is kept all the same, for a fair comparison with R3GAN. For
-samples of G itself, as published: --config.gan.ema_half_life=0.
+For a fair comparison with R3GAN these recipes keep a moving average of G, which most of these GANs predate. For samples
+of G itself, as published: --config.gan.ema_half_life=0.
 """
 
 from ml_collections import ConfigDict

@@ -2,9 +2,8 @@
 
     python main.py --config=configs/zoo/dcgan.py
 
-`:paper` has the paper's networks, 64x64 in colour with 5x5 kernels, 18.9M / 17.2M parameters, and its batch of 128, for
-any data set: --config.data.name=....
-`:smoke` runs a tiny network on generated images.
+`:paper` has the paper's networks for 64x64 colour images, with 5x5 kernels and 18.9M / 17.2M parameters, and its batch
+of 128; choose the data with --config.data.name. `:smoke` runs a tiny network on generated images.
 """
 
 from ml_collections import ConfigDict

@@ -23,7 +23,7 @@ A GAN is one module in this package, which owns its settings, optimisers and sch
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -102,12 +102,16 @@ class Phase:
 
   def __post_init__(self) -> None:
     if self.counts_images and self.every != 1:
-      raise ValueError("a phase that counts images must run in every iteration")
+      raise ValueError(
+        f"phase {self.name!r} counts images, so it must run in every iteration, not in one of {self.every}"
+      )
     if not self.fresh_batch and (self.repeat, self.batches) != (1, 1):
-      raise ValueError("a phase that reuses the batch of the phase before it takes it once and whole")
+      raise ValueError(
+        f"phase {self.name!r} reuses a batch, so its repeat and batches must be 1, not {self.repeat} and {self.batches}"
+      )
 
   def micro_batch_size(self, images: int, setting: int | None) -> int:
-    """Returns how many of a device's `images` the phase takes at a time; a `setting` of None or 0 means all."""
+    """Returns how many of a device's `images` are processed at a time; a `setting` of None or 0 means all."""
     return min(setting or images, images)
 
 
@@ -243,6 +247,29 @@ class Algorithm(Protocol):
       truncation: from 1, as trained, to 0, where all noise gives one image (per class): less varied, more typical
         images, in a way that suits the networks.
     """
+
+
+@dataclass(frozen=True, kw_only=True)
+class GAN:
+  """The base class of the algorithms here: the fields that all of them have.
+
+  Attributes:
+    images: the images that it trains on and samples.
+    noise_dim: length of z.
+    schedules: see `Algorithm`.
+  """
+
+  images: Images
+  noise_dim: int
+  schedules: Mapping[str, Schedule] = field(default_factory=dict, compare=False)
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    return self.images.shape
+
+  @property
+  def num_classes(self) -> int:
+    return self.images.num_classes
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ batches, each normalised by its own moments; D's running moments follow the pair
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from flax import linen as nn
 
 from r3gan_jax.algorithms.base import (
   DATA_AXIS,
+  GAN,
   Average,
   Batch,
   Carry,
@@ -35,10 +36,10 @@ from r3gan_jax.algorithms.base import (
 )
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.bigan import Discriminator, Encoder, Generator
-from r3gan_jax.networks.layers import MOMENTS, apply_in_training
+from r3gan_jax.networks.layers import MOMENTS, apply_in_training, apply_trained
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import at_rate
-from r3gan_jax.schedules import Schedule, constant, exponential
+from r3gan_jax.schedules import constant, exponential
 from r3gan_jax.settings import Pair, below_one, not_negative, positive, setting
 
 PHASES = ("pairs",)
@@ -67,26 +68,20 @@ def smoke(settings: Settings) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class BiGAN:
+class BiGAN(GAN):
   """The algorithm (`algorithms.base.Algorithm` and `HasPictures`), unconditional.
 
   Attributes:
     generator: (z [N, noise_dim], train) -> pixels [N, H W C] in [0, 1].
     encoder: (pixels, train) -> codes [N, noise_dim].
     discriminator: (pixels, codes, train) -> logits [N].
-    noise_dim: length of z.
-    image_shape: (H, W, C).
-    optimizers, schedules: see `Algorithm`.
+    optimizers: see `Algorithm`.
   """
 
   generator: nn.Module
   encoder: nn.Module
   discriminator: nn.Module
-  noise_dim: int
-  image_shape: tuple[int, int, int]
   optimizers: Mapping[str, optax.GradientTransformationExtraArgs] = field(compare=False)
-  schedules: Mapping[str, Schedule] = field(compare=False)
-  num_classes: int = 0
 
   @property
   def phases(self) -> Sequence[Phase]:
@@ -117,14 +112,12 @@ class BiGAN:
   ) -> jax.Array:
     """Draws images, normalised by running moments. Truncation multiplies the code (not in the paper)."""
     del labels
-    variables = {"params": params["generator"], MOMENTS: carry["generator_moments"]}
-    pixels = cast(jax.Array, self.generator.apply(variables, truncation * noise, train=False))
+    pixels = apply_trained(self.generator, params["generator"], carry["generator_moments"], truncation * noise)
     return 2 * pixels.reshape(-1, *self.image_shape) - 1
 
   def encode(self, params: Params, carry: Carry, images: jax.Array) -> jax.Array:
     """Encodes images float32 [N, H, W, C] in [-1, 1] as codes [N, noise_dim], normalised by running moments."""
-    variables = {"params": params["encoder"], MOMENTS: carry["encoder_moments"]}
-    return cast(jax.Array, self.encoder.apply(variables, _pixels(images), train=False))
+    return apply_trained(self.encoder, params["encoder"], carry["encoder_moments"], _pixels(images))
 
   def pictures(self, params: Params, carry: Carry, images: jax.Array) -> dict[str, jax.Array]:
     """Returns each image beside its reconstruction G(E(x))."""
@@ -176,7 +169,7 @@ def build(settings: Settings, images: Images, platform: str) -> BiGAN:
     encoder=Encoder(settings.width, settings.noise_dim, DATA_AXIS),
     discriminator=Discriminator(settings.width, DATA_AXIS),
     noise_dim=settings.noise_dim,
-    image_shape=images.shape,
+    images=images,
     optimizers=dict.fromkeys(NETWORKS, optimizer),
     schedules={
       "learning_rate": exponential(*settings.learning_rate, settings.hold_images, settings.decay_images),

@@ -11,7 +11,7 @@ which. D's running moments follow the reals, G's those of its own phase.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from flax import linen as nn
 
 from r3gan_jax.algorithms.base import (
   DATA_AXIS,
+  GAN,
   Average,
   Batch,
   Carry,
@@ -34,10 +35,10 @@ from r3gan_jax.algorithms.base import (
 )
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.dcgan import Discriminator, Generator
-from r3gan_jax.networks.layers import MOMENTS, apply_in_training
+from r3gan_jax.networks.layers import MOMENTS, apply_in_training, apply_trained
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import at_rate
-from r3gan_jax.schedules import Schedule, constant
+from r3gan_jax.schedules import constant
 from r3gan_jax.settings import below_one, not_negative, one_of, positive, setting
 
 PHASES = ("discriminator", "generator")
@@ -63,24 +64,18 @@ def smoke(settings: Settings) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class DCGAN:
+class DCGAN(GAN):
   """The algorithm (`algorithms.base.Algorithm`), unconditional.
 
   Attributes:
     generator: (z [N, noise_dim], train) -> images [N, H, W, C].
     discriminator: (images, train) -> logits [N].
-    noise_dim: length of z.
-    image_shape: (H, W, C).
-    optimizers, schedules: see `Algorithm`.
+    optimizers: see `Algorithm`.
   """
 
   generator: nn.Module
   discriminator: nn.Module
-  noise_dim: int
-  image_shape: tuple[int, int, int]
   optimizers: Mapping[str, optax.GradientTransformationExtraArgs] = field(compare=False)
-  schedules: Mapping[str, Schedule] = field(compare=False)
-  num_classes: int = 0
 
   @property
   def phases(self) -> Sequence[Phase]:
@@ -109,8 +104,7 @@ class DCGAN:
   ) -> jax.Array:
     """Draws images, normalised by running moments. Truncation multiplies the noise (not in the paper)."""
     del labels
-    variables = {"params": params["generator"], MOMENTS: carry["generator_moments"]}
-    return cast(jax.Array, self.generator.apply(variables, truncation * noise, train=False))
+    return apply_trained(self.generator, params["generator"], carry["generator_moments"], truncation * noise)
 
   def _discriminator_gradients(
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
@@ -163,7 +157,7 @@ def build(settings: Settings, images: Images, platform: str) -> DCGAN:
     generator=Generator(**shared, image_channels=images.channels),
     discriminator=Discriminator(**shared),
     noise_dim=settings.noise_dim,
-    image_shape=images.shape,
+    images=images,
     optimizers={"generator": optimizer, "discriminator": optimizer},
     schedules={name: constant(getattr(settings, name)) for name in ("learning_rate", "ema_half_life")},
   )

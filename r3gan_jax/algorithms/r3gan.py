@@ -11,7 +11,7 @@ A fake has the label of the real sample that it is paired with.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ import optax
 from flax import linen as nn
 
 from r3gan_jax.algorithms.base import (
+  GAN,
   Average,
   Batch,
   Carry,
@@ -47,7 +48,6 @@ from r3gan_jax.networks.roadmap import SkeletonDiscriminator, SkeletonGenerator,
 from r3gan_jax.ops.grouped_conv import ALGORITHMS as GROUPED_CONV_ALGORITHMS
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import adam_without_momentum
-from r3gan_jax.schedules import Schedule
 from r3gan_jax.settings import Pair, below_one, not_negative, one_of, positive, probability, setting
 
 NETWORKS = ("r3gan", "r3gan_output_skips", "stylegan2_skeleton")
@@ -123,32 +123,24 @@ def smoke(settings: Settings) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class R3GAN:
+class R3GAN(GAN):
   """The algorithm (`algorithms.base.Algorithm`).
 
   Attributes:
     generator: (z [N, noise_dim], labels) -> images [N, H, W, C].
     discriminator: (images, labels) -> logits [N].
-    noise_dim: length of z.
-    image_shape: (H, W, C).
-    num_classes: 0 if unconditional.
     loss: the adversarial loss; the paper's is relativistic.
     penalties: which of "r1" (on reals) and "r2" (on fakes) are in D's loss; both are logged.
     augment: applied to all inputs of D, with probability `augment_p`; None: no augmentation.
     penalised_gradient: computes D's gradient, `losses.penalties.directional` or the slower `grad_of_grad`.
-    schedules: learning_rate, beta2, gamma, ema_half_life and augment_p.
   """
 
   generator: nn.Module
   discriminator: nn.Module
-  noise_dim: int
-  image_shape: tuple[int, int, int]
-  num_classes: int = 0
   loss: AdversarialLoss = RELATIVISTIC
   penalties: tuple[str, ...] = ("r1", "r2")
   augment: Augment | None = None
   penalised_gradient: PenalisedGradient = directional
-  schedules: Mapping[str, Schedule] = field(default_factory=dict, compare=False)
 
   def __post_init__(self) -> None:
     check_samples_apart(self.discriminator)
@@ -294,8 +286,7 @@ def build(settings: Settings, images: Images, platform: str) -> R3GAN:
     generator=generator,
     discriminator=discriminator,
     noise_dim=settings.noise_dim,
-    image_shape=images.shape,
-    num_classes=images.num_classes,
+    images=images,
     loss=LOSSES[settings.loss],
     penalties=settings.penalties,
     augment=_build_augment(settings, images),

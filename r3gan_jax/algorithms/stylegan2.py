@@ -17,7 +17,7 @@ deviation; as in the published code, R1 uses the gradient of the sum of all logi
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import jax
@@ -26,6 +26,7 @@ import optax
 
 from r3gan_jax.algorithms.base import (
   DATA_AXIS,
+  GAN,
   Average,
   Batch,
   Carry,
@@ -47,7 +48,6 @@ from r3gan_jax.losses.penalties import gradient_penalty
 from r3gan_jax.networks import stylegan2 as networks
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import adam_without_momentum
-from r3gan_jax.schedules import Schedule
 from r3gan_jax.settings import Pair, below_one, not_negative, one_of, positive, setting
 
 PATH_LENGTH_EVERY = 4
@@ -87,24 +87,17 @@ def smoke(settings: Settings) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class StyleGAN2:
+class StyleGAN2(GAN):
   """The algorithm (`algorithms.base.Algorithm`), unconditional.
 
   Attributes:
     mapping, synthesis: the two parts of the network "generator".
-    discriminator: (images) -> logits.
-    noise_dim: length of z.
-    image_shape: (H, W, C).
-    schedules: learning_rate, beta2, gamma and ema_half_life.
+    discriminator: images [N, H, W, C] -> logits [N].
   """
 
   mapping: networks.Mapping
   synthesis: networks.Synthesis
   discriminator: networks.Discriminator
-  noise_dim: int
-  image_shape: tuple[int, int, int]
-  num_classes: int = 0
-  schedules: Mapping[str, Schedule] = field(default_factory=dict, compare=False)
 
   @property
   def phases(self) -> Sequence[Phase]:
@@ -257,7 +250,7 @@ def build(settings: Settings, images: Images, platform: str) -> StyleGAN2:
     synthesis=networks.Synthesis(**shared, image_channels=images.channels),
     discriminator=networks.Discriminator(**shared),
     noise_dim=settings.noise_dim,
-    image_shape=images.shape,
+    images=images,
     schedules=cosines(settings, ("learning_rate", "beta2", "gamma", "ema_half_life")),
   )
 

@@ -20,6 +20,7 @@ from flax import linen as nn
 
 from r3gan_jax.algorithms.base import (
   DATA_AXIS,
+  GAN,
   Average,
   Batch,
   Carry,
@@ -37,11 +38,11 @@ from r3gan_jax.algorithms.base import (
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.penalties import directional, grad_of_grad
 from r3gan_jax.networks.dcgan import Generator
-from r3gan_jax.networks.layers import MOMENTS, apply_in_training
+from r3gan_jax.networks.layers import MOMENTS, apply_in_training, apply_trained
 from r3gan_jax.networks.wgan_gp import Critic
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import at_rate
-from r3gan_jax.schedules import Schedule, constant, linear
+from r3gan_jax.schedules import constant, linear
 from r3gan_jax.settings import Pair, below_one, not_negative, one_of, positive, setting
 
 PHASES = ("discriminator", "generator")
@@ -69,17 +70,15 @@ def smoke(settings: Settings) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class WGANGP:
+class WGANGP(GAN):
   """The algorithm (`algorithms.base.Algorithm`), unconditional.
 
   Attributes:
     generator: (z [N, noise_dim], train) -> images [N, H, W, C].
     discriminator: the critic, (images, bias_scale) -> logits [N]; each depends on its image alone.
-    noise_dim: length of z.
-    image_shape: (H, W, C).
     critic_updates: per update of G.
     penalty_weight: see the module.
-    optimizers, schedules: see `Algorithm`.
+    optimizers: see `Algorithm`.
 
   Raises:
     UserError: the critic couples samples.
@@ -87,13 +86,9 @@ class WGANGP:
 
   generator: nn.Module
   discriminator: nn.Module
-  noise_dim: int
-  image_shape: tuple[int, int, int]
   critic_updates: int
   penalty_weight: float
   optimizers: Mapping[str, optax.GradientTransformationExtraArgs] = field(compare=False)
-  schedules: Mapping[str, Schedule] = field(compare=False)
-  num_classes: int = 0
 
   def __post_init__(self) -> None:
     check_samples_apart(self.discriminator)
@@ -132,8 +127,7 @@ class WGANGP:
   ) -> jax.Array:
     """Draws images, normalised by running moments. Truncation multiplies the noise (not in the paper)."""
     del labels
-    variables = {"params": params["generator"], MOMENTS: carry["generator_moments"]}
-    return cast(jax.Array, self.generator.apply(variables, truncation * noise, train=False))
+    return apply_trained(self.generator, params["generator"], carry["generator_moments"], truncation * noise)
 
   def _discriminator_gradients(
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
@@ -197,7 +191,7 @@ def build(settings: Settings, images: Images, platform: str) -> WGANGP:
     generator=Generator(settings.widths, DATA_AXIS, image_channels=images.channels),
     discriminator=Critic(settings.widths, layer_norm=settings.critic_norm == "layer"),
     noise_dim=settings.noise_dim,
-    image_shape=images.shape,
+    images=images,
     critic_updates=settings.critic_updates,
     penalty_weight=settings.penalty_weight,
     optimizers={"generator": optimizer, "discriminator": optimizer},

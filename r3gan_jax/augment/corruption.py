@@ -46,7 +46,7 @@ def cut_out(image: jax.Array, centre: jax.Array) -> jax.Array:
 @cache
 def _band_matrices(side: int) -> np.ndarray:
   """Returns the filter of each band as a matrix, [4, side, side], with reflection at borders; they sum to identity."""
-  bank = _filter_bank()
+  bank = filter_bank()
   radius = bank.shape[1] // 2
   reflected = np.pad(np.arange(side), radius, mode="reflect")
   matrices = np.zeros((4, side, side), np.float32)
@@ -56,7 +56,7 @@ def _band_matrices(side: int) -> np.ndarray:
   return matrices
 
 
-def _filter_bank() -> np.ndarray:
+def filter_bank() -> np.ndarray:
   """Returns zero-phase filters of one octave each, [4, taps], low frequencies first, by splitting the lowest band."""
   low = np.convolve(_SYM2, _SYM2[::-1]) / 2
   high_pass = _SYM2 * (-1) ** np.arange(4)

@@ -29,7 +29,7 @@ NAMES = (
 )
 
 # Symlets: orthonormal wavelets (Daubechies 1992, section 8.1.1); low-pass decomposition filter, sum 1.
-_SYM6 = np.array(
+SYM6 = np.array(
   [
     0.015404109327027373,
     0.0034907120842174702,
@@ -45,12 +45,12 @@ _SYM6 = np.array(
     -0.007800708325034148,
   ]
 ) / np.sqrt(2)
-_MARGIN = len(_SYM6) // 4  # of the downsampling filter around the output, in pixels of the image
+_MARGIN = len(SYM6) // 4  # of the downsampling filter around the output, in pixels of the image
 TILE = 32  # the approximate side of a tile, in pixels of the upsampled output
 _STRETCH = 4  # a tile's points span at most this many of its sides, unless the image shrinks by more than 2.8
 
 # _TAPS[r, t]: the weight of image pixel i + t - 3 in pixel 2 i + r of the upsampled image.
-_TAPS = np.array([[2 * _SYM6[k] if 0 <= (k := r + 5 - 2 * t) < 12 else 0 for t in range(-3, 4)] for r in range(3)])
+_TAPS = np.array([[2 * SYM6[k] if 0 <= (k := r + 5 - 2 * t) < 12 else 0 for t in range(-3, 4)] for r in range(3)])
 
 
 def inverse_matrix(parameters: Parameters, height: int, width: int) -> jax.Array:
@@ -88,7 +88,8 @@ def resample(images: jax.Array, inverses: jax.Array) -> jax.Array:
   # Separate matrices for each plane. With shared ones XLA makes one product over the rows of all planes, for which its
   # GPU compiler finds no tiling, because the number of rows is no power of 2, and fails.
   of_rows, of_columns = (
-    jnp.broadcast_to(matrix, (*planes.shape[:2], *matrix.shape)) for matrix in map(_downsampling, images.shape[1:3])
+    jnp.broadcast_to(matrix, (*planes.shape[:2], *matrix.shape))
+    for matrix in map(downsampling_matrix, images.shape[1:3])
   )
   return jnp.einsum("ncik,nckl,ncjl->nijc", of_rows, planes, of_columns, precision="high")
 
@@ -96,7 +97,7 @@ def resample(images: jax.Array, inverses: jax.Array) -> jax.Array:
 def _sample(image: jax.Array, inverse: jax.Array) -> jax.Array:
   """Returns the transformed image at twice the resolution, [C, rows, columns], up to the end of the last tiles."""
   height, width, channels = image.shape
-  rows, columns = _tiling(height), _tiling(width)
+  rows, columns = tiling(height), tiling(width)
   planar = image.swapaxes(1, 2)  # [H, C, W]
   y, x = _grid(rows.tile, columns.tile)
 
@@ -145,7 +146,7 @@ def _weights(positions: jax.Array, side: int, window: int) -> tuple[jax.Array, i
   return of_columns, first
 
 
-class _Tiling(NamedTuple):
+class Tiling(NamedTuple):
   """The tiling of an axis: side of a tile, number of tiles, and number of image pixels that a tile may need."""
 
   tile: int
@@ -153,20 +154,20 @@ class _Tiling(NamedTuple):
   window: int
 
 
-def _tiling(side: int) -> _Tiling:
+def tiling(side: int) -> Tiling:
   output = 2 * (side + 2 * _MARGIN)
   tiles = -(-output // TILE)
   tile = -(-output // tiles)
-  return _Tiling(tile, tiles, min(side, _STRETCH * tile // 2 + _TAPS.shape[1] + 1))
+  return Tiling(tile, tiles, min(side, _STRETCH * tile // 2 + _TAPS.shape[1] + 1))
 
 
 @cache
-def _downsampling(side: int) -> np.ndarray:
+def downsampling_matrix(side: int) -> np.ndarray:
   """Returns the downsampling matrix, [side, length of the upsampled output up to the end of its last tile]."""
-  tiling = _tiling(side)
-  matrix = np.zeros((side, tiling.tiles * tiling.tile), np.float32)
+  cut = tiling(side)
+  matrix = np.zeros((side, cut.tiles * cut.tile), np.float32)
   for i in range(side):
-    matrix[i, 2 * i + 1 : 2 * i + 1 + len(_SYM6)] = _SYM6
+    matrix[i, 2 * i + 1 : 2 * i + 1 + len(SYM6)] = SYM6
   return matrix
 
 

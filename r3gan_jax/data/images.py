@@ -11,7 +11,7 @@ from PIL import Image, ImageColor, ImageOps, PngImagePlugin
 from r3gan_jax.errors import UserError, one_line
 
 FITS = ("crop_resize", "pad")
-"""How images of another size are fitted: see `fit`."""
+"""The ways to fit images of another size: see `fit`."""
 
 Image.init()
 FORMATS = tuple(

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding
 from r3gan_jax.data.source import Examples, Source
 
 PREFETCH = 2
-"""How many iterations ahead batches are made."""
+"""The number of iterations for which batches are made ahead."""
 
 SMALLEST_READ = 32
 """The fewest images that a thread reads in one call."""

@@ -30,7 +30,7 @@ _KEPT = {"fid": "moments", "kid": "features", "precision_recall": "features"}
 _CHECK_SIZES = {"fid": fid.check_sizes, "kid": kid.check_sizes, "precision_recall": precision_recall.check_sizes}
 
 Statistics = dict[str, dict[str, np.ndarray]]
-"""What is kept of features, as arrays by name: 'moments' (the attributes of `Moments`), 'features' [n, d]."""
+"""The statistics kept of features, as arrays by name: 'moments' (the attributes of `Moments`), 'features' [n, d]."""
 
 
 class Evaluation:

@@ -73,8 +73,8 @@ def check_sizes(num_real: int, num_fake: int, neighbours: int = 3) -> None:
   """Raises the UserError of `precision_recall`; for use before any work is done."""
   if min(num_real, num_fake) <= neighbours:
     raise UserError(
-      f"precision and recall need at least {neighbours + 1} images a side (neighbours + 1), "
-      f"have {num_real} real, {num_fake} fake: give more images"
+      f"precision and recall need at least {neighbours + 1} images per side (neighbours + 1), but have {num_real} real "
+      f"and {num_fake} fake ones: give more images"
     )
 
 

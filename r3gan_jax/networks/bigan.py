@@ -1,26 +1,26 @@
-"""The networks of BiGAN on small images (Donahue et al. 2017, arXiv 1605.09782, appendix C.1): three perceptrons.
+"""The networks of BiGAN for small images (Donahue et al. 2017, arXiv 1605.09782, appendix C.1): three perceptrons.
 
-Dense layers without biases, N(0, 0.02), and batch norm without scale and bias. Where z joins the image's features, two
-layers add up. Pixels are in [0, 1].
+Dense layers have no biases and are initially N(0, 0.02^2); batch norm has neither scale nor bias. z joins the features
+of images as the sum of two layers. Pixels are in [0, 1].
 """
 
 import jax
 from flax import linen as nn
 
-from r3gan_jax.networks.layers import LEAKY_SLOPE, BatchNorm
+from r3gan_jax.networks.layers import LEAKY_SLOPE, BatchNorm, normal_init
 
 
 def _dense(features: int, name: str) -> nn.Dense:
-  return nn.Dense(features, use_bias=False, kernel_init=nn.initializers.normal(0.02), name=name)
+  return nn.Dense(features, use_bias=False, kernel_init=normal_init, name=name)
 
 
 class Generator(nn.Module):
   """Maps codes to pixels.
 
   Attributes:
-    width: of both hidden layers.
-    pixels: how many values an image has.
-    axis_name: the mesh axis that a batch is divided over.
+    width: width of both hidden layers.
+    pixels: number of values of an image.
+    axis_name: the mesh axis over which a batch is sharded.
   """
 
   width: int
@@ -37,7 +37,7 @@ class Generator(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Maps pixels to codes in [-1, 1]. Attributes as of `Generator`; `noise_dim`: length of a code."""
+  """Maps pixels to codes in [-1, 1]. Attributes as in `Generator`; `noise_dim` is the length of a code."""
 
   width: int
   noise_dim: int
@@ -52,12 +52,12 @@ class Encoder(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """Maps pairs of pixels and code to logits. Attributes as of `Generator`."""
+  """Maps pairs of pixels and code to logits. Attributes as in `Generator`."""
 
   width: int
   axis_name: str
 
-  couples_samples = True  # batch norm's moments are of all of them
+  couples_samples = True  # through batch norm's moments
 
   @nn.compact
   def __call__(self, x: jax.Array, z: jax.Array, train: bool) -> jax.Array:

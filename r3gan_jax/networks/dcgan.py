@@ -1,8 +1,8 @@
 """The networks of DCGAN (Radford et al. 2016, arXiv 1511.06434, figure 1 and section 3).
 
-Strided convolutions, batch norm everywhere but after G's last layer and D's first, ReLU in G and LeakyReLU in D.
-Weights are N(0, 0.02), batch norm's scales N(1, 0.02). `widths` list the channels of both networks from 4x4 upward, one
-for each doubling of the resolution; names of parameters say at which one they work.
+Strided convolutions; batch norm after every layer but G's last and D's first; ReLU in G and LeakyReLU in D. Weights
+are initially N(0, 0.02^2), batch norm's scales N(1, 0.02^2). `widths` lists the channels of both networks from 4x4
+upward, one per doubling of the resolution; parameter names contain the resolution.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,7 @@ from collections.abc import Sequence
 import jax
 from flax import linen as nn
 
-from r3gan_jax.networks.layers import LEAKY_SLOPE, BatchNorm, StridedConv, TransposedConv
-
-_linear_init = nn.initializers.normal(0.02)
+from r3gan_jax.networks.layers import LEAKY_SLOPE, BatchNorm, StridedConv, TransposedConv, normal_init
 
 
 class Generator(nn.Module):
@@ -20,9 +18,9 @@ class Generator(nn.Module):
 
   Attributes:
     widths: channels at 4x4, 8x8, ..., up to half the images' side.
-    axis_name: the mesh axis that a batch is divided over.
-    image_channels: of the result.
-    kernel_size: of the transposed convolutions: 4, or the paper's 5.
+    axis_name: the mesh axis over which a batch is sharded.
+    image_channels: channels of the images.
+    kernel_size: size of the transposed convolutions: 4, or the paper's 5.
   """
 
   widths: Sequence[int]
@@ -33,8 +31,8 @@ class Generator(nn.Module):
   @nn.compact
   def __call__(self, z: jax.Array, train: bool) -> jax.Array:
     """[N, noise_dim] -> [N, H, W, image_channels] in [-1, 1], float32."""
-    # Over features, not channels: at 4x4 each place has its moments.
-    x = nn.Dense(16 * self.widths[0], use_bias=False, kernel_init=_linear_init, name="linear")(z)
+    # Normalised before the reshape: at 4x4 every place has its own moments.
+    x = nn.Dense(16 * self.widths[0], use_bias=False, kernel_init=normal_init, name="linear")(z)
     x = nn.relu(BatchNorm(self.axis_name, name="norm_4")(x, train)).reshape(-1, 4, 4, self.widths[0])
     for stage, width in enumerate(self.widths[1:], start=1):
       side = 4 * 2**stage
@@ -44,13 +42,13 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """Maps images of side 4 * 2^len(widths) to logits. Attributes as of `Generator`; `widths` are used backwards."""
+  """Maps images of side 4 * 2^len(widths) to logits. Attributes as in `Generator`; `widths` is used in reverse."""
 
   widths: Sequence[int]
   axis_name: str
   kernel_size: int = 4
 
-  couples_samples = True  # batch norm's moments are of all of them
+  couples_samples = True  # through batch norm's moments
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -62,4 +60,4 @@ class Discriminator(nn.Module):
         x = BatchNorm(self.axis_name, name=f"norm_{side}")(x, train)
       x = nn.leaky_relu(x, LEAKY_SLOPE)
     x = x.reshape(x.shape[0], -1)
-    return nn.Dense(1, use_bias=False, kernel_init=_linear_init, name="linear")(x)[:, 0]
+    return nn.Dense(1, use_bias=False, kernel_init=normal_init, name="linear")(x)[:, 0]

@@ -1,7 +1,8 @@
-"""Layers that the networks of several GANs share."""
+"""Layers shared by the networks of several GANs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Any, Protocol, cast
 
 import jax
@@ -10,15 +11,20 @@ from flax import linen as nn
 
 from r3gan_jax.ops.broadcast import broadcast_as
 from r3gan_jax.ops.grouped_conv import pointwise_conv
+from r3gan_jax.ops.resample import upsample2x
 from r3gan_jax.ops.strided_conv import strided_conv, transposed_conv
 
 LEAKY_SLOPE = 0.2
 """The negative slope of LeakyReLU in nearly all GANs."""
 LEAKY_GAIN = math.sqrt(2 / (1 + LEAKY_SLOPE**2))
-"""The gain of LeakyReLU in He et al.'s initialisation (2015, arXiv 1502.01852)."""
+"""The gain for LeakyReLU in the initialisation of He et al. (2015, arXiv 1502.01852)."""
 
 MOMENTS = "moments"
 """The Flax collection of batch norm's running moments."""
+_MOMENTS_DECAY = 0.9  # per update
+
+normal_init = nn.initializers.normal(0.02)
+"""N(0, 0.02^2), DCGAN's initialiser (Radford et al. 2016, arXiv 1511.06434)."""
 
 
 class PointwiseConv(nn.Module):
@@ -28,13 +34,13 @@ class PointwiseConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[N, H, W, C] or [N, C] -> the same with `width` channels, of x's dtype."""
+    """[N, H, W, C] or [N, C] -> the same shape with `width` channels, in x's dtype."""
     fan_in = x.shape[-1]
     return pointwise(x, self.param("kernel", scaled_normal(1.0, fan_in), (fan_in, self.width)))
 
 
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Applies a 1x1 convolution to [N, H, W, I], or a linear map to [N, I], in x's dtype; kernel [I, O]."""
+  """Applies a kernel [I, O] as a 1x1 convolution to [N, H, W, I] or a linear map to [N, I], in x's dtype."""
   kernel = kernel.astype(x.dtype)
   return pointwise_conv(x, kernel) if x.ndim == 4 else x @ kernel
 
@@ -45,7 +51,7 @@ def scaled_normal(gain: float, fan_in: int) -> nn.initializers.Initializer:
 
 
 def per_sample_bias(bias: jax.Array, bias_scale: jax.Array | None, samples: int) -> jax.Array:
-  """Returns [samples, C]: bias [C] times bias_scale [samples]; None stands for ones."""
+  """Returns [samples, C]: bias [C] times bias_scale [samples], default ones."""
   if bias_scale is None:
     return jnp.broadcast_to(bias[None], (samples, *bias.shape))
   return bias[None] * bias_scale.astype(bias.dtype)[:, None]
@@ -63,7 +69,7 @@ def bias_activate(x: jax.Array, bias: jax.Array, bias_scale: jax.Array | None) -
 
 
 class ClassEmbedding(nn.Module):
-  """A bias-free linear map of the one-hot label."""
+  """A bias-free linear map of the one-hot label, initialised as N(0, gain^2 / num_classes)."""
 
   num_classes: int
   embed_dim: int
@@ -71,9 +77,9 @@ class ClassEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, labels: jax.Array | None) -> jax.Array:
-    """[N] int32 -> [N, embed_dim] float32."""
+    """Labels [N] int32 -> [N, embed_dim] float32."""
     if labels is None:
-      raise ValueError(f"a network of {self.num_classes} classes needs labels")
+      raise ValueError(f"labels are missing: the network is conditional on {self.num_classes} classes")
     kernel = self.param("kernel", scaled_normal(self.gain, fan_in=self.num_classes), (self.num_classes, self.embed_dim))
     return jax.nn.one_hot(labels, self.num_classes, dtype=kernel.dtype) @ kernel
 
@@ -89,7 +95,7 @@ class _Conditional(Protocol):
 
 
 def with_embedding(network: _Conditional, z: jax.Array, labels: jax.Array | None) -> jax.Array:
-  """Appends the class embedding to z [N, D], if `network` is conditional; for use in its compact method."""
+  """Appends the class embedding to z [N, D] if `network` is conditional; call it in its compact method."""
   if not network.num_classes:
     return z
   embedding = ClassEmbedding(network.num_classes, network.embed_dim, gain=1.0, name="class_embedding")
@@ -97,9 +103,9 @@ def with_embedding(network: _Conditional, z: jax.Array, labels: jax.Array | None
 
 
 def projection_logits(network: _Conditional, features: jax.Array, labels: jax.Array | None) -> jax.Array:
-  """Projects features [N, embed_dim] onto the class embedding (Miyato and Koyama 2018); unconditional: [N, 1] -> [N].
+  """Projects features [N, embed_dim] onto the class embedding (Miyato and Koyama 2018, arXiv 1802.05637).
 
-  For use in the compact method of `network`.
+  Call it in the compact method of `network`. Unconditional: features [N, 1] -> logits [N].
   """
   if not network.num_classes:
     return features[:, 0]
@@ -109,7 +115,7 @@ def projection_logits(network: _Conditional, features: jax.Array, labels: jax.Ar
 
 
 class _Staged(Protocol):
-  """A network of stages, 4x4 first, of which the last `bfloat16_stages` compute in bfloat16."""
+  """A network of stages, 4x4 first; the last `bfloat16_stages` compute in bfloat16."""
 
   @property
   def widths(self) -> Sequence[int]: ...
@@ -129,79 +135,81 @@ def full_precision() -> jnp.dtype:
   return jnp.result_type(float)
 
 
+def sum_of_skips(images: Iterable[jax.Array]) -> jax.Array:
+  """Sums the images of all stages, 4x4 first, in full precision; upsamples the sum between stages."""
+  return reduce(lambda image, addition: upsample2x(image) + addition, (x.astype(full_precision()) for x in images))
+
+
 class BatchNorm(nn.Module):
   """Batch normalisation over the batch and all pixels (Ioffe and Szegedy 2015, arXiv 1502.03167).
 
-  Training normalises by the moments of the batch and, if the collection `MOMENTS` is mutable, updates the running
-  moments: the mean and the mean *square*, which, unlike a variance, may be averaged over networks and devices.
+  In training, the batch's moments normalise, and the running moments are updated if the collection `MOMENTS` is
+  mutable. They are the mean and the mean *square*, which, unlike a variance, may be averaged over networks and devices.
   Otherwise the running moments normalise, and a sample does not depend on the rest of its batch.
 
   Attributes:
-    axis_name: the mesh axis over which the batch is sharded; moments are of the global batch.
-    affine: whether there are a scale and a bias.
-    scale_stddev: standard deviation of the initial scale around 1.
-    decay: of the running moments, per update.
-    epsilon: added to the variance.
+    axis_name: the mesh axis over which the batch is sharded; moments are those of the global batch.
+    affine: whether there are a scale, initially N(1, 0.02^2), and a bias.
   """
 
   axis_name: str
   affine: bool = True
-  scale_stddev: float = 0.02
-  decay: float = 0.9
-  epsilon: float = 1e-5
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """[N, ..., C] -> the same."""
+    """[N, ..., C] -> [N, ..., C]."""
     channels = x.shape[-1:]
     mean = self.variable(MOMENTS, "mean", jnp.zeros, channels)
     mean_square = self.variable(MOMENTS, "mean_square", jnp.ones, channels)
     if train:
       axes = tuple(range(x.ndim - 1))
-      of_batch = jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)
-      moments = jax.lax.pmean(of_batch, self.axis_name)
+      local_moments = jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)
+      moments = jax.lax.pmean(local_moments, self.axis_name)
       if self.is_mutable_collection(MOMENTS):
         for running, moment in zip((mean, mean_square), moments, strict=True):
-          running.value += (1 - self.decay) * (moment - running.value)
+          running.value += (1 - _MOMENTS_DECAY) * (moment - running.value)
     else:
       moments = mean.value, mean_square.value
     center, square = (moment.reshape((1,) * (x.ndim - 1) + channels) for moment in moments)
     variance = jnp.maximum(square - jnp.square(center), 0)
-    x = (x - center) * jax.lax.rsqrt(variance + self.epsilon)
+    x = (x - center) * jax.lax.rsqrt(variance + 1e-5)
     if not self.affine:
       return x
-    scale = self.param("scale", lambda key: 1 + self.scale_stddev * jax.random.normal(key, channels))
+    scale = self.param("scale", lambda key: 1 + normal_init(key, channels))
     bias = self.param("bias", nn.initializers.zeros, channels)
     return x * scale.reshape(center.shape) + bias.reshape(center.shape)
 
 
 def apply_in_training(network: nn.Module, params: Any, moments: Any, *inputs: jax.Array) -> tuple[jax.Array, Any]:
-  """Applies a network with batch norm in training mode; returns the result and the updated running moments."""
+  """Applies a network with batch norm in training mode; returns (output, updated running moments)."""
   result, state = network.apply({"params": params, MOMENTS: moments}, *inputs, train=True, mutable=[MOMENTS])
   return cast(jax.Array, result), state[MOMENTS]
 
 
+def apply_trained(network: nn.Module, params: Any, moments: Any, *inputs: jax.Array) -> jax.Array:
+  """Applies a network with batch norm in inference mode: its running moments normalise."""
+  return cast(jax.Array, network.apply({"params": params, MOMENTS: moments}, *inputs, train=False))
+
+
 class StridedConv(nn.Module):
-  """A bias-free convolution of stride 2, padded by (kernel_size - 1) // 2 on every side; weights N(0, stddev^2)."""
+  """A bias-free convolution of stride 2, with padding (kernel_size - 1) // 2 and weights N(0, 0.02^2)."""
 
   features: int
-  kernel_size: int = 4
-  stddev: float = 0.02
+  kernel_size: int
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, 2H, 2W, C] -> [N, H, W, features]."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     padding = (self.kernel_size - 1) // 2
-    return strided_conv(x, self.param("kernel", nn.initializers.normal(self.stddev), shape), (padding, padding))
+    return strided_conv(x, self.param("kernel", normal_init, shape), (padding, padding))
 
 
 class TransposedConv(nn.Module):
-  """The transpose of `StridedConv`, initialised alike."""
+  """The transpose of `StridedConv`, with the same initialisation."""
 
   features: int
-  kernel_size: int = 4
-  stddev: float = 0.02
+  kernel_size: int
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -209,4 +217,4 @@ class TransposedConv(nn.Module):
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     before = (self.kernel_size - 1) // 2
     padding = (before, self.kernel_size - 2 - before)
-    return transposed_conv(x, self.param("kernel", nn.initializers.normal(self.stddev), shape), padding)
+    return transposed_conv(x, self.param("kernel", normal_init, shape), padding)

@@ -67,7 +67,13 @@ class Generator(nn.Module):
   @nn.compact
   def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
     """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32."""
+    *_, x = self.features(z, labels)
+    return PointwiseConv(self.image_channels, name="to_image")(x).astype(full_precision())
+
+  def features(self, z: jax.Array, labels: jax.Array | None) -> list[jax.Array]:
+    """Returns the features of each stage, 4x4 first; for use in a compact method."""
     x = with_embedding(self, z, labels)
+    features = []
     for stage, (width, cardinality, blocks) in enumerate(stages_of(self)):
       x = x.astype(stage_dtype(self, stage))
       if stage == 0:
@@ -78,7 +84,8 @@ class Generator(nn.Module):
         x = ResidualBlock(
           cardinality, self.expansion, sum(self.blocks), self.grouped_conv, name=f"stage_{stage}_block_{block}"
         )(x)
-    return PointwiseConv(self.image_channels, name="to_image")(x).astype(full_precision())
+      features.append(x)
+    return features
 
 
 class Discriminator(nn.Module):

@@ -16,7 +16,6 @@ published digits. Widths from 4x4 to 256x256 are those of StyleGAN2 (Karras et a
 
 import math
 from collections.abc import Sequence
-from functools import reduce
 from typing import ClassVar
 
 import jax
@@ -32,9 +31,10 @@ from r3gan_jax.networks.layers import (
   projection_logits,
   scaled_normal,
   stage_dtype,
+  sum_of_skips,
   with_embedding,
 )
-from r3gan_jax.networks.r3gan import GenerativeBasis, Generator, ResidualBlock, Upsample, stages_of
+from r3gan_jax.networks.r3gan import GenerativeBasis, Generator
 from r3gan_jax.ops.grouped_conv import grouped_conv, pointwise_conv
 from r3gan_jax.ops.resample import downsample2x, upsample2x
 
@@ -50,20 +50,8 @@ class SkipGenerator(Generator):
   @nn.compact
   def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
     """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32."""
-    x = with_embedding(self, z, labels)
-    additions = []
-    for stage, (width, cardinality, blocks) in enumerate(stages_of(self)):
-      x = x.astype(stage_dtype(self, stage))
-      if stage == 0:
-        x = GenerativeBasis(width, name="basis")(x)
-      else:
-        x = Upsample(width, name=f"up_{stage}")(x)
-      for block in range(blocks):
-        x = ResidualBlock(
-          cardinality, self.expansion, sum(self.blocks), self.grouped_conv, name=f"stage_{stage}_block_{block}"
-        )(x)
-      additions.append(PointwiseConv(self.image_channels, name=f"to_image_{stage}")(x))
-    return _output_skips(additions)
+    features = enumerate(self.features(z, labels))
+    return sum_of_skips(PointwiseConv(self.image_channels, name=f"to_image_{stage}")(x) for stage, x in features)
 
 
 class SkeletonGenerator(nn.Module):
@@ -106,7 +94,7 @@ class SkeletonGenerator(nn.Module):
         x = BiasedConv(width, 3, name=f"stage_{stage}_conv_0")(upsample2x(x))
       x = BiasedConv(width, 3, name=f"stage_{stage}_conv_1")(x)
       additions.append(BiasedConv(self.image_channels, 1, activated=False, name=f"to_image_{stage}")(x))
-    return _output_skips(additions)
+    return sum_of_skips(additions)
 
 
 class SkeletonDiscriminator(nn.Module):
@@ -172,8 +160,3 @@ class BiasedConv(nn.Module):
     if self.downsampled:
       x = downsample2x(x)
     return bias_activate(x, bias, bias_scale) if self.activated else add_bias(x, bias, bias_scale)
-
-
-def _output_skips(additions: Sequence[jax.Array]) -> jax.Array:
-  """Sums what each stage adds to the image, 4x4 first, in full precision."""
-  return reduce(lambda image, addition: upsample2x(image) + addition, (a.astype(full_precision()) for a in additions))

@@ -10,7 +10,6 @@ relative speed. With an `lr_multiplier` m, weights are initialised 1 / m times a
 multiplied by m when used: the layer learns m times as fast.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -19,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from r3gan_jax.networks.layers import LEAKY_SLOPE, full_precision, stage_dtype
+from r3gan_jax.networks.layers import LEAKY_SLOPE, full_precision, stage_dtype, sum_of_skips
 from r3gan_jax.ops.broadcast import broadcast_as
 from r3gan_jax.ops.grouped_conv import grouped_conv
-from r3gan_jax.ops.resample import downsample2x, upsample2x
+from r3gan_jax.ops.resample import downsample2x
 from r3gan_jax.ops.strided_conv import downsampling_conv, upsampling_conv
 
 MAPPING_LR_MULTIPLIER = 0.01
@@ -86,9 +85,8 @@ class Synthesis(nn.Module):
       if stage > 0:
         x = StyledConv(width, upsample=True, name=f"stage_{stage}_conv0")(x, w[:, first], noise[first])
       x = StyledConv(width, name=f"stage_{stage}_conv1")(x, w[:, first + 1], noise[first + 1])
-      addition = ToImage(self.image_channels, name=f"stage_{stage}_to_image")(x, w[:, first + 2])
-      additions.append(addition.astype(full_precision()))
-    return functools.reduce(lambda image, addition: upsample2x(image) + addition, additions)
+      additions.append(ToImage(self.image_channels, name=f"stage_{stage}_to_image")(x, w[:, first + 2]))
+    return sum_of_skips(additions)
 
 
 class Discriminator(nn.Module):

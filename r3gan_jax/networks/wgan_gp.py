@@ -1,7 +1,7 @@
-"""The critic of WGAN-GP (Gulrajani et al. 2017, arXiv 1704.00028), in the form of DCGAN's discriminator.
+"""The critic of WGAN-GP (Gulrajani et al. 2017, arXiv 1704.00028), shaped like DCGAN's discriminator.
 
-Without batch norm, which would make an image's logit depend on the others (section 4); G is DCGAN's. `widths` list the
-channels from 4x4 upward, one for each halving of the resolution; names of parameters say at which one they work.
+It has no batch norm, which would make a logit depend on the whole batch (section 4). G is DCGAN's. `widths` lists the
+channels from 4x4 upward, one per halving of the resolution; parameter names contain the resolution.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ class Critic(nn.Module):
   """Maps images of side 4 * 2^len(widths) to logits.
 
   Attributes:
-    widths: channels; used backwards.
-    layer_norm: whether activations are normalised over all features of a sample, as the paper recommends if at all.
+    widths: channels from 4x4 upward; used in reverse.
+    layer_norm: whether to normalise over all features of a sample, the normalisation that the paper recommends.
   """
 
   widths: Sequence[int]
@@ -27,12 +27,12 @@ class Critic(nn.Module):
 
   @property
   def piecewise_linear(self) -> bool:
-    """Whether losses.penalties.directional may be used."""
+    """Whether losses.penalties.directional applies."""
     return not self.layer_norm
 
   @nn.compact
   def __call__(self, x: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
-    """[N, H, W, C] -> [N], float32; the biases of sample i are multiplied by bias_scale[i], default 1."""
+    """[N, H, W, C] -> [N], float32; bias_scale[i], default 1, multiplies the biases of sample i."""
     scale = jnp.ones(x.shape[:1], x.dtype) if bias_scale is None else bias_scale
     for stage, width in reversed([*enumerate(self.widths)]):
       side = 4 * 2**stage

@@ -23,9 +23,8 @@ from jax.interpreters import ad, mlir
 from r3gan_jax.ops import grouped_conv_tpu
 from r3gan_jax.ops.broadcast import broadcast_as
 from r3gan_jax.ops.grouped_conv import flip_exchange, grouped_conv, match_varying_axes, weight_gradient
+from r3gan_jax.ops.grouped_conv_tiling import WORD, supports
 from r3gan_jax.ops.padding import same_padding, transposed_padding
-
-WORD = grouped_conv_tpu.WORD
 
 
 def activated_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, groups: int, slope: float) -> jax.Array:
@@ -218,7 +217,7 @@ def _where_supported(portable: Callable, tpu: Callable) -> Callable:
   """Returns the TPU lowering: the kernel if it supports the sizes. The second operand's last axis has the outputs."""
 
   def lowered(x, y, *operands, groups, **params):
-    supported = grouped_conv_tpu.supports(groups, x.shape[-1] // groups, y.shape[-1] // groups)
+    supported = supports(groups, x.shape[-1] // groups, y.shape[-1] // groups)
     return (tpu if supported else portable)(x, y, *operands, groups=groups, **params)
 
   return lowered

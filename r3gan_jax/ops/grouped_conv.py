@@ -26,7 +26,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from r3gan_jax.ops import grouped_conv_cpu, grouped_conv_tpu
+from r3gan_jax.ops import grouped_conv_cpu, grouped_conv_tiling, grouped_conv_tpu
 from r3gan_jax.ops.padding import Padding, output_shape, same_padding, transposed_padding
 from r3gan_jax.ops.partitioning import keep_batch_split, needs_devices_in_lowering
 
@@ -74,10 +74,10 @@ def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def weight_gradient(
-  x: jax.Array, dy: jax.Array, groups: int, padding: Padding, kernel_size: tuple[int, int], algorithm: str = "auto"
+  x: jax.Array, dy: jax.Array, groups: int, padding: Padding, kernel_size: tuple[int, int]
 ) -> jax.Array:
   """The transpose of `grouped_conv` in its kernel: [N, H, W, G*I], [N, H', W', G*O] -> [kh, kw, I, G*O]."""
-  return _weight_gradient_p.bind(x, dy, groups=groups, padding=padding, kernel_size=kernel_size, algorithm=algorithm)
+  return _weight_gradient_p.bind(x, dy, groups=groups, padding=padding, kernel_size=kernel_size, algorithm="auto")
 
 
 def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dtype, portable: bool = False) -> str:
@@ -99,7 +99,7 @@ def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dty
     return "per_group"
   if groups == 1:
     return "native"
-  if platform == "tpu" and not portable and grouped_conv_tpu.supports(groups, inputs, outputs):
+  if platform == "tpu" and not portable and grouped_conv_tiling.supports(groups, inputs, outputs):
     return "pallas"
   return "native"
 

@@ -1,9 +1,9 @@
 // Grouped convolution for CPUs, float32, NHWC, stride 1: the two operations of grouped_conv.py.
 //
-// XLA has no fast path for it: a group's 16 channels are one vector register, which its general convolution does not
-// see. Here a task is one (image, group): the group's channels of the image are packed, zero-padded, into a
+// XLA has no fast path for it: its general convolution does not exploit that a group's 16 channels are one vector
+// register. Here a task is one (image, group): the group's channels of the image are packed, zero-padded, into a
 // contiguous buffer that stays in cache, and each output register accumulates over taps and input channels.
-// The sum over each output's terms is always taken in the same order, whatever the number of threads.
+// The order of summation does not depend on the number of threads.
 
 #include <algorithm>
 #include <atomic>
@@ -30,14 +30,14 @@ struct Shape {
   int64_t batch, height, width;              // of the input
   int64_t out_height, out_width;             // of the output
   int64_t kernel_height, kernel_width;
-  int64_t groups, inputs, outputs;           // channels a group
+  int64_t groups, inputs, outputs;           // channels per group
   int64_t top, left;                         // padding
   int64_t padded_height() const { return out_height + kernel_height - 1; }
   int64_t padded_width() const { return out_width + kernel_width - 1; }
 };
 
-// Runs task(0) ... task(count - 1) on XLA's threads and on this one, which takes part, so that it never waits for a
-// thread that the pool does not have.
+// Runs task(0) ... task(count - 1) on XLA's threads and on the calling one, so that it never waits for a thread that
+// the pool does not have.
 template <typename Task>
 void ParallelFor(ffi::ThreadPool& pool, int64_t count, const Task& task) {
   struct Shared {

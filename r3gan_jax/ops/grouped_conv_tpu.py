@@ -11,7 +11,7 @@ kernel in the same order (layout {3, 0, 2, 1}), so the transposes here copy noth
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,23 +19,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from r3gan_jax.ops.grouped_conv_tiling import VMEM_BYTES, WORD, Tiling, tile
 from r3gan_jax.ops.padding import Padding, output_shape
-
-LANES = 128
-WORD = 32
-_VMEM_BYTES = 17 * 2**20
-"""For the blocks of one program, double-buffered; a v5e has 128 MiB."""
-
-
-def supports(groups: int, inputs: int, outputs: int) -> bool:
-  """Returns whether groups of these sizes fill blocks of the matrix unit well."""
-  return inputs < LANES and _merged(groups, inputs, outputs) * max(inputs, outputs) <= 2 * LANES
-
-
-def _merged(groups: int, inputs: int, outputs: int) -> int:
-  """Returns how many groups share a block: the fewest that fill whole registers, or all."""
-  fitting = [m for m in range(1, groups) if groups % m == 0 and m * inputs % LANES == m * outputs % LANES == 0]
-  return min(fitting, default=groups)
 
 
 def conv(
@@ -63,16 +48,14 @@ def conv(
     slope: of the LeakyReLU whose signs they are.
     interpret: emulate the kernel, for machines without a TPU; not under `jax.shard_map`.
   """
-  tiling = _tile(x, output_shape(x.shape, kernel.shape, padding), (kernel.shape[0], kernel.shape[1]), groups, padding)
-  operands = {"x": _to_tiles(x), "kernel": _block_diagonal(kernel, groups, tiling.blocks)}
-  specs = {"x": tiling.in_spec, "kernel": tiling.kernel_spec}
-  for name, operand, spec in (
-    ("bias", bias, tiling.bias_spec),
-    ("in_signs", in_signs, tiling.in_signs_spec),
-    ("out_signs", out_signs, tiling.out_signs_spec),
-  ):
-    if operand is not None:
-      operands[name], specs[name] = operand, spec
+  tiling = tile(x, output_shape(x.shape, kernel.shape, padding), (kernel.shape[0], kernel.shape[1]), groups, padding)
+  operands, specs = _given(
+    x=(_to_tiles(x), tiling.in_spec),
+    kernel=(_block_diagonal(kernel, groups, tiling.blocks), tiling.kernel_spec),
+    bias=(bias, tiling.bias_spec),
+    in_signs=(in_signs, tiling.in_signs_spec),
+    out_signs=(out_signs, tiling.out_signs_spec),
+  )
 
   def body(*refs: jax.Ref) -> None:
     *in_refs, out_ref = refs
@@ -94,7 +77,7 @@ def conv(
   out = pl.pallas_call(
     body,
     grid=tiling.grid,
-    in_specs=list(specs.values()),
+    in_specs=specs,
     out_specs=tiling.out_spec,
     out_shape=_like(x, (*tiling.out_size, x.shape[0], kernel.shape[-1]), x.dtype),
     compiler_params=_compiler_params("parallel", "parallel", "parallel"),
@@ -128,7 +111,7 @@ def activated_conv(
     slope: of the LeakyReLU.
     interpret: emulate the kernel.
   """
-  tiling = _tile(x, output_shape(x.shape, kernel.shape, padding), (kernel.shape[0], kernel.shape[1]), groups, padding)
+  tiling = tile(x, output_shape(x.shape, kernel.shape, padding), (kernel.shape[0], kernel.shape[1]), groups, padding)
   height, width = tiling.in_size
   top = padding[0][0]
 
@@ -177,16 +160,15 @@ def weight_gradient(
 ) -> jax.Array:
   """Computes the weight gradient, [kh, kw, I, G*O] of x's dtype; sums in float32. For the arguments see `conv`."""
   height, width = kernel_size
-  tiling = _tile(x, dy.shape, kernel_size, groups, padding)
+  tiling = tile(x, dy.shape, kernel_size, groups, padding)
   blocks, lanes_in, lanes_out = tiling.blocks, tiling.lanes_in, tiling.lanes_out
   out_width = tiling.out_size[1]
-  operands, specs = {"x": _to_tiles(x), "dy": _to_tiles(dy)}, {"x": tiling.in_spec, "dy": tiling.out_spec}
-  for name, operand, spec in (
-    ("in_signs", in_signs, tiling.in_signs_spec),
-    ("out_signs", out_signs, tiling.out_signs_spec),
-  ):
-    if operand is not None:
-      operands[name], specs[name] = operand, spec
+  operands, specs = _given(
+    x=(_to_tiles(x), tiling.in_spec),
+    dy=(_to_tiles(dy), tiling.out_spec),
+    in_signs=(in_signs, tiling.in_signs_spec),
+    out_signs=(out_signs, tiling.out_signs_spec),
+  )
 
   def body(*refs: jax.Ref) -> None:
     *in_refs, out_ref = refs
@@ -215,7 +197,7 @@ def weight_gradient(
   dense = pl.pallas_call(
     body,
     grid=tiling.grid,
-    in_specs=list(specs.values()),
+    in_specs=specs,
     out_specs=tiling.kernel_spec,
     out_shape=_like(x, (blocks, height * width, lanes_in, lanes_out), jnp.float32),
     compiler_params=_compiler_params("parallel", "arbitrary", "arbitrary"),
@@ -235,7 +217,7 @@ def bias_gradient(
   """Sums dy over pixels, times `slope` where `out_signs` are 0: [N, H, W, C] -> [N, C] of `dtype`; in float32."""
   batch, _, width, channels = dy.shape
   # The tiles of a 1x1 convolution with one channel per group.
-  tiling = _tile(dy, dy.shape, (1, 1), channels, ((0, 0), (0, 0)))
+  tiling = tile(dy, dy.shape, (1, 1), channels, ((0, 0), (0, 0)))
 
   def body(dy_ref, signs_ref, out_ref) -> None:
     @pl.when(pl.program_id(2) == 0)
@@ -262,7 +244,7 @@ def bias_gradient(
   return out.astype(dtype)
 
 
-def _convolve_row(tiling: "_Tiling", kernel_ref: jax.Ref, input_row: Callable[[int], jax.Array]) -> jax.Array:
+def _convolve_row(tiling: Tiling, kernel_ref: jax.Ref, input_row: Callable[[int], jax.Array]) -> jax.Array:
   """Computes one output row, [W', n, lanes_out] float32; `input_row` returns the input row of a row of taps."""
   width = tiling.kernel_size[1]
   sums = jnp.zeros((tiling.out_size[1] * tiling.batch, tiling.lanes_out), jnp.float32)
@@ -274,7 +256,7 @@ def _convolve_row(tiling: "_Tiling", kernel_ref: jax.Ref, input_row: Callable[[i
   return sums.reshape(-1, tiling.batch, tiling.lanes_out)
 
 
-def _taps(tiling: "_Tiling", image: jax.Array, tap: int) -> jax.Array:
+def _taps(tiling: Tiling, image: jax.Array, tap: int) -> jax.Array:
   """Returns the part of a row [W, n, lanes] that the output's columns see through column `tap` of the kernel."""
   left, right = tiling.padding[1]
   sides = [jnp.zeros((side, *image.shape[1:]), image.dtype) for side in (left, right)]
@@ -310,117 +292,8 @@ def _bit(column: int) -> int:
   return (1 << column) if column < 31 else -(2**31)
 
 
-class _Tiling(NamedTuple):
-  """The division of the work into programs (channel block, batch tile, row tile).
-
-  Attributes:
-    blocks: number of blocks of lanes.
-    lanes_in, lanes_out: channels of a block.
-    batch: images of a tile.
-    rows: output rows of a tile; `in_rows`: its input rows.
-    out_size: (H', W').
-    in_size: (H, W).
-    grid: numbers of (blocks, batch tiles, row tiles).
-    padding: as of the operation.
-    kernel_size: (kh, kw).
-  """
-
-  blocks: int
-  lanes_in: int
-  lanes_out: int
-  batch: int
-  rows: int
-  in_rows: int
-  in_size: tuple[int, int]
-  out_size: tuple[int, int]
-  grid: tuple[int, int, int]
-  padding: Padding
-  kernel_size: tuple[int, int]
-
-  @property
-  def taps(self) -> int:
-    return math.prod(self.kernel_size)
-
-  @property
-  def kernel_spec(self) -> pl.BlockSpec:
-    return pl.BlockSpec((1, self.taps, self.lanes_in, self.lanes_out), lambda b, n, t: (b, 0, 0, 0))
-
-  @property
-  def bias_spec(self) -> pl.BlockSpec:
-    return pl.BlockSpec((self.batch, self.lanes_out), lambda b, n, t: (n, b))
-
-  @property
-  def in_signs_spec(self) -> pl.BlockSpec:
-    return self._in_spec(self.in_size[1] // math.gcd(self.in_size[1], WORD))
-
-  @property
-  def out_signs_spec(self) -> pl.BlockSpec:
-    return self.signs_spec(self.lanes_out)
-
-  def signs_spec(self, lanes: int) -> pl.BlockSpec:
-    words = self.out_size[1] // math.gcd(self.out_size[1], WORD)
-    return pl.BlockSpec((self.rows, words, self.batch, lanes), lambda b, n, t: (t, 0, n, b))
-
-  @property
-  def in_spec(self) -> pl.BlockSpec:
-    """The block of input rows that a tile's taps reach, moved inside the image."""
-    return self._in_spec(self.in_size[1])
-
-  def _in_spec(self, width: int) -> pl.BlockSpec:
-    block = (pl.Element(self.in_rows), pl.Element(width), pl.Element(self.batch), pl.Element(self.lanes_in))
-    # A single block may be smaller than a register; its index must then be a plain 0.
-    batch, lanes = self.batch * (self.grid[1] > 1), self.lanes_in * (self.blocks > 1)
-    return pl.BlockSpec(block, lambda b, n, t: (self.first_row(t), 0, n * batch, b * lanes))
-
-  @property
-  def out_spec(self) -> pl.BlockSpec:
-    return pl.BlockSpec((self.rows, self.out_size[1], self.batch, self.lanes_out), lambda b, n, t: (t, 0, n, b))
-
-  def first_row(self, row_tile: jax.Array) -> jax.Array:
-    return jnp.clip(row_tile * self.rows - self.padding[0][0], 0, self.in_size[0] - self.in_rows)
-
-
-def _tile(
-  x: jax.Array, out_shape: tuple[int, ...], kernel_size: tuple[int, int], groups: int, padding: Padding
-) -> _Tiling:
-  batch, in_height, in_width, channels = x.shape
-  _, out_height, out_width, out_channels = out_shape
-  inputs, outputs = channels // groups, out_channels // groups
-  merged = _merged(groups, inputs, outputs)
-  lanes_in, lanes_out = merged * inputs, merged * outputs
-
-  sublanes = 32 // x.dtype.itemsize
-  batches = [n for n in range(sublanes, batch, sublanes) if batch % n == 0] or [batch]
-
-  def in_rows(rows: int) -> int:
-    return min(rows + kernel_size[0] - 1, in_height)
-
-  def fits(rows: int, images: int) -> bool:
-    lanes = [-(-lanes // LANES) * LANES for lanes in (lanes_in, lanes_out)]
-    values = in_rows(rows) * in_width * lanes[0] + rows * out_width * lanes[1]
-    return 2 * values * images * x.dtype.itemsize <= _VMEM_BYTES
-
-  rows = max((r for r in range(1, out_height + 1) if out_height % r == 0 and fits(r, batches[0])), default=1)
-  # Enough images for long matrix products, and no more: sums of one row live in registers.
-  enough = [n for n in batches if fits(rows, n) and n * out_width <= 1024]
-  images = max(enough, default=batches[0])
-  return _Tiling(
-    blocks=groups // merged,
-    lanes_in=lanes_in,
-    lanes_out=lanes_out,
-    batch=images,
-    rows=rows,
-    in_rows=in_rows(rows),
-    in_size=(in_height, in_width),
-    out_size=(out_height, out_width),
-    grid=(groups // merged, batch // images, out_height // rows),
-    padding=padding,
-    kernel_size=kernel_size,
-  )
-
-
 def _input_row(
-  tiling: _Tiling,
+  tiling: Tiling,
   row_tile: jax.Array,
   x_ref: jax.Ref,
   tap_row: jax.Array,
@@ -451,6 +324,12 @@ def _block_diagonal(kernel: jax.Array, groups: int, blocks: int) -> jax.Array:
   return kernel.reshape(blocks, height * width, merged * inputs, -1)
 
 
+def _given(**inputs: tuple[jax.Array | None, pl.BlockSpec]) -> tuple[dict[str, jax.Array], list[pl.BlockSpec]]:
+  """Returns the operands by name, and their specs, without those that are None."""
+  given = {name: (operand, spec) for name, (operand, spec) in inputs.items() if operand is not None}
+  return {name: operand for name, (operand, _) in given.items()}, [spec for _, spec in given.values()]
+
+
 def _to_tiles(x: jax.Array) -> jax.Array:
   return x.transpose(1, 2, 0, 3)
 
@@ -465,10 +344,10 @@ def _like(x: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> 
 
 
 def _compiler_params(*semantics: Literal["parallel", "arbitrary"]) -> pltpu.CompilerParams:
-  return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=2 * _VMEM_BYTES)
+  return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=2 * VMEM_BYTES)
 
 
-def _cost(tiling: _Tiling, x: jax.Array, other_bytes: int) -> pl.CostEstimate:
+def _cost(tiling: Tiling, x: jax.Array, other_bytes: int) -> pl.CostEstimate:
   """FLOPs of the matrix unit, zeros included; each activation once."""
   positions = x.shape[0] * math.prod(tiling.out_size)
   flops = 2 * positions * tiling.taps * tiling.blocks * tiling.lanes_in * tiling.lanes_out

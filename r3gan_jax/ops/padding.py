@@ -1,19 +1,19 @@
-"""Zero padding of images, and the sizes that convolutions of stride 1 have with it."""
+"""Zero padding of images, and the output sizes of padded convolutions of stride 1."""
 
 from collections.abc import Sequence
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
-"""((above, below), (left of, right of)) the image; negative values crop."""
+"""((top, bottom), (left, right)); negative values crop."""
 
 
 def same_padding(kernel_size: Sequence[int]) -> Padding:
-  """Returns the padding by which the output has the input's size; even kernels get the extra zeros behind."""
+  """Returns the padding that keeps the image size; for even kernels, the extra zeros are at the bottom and right."""
   height, width = kernel_size
   return ((height - 1) // 2, height // 2), ((width - 1) // 2, width // 2)
 
 
 def transposed_padding(padding: Padding, kernel_size: Sequence[int]) -> Padding:
-  """Returns the padding of the transposed convolution, which maps outputs back to the size of inputs."""
+  """Returns the padding of the transposed convolution, which maps the output size back to the input size."""
   (top, bottom), (left, right) = padding
   height, width = kernel_size
   return (height - 1 - top, height - 1 - bottom), (width - 1 - left, width - 1 - right)

@@ -1,1 +1,1 @@
-"""What an iteration takes on the devices at hand, and on hardware that is not: compiled, never run."""
+"""Plans an iteration on available and on absent hardware: it is compiled, never run."""

@@ -41,7 +41,7 @@ SNAPSHOT_SECONDS = "progress/snapshot_seconds"
 
 @dataclass(frozen=True)
 class Experiment:
-  """What is trained, and the settings of the loop. Fields named as in config.run are those settings.
+  """The GAN to train and the settings of the loop; fields named as in config.run are those settings.
 
   Attributes:
     algorithm: the GAN.
@@ -77,7 +77,7 @@ class Experiment:
 
   @property
   def images_per_iteration(self) -> int:
-    """How many images an iteration adds to images seen."""
+    """The images that an iteration adds to images seen."""
     return self.batch_size * sum(phase.repeat * phase.batches for phase in self.algorithm.phases if phase.counts_images)
 
   @property

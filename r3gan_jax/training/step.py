@@ -55,7 +55,7 @@ class TrainStep(Protocol):
 
 
 class Trained(NamedTuple):
-  """What a phase changes: parameters and optimiser states by network, and the carry."""
+  """The state that a phase updates: parameters and optimiser states by network, and the carry."""
 
   params: dict[str, Any]
   optimizer: dict[str, Any]

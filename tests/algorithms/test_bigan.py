@@ -1,4 +1,4 @@
-"""BiGAN's own laws: two losses at the same parameters, and reconstructions."""
+"""BiGAN: two losses at the same parameters, and reconstructions."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def start():
 
 
 def test_an_undecided_discriminator(start):
-  """All losses are ln 2 and nobody learns but D's last layer."""
+  """All losses are ln 2, and only D's last layer has a gradient."""
   params, carry = start
   head = {"kernel": jnp.zeros((16, 1))}
   params = {**params, "discriminator": params["discriminator"] | {"linear_2": head}}
@@ -35,7 +35,7 @@ def test_an_undecided_discriminator(start):
 
 @pytest.mark.parametrize("networks, loss", [(("discriminator",), 0), (("generator", "encoder"), 1)])
 def test_gradients_against_finite_differences(start, networks, loss):
-  """Of L_D for D, of L_GE for G and E together, by hand from both pairs' logits, in float64."""
+  """L_D for D and L_GE for G and E, by hand from both pairs' logits, in float64."""
   random = np.random.default_rng(0)
   with jax.enable_x64(True):
     params = jax.tree.map(lambda p: jnp.asarray(np.asarray(p) + 0.1 * random.standard_normal(p.shape)), start[0])
@@ -61,20 +61,20 @@ def test_gradients_against_finite_differences(start, networks, loss):
       x, z = (image.reshape(BATCH, -1) + 1) / 2, ALGORITHM.noise(keys)
       a = apply(moved, "discriminator", x, apply(moved, "encoder", x))
       b = apply(moved, "discriminator", apply(moved, "generator", z), z)
-      of_a, of_b = (-jnp.log(jax.nn.sigmoid(logits)) for logits in (a, b))  # -log(1 - sigmoid(t)) is t more
+      of_a, of_b = (-jnp.log(jax.nn.sigmoid(logits)) for logits in (a, b))  # -log(1 - sigmoid(t)) is larger by t
       return jnp.mean(of_a + of_b + b) / 2, jnp.mean(of_a + a + of_b) / 2
 
     gradients, _, metrics = gradients_of(params, carry, {"image": image}, keys, {})
     found = (metrics["loss"], metrics["generator_and_encoder_loss"])
     np.testing.assert_allclose(found, losses(0.0), rtol=1e-10)
-    slope = (losses(1e-7)[loss] - losses(-1e-7)[loss]) / 2e-7  # few ReLUs lie nearer to their kinks
+    slope = (losses(1e-7)[loss] - losses(-1e-7)[loss]) / 2e-7  # small enough to cross few kinks of ReLU
     chosen = {name: gradients[name] for name in networks}
     along = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (chosen, direction)), strict=True))
     np.testing.assert_allclose(along, slope, rtol=1e-5)
 
 
 def test_reconstructions(start):
-  """Each real beside G(E(x)), whose code is in the cube; each by itself."""
+  """Each real beside G(E(x)), with codes in [-1, 1]; samples do not mix."""
   assert isinstance(ALGORITHM, HasPictures)
   images = jnp.asarray(data(ALGORITHM, 6)["image"] / np.float32(127.5) - 1)
   (pictures,) = ALGORITHM.pictures(*start, images).values()

@@ -1,4 +1,4 @@
-"""Laws of DCGAN's own; those of all GANs with batch norm are in test_zoo.py."""
+"""Properties of DCGAN alone; test_zoo.py has those of all GANs with batch norm."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def start():
 
 
 def test_gradients_of_8_devices_are_those_of_one(start):
-  """In float64, before Adam."""
+  """Computed in float64, before Adam."""
   with jax.enable_x64(True):
     given = (
       *jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), start),
@@ -37,7 +37,7 @@ def test_gradients_of_8_devices_are_those_of_one(start):
 
 
 def test_reals_and_fakes_are_normalised_apart(start):
-  """The logits of reals do not depend on the fakes; the running moments of D follow the reals alone."""
+  """The logits of reals do not depend on the fakes; D's running moments are those of the reals."""
   params, carry = start
   gradients_of = jax.jit(global_gradients(ALGORITHM.phases[0], mesh_of(1), None))
   moments, logits = [], []
@@ -53,7 +53,7 @@ def test_reals_and_fakes_are_normalised_apart(start):
 
 
 def test_an_undecided_discriminator(start):
-  """It costs 2 ln 2 and G ln 2, and teaches G nothing."""
+  """Its loss is 2 ln 2, G's is ln 2, and G's gradient is zero."""
   params, carry = start
   head = {"kernel": jnp.zeros_like(params["discriminator"]["linear"]["kernel"])}
   params = {**params, "discriminator": params["discriminator"] | {"linear": head}}

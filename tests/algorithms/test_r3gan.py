@@ -20,7 +20,7 @@ from r3gan_jax.training.step import make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class RecordedNoise(R3GAN):
-  """R3GAN that takes z from the batch, not from its keys."""
+  """R3GAN that takes z from the batch instead of its keys."""
 
   z: jax.Array | None = None
 
@@ -102,7 +102,7 @@ def test_gradients(case):
 @pytest.mark.parametrize("devices, micro_batches", [(1, {}), (2, {"discriminator": 1, "generator": 2})])
 @golden_cases.cases
 def test_three_iterations(case, devices, micro_batches):
-  """The real step, Adam and EMA on the recorded inputs end in the recorded parameters."""
+  """The training step, with Adam and EMA, reproduces the recorded parameters."""
   case = golden_cases.load(case)
   arrays = case.arrays
   size = arrays["z"].shape[0]
@@ -146,8 +146,8 @@ def test_three_iterations(case, devices, micro_batches):
     state, metrics = step(state, batches)
     assert not metrics.not_finite()
   assert state.images_seen == 3 * size
-  # Adam divides a gradient by its own size: an entry near zero may take the other sign for a rounding error, so
-  # the networks are compared as whole vectors. (In float64 every leaf agrees to 3e-6.)
+  # Adam normalises gradients, so rounding may flip the sign of entries near zero. Hence networks are compared as whole
+  # vectors. (In float64 every leaf agrees to 3e-6.)
   for tree, prefix, network in (
     (state.params["generator"], "steps/G", "generator"),
     (state.params["discriminator"], "steps/D", "discriminator"),
@@ -161,5 +161,5 @@ def test_schedules():
   ends = {"lr": (2e-4, 5e-5), "gamma": (0.05, 0.005), "beta2": (0.9, 0.99), "ema": (0, 5e6), "aug": (0, 0.55)}
   for name, (first, last) in ends.items():
     ours = [schedules.cosine(first, last, 20_000_000)(jnp.int32(n)) for n in recorded_schedules["nimg"]]
-    # The recorded float64 cancels where a ramp has hardly begun: hence the absolute term.
+    # The absolute term is for cancellation in the recorded float64 at the beginning of a ramp.
     np.testing.assert_allclose(ours, recorded_schedules["values"][name], rtol=1e-6, atol=1e-15 * last, err_msg=name)

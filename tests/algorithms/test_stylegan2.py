@@ -1,4 +1,4 @@
-"""StyleGAN2's iteration: penalties against finite differences, laziness, mixing, and the laws of the training step."""
+"""StyleGAN2's iteration: penalties against finite differences, lazy regularisation, mixing, and the training step."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from helpers.states import arrays_of
 
 from r3gan_jax import schedules
 from r3gan_jax.algorithms import stylegan2
+from r3gan_jax.algorithms.base import Images
 from r3gan_jax.algorithms.stylegan2 import StyleGAN2, mix_styles, path_lengths
 from r3gan_jax.networks.stylegan2 import Discriminator, Mapping, Synthesis
 from r3gan_jax.training.mesh import batch_sharding, replicated
@@ -23,7 +24,14 @@ RAMPS = {
   "gamma": schedules.cosine(3.0, 3.0, 1),
   "ema_half_life": schedules.cosine(100.0, 100.0, 1),
 }
-ALGORITHM = StyleGAN2(Mapping(6, layers=2), Synthesis((8, 8)), Discriminator((8, 8)), 5, (8, 8, 3), schedules=RAMPS)
+ALGORITHM = StyleGAN2(
+  Mapping(6, layers=2),
+  Synthesis((8, 8)),
+  Discriminator((8, 8)),
+  noise_dim=5,
+  images=Images(8, 8, 3, 0),
+  schedules=RAMPS,
+)
 GENERATOR, PATH_LENGTH, DISCRIMINATOR, R1 = range(4)
 
 
@@ -32,7 +40,7 @@ def images(seed, size=BATCH):
 
 
 def noisy(params):
-  """Parameters off the symmetries of initialisation: biases and noise strengths are not zero."""
+  """Perturbs parameters, so that biases and noise strengths are not zero."""
   leaves, structure = jax.tree.flatten(params)
   random = np.random.default_rng(0)
   return structure.unflatten([leaf + 0.3 * random.standard_normal(leaf.shape).astype(leaf.dtype) for leaf in leaves])
@@ -46,7 +54,7 @@ def noisy(params):
   ],
 )
 def test_lazy_gradients_against_finite_differences(index, network, metric, weight):
-  """k times the weighted penalty's, in a random direction, in float64."""
+  """They are k times the weighted penalty's, in a random direction, in float64."""
   with jax.enable_x64(True):
     params, carry = jax.jit(lambda: ALGORITHM.init(jax.random.key(0)))()
     params, carry = noisy(params), carry | {"path_length": jnp.float64(0.7)}
@@ -69,7 +77,7 @@ def test_lazy_gradients_against_finite_differences(index, network, metric, weigh
 
 
 def test_path_length_by_finite_differences_of_the_images():
-  """J^T y by moving each entry of each layer's w; y is normal with deviation 1 / sqrt(H W)."""
+  """J^T y by perturbing each entry of each layer's w; y is normal with deviation 1 / sqrt(H W)."""
   with jax.enable_x64(True):
     params = noisy(jax.jit(lambda: ALGORITHM.init(jax.random.key(0)))()[0])["generator"]["synthesis"]
     w = jnp.asarray(np.random.default_rng(1).standard_normal((2, 4, 6)))
@@ -86,7 +94,7 @@ def test_path_length_by_finite_differences_of_the_images():
 
 
 def test_style_mixing():
-  """Nine samples in ten cross over, once, at any layer but the first, each by its own key."""
+  """Nine samples in ten cross over once, at any layer but the first, by their own keys."""
   samples, layers = 4000, 6
   w, other = jnp.zeros((samples, layers, 1)), jnp.ones((samples, layers, 1))
   keys = jax.random.split(jax.random.key(0), samples)
@@ -99,7 +107,7 @@ def test_style_mixing():
 
 
 def test_truncation():
-  """At 0 the image of the mean w, whatever the noise; in between w is on the line to it; at 1 the mean is nothing."""
+  """0 gives the image of the mean w for any noise; values up to 1 interpolate between w and its mean."""
   params, carry = jax.jit(lambda: ALGORITHM.init(jax.random.key(0)))()
   carry = carry | {"w": jnp.arange(6.0)}
   noise = ALGORITHM.noise(jax.random.split(jax.random.key(1), 3))
@@ -107,7 +115,9 @@ def test_truncation():
   (one, half, none) = (generate(carry, noise, psi) for psi in (1.0, 0.5, 0.0))
   np.testing.assert_array_equal(one, generate(carry | {"w": jnp.zeros(6)}, noise, 1.0))
   assert (one[0] != one[1]).any()
-  np.testing.assert_allclose(none, np.broadcast_to(none[:1], none.shape), atol=1e-5)  # convolutions round by place
+  np.testing.assert_allclose(
+    none, np.broadcast_to(none[:1], none.shape), atol=1e-5
+  )  # rounding in convolutions depends on the position in the batch
   w = ALGORITHM.mapping.apply({"params": params["generator"]["mapping"]}, noise)
   for psi, image in ((0.5, half), (0.0, none)):
     layers = jnp.repeat((carry["w"][None] + psi * (w - carry["w"][None]))[:, None], 4, axis=1)
@@ -116,9 +126,9 @@ def test_truncation():
 
 
 def test_lazy_phases_run_when_they_are_due():
-  """Path length at iterations 0 and 4, R1 at 0; their steps are counted by the network's own optimiser.
+  """Path length runs at iterations 0 and 4, R1 at 0; the network's optimiser counts their steps.
 
-  And nothing compiles after the first iteration; the state is donated.
+  Nothing compiles after the first iteration; the state is donated.
   """
   mesh = mesh_of(1)
   state = jax.jit(lambda: init_state(ALGORITHM, 0), out_shardings=replicated(mesh))()
@@ -160,7 +170,7 @@ def test_lazy_phases_run_when_they_are_due():
 
 
 def all_phases(devices, micro_batch):
-  """Gradients, carries and metrics of the four phases, from one state, in float64: Adam would magnify rounding."""
+  """Returns gradients, carries and metrics of the four phases at one state, in float64, without Adam."""
   mesh = mesh_of(devices)
   with jax.enable_x64(True):
     params, carry = jax.jit(lambda: ALGORITHM.init(jax.random.key(0)))()
@@ -176,12 +186,12 @@ def whole():
 
 
 def test_how_the_batch_is_split_does_not_matter(whole):
-  """Among 8 devices, and there into two micro-batches."""
+  """Over 8 devices, with two micro-batches each."""
   golden_cases.assert_trees_close(all_phases(8, 4), whole, 1e-10)
 
 
 def test_running_mean_of_w(whole):
-  """0.005 of the batch's mean w goes into it, of the styles that are not mixed in; other phases leave it alone."""
+  """It moves by 0.005 towards the mean of the w that are not mixed in; other phases do not change it."""
   with jax.enable_x64(True):
     mapping = noisy(jax.jit(lambda: ALGORITHM.init(jax.random.key(0)))()[0])["generator"]["mapping"]
     keys = jax.random.split(jax.random.key(1), BATCH)
@@ -193,7 +203,7 @@ def test_running_mean_of_w(whole):
 
 
 def test_optimisers_make_up_for_lazy_steps():
-  """Appendix B, by hand: c = 4/5 and 16/17; first update: learning rate times sign, v = (1 - beta2^c) g^2."""
+  """Appendix B by hand: c = 4/5 and 16/17; the first update is learning rate times sign, v = (1 - beta2^c) g^2."""
   hyperparameters = {"learning_rate": jnp.float32(2.5e-3), "beta2": jnp.float32(0.99)}
   for network, share in (("generator", 0.8), ("discriminator", 16 / 17)):
     optimizer = ALGORITHM.optimizers[network]

@@ -1,4 +1,4 @@
-"""WGAN-GP's own laws: its objective, its critic, and what is refused."""
+"""WGAN-GP: its objective, its critic, and invalid settings."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ ALGORITHM = wgan_gp.build(SETTINGS, IMAGES, "cpu")
 
 
 class Linear(nn.Module):
-  """D(x) = <w, x>, w of norm 3: its gradient is w wherever it is taken."""
+  """D(x) = <w, x> with |w| = 3, so its gradient is w everywhere."""
 
   piecewise_linear = True
 
@@ -41,7 +41,7 @@ def discriminator_step(algorithm):
 
 
 def test_the_penalty_by_hand():
-  """(3 - 1)^2, ten times; its gradient is 2 * 10 * 2 w / |w| beside that of the means' difference."""
+  """The penalty is 10 (3 - 1)^2; its gradient, 10 * 2 * 2 w / |w|, adds to that of the difference of means."""
   algorithm = dataclasses.replace(ALGORITHM, discriminator=Linear())
   params, (gradients, _, metrics) = discriminator_step(algorithm)
   metrics = jax.tree.map(float, metrics)
@@ -55,7 +55,7 @@ def test_the_penalty_by_hand():
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_which_way_to_the_gradient_is_right(layer_norm):
-  """Without a norm the critic is piecewise linear in image and biases, so both; with it only grad-of-grad."""
+  """Both apply without a norm, where the critic is piecewise linear; only grad-of-grad applies with it."""
   critic = Critic((8, 8), layer_norm)
   random = np.random.default_rng(0)
   shapes = jax.eval_shape(critic.init, jax.random.key(0), jnp.zeros((4, 16, 16, 1)))["params"]
@@ -88,5 +88,5 @@ def test_a_penalty_on_a_critic_with_batch_norm_is_refused():
     wgan_gp.build(dataclasses.replace(SETTINGS, critic_norm="batch"), IMAGES, "cpu")
   of_dcgan = dcgan.build(dcgan.Settings(widths=(8, 8)), IMAGES, "cpu").discriminator
   for algorithm in (ALGORITHM, golden_cases.load("uncond_16px").algorithm):
-    with pytest.raises(UserError, match="each sample's own logit is not for Discriminator, in which batch norm"):
+    with pytest.raises(UserError, match="without batch norm, but Discriminator"):
       dataclasses.replace(algorithm, discriminator=of_dcgan)

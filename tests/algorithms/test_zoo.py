@@ -1,4 +1,4 @@
-"""Laws that hold for every GAN with state beside its parameters; a new one is a line of `ALGORITHMS`."""
+"""Properties of every GAN with state besides parameters; a new one is a line of `ALGORITHMS`."""
 
 import dataclasses
 import importlib
@@ -32,14 +32,14 @@ ALGORITHMS = {
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
 def case(request):
-  """(name, algorithm, its state after two iterations on one device)."""
+  """(name, algorithm, state after two iterations on one device)."""
   module, settings = ALGORITHMS[request.param]
   algorithm = module.build(settings, Images(16, 16, 1, 0), "cpu")
   return request.param, algorithm, trained(algorithm, BATCH, iterations=2)
 
 
 def test_how_the_batch_is_divided_does_not_matter(case):
-  """1 and 8 devices; the gradients' sums are of another order, which Adam enlarges."""
+  """1 and 8 devices agree up to the order of summation, which Adam amplifies."""
   _, algorithm, state = case
   divided = trained(algorithm, BATCH, iterations=2, devices=8)
   for tree, expected in ((divided.params, state.params), (divided.ema, state.ema), (divided.carry, state.carry)):
@@ -47,7 +47,7 @@ def test_how_the_batch_is_divided_does_not_matter(case):
 
 
 def test_an_image_of_the_average_is_its_own(case):
-  """Whatever the batch that it is drawn in; by the average's own moments."""
+  """It does not depend on the batch, and is normalised by the averaged moments."""
   _, algorithm, state = case
   params, carry = averaged(algorithm, state)
   generate = jax.jit(lambda carry, noise: algorithm.generate(params, carry, noise, None))
@@ -61,7 +61,7 @@ def test_an_image_of_the_average_is_its_own(case):
 
 
 def recipe(name):
-  """Its smoke run, of one network alike at 32x32 for all: what the commands train."""
+  """Returns the GAN's smoke recipe."""
   return importlib.import_module(f"configs.zoo.{name}").get_config("smoke")
 
 
@@ -75,7 +75,7 @@ def test_micro_batches_are_refused_by_name(case):
 
 
 def test_a_resumed_run_is_an_uninterrupted_one(case, tmp_path):
-  """Bit for bit, through a checkpoint after each iteration: networks, moments, averages and optimisers."""
+  """Bitwise, with a checkpoint after each iteration: networks, moments, averages and optimisers."""
   _, algorithm, state = case
 
   def resumed(state):
@@ -89,7 +89,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(case, tmp_path):
 
 
 def test_a_run_begun_with_another_one_takes_its_state_along(case):
-  """Moments and averages with the parameters; where networks are of other sizes, those that fit."""
+  """Moments and averages as well as parameters; if sizes differ, those that fit."""
   name, algorithm, state = case
   start, _ = transferred_state(algorithm, 1, mesh_of(1), algorithm, state)
   for part in ("params", "carry", "ema"):

@@ -1,4 +1,4 @@
-"""The augmentation against recorded numbers of the official implementation, and its laws."""
+"""The augmentation against recorded numbers of the official implementation, and its properties."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ augment_ = jax.jit(augment, static_argnames="multipliers")
 
 
 class Multipliers(dict):
-  """A dict that jit takes as static."""
+  """A hashable dict, for static arguments of jit."""
 
   def __hash__(self):
     return hash(tuple(self.items()))
@@ -72,7 +72,7 @@ def images(count, side=16, channels=3):
 
 
 def recorded_quantile(name, p):
-  """Normal draws were recorded as std * erfinv(2 p - 1), without sqrt(2), and the second rotation as none."""
+  """Normal draws were recorded as std * erfinv(2 p - 1), without sqrt(2), and without a second rotation."""
   u = (1 + erf(erfinv(2 * p - 1) / np.sqrt(2))) / 2 if name in NORMAL else p
   values = np.full(TRANSFORMS[name].parts * TRANSFORMS[name].draws, u, np.float32)
   if name == "rotation":
@@ -95,7 +95,7 @@ def test_a_part_is_drawn_with_probability_p_times_its_multiplier(name):
   values = np.asarray(jax.jit(lambda: draw(make_keys(count), jnp.float32(0.5), {name: 0.6})[name])())
   parts = values.reshape(count, transform.parts, transform.draws)
   present = (parts != transform.absent).any(axis=2)
-  chance = {"x_flip": 1 / 2, "luma_flip": 1 / 2, "rotate90": 3 / 4}.get(name, 1)  # what a choice leaves unchanged
+  chance = {"x_flip": 1 / 2, "luma_flip": 1 / 2, "rotate90": 3 / 4}.get(name, 1)  # of a choice that changes the image
   if name == "rotation":
     np.testing.assert_allclose(present.any(axis=1).mean(), 0.3, atol=0.015)
     np.testing.assert_allclose(present.mean(axis=0), 1 - np.sqrt(0.7), atol=0.015)
@@ -108,7 +108,7 @@ def test_a_part_is_drawn_with_probability_p_times_its_multiplier(name):
     expected = expected[expected != 0]
   np.testing.assert_allclose(drawn.mean(axis=0), expected.mean(), atol=6 * expected.std() / np.sqrt(len(drawn)) + 1e-6)
   np.testing.assert_allclose(drawn.std(axis=0), expected.std(), rtol=0.05)
-  for other in drawn.T[1:]:  # x and y are drawn apart
+  for other in drawn.T[1:]:  # x and y are independent
     assert abs(np.corrcoef(drawn[:, 0], other)[0, 1]) < 0.05
 
 
@@ -148,7 +148,7 @@ def test_p_0_leaves_images_as_they_are(channels):
 
 
 def test_affine_in_the_image():
-  """With its linear part A: augment(x + t d) = augment(x) + t A d; and A pulled back is A's transpose."""
+  """augment(x + t d) = augment(x) + t A d with the linear part A, and the pullback is A's transpose."""
   keys, x, d = make_keys(8), images(8), jax.random.normal(jax.random.key(1), (8, 16, 16, 3))
   y = jax.random.normal(jax.random.key(2), x.shape)
 
@@ -167,7 +167,7 @@ def test_affine_in_the_image():
 
 
 def test_second_derivatives():
-  """The gradient's gradient of |A x + a|^4, against the same by finite differences."""
+  """The second derivative of |A x + a|^4 against finite differences."""
   keys, x, d = make_keys(2), images(2, 8), jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
 
   @jax.jit
@@ -191,9 +191,9 @@ def test_bfloat16_images_stay_bfloat16():
 
 
 def test_windows_of_a_big_image_see_all_that_is_sampled():
-  """At 128 pixels a tile has a window of the image; a dense evaluation has none."""
+  """At 128 pixels a tile uses a window of the image; a dense evaluation does not."""
   side = 128
-  assert geometry._tiling(side).window < side
+  assert geometry.tiling(side).window < side
   x = images(6, side, 1)
   names = ("x_flip", *geometry.NAMES[2:])
   parameters = jax.jit(lambda: draw(make_keys(6), jnp.float32(1), dict.fromkeys(names, 1.0)))()
@@ -203,9 +203,9 @@ def test_windows_of_a_big_image_see_all_that_is_sampled():
 
 
 def dense(image, inverse):
-  """Upsampling by zeros and convolution, bilinear sampling by gathers, downsampling by convolution."""
+  """Upsamples by zeros and convolution, samples bilinearly by gathers, downsamples by convolution."""
   side = image.shape[0]
-  taps = np.asarray(geometry._SYM6, np.float32)
+  taps = np.asarray(geometry.SYM6, np.float32)
   kernel = np.outer(taps, taps)[..., None, None]
   padded = jnp.pad(image, ((side - 1, side - 1), (side - 1, side - 1), (0, 0)), mode="reflect")[None]
   dimensions = ("NHWC", "HWIO", "NHWC")
@@ -221,7 +221,7 @@ def dense(image, inverse):
 
 
 def test_grey_images_take_the_luma():
-  # As users' programs are compiled: conftest.py's way to do it quickly rounds 1e-5 where this does 1e-6.
+  # Compiled as in users' programs, which round to 1e-6; conftest.py's faster compilation rounds to 1e-5.
   fused = jax.jit(augment, static_argnames="multipliers", compiler_options={"xla_cpu_use_fusion_emitters": True})
   grey = images(4, 16, 1)
   multipliers = Multipliers(ALL | {"noise": 0.0})
@@ -233,7 +233,7 @@ def test_grey_images_take_the_luma():
 
 
 def test_filter_bands_are_octaves_that_sum_to_the_identity():
-  bank = corruption._filter_bank()
+  bank = corruption.filter_bank()
   delta = np.zeros(bank.shape[1])
   delta[len(delta) // 2] = 1
   np.testing.assert_allclose(bank.sum(axis=0), delta, atol=1e-12)
@@ -244,7 +244,7 @@ def test_filter_bands_are_octaves_that_sum_to_the_identity():
 
 
 def test_filter_gains():
-  """A gain on the lowest band, normalised by the power expected of images, scales a constant image, twice: y and x."""
+  """A gain of the lowest band scales a constant image along both axes, normalised by the expected power of images."""
   x = jnp.full((1, 32, 32, 3), 0.5)
   gained = apply_(x, {"image_filter": jnp.array([[1.0, 0, 0, 0]])})
   np.testing.assert_allclose(gained, 0.5 * 4 / ((10 * 4 + 3) / 13), rtol=1e-5)

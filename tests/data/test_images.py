@@ -161,5 +161,5 @@ def test_resizing_does_not_alias():
 def test_padding_is_of_zeros_all_round():
   padded = to_array(fit(Image.fromarray(np.full((28, 28), 9, np.uint8)), 32, "pad", "x"))
   assert padded.shape == (32, 32, 1) and (padded[2:30, 2:30] == 9).all() and padded.sum() == 9 * 28 * 28
-  with pytest.raises(UserError, match="x is 28x28, which no padding fits to 16"):
+  with pytest.raises(UserError, match=r"x is 28x28, .* 16"):
     fit(Image.fromarray(np.zeros((28, 28), np.uint8)), 16, "pad", "x")

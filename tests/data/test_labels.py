@@ -44,7 +44,7 @@ def test_a_list_below_some_images_is_refused(tmp_path):
   write_images(tmp_path / "a", 1)
   write_images(tmp_path / "b", 1)
   write_list(tmp_path / "b" / "dataset.json", [["00000.png", 1]])
-  with pytest.raises(UserError, match=r"b/dataset.json in .* does not lie above all images: name its directory"):
+  with pytest.raises(UserError, match=r"b/dataset.json in .* is not above all images"):
     listed_labels(ImageFiles(tmp_path))
 
 
@@ -108,12 +108,12 @@ def test_directories_are_classes_in_the_order_of_their_names(tmp_path, below, pa
 @pytest.mark.parametrize(
   "names, message",
   [
-    (("train/cat", "train/dog", "val/cat"), r"train in .* would be a class, but holds directories.* such as train,"),
-    (("cat", "more/dog"), "more in .* would be a class, but holds directories"),
-    (("train", "val"), "train, val in .* parts of a data set by their names: name, or zip, one of them"),
-    (("Test", "train"), "Test, train in .* parts of a data set"),
-    (("cat", "dog "), "'dog ' in .* cannot name a class: rename it"),
-    (("cat", "d\nog"), "'d.nog' in .* cannot name a class"),
+    (("train/cat", "train/dog", "val/cat"), r"train in .* would be a class, but has directories.* such as train,"),
+    (("cat", "more/dog"), "more in .* would be a class, but has directories"),
+    (("train", "val"), "train, val in .* names are those of splits"),
+    (("Test", "train"), "Test, train in .* splits"),
+    (("cat", "dog "), "'dog ' in .* cannot be the name of a class: rename it"),
+    (("cat", "d\nog"), "'d.nog' in .* cannot be the name of a class"),
     (("", "cat"), "00000.png in .* has no label: list it in dataset.json"),
   ],
 )
@@ -138,5 +138,5 @@ def test_no_class_vanishes(tmp_path, above, what):
     (tmp_path / above / "dog").mkdir()
     if what != "empty":
       (tmp_path / above / "dog" / ("1" if what == "without suffix" else "1.heic")).write_bytes(b"x")
-  with pytest.raises(UserError, match=r"dog in .* would be a class, but holds no image that is read"):
+  with pytest.raises(UserError, match=r"dog in .* would be a class, but has no image that can be read"):
     directory_labels(ImageFiles(tmp_path))

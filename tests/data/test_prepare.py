@@ -78,7 +78,7 @@ def test_listed_labels_are_kept(tmp_path):
   assert tfds.builder_from_directory(prepared.directory).info.features["label"].num_classes == 5
   labels["labels"][1][1] = 3
   (tmp_path / "images" / "dataset.json").write_text(json.dumps(labels))
-  with pytest.raises(UserError, match="holds another data set"):
+  with pytest.raises(UserError, match="has another data set"):
     run(tmp_path / "images", tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_a_corrupt_image_stops_and_the_rest_goes_on_from_there(tmp_path, caplog)
   write_images(images, 14, side=4)
   good = (images / "00009.png").read_bytes()
   (images / "00009.png").write_bytes(b"x" * len(good))
-  with pytest.raises(CorruptImage, match=r"00009.png in .* or leave such images out with --skip_corrupt$"):
+  with pytest.raises(CorruptImage, match=r"00009.png in .* --skip_corrupt$"):
     run(images, tmp_path)
   unfinished = tmp_path / "pictures" / "1.0.0.unfinished"
   finished = shards(unfinished)
@@ -108,7 +108,7 @@ def test_all_corrupt_is_no_data_set(tmp_path):
   write_images(tmp_path / "images", 2)
   for file in (tmp_path / "images").iterdir():
     file.write_bytes(b"x")
-  with pytest.raises(UserError, match="would hold no image"):
+  with pytest.raises(UserError, match="would have no images"):
     run(tmp_path / "images", tmp_path, skip_corrupt=True)
 
 
@@ -117,10 +117,10 @@ def test_another_data_set_is_never_written_over(tmp_path):
   prepared = run(tmp_path / "images", tmp_path)
   before = shards(prepared.directory)
   assert run(tmp_path / "images", tmp_path) == prepared and shards(prepared.directory) == before
-  with pytest.raises(UserError, match=r"holds another data set \(.*\): choose another --name"):
+  with pytest.raises(UserError, match=r"has another data set \(.*\): choose another --name"):
     run(tmp_path / "images", tmp_path, resolution=8)
   write_images(tmp_path / "images", 1, first=5)
-  with pytest.raises(UserError, match=r"holds another data set \(.*\): choose another --name"):
+  with pytest.raises(UserError, match=r"has another data set \(.*\): choose another --name"):
     run(tmp_path / "images", tmp_path)
   assert shards(prepared.directory) == before
 
@@ -132,7 +132,7 @@ def test_a_corrupt_image_can_be_removed_as_advised(tmp_path, caplog):
     run(tmp_path / "images", tmp_path)
   (tmp_path / "images" / "00006.png").unlink()
   prepared = run(tmp_path / "images", tmp_path)
-  assert "begins again what was left unfinished" in caplog.text and "9 images in split train, now 8" in caplog.text
+  assert "starting again in" in caplog.text and "9 images in split train, now 8" in caplog.text
   np.testing.assert_array_equal(read_by_tfds(prepared.directory, "train")[0], np.delete(images, 6, axis=0))
 
 
@@ -152,7 +152,7 @@ def test_renamed_classes_are_another_data_set(tmp_path):
     write_images(tmp_path / "images" / name, 2)
   run(tmp_path / "images", tmp_path, class_directories=True)
   (tmp_path / "images" / "a").rename(tmp_path / "images" / "c")
-  with pytest.raises(UserError, match="holds another data set"):
+  with pytest.raises(UserError, match="has another data set"):
     run(tmp_path / "images", tmp_path, class_directories=True)
 
 
@@ -168,7 +168,7 @@ def test_a_damaged_note_of_what_is_being_made(tmp_path, content):
   prepared = run(tmp_path / "images", tmp_path)
   assert prepared.images == 5 and not unfinished.exists()
   (prepared.directory / "prepare.json").write_bytes(content or b"")
-  with pytest.raises(UserError, match=r"prepare.json, which says of what, is missing or damaged"):
+  with pytest.raises(UserError, match=r"prepare.json is missing or damaged"):
     run(tmp_path / "images", tmp_path)
 
 
@@ -191,7 +191,7 @@ def test_a_higher_version_would_be_read_instead(tmp_path):
   write_images(tmp_path / "images", 1)
   (tmp_path / "pictures" / "3.0.1").mkdir(parents=True)
   (tmp_path / "pictures" / "0.9.0").mkdir()
-  with pytest.raises(UserError, match=r"pictures/3.0.1 is there already, and would be read in place of 1.0.0"):
+  with pytest.raises(UserError, match=r"pictures/3.0.1 exists and would be read instead of 1.0.0"):
     run(tmp_path / "images", tmp_path)
   (tmp_path / "pictures" / "3.0.1").rmdir()
   assert run(tmp_path / "images", tmp_path).images == 1
@@ -244,7 +244,7 @@ def test_the_background_is_part_of_the_data(tmp_path, capsys):
   prepared = run(tmp_path / "images", tmp_path)
   assert (read_by_tfds(prepared.directory, "train")[0] == 255).all()
   assert "1 transparent, put over white" in capsys.readouterr().out
-  with pytest.raises(UserError, match="holds another data set"):
+  with pytest.raises(UserError, match="has another data set"):
     run(tmp_path / "images", tmp_path, decoder=Decoder(3, "black"))
 
 
@@ -275,10 +275,10 @@ def test_idx_files_become_what_tfds_itself_prepares(idx_files, tmp_path, name):
 @pytest.mark.parametrize(
   "change, message",
   [
-    (lambda directory: (directory / "t10k-labels-idx1-ubyte").unlink(), "holds neither t10k-labels-idx1-ubyte nor"),
+    (lambda directory: (directory / "t10k-labels-idx1-ubyte").unlink(), "has neither t10k-labels-idx1-ubyte nor"),
     (
       lambda directory: (directory / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b"),
-      "train-images-idx3-ubyte.gz is no idx file of bytes, or one cut short: fetch it again",
+      "train-images-idx3-ubyte.gz is no idx file of bytes",
     ),
     (
       lambda directory: (directory / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros((5, 28, 28), np.uint8))[:-1]),
@@ -290,7 +290,7 @@ def test_idx_files_become_what_tfds_itself_prepares(idx_files, tmp_path, name):
     ),
     (
       lambda directory: (directory / "t10k-labels-idx1-ubyte").write_bytes(idx(np.full(5, 10, np.uint8))),
-      "holds a t10k label 10, but mnist has not as many classes",
+      "has a t10k label 10, but mnist has 10 classes",
     ),
   ],
 )
@@ -301,5 +301,5 @@ def test_bad_idx_files_are_named(idx_files, tmp_path, change, message):
 
 
 def test_idx_files_are_of_known_data_sets(idx_files, tmp_path):
-  with pytest.raises(UserError, match="--name=emnist: idx files make one of mnist"):
+  with pytest.raises(UserError, match=r"--name=emnist: .*choose from mnist"):
     prepare_idx(idx_files[0], "emnist", tmp_path / "data")

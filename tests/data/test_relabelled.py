@@ -140,5 +140,5 @@ def test_refusals(settings, message):
 
 def test_too_few_images_of_a_class_are_refused():
   few = [7, *(label for label in range(10) if label != 7 for _ in range(11))]
-  with pytest.raises(UserError, match=r"= 20 takes 2 images of class 7, but there are 1: choose a smaller one"):
+  with pytest.raises(UserError, match=r"= 20 needs 2 images of class 7, but there are 1"):
     RelabelledSource(Classes(100, few), 10, 0.0, (), 20)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from r3gan_jax.algorithms.base import Images
 from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.interop.official import to_params
 from r3gan_jax.networks.r3gan import Discriminator, Generator
@@ -38,8 +39,7 @@ class GoldenCase:
       Generator(**shape, noise_dim=generator["noise_dim"], num_classes=classes, embed_dim=generator["embed_dim"]),
       Discriminator(**shape, num_classes=classes, embed_dim=discriminator["embed_dim"]),
       noise_dim=generator["noise_dim"],
-      image_shape=(side, side, 3),
-      num_classes=classes,
+      images=Images(side, side, 3, classes),
     )
 
   def params(self, prefix: str, network: str) -> dict[str, Any]:

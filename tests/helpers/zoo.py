@@ -1,4 +1,4 @@
-"""What the tests of the zoo's algorithms share."""
+"""Helpers for the tests of the zoo's algorithms."""
 
 import jax
 import numpy as np
@@ -10,13 +10,13 @@ from r3gan_jax.training.step import make_train_step
 
 
 def data(algorithm, batch, seed=0):
-  """A batch of random images."""
+  """Returns a batch of random images."""
   images = np.random.default_rng(seed).integers(0, 256, (batch, *algorithm.image_shape), dtype=np.uint8)
   return {"image": images}
 
 
 def trained(algorithm, batch, iterations, devices=1, interrupted=lambda state: state):
-  """The state after so many iterations on random images, each after `interrupted`, state -> state."""
+  """Returns the state after training on random images; `interrupted`, state -> state, precedes each iteration."""
   mesh = mesh_of(devices)
   state = jax.jit(lambda: init_state(algorithm, 0), out_shardings=replicated(mesh))()
   step = make_train_step(algorithm, mesh)

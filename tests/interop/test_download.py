@@ -42,8 +42,8 @@ def test_whole(tmp_path, server, sha256):
 @pytest.mark.parametrize(
   "name, sha256, message",
   [
-    ("none", "", r"/none could not be downloaded \(HTTP Error 404.*\): fetch it elsewhere and name it$"),
-    ("short", "", r"/short could not be downloaded \(it ended after 2,559,999 of 2,560,000 bytes\): fetch"),
+    ("none", "", r"/none could not be downloaded \(HTTP Error 404.*\): .* name it$"),
+    ("short", "", r"/short could not be downloaded \(it ended after 2,559,999 of 2,560,000 bytes\)"),
     ("file", "0123abcd", rf"file is damaged: its SHA-256 begins with {DIGEST[:8]}, not 0123abcd"),
   ],
 )
@@ -56,5 +56,5 @@ def test_what_fails_leaves_nothing(tmp_path, server, name, sha256, message):
 def test_check_sum(tmp_path):
   (tmp_path / "file").write_bytes(CONTENT)
   check_sum(tmp_path / "file", DIGEST)
-  with pytest.raises(UserError, match=r"file is damaged: .* fetch it anew"):
+  with pytest.raises(UserError, match=r"file is damaged: .* download it again"):
     check_sum(tmp_path / "file", DIGEST[:-1] + "x")

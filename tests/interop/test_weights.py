@@ -33,7 +33,7 @@ def test_downloaded_only_when_asked_and_only_once(published):
   weights, file, cached = published
   with pytest.raises(UserError) as error:
     weights.params(ABSTRACT)
-  assert str(error.value) == f"{cached} does not exist: put {file.as_uri()} there, or let it be downloaded: --download"
+  assert str(error.value) == f"{cached} does not exist: put {file.as_uri()} there, or download it with --download"
   assert not cached.parent.exists()
 
   params = weights.params(ABSTRACT, download=True)
@@ -46,7 +46,7 @@ def test_downloaded_only_when_asked_and_only_once(published):
 def test_a_damaged_download_leaves_nothing(published):
   weights, file, cached = published
   file.write_bytes(CONTENT[:-1])
-  with pytest.raises(UserError, match=r"is damaged: its SHA-256 begins with [0-9a-f]{8}, not [0-9a-f]{8}: fetch it"):
+  with pytest.raises(UserError, match=r"is damaged: its SHA-256 begins with [0-9a-f]{8}, not [0-9a-f]{8}"):
     weights.params(ABSTRACT, download=True)
   assert not list(cached.parent.iterdir())
 
@@ -54,7 +54,7 @@ def test_a_damaged_download_leaves_nothing(published):
 def test_no_network(published):
   weights, file, _ = published
   file.unlink()
-  with pytest.raises(UserError, match=r"could not be downloaded .*: fetch it elsewhere and put it at"):
+  with pytest.raises(UserError, match=r"could not be downloaded .*: .* put it at"):
     weights.params(ABSTRACT, download=True)
 
 

@@ -61,7 +61,7 @@ def test_dirac_gan_eigenvalues(gamma):
   jacobian = np.asarray(jax.jacobian(dirac_gan_field(gamma))(jnp.zeros(2)), np.float64)
   root = np.emath.sqrt(gamma**2 / 4 - 1 / 4)
   expected = np.sort_complex([-gamma / 2 + root, -gamma / 2 - root])
-  # At gamma = 1 both eigenvalues coincide, where they vary as the square root of a rounding error.
+  # At gamma = 1 both eigenvalues coincide, and their error is the square root of the rounding error.
   np.testing.assert_allclose(np.sort_complex(np.linalg.eigvals(jacobian)), expected, atol=1e-3)
 
 

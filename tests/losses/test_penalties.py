@@ -1,4 +1,4 @@
-"""The penalties by hand, and the directional derivative against differentiation of the formula as it stands."""
+"""The penalties by hand, and `directional` against `grad_of_grad`."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ def test_gradient_is_taken_through_an_augmentation():
 
 
 def affine_augmentation(count, channels, dtype):
-  """Per sample: mirrored or not, channels mixed, a constant added, a part cut out; an affine map of the image."""
+  """Returns a per-sample affine map: mirrors some images, mixes channels, adds a constant, cuts out a part."""
   random = np.random.default_rng(1)
   mix = jnp.asarray(random.standard_normal((count, channels, channels)), dtype)
   offset = jnp.asarray(random.standard_normal((count, 1, 1, channels)), dtype)
@@ -59,7 +59,7 @@ def affine_augmentation(count, channels, dtype):
 
 
 def drawn_augmentation(count, channels, dtype):
-  """The real one, with everything on; it computes in float32."""
+  """Returns the real augmentation with all transforms, which computes in float32."""
   del channels, dtype
   keys = jax.random.split(jax.random.key(1), count)
   return lambda images: augment(images, keys, jnp.float32(0.8), dict.fromkeys(TRANSFORMS, 1.0))
@@ -71,20 +71,20 @@ def no_augmentation(count, channels, dtype):
 
 
 def regularised(logits, squared_norms):
-  """R3GAN's, with a weight a sample, so that an exchange of samples would show."""
+  """R3GAN's objective with a weight per sample, to detect exchanged samples."""
   weights = jnp.linspace(0.1, 0.6, len(logits), dtype=logits.dtype)
   adversarial = jnp.mean(RELATIVISTIC.discriminator(*jnp.split(logits, 2)))
   return adversarial + jnp.sum(weights / 2 * squared_norms), {"logits": logits, "squared_norms": squared_norms}
 
 
 def one_lipschitz(logits, squared_norms):
-  """WGAN-GP's; not linear in the squared norms."""
+  """WGAN-GP's objective, which is not linear in the squared norms."""
   real, fake = jnp.split(logits, 2)
   return jnp.mean(fake - real) + 10 * jnp.mean(jnp.square(jnp.sqrt(squared_norms) - 1)), {"logits": logits}
 
 
 def penalised(case, penalised_gradient, dtype, augmentation, objective=regularised, **changes):
-  """(D's gradient, metrics) on a golden case, its batch of reals followed by fakes."""
+  """Returns (D's gradient, metrics) for the reals and fakes of a golden case."""
   discriminator = case.algorithm.discriminator.clone(**changes)
   params = jax.tree.map(lambda p: jnp.asarray(p, dtype), case.params("D", "discriminator"))
   images = jnp.concatenate([jnp.asarray(case.arrays[name], dtype) for name in ("real", "fake")])
@@ -119,7 +119,7 @@ def test_directional_is_grad_of_grad(case, augmentation, objective):
 
 @pytest.mark.parametrize("way", [directional, grad_of_grad])
 def test_the_loss_that_is_logged_is_the_one_that_is_differentiated(way):
-  """The gradient, times a small step, is what the logged loss falls by; both penalties and both parts are in it."""
+  """A small step along the gradient changes the logged loss accordingly, with both penalties and both parts."""
   case = golden_cases.load("uncond_16px")
   with jax.enable_x64(True):
     images = jnp.concatenate([jnp.asarray(case.arrays[name], jnp.float64) for name in ("real", "fake")])

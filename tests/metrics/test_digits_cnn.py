@@ -44,12 +44,12 @@ def test_saved_and_loaded_as_the_feature_network_of_stacked_digits(digits, param
 
 
 def test_bad_input(params, tmp_path):
-  with pytest.raises(UserError, match="takes images of 32x32, not 28x28"):
+  with pytest.raises(UserError, match="needs images of 32x32, not 28x28"):
     digits_cnn.classify(params, np.zeros((1, 28, 28), np.uint8))
   with pytest.raises(UserError, match=r"none\.npz does not exist: python -m r3gan_jax\.cli\.train_classifier makes it"):
     scoring.build_feature_network("digits", weights=tmp_path / "none.npz")
   (tmp_path / "broken.npz").write_text("no weights")
-  with pytest.raises(UserError, match=r"broken\.npz cannot be read .*makes it anew"):
+  with pytest.raises(UserError, match=r"broken\.npz cannot be read .*makes a new one"):
     digits_cnn.load(tmp_path / "broken.npz")
   with pytest.raises(UserError, match="feature network 'resnet' is unknown: choose from"):
     scoring.build_feature_network("resnet")

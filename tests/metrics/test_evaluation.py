@@ -65,7 +65,7 @@ def test_all_metrics_are_those_of_the_features():
 
 
 def test_of_a_large_set_features_are_of_an_even_part_and_moments_of_all(monkeypatch):
-  monkeypatch.setattr("r3gan_jax.metrics.evaluation.MOST_FEATURES", 300)
+  monkeypatch.setattr("r3gan_jax.metrics.evaluation.MAX_FEATURES", 300)
   metrics, mesh = ["fid", "inception_score", "precision_recall"], mesh_of(8)
   result = Evaluation(metrics, NETWORK, mesh, image_set("real", REAL))(image_set("fake", FAKE))
   score = InceptionScore(len(FAKE))
@@ -138,11 +138,11 @@ def test_bad_input_is_named():
   def evaluate(fake, metrics=("fid",), network=NETWORK, real=REAL):
     return Evaluation(metrics, network, mesh, image_set("real", real))(ImageSet("fake", 1050, fake))
 
-  with pytest.raises(UserError, match="no 'fud': choose from fid, kid"):
+  with pytest.raises(UserError, match="'fud' is unknown: choose from fid, kid"):
     evaluate(FAKE.__getitem__, metrics=["fud"])
   with pytest.raises(UserError, match="kid compares with real images"):
     Evaluation(["kid"], NETWORK, mesh)
-  with pytest.raises(UserError, match="fake images hold NaN"):
+  with pytest.raises(UserError, match="fake images have NaN"):
     evaluate(lambda indices: np.full((len(indices), 2, 2, 3), np.nan, np.float32))
   with pytest.raises(UserError, match="fake images are float32: give uint8"):
     evaluate(lambda indices: np.zeros((len(indices), 2, 2, 3), np.float32))
@@ -159,6 +159,6 @@ def test_bad_input_is_named():
 
 def test_too_few_images_are_refused_before_any_work():
   real = image_set("real", REAL[:999])
-  with pytest.raises(UserError, match=r"KID needs at least 1000 images a side .* has 999 real, 1050 fake"):
+  with pytest.raises(UserError, match=r"KID needs at least 1000 images per side .* 999 real and 1050 fake"):
     Evaluation(["kid"], NETWORK, mesh_of(8), real)(image_set("fake", FAKE))
   assert real.images.asked == 0

@@ -172,11 +172,11 @@ def test_distances_of_20k_by_20k_take_less_than_1_gib():
 
 def test_too_few_images_say_how_many_are_needed():
   one = np.zeros((1, 2), np.float32)
-  with pytest.raises(UserError, match="FID needs at least 2 images a side, has 1 real, 1 fake"):
+  with pytest.raises(UserError, match=r"FID needs at least 2 images per side, .* 1 real and 1 fake"):
     fid(Moments.of(one), Moments.of(one))
   with pytest.raises(UserError, match="KID needs at least 1000 images"):
     kid(REAL, FAKE[:999])
-  with pytest.raises(UserError, match="at least 4 images a side"):
+  with pytest.raises(UserError, match="at least 4 images per side"):
     precision_recall(REAL, FAKE[:3], mesh_of(1))
   with pytest.raises(UserError, match="at least 10 images"):
     InceptionScore(9)

@@ -1,4 +1,4 @@
-"""The gradients of networks whose upper stages compute in bfloat16: as near to float32's as the official code's."""
+"""Gradients with the upper stages in bfloat16: as close to float32 as the official code's."""
 
 import json
 
@@ -29,7 +29,7 @@ def networks(**options):
 
 
 def recorded(of_generator, of_discriminator):
-  """{"G": tree, "D": tree} of what is recorded under two prefixes."""
+  """Returns {"G": tree, "D": tree} recorded under two prefixes."""
   trees = {}
   for name, prefix, network in zip("GD", (of_generator, of_discriminator), networks(), strict=True):
     state = {key.removeprefix(f"{prefix}/"): RECORDED[key] for key in RECORDED if key.startswith(f"{prefix}/")}
@@ -39,7 +39,7 @@ def recorded(of_generator, of_discriminator):
 
 @jax.jit(static_argnames=("penalised_gradient", "options"))
 def gradients(params, penalised_gradient, options):
-  """Of G and D, of one batch, as they were recorded: gamma is 1."""
+  """Returns the gradients of G and D for one batch, with gamma = 1 as in the recording."""
   generator, discriminator = networks(**dict(options))
 
   def judge(params, images, bias_scale=None):

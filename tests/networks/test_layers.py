@@ -1,4 +1,4 @@
-"""Laws of the layers that several GANs share."""
+"""Properties of the layers that several GANs share."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ X = np.random.default_rng(0).normal(3.0, 2.0, (8, 4, 4, 5)).astype(np.float32)
 
 
 def normalised(devices, train=True, mutable=(MOMENTS,), **fields):
-  """(y, running moments, parameters) of X, divided among devices, by a layer that has seen nothing else."""
+  """Returns (y, running moments, parameters) of a new layer applied to X, sharded over devices."""
   layer = BatchNorm(DATA_AXIS, **fields)
   variables = layer.init(jax.random.key(0), jnp.zeros_like(X[:1]), train=False)
 
@@ -38,7 +38,7 @@ def test_batch_norm_takes_moments_over_all_devices(devices):
 
 
 def test_batch_norm_by_running_moments_is_the_sample_s_own():
-  """At the start they are 0 and 1; a moment is moved only where the collection is mutable."""
+  """They are initially 0 and 1, and updated only if the collection is mutable."""
   y, moments, _ = normalised(1, train=False, mutable=(), affine=False)
   np.testing.assert_allclose(y, X / np.sqrt(1 + 1e-5), rtol=1e-6)
   assert moments is None and normalised(1, mutable=())[1] is None
@@ -52,7 +52,7 @@ def test_batch_norm_without_scale_and_bias():
 
 @pytest.mark.parametrize("kernel_size", [4, 5])
 def test_the_transposed_convolution_is_the_adjoint(kernel_size):
-  """<down(x), y> = <x, up(y)> with the kernel's channels exchanged; sides halve and double."""
+  """<down(x), y> = <x, up(y)> with exchanged channels of the kernel; sides halve and double."""
   random = np.random.default_rng(0)
   x, y = (jnp.asarray(random.standard_normal(shape), jnp.float32) for shape in ((2, 8, 8, 3), (2, 4, 4, 6)))
   kernel = jnp.asarray(random.standard_normal((kernel_size, kernel_size, 3, 6)), jnp.float32)

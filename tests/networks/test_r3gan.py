@@ -1,4 +1,4 @@
-"""The networks' shapes, types and initialisation; their numbers are held by tests/algorithms/test_r3gan.py."""
+"""Shapes, dtypes and initialisation of the networks; tests/algorithms/test_r3gan.py tests their numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def test_any_number_of_stages(stages):
 
 
 def test_initialisation():
-  """Standard deviations of SPEC section 2; the last layer of every block starts at zero."""
+  """The standard deviations of the official code; the last layer of every block starts at zero."""
   shape = {"widths": (256, 128), "cardinalities": (16, 8), "blocks": (2, 3)}
   generator, discriminator = build(classes=5, **shape)
   variables = jax.jit(lambda: init(generator, discriminator, side=8, classes=5))()
@@ -82,7 +82,7 @@ def test_initialisation():
       leaf = tree["params"]
       for part in path:
         leaf = leaf[part]
-      # The estimate of a standard deviation from n draws is off by 1 / sqrt(2 n); four of that.
+      # Four standard errors of a standard deviation that is estimated from n draws.
       np.testing.assert_allclose(np.std(leaf), std, rtol=4 / np.sqrt(2 * leaf.size), err_msg=str(path))
 
 
@@ -105,13 +105,13 @@ def test_bfloat16_stages_compute_in_bfloat16_and_stay_close():
 
 def test_a_network_of_classes_needs_labels():
   generator, _ = build(classes=3)
-  with pytest.raises(ValueError, match="needs labels"):
+  with pytest.raises(ValueError, match="labels are missing"):
     generator.init(jax.random.key(0), jnp.zeros((2, 8)))
 
 
 @pytest.mark.parametrize("grouped_conv", ["auto", "fused"])
 def test_a_generator_takes_a_symbolic_batch(grouped_conv):
-  """As cli.export gives it, in any form that it may have been trained in."""
+  """Exported as by cli.export, for every algorithm that it may be trained with."""
   generator, _ = build(grouped_conv=grouped_conv, bfloat16_stages=1)
   variables = jax.eval_shape(lambda: init(*build())[0])
   (batch,) = export.symbolic_shape("batch")

@@ -33,7 +33,7 @@ LABELS = np.array([0, 4, 2, 2])
 
 
 def drawn(network, *inputs, dtype=jnp.float32):
-  """Parameters for the network, none of them zero: biases and last layers too."""
+  """Returns parameters for the network without zeros, also in biases and last layers."""
   random = np.random.default_rng(2)
 
   def draw(shape):
@@ -44,7 +44,7 @@ def drawn(network, *inputs, dtype=jnp.float32):
 
 
 def stretched(x):
-  """[N, H, W, C] -> [N, 2H, 2W, C]: zeros between, then [1, 3, 3, 1] / 4 along each axis, as one convolution."""
+  """Upsamples [N, H, W, C] by one convolution: zeros between pixels, then [1, 3, 3, 1] / 4 along each axis."""
   taps = np.array([1, 3, 3, 1]) / 4
   kernel = (
     jnp.asarray(np.outer(taps, taps), x.dtype)[:, :, None, None] * jnp.eye(x.shape[-1], dtype=x.dtype)[None, None]
@@ -55,7 +55,7 @@ def stretched(x):
 
 
 def shrunk(x):
-  """[N, 2H, 2W, C] -> [N, H, W, C]: filtered with [1, 3, 3, 1] / 8 along each axis, every second pixel."""
+  """Downsamples [N, 2H, 2W, C]: [1, 3, 3, 1] / 8 along each axis, then every second pixel."""
   taps = np.array([1, 3, 3, 1]) / 8
   kernel = (
     jnp.asarray(np.outer(taps, taps), x.dtype)[:, :, None, None] * jnp.eye(x.shape[-1], dtype=x.dtype)[None, None]
@@ -90,7 +90,7 @@ def test_discriminator_shapes(name, classes):
 
 
 def test_the_image_is_the_sum_of_the_stages_upsampled():
-  """Without additions below the top stage it is the image of a G without output skips; and it is linear in them."""
+  """Without additions below the top stage it equals the image of a G without output skips; it is linear in them."""
   skips, plain = GENERATORS["output_skips"](noise_dim=8), GENERATORS["bottleneck"](noise_dim=8)
   params = drawn(skips, Z)["params"]
   shared = {name: value for name, value in params.items() if not name.startswith("to_image")}
@@ -130,7 +130,7 @@ def test_skeleton_generator_by_hand():
 
 
 def test_skeleton_discriminator_by_hand():
-  """Its second convolution of a stage filters and decimates in front of the bias, as its skip does."""
+  """The second convolution of a stage filters and decimates before the bias, as the skip does."""
   discriminator = DISCRIMINATORS["skeleton"]()
   params = drawn(discriminator, IMAGES)["params"]
 
@@ -162,7 +162,9 @@ def test_directional_is_grad_of_grad(name, classes):
     def critic(params, images, bias_scale):
       return discriminator.apply({"params": params}, images, labels, bias_scale)
 
-    def objective(logits, squared_norms):  # the relativistic loss has no gradient by a bias of the logit
+    def objective(
+      logits, squared_norms
+    ):  # the gradient of the relativistic loss with respect to the logit's bias is zero
       adversarial = jnp.mean(NON_SATURATING.discriminator(*jnp.split(logits, 2)))
       penalties = jnp.sum(jnp.linspace(0.1, 0.6, 4) / 2 * squared_norms)
       return adversarial + penalties, {"logits": logits, "squared_norms": squared_norms}
@@ -178,7 +180,7 @@ def test_directional_is_grad_of_grad(name, classes):
 
 @pytest.mark.parametrize("name", ["output_skips", "bottleneck", "grouped"])
 def test_blocks_begin_as_the_identity(name):
-  """So it makes no difference how many there are."""
+  """So their number does not matter."""
   generator = GENERATORS[name](noise_dim=8)
   params = jax.jit(generator.init)(jax.random.key(0), Z)["params"]
   fewer = generator.clone(blocks=(1, 0, 0))
@@ -189,7 +191,7 @@ def test_blocks_begin_as_the_identity(name):
 
 
 def test_skeletons_begin_with_activations_of_one_size():
-  """He initialisation keeps the second moment in front of activations; there is no equalised learning rate."""
+  """He initialisation keeps the second moment of pre-activations; there is no equalised learning rate."""
   widths = (256, 256)
   x = jax.random.normal(jax.random.key(1), (16, 16, 16, 256))
   variables = jax.jit(DownsampleBlock(256).init)(jax.random.key(0), x)["params"]

@@ -35,7 +35,7 @@ def test_modulated_convolution_is_a_convolution_of_its_own_for_each_sample(demod
 
 
 def test_demodulated_outputs_have_unit_deviation_whatever_the_style():
-  """Of inputs of unit deviation (section 2.2, equation 2), inside the image."""
+  """For inputs of unit standard deviation (section 2.2, equation 2), away from borders."""
   x, kernel = draw(4, 32, 32, 16), draw(3, 3, 16, 8, seed=1)
   style = jnp.array([1.0, 100.0, 0.01, 1.0])[:, None] * jnp.exp(draw(4, 16, seed=2))
   y = jax.jit(modulated_conv, static_argnums=(3, 4))(x, kernel, style, True, False)[:, 1:-1, 1:-1]
@@ -44,9 +44,9 @@ def test_demodulated_outputs_have_unit_deviation_whatever_the_style():
 
 @pytest.mark.parametrize("multiplier", [1.0, 0.01])
 def test_equalised_learning_rate(multiplier):
-  """Stored with deviation 1 / m, used times m / sqrt(fan_in); so a step of s moves what is used by m s / sqrt(fan_in).
+  """Stored with deviation 1 / m, used times m / sqrt(fan_in): a step s changes the used weight by m s / sqrt(fan_in).
 
-  Weights of any fan-in are used at a deviation of 1 / sqrt(fan_in): the step relative to it is m s everywhere.
+  Weights are used at a deviation of 1 / sqrt(fan_in), so the relative step is m s for every fan-in.
   """
   for fan_in in (16, 400):
     layer = Linear(300, lr_multiplier=multiplier)
@@ -62,7 +62,7 @@ def test_equalised_learning_rate(multiplier):
 
 
 def test_mapping():
-  """Blind to z's length, of outputs about as large as its inputs, its layers at a hundredth of the learning rate."""
+  """Ignores the length of z, keeps the scale of its inputs, learns at a hundredth of the rate."""
   mapping = Mapping(64)
   z = draw(32, 64)
   params = jax.jit(mapping.init)(jax.random.key(0), z)["params"]
@@ -76,14 +76,14 @@ def test_mapping():
 
 
 def test_minibatch_stddev_by_hand():
-  """Two groups of two samples of 1x2 pixels, 2 channels: deviations (1, 0, 2, 3) and 0, whose means are 1.5 and 0."""
+  """Two groups of two samples of 1x2 pixels, 2 channels: deviations (1, 0, 2, 3) and 0, with means 1.5 and 0."""
   first, second = np.array([[[0.0, 5.0], [-1.0, 2.0]]]), np.array([[[2.0, 5.0], [3.0, 8.0]]])
   x = jnp.asarray(np.stack([first, second, second, second]), jnp.float32)
   y = minibatch_stddev(x, group=2)
   assert y.shape == (4, 1, 2, 1)
   np.testing.assert_allclose(y[:2], 1.5, rtol=1e-4)
   np.testing.assert_allclose(y[2:], 0, atol=1e-3)
-  with pytest.raises(ValueError, match="3 samples do not make whole groups of 2"):
+  with pytest.raises(ValueError, match="3 samples"):
     minibatch_stddev(x[:3], group=2)
 
 
@@ -103,7 +103,7 @@ def params():
 
 
 def test_logits_depend_on_the_group_only(params):
-  """Parts of a batch, of whole groups, have the logits of the whole."""
+  """Splitting a batch between groups does not change the logits."""
   judge = jax.jit(networks()[1].apply)
   images = draw(8, 16, 16, 2)
   logits = judge(params[1], images)
@@ -113,7 +113,7 @@ def test_logits_depend_on_the_group_only(params):
 
 
 def test_pixel_noise(params):
-  """Of strength 0 at the start; later each key's own, whatever the batch, and without keys the same for all."""
+  """Its strength is initially 0. It depends only on the sample's key; without keys it is the same for all samples."""
   synthesis, _ = networks()
   synthesise = jax.jit(synthesis.apply)
   w = jnp.broadcast_to(draw(1, 1, 10), (3, synthesis.inputs, 10))
@@ -132,7 +132,7 @@ def test_pixel_noise(params):
 
 
 def test_each_w_goes_to_its_own_layers(params):
-  """Where all layers but one are blind to w, only its own w matters; a ToImage's is the next stage's first."""
+  """If all layers but one ignore w, only that layer's w matters; ToImage shares the next stage's first w."""
   synthesis, _ = networks()
   synthesise = jax.jit(synthesis.apply)
   w = draw(1, synthesis.inputs, 10)

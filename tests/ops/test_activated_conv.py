@@ -1,4 +1,4 @@
-"""The activated convolution against its composition, in every derivative that training takes."""
+"""The activated convolution against its composition, in every derivative that training uses."""
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ def test_sharded_batch_beside_a_replicated_kernel():
 
 
 def test_the_bias_gradient_is_summed_in_the_bias_s_dtype():
-  """Beside bfloat16, over 32 x 32 pixels; in bfloat16 the sum of ones would end at 256."""
+  """With bfloat16 activations of 32 x 32 pixels; in bfloat16, a sum of ones would end at 256."""
   x, kernel = jnp.ones((2, 32, 32, 4), jnp.bfloat16), jnp.zeros((1, 1, 2, 6), jnp.bfloat16)
 
   def total(bias):

@@ -1,4 +1,4 @@
-"""The gradient of what is broadcast beside bfloat16 activations, of every order that training takes."""
+"""Gradients of arrays broadcast to bfloat16 activations, of every order that training uses."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def test_values_are_those_of_casting_first():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_ones_add_up(dtype):
-  """16 x 32 x 32 of them; added in bfloat16 they would come to 256 a sample at best."""
+  """16 x 32 x 32 ones; in bfloat16, the sum would be at most 256 per sample."""
   with jax.enable_x64(dtype == jnp.float64):
     activation = jnp.zeros((16, 32, 32, 4), jnp.bfloat16)
 
@@ -31,7 +31,7 @@ def test_ones_add_up(dtype):
 
 
 def test_a_tangent_s_gradient_adds_up_too():
-  """As the directional penalty takes it: the gradient, linearised."""
+  """The linearised gradient, as in losses.penalties.directional."""
   activation = jnp.ones((2, 32, 32, 1), jnp.bfloat16)
 
   def gradient(scale):

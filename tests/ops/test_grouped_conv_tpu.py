@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from jax import lax
 
-from r3gan_jax.ops import grouped_conv_tpu
+from r3gan_jax.ops import grouped_conv_tiling, grouped_conv_tpu
 
 SAME = ((1, 1), (1, 1))
-# images, groups, inputs a group, outputs a group, kernel, padding, dtype
+# images, groups, inputs per group, outputs per group, kernel, padding, dtype
 CASES = {
   "one block of few lanes": (2, 4, 3, 5, (3, 3), SAME, jnp.float32),
   "two blocks of 128 lanes": (1, 16, 16, 16, (3, 3), SAME, jnp.bfloat16),
@@ -28,7 +28,7 @@ def operands(images, groups, inputs, outputs, kernel_size, padding, dtype):
 
 
 def expected(x, kernel, dy, groups, padding):
-  """The two operations by XLA, in float32."""
+  """Computes the two operations with XLA, in float32."""
   x, kernel, dy = (a.astype(jnp.float32) for a in (x, kernel, dy))
 
   def conv(kernel):
@@ -46,7 +46,7 @@ def test_values_and_weight_gradients(case):
 
 
 def test_images_that_do_not_fit_are_cut_into_rows(monkeypatch):
-  monkeypatch.setattr(grouped_conv_tpu, "_VMEM_BYTES", 0)
+  monkeypatch.setattr(grouped_conv_tiling, "VMEM_BYTES", 0)
   check(*CASES["even kernel, uneven padding"])
 
 
@@ -65,7 +65,7 @@ def check(*case):
 
 
 def test_activations_around_the_convolution():
-  """The three fused kernels against their composition, on signs of two words a row."""
+  """The fused kernels against their composition, with two words of signs per row."""
   slope, groups = 0.2, 2
   x, kernel, dy, bias = (
     jax.random.normal(key, shape)

@@ -21,7 +21,7 @@ def test_range_and_truncation():
 
 @pytest.mark.parametrize("dtype, recorded", [(jnp.float32, "uint8_of_float"), (jnp.bfloat16, "uint8")])
 def test_bytes_of_the_official_bfloat16_generator(dtype, recorded):
-  """Compiled, where XLA is free to leave out roundings; the images are bfloat16's, as float32."""
+  """Compiled, where XLA may elide casts; the images are bfloat16 values stored as float32."""
   with np.load(Path(__file__).parent.parent / "golden" / "r3gan_bfloat16_cond_32px.npz") as golden:
     images, expected, in_float32 = (golden[f"bf16/{name}"] for name in ("fake", recorded, "uint8_of_float"))
   ours = np.asarray(jax.jit(lambda images: to_uint8(images, dtype))(images))

@@ -1,4 +1,4 @@
-"""Under automatic partitioning a batch stays split, in every derivative, and no device gathers it."""
+"""Under automatic partitioning a batch stays sharded in every derivative; no device gathers it."""
 
 import re
 

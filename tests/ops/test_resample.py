@@ -15,7 +15,7 @@ def along_axis(function, x, axis):
 def upsample_definition(x):
   def one(line):
     stuffed = np.zeros(2 * len(line) + 1)
-    stuffed[1::2] = line  # out[2i] leans on x[i - 1], out[2i + 1] on x[i + 1]
+    stuffed[1::2] = line  # out[2i] leans towards x[i - 1], out[2i + 1] towards x[i + 1]
     return 2 * np.convolve(stuffed, FILTER)[2 : 2 + 2 * len(line)]
 
   return along_axis(one, along_axis(one, x, 1), 2)

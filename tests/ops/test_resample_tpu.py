@@ -1,4 +1,4 @@
-"""The TPU's resampling kernels, emulated, against the portable form."""
+"""The emulated TPU resampling kernels against the portable implementation."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Against XLA's own strided and dilated convolutions."""
+"""Strided and transposed convolutions against XLA's own."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def up(x, kernel):
 
 
 def everything(conv, x, kernel):
-  """The result, its gradients, and the gradients of their squares."""
+  """Returns the result, its gradients, and the gradients of their squares."""
 
   def total(x, kernel):
     return jnp.sum(jnp.sin(conv(x, kernel)))
@@ -65,7 +65,7 @@ def test_with_the_filter(ours, theirs, outputs):
 @pytest.mark.parametrize("size, padding", [(4, 1), (5, 2), (3, 1)])
 @pytest.mark.parametrize("outputs", [1, 16])
 def test_without_a_filter(size, padding, outputs):
-  """PyTorch's: padded alike on both sides, and the adjoint of that, whose side is twice its argument's."""
+  """PyTorch's: equal padding on both sides, and its adjoint, which doubles the side."""
   x, kernel = operands(size, outputs)
 
   def down(x, kernel):

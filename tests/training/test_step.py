@@ -13,7 +13,7 @@ from helpers import golden_cases
 from helpers.meshes import mesh_of
 
 from r3gan_jax import schedules
-from r3gan_jax.algorithms.base import Average, Phase
+from r3gan_jax.algorithms.base import Average, Images, Phase
 from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.augment.parameters import TRANSFORMS
 from r3gan_jax.augment.pipeline import augment
@@ -36,9 +36,8 @@ RAMPS = {
 ALGORITHM = R3GAN(
   Generator(**SHAPE, noise_dim=8),
   Discriminator(**SHAPE),
-  8,
-  (8, 8, 3),
-  num_classes=3,
+  noise_dim=8,
+  images=Images(8, 8, 3, 3),
   augment=partial(augment, multipliers=dict.fromkeys(TRANSFORMS, 1.0)),
   schedules=RAMPS,
 )

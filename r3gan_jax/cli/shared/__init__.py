@@ -1,1 +1,1 @@
-"""What several commands share: how they run, join other processes, and read numbers; no command of its own."""
+"""Shared by the commands: running them, joining other processes, parsing numbers."""
