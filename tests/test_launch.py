@@ -1,4 +1,4 @@
-"""The launch scripts: --dry_run prints what is run, flags reach main.py unchanged, and hosts restart and stop."""
+"""The launch scripts: --dry_run prints what runs, flags reach main.py unchanged, and training restarts and stops."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ LAUNCH = Path(__file__).resolve().parent.parent / "launch"
 FLAGS = ["--config=configs/x.py:smoke", "--workdir=/n/it's mine", "--config.gan.augment_p=(0.0, 0.3)"]
 ENVIRONMENT = {"HOSTS": "a me@b", "ZONE": "z1", "ARCHIVE": "/tmp/it.tar.gz"}
 
-# call: the variables that it sets; for each command that it runs, words that are in it, in any order
+# call: environment variables; for each command that it runs, words that it must contain
 CALLS = {
   "gpu.sh install": ({}, ["python3 -m venv .venv", ".venv/bin/pip install .[gpu]"]),
   "gpu.sh train FLAGS": ({"MAX_RESTARTS": "3"}, ["launch/restart.sh --max_restarts=3"]),
@@ -68,7 +68,7 @@ printf '%s\\0' "${0##*/bin/}" "$@" $'\\n' >> "$RECORD"
 
 @pytest.fixture
 def repository(tmp_path):
-  """A copy of launch/, where every command that a script might call records itself instead."""
+  """A copy of launch/ in which every command that a script may call only records its arguments."""
   root = tmp_path / "repository"
   shutil.copytree(LAUNCH, root / "launch")
   for name in ("git", "gcloud", "ssh", "scp", "sbatch", "srun", "scontrol", "python3", "pip", "python"):
@@ -84,7 +84,7 @@ def executable(path, text):
 
 
 def call(root, arguments, **variables):
-  """Runs a launch script from another directory; (its result, the commands that it ran)."""
+  """Runs a launch script from another directory; returns (its result, the commands that it ran)."""
   environment = {"PATH": f"{root}/bin:/usr/bin:/bin", "HOME": str(root), "RECORD": str(root / "record")}
   result = subprocess.run(
     [root / "launch" / arguments[0], *arguments[1:]],
@@ -100,7 +100,7 @@ def call(root, arguments, **variables):
 
 
 def run_call(root, name, **variables):
-  """(Commands that --dry_run prints, commands that are run) of one of `CALLS`."""
+  """Returns (the commands that --dry_run prints, the commands that run) for one of `CALLS`."""
   script, *words = name.split()
   arguments = [argument for word in words for argument in (FLAGS if word == "FLAGS" else [word])]
   variables = ENVIRONMENT | CALLS[name][0] | variables
@@ -124,7 +124,7 @@ def test_prints_exactly_what_it_runs(repository, name):
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name.endswith("FLAGS")])
 def test_the_flags_reach_main_unchanged(repository, name):
-  """Through the quoting of every shell in between."""
+  """Quoting survives every shell in between."""
   _, ran = run_call(repository, name)
   for process, command in enumerate(ran):
     words = command
@@ -142,7 +142,7 @@ def test_the_flags_reach_main_unchanged(repository, name):
   [("v4-8", "tpu-ubuntu2204-base"), ("v5p-8", "v2-alpha-tpuv5"), ("v6e-4", "v2-alpha-tpuv6e")],
 )
 def test_runtime_versions(repository, accelerator, version):
-  """Those that Google names for the accelerators."""
+  """Google's names for the accelerators."""
   _, (command,) = run_call(repository, "cloud_tpu.sh create", ACCELERATOR_TYPE=accelerator)
   assert {f"--accelerator-type={accelerator}", f"--version={version}"} <= set(command)
 
@@ -209,7 +209,7 @@ def test_a_slurm_job_queues_again_unless_it_is_final(repository, status, restart
 
 
 def statuses(tmp_path, *values):
-  """A command that ends with each status in turn; and the file that has what is left of them."""
+  """Returns a command that exits with each status in turn; the file `left` has the remaining ones."""
   (tmp_path / "left").write_text("".join(f"{value}\n" for value in values))
   executable(
     tmp_path / "command", '#!/bin/bash\nstatus=$(head -n 1 left)\nsed -i 1d left\nprintf "%s\\n" "$@"\nexit "$status"\n'
@@ -222,9 +222,9 @@ def statuses(tmp_path, *values):
   [
     ([0, 1], 0, 1),
     ([2, 0], 2, 1),
-    ([75, 75, 75, 75, 0], 0, 0),  # as often as it takes
+    ([75, 75, 75, 75, 0], 0, 0),  # any number of times
     ([1, 75, 134, 2, 0], 2, 1),
-    ([1, 137, 3, 0], 3, 1),  # two restarts are used up
+    ([1, 137, 3, 0], 3, 1),  # two restarts are allowed
   ],
 )
 def test_restarts(tmp_path, values, status, left):
@@ -251,14 +251,14 @@ while true; do sleep 0.05; done
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends(tmp_path, number):
   executable(tmp_path / "train", SAVES)
-  # Where the tests run in the background SIGINT is ignored, and no shell can trap what it was started to ignore.
-  heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-  command = [sys.executable, "-c", heed, LAUNCH / "restart.sh", tmp_path / "train"]
+  # In background jobs SIGINT is ignored, and a shell cannot trap a signal that was ignored when it started.
+  restore = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+  command = [sys.executable, "-c", restore, LAUNCH / "restart.sh", tmp_path / "train"]
   with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
     assert process.stdout.readline() == "started \n"
     process.send_signal(number)
     time.sleep(0.1)
-    process.send_signal(number)  # impatience does not hurt
+    process.send_signal(number)  # a second signal changes nothing
     assert process.wait(timeout=60) == 75
     assert process.stdout.read() == "saved\n"
 

@@ -1,4 +1,4 @@
-"""The roadmap's recipes through the user's commands: smoke variants, their images made smaller."""
+"""The roadmap's recipes through the commands: smoke variants, with smaller images."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def test_networks_with_nothing_in_common(refused, trained, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_trained_or_went_on(trained, name):
+def test_training_changes_every_network(trained, name):
   end = 16 if name in ("b", "d1") else 8
   states = [runs.open_state(trained / name, str(images))[2] for images in (end - 8, end)]
   assert [int(state.images_seen) for state in states] == [end - 8, end]
@@ -55,8 +55,8 @@ def test_it_trained_or_went_on(trained, name):
 
 
 @pytest.mark.parametrize("name, other, layers", [("c1", "b", 6), ("d2", "d1", 3)])
-def test_it_begins_from_another_one(trained, name, other, layers):
-  """Of G everything but D1's outputs."""
+def test_a_run_is_initialised_from_another(trained, name, other, layers):
+  """Every layer of G, except for the output skips of d1."""
   _, _, source = runs.open_state(trained / other, "8")
   _, _, start = runs.open_state(trained / name, "0")
   shared = source.ema["generator"].keys() & start.ema["generator"].keys()
@@ -66,7 +66,7 @@ def test_it_begins_from_another_one(trained, name, other, layers):
 
 
 def test_a_work_directory_from_before_there_was_a_choice_of_networks(trained, tmp_path):
-  """Its configuration names none, and has a whole number for the expansion."""
+  """It has no config.gan.network, and an integer for the expansion."""
   shutil.copytree(trained / "e2", tmp_path / "old")
   settings = json.loads((tmp_path / "old" / "config.json").read_text())
   gan = settings.pop("gan")

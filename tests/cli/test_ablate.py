@@ -1,4 +1,4 @@
-"""The command, run as a user runs it: on results made by hand, and on real runs of a tiny network."""
+"""cli.ablate, on results written by hand and on real runs of a tiny network."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def test_the_table(ablate, tmp_path):
   ]
 
 
-def test_runs_are_made_once_gone_on_with_and_added_to(ablate, refused, tmp_path):
+def test_runs_are_made_once_continued_and_added_to(ablate, refused, tmp_path):
   first = ablate(*TINY, "--losses=gan_r1,recipe", "--seeds=3")
   assert [line.split(" | ")[1:4] for line in first.splitlines()[2:4]] == [
     ["GAN + R1", "64", "1"],
@@ -59,7 +59,7 @@ def test_runs_are_made_once_gone_on_with_and_added_to(ablate, refused, tmp_path)
   settings = json.loads((runs["gan_r1"] / "config.json").read_text())
   assert (settings["gan"]["loss"], settings["gan"]["penalties"], settings["seed"]) == ("non_saturating", ["r1"], 3)
   metrics = {loss: read_metrics(run) for loss, run in runs.items()}
-  # One start, one set of images: the first losses tell what is minimised. softplus(0) once or twice.
+  # Initial losses show what is minimised, as networks and images are the same: softplus(0), once or twice.
   starts = {loss: values["discriminator/adversarial_loss"][1][0] for loss, values in metrics.items()}
   assert starts["gan_r1"] == pytest.approx(2 * starts["rpgan_r1_r2"], rel=0.1)
   for loss, run in runs.items():
@@ -68,7 +68,7 @@ def test_runs_are_made_once_gone_on_with_and_added_to(ablate, refused, tmp_path)
     assert images_seen[-1] == 64 and result["scores"]["modes"] == modes[-1]
   Image.open(tmp_path / "curves.png").verify()
 
-  # As if cut off: one run has lost its end, one its result alone; the third is new, and diverges.
+  # As after an interruption: one run has lost its result, one everything. Another one is new, and diverges.
   (runs["gan_r1"] / "result.json").unlink()
   shutil.rmtree(runs["rpgan_r1_r2"])
   before = (runs["gan_r1"] / "metrics.jsonl").read_bytes()
