@@ -113,7 +113,8 @@ def test_draws_differ_between_iterations_phases_and_samples():
       return z
 
   mesh = mesh_of(1)
-  algorithm = Recording(ALGORITHM.generator, ALGORITHM.discriminator, 8, (8, 8, 3), num_classes=3, schedules=RAMPS)
+  networks = ALGORITHM.generator, ALGORITHM.discriminator
+  algorithm = Recording(*networks, noise_dim=8, images=Images(8, 8, 3, 3), schedules=RAMPS)
   state = jax.jit(lambda: init_state(algorithm, 0))()
   step = make_train_step(algorithm, mesh)
   for i in range(2):
@@ -222,7 +223,7 @@ def test_means_are_over_the_iterations_that_ran():
 
 
 def test_images_are_counted_in_every_iteration():
-  with pytest.raises(ValueError, match="runs in each of them"):
+  with pytest.raises(ValueError, match="phase 'a' counts images"):
     Phase("a", ("a",), lambda: None, counts_images=True, every=2)
 
 
@@ -376,5 +377,5 @@ def test_two_phases_may_not_measure_the_same():
 
 @pytest.mark.parametrize("wrong", [{"repeat": 2}, {"batches": 2}])
 def test_the_batch_of_the_phase_before_is_taken_as_it_is(wrong):
-  with pytest.raises(ValueError, match="once and whole"):
+  with pytest.raises(ValueError, match="phase 'a' reuses a batch"):
     Phase("a", ("a",), lambda: None, fresh_batch=False, **wrong)
