@@ -10,8 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from helpers import golden_cases, official_pickles
 from helpers.processes import Processes
-from helpers.states import arrays_of
-from test_main import final_state
+from helpers.states import arrays_of, final_state
 
 from configs import cifar10
 from r3gan_jax import factory, runs
@@ -228,13 +227,13 @@ def test_the_table(workdirs, caplog):
     "generator:",
     "basis constant 4x4x32 transferred",
     "basis/linear kernel 16x32 transferred",
-    "class_embedding kernel 7x8 initialised: kernel 5x8 there",
+    "class_embedding kernel 7x8 initialised: kernel 5x8 in the source",
     f"stage_0_block_0 {block} transferred",
     "stage_1_block_0 bias1 32, bias2 32, conv1 16x32, conv2 3x3x8x32, conv3 32x16 transferred",
-    "stage_2_block_0 bias1 16, bias2 16, conv1 8x16, conv2 3x3x8x16, conv3 16x8 initialised: not there",
+    "stage_2_block_0 bias1 16, bias2 16, conv1 8x16, conv2 3x3x8x16, conv3 16x8 initialised: not in the source",
     "to_image kernel 8x3 initialised: kernel 16x3 there",
     "up_1/conv kernel 32x16 transferred",
-    "up_2/conv kernel 16x8 initialised: not there",
+    "up_2/conv kernel 16x8 initialised: not in the source",
     f"stage_0_block_1 {block} left out",
   ]
 
@@ -293,14 +292,14 @@ def test_trains_from_golden_weights_at_double_the_resolution(environment, workdi
   shutil.copytree(workdirs / "cond_8px", source)
   before = {path: path.stat().st_mtime_ns for path in source.rglob("*")}
   train = (
-    *("main.py", "--config=configs/cifar10.py:smoke", f"--workdir={run}", "--config.gan.augment_p=(0.0,0.0)"),
+    *("main", "--config=configs/cifar10.py:smoke", f"--workdir={run}", "--config.gan.augment_p=(0.0,0.0)"),
     *("--config.data.resolution=16", "--config.data.num_classes=5", f"--config.init_from={source}"),
     *("--config.gan.widths=(32,16,8)", "--config.gan.cardinalities=(8,4,2)"),
     *("--config.gan.blocks=(2,1,1)", "--config.gan.noise_dim=8", "--config.run.grid=(2,2)"),
   )
   first, second = Processes(environment, 2, 1, *train, "--config.run.total_images=32").finish(0, 0)
   assert f"from {source} at 123,456 images:" in first and "32 of 32 images" in first
-  assert "stage_2_block_0" in first and "initialised: not there" in first and "stage_2" not in second
+  assert "stage_2_block_0" in first and "initialised: not in the source" in first and "stage_2" not in second
   assert {path: path.stat().st_mtime_ns for path in source.rglob("*")} == before
 
   _, _, start = runs.open_state(run, "0")

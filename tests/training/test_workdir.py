@@ -56,7 +56,7 @@ def test_a_run_of_before_labels_could_be_noisy_has_clean_ones(tmp_path):
 
 def test_a_foreign_directory_is_refused(tmp_path):
   (tmp_path / "thesis.tex").write_text("precious")
-  with pytest.raises(UserError, match="not made by r3gan_jax"):
+  with pytest.raises(UserError, match="no work directory of r3gan_jax"):
     claim_workdir(tmp_path, CONFIG)
   assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -88,16 +88,16 @@ def test_classes_keep_their_numbers(tmp_path, caplog):
   assert json.loads((tmp_path / "data.json").read_text()) == {"images": 10, "classes": ["cat", "dog"]}
   check_data(tmp_path, 10, ("cat", "dog"))
   for classes, message in (
-    (("Dog", "cat"), "class 0 was 'cat', and it is 'Dog' now: restore"),
-    (("cat", "dog", "fish"), "class 2 was None, and it is 'fish' now"),
-    ((), "class 0 was 'cat', and it is None now"),
+    (("Dog", "cat"), "class 0 was 'cat' .* is 'Dog' now"),
+    (("cat", "dog", "fish"), "class 2 was None .* is 'fish' now"),
+    ((), "class 0 was 'cat' .* is None now"),
   ):
     with pytest.raises(UserError, match=message):
       check_data(tmp_path, 10, classes)
   assert not caplog.records
   check_data(tmp_path, 12, ("cat", "dog"))
   check_data(tmp_path, 12, ("cat", "dog"))
-  assert caplog.text.count("the data are 12 images, 10 when the run began") == 2
+  assert caplog.text.count("the data have 12 images; they had 10") == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"5", b"\xff", b"{}", b'{"images": null, "classes": 3}'])
@@ -110,5 +110,5 @@ def test_a_damaged_note_of_the_data_is_written_again(tmp_path, content):
 @pytest.mark.parametrize("content", ["5", "[]", "null"])
 def test_a_config_that_is_no_settings(tmp_path, content):
   (tmp_path / "config.json").write_text(content)
-  with pytest.raises(UserError, match=r"config\.json holds no settings by name: restore it"):
+  with pytest.raises(UserError, match=r"config\.json is not a JSON object: restore it"):
     read_config(tmp_path)
