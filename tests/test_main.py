@@ -245,7 +245,7 @@ REFUSED = [
   ((SMOKE, "--config.gan.cardinalities=(3,3)"), "config.gan.cardinalities: 3 groups"),
   ((SMOKE, "--config.gan.penalties=('r3',)"), "config.gan.penalties = ('r3',): 'r3' is unknown"),
   ((SMOKE, "--config.run.total_images=3000000000"), "config.run.total_images"),
-  ((SMOKE, "--tpu_topology=v5e:2x2"), "goes with --dry_run"),
+  ((SMOKE, "--tpu_topology=v5e:2x2"), "add --dry_run"),
   ((SMOKE, "--dry_run", "--tpu_topology=v9:2x2"), "unknown topology 'v9:2x2'"),
   ((SMOKE, "surplus"), "unexpected arguments ['surplus']"),
   (("--config=configs/cifar10.py:no_such",), "no variant 'no_such': choose from ['smoke', 'unconditional']"),
@@ -297,7 +297,7 @@ def test_bad_input_is_one_line_that_names_the_cure(environment, tmp_path):
     ((SMOKE, "--config.batch_size=0"), "config.batch_size = 0 is not a multiple of the 1 devices"),
     ((SMOKE, "--config.batchsize=8"), "batchsize"),
     (("--config=configs/no_such.py",), "no_such.py"),
-    ((SMOKE, "--process_id=0"), "go together: name all three, or none"),
+    ((SMOKE, "--process_id=0"), "go together"),
     ((), "--config"),
   ],
 )
@@ -316,7 +316,7 @@ def test_another_configuration_is_refused(command, finished):
 
 def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(command, tmp_path):
   done = command(SMOKE, f"--workdir={tmp_path}", "--config.gan.learning_rate=(1e30,1e30)", status=2)
-  assert re.search(r"error: training diverged at \d+ images: not finite: .*last good checkpoint", done.stderr)
+  assert re.search(r"error: training diverged at \d+ images: not finite\. .*last good checkpoint", done.stderr)
   assert np.isfinite(final_state(tmp_path).params["generator"]["to_image"]["kernel"]).all()
 
 
@@ -329,7 +329,7 @@ def test_rollbacks_come_to_an_end(command, tmp_path):
 def test_a_hang_ends_with_the_reason(command, tmp_path):
   """Here compiling the first iteration takes longer than allowed."""
   done = command(SMOKE, f"--workdir={tmp_path}", "--config.run.stall_seconds=0.1", status=INTERRUPTED)
-  assert "no iteration has ended for 0.1 seconds (config.run.stall_seconds)" in done.stderr.splitlines()[-1]
+  assert "for 0.1 seconds (config.run.stall_seconds)" in done.stderr.splitlines()[-1]
 
 
 def test_dry_run_prints_counts_memory_and_flops_and_touches_nothing(command, tmp_path):

@@ -113,7 +113,7 @@ def test_mistakes(environment, tmp_path):
     ((DIGITS, "--losses=gan_r1", "--seeds=0"), "result.json cannot be read"),
     (
       ("--config=configs/zoo/dcgan.py", "--config.run.metrics=('fid',)", "--losses=gan"),
-      "--losses=gan: dcgan has a loss of its own: --losses=recipe",
+      "--losses=gan: dcgan has its own loss",
     ),
   ]
   calls = [(*arguments, f"--out={tmp_path}") for arguments, _ in cases]

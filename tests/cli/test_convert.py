@@ -90,7 +90,7 @@ def test_from_a_server(command, tmp_path, server):
   "arguments, message",
   [
     ((SNAPSHOT, "more.pkl"), "unexpected arguments ['more.pkl']"),
-    ((SNAPSHOT, f"--out={ROOT}"), "exists and is no empty directory"),
+    ((SNAPSHOT, f"--out={ROOT}"), f"--out={ROOT} exists"),
     (
       ("README.md",),
       "README.md cannot be read as an official snapshot of R3GAN: replace it (UnpicklingError: it is no",

@@ -47,7 +47,7 @@ def artefacts(environment, tmp_path_factory):
   names = {"cond_8px": "new/cond_8px.stablehlo", "uncond_16px": "new/uncond_16px.stablehlo", "": ""}
   calls = [(f"--workdir={directory / 'runs' / case}", f"--out={directory / name}") for case, name in names.items()]
   errors = commands.call(environment, "export", calls)
-  assert errors == [None, None, f"--out={directory} is a directory: name a file in it"]
+  assert errors == [None, None, f"--out={directory} is a directory: give a file in it"]
   return directory
 
 

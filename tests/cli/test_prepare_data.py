@@ -83,7 +83,7 @@ def test_a_run_that_is_stopped_goes_on(tmp_path):
   assert done.stdout.splitlines() == [
     f"2,000 images in {tmp_path / 'images'}: 8x8, 2,000 RGB; no classes; passed over: nothing",
     f"2,000 images in {directory}: 8x8, RGB; no classes",
-    f"train on them with --config.data.name=pictures --config.run.data_path={tmp_path}",
+    f"train on it with --config.data.name=pictures --config.run.data_path={tmp_path}",
   ]
   after = shards(directory)
   assert len(after) == 8 and finished.items() < after.items()
@@ -108,7 +108,7 @@ def test_what_training_would_not_find_by_name_is_named_by_its_directory(tmp_path
   write_images(tmp_path / "images", 1)
   done = run(f"--images={tmp_path}/images", "--name=imagenet_resized", "--resolution=8", f"--data_dir={tmp_path}/d")
   directory = tmp_path / "d" / "imagenet_resized" / "1.0.0"
-  assert done.stdout.splitlines()[-1] == f"train on them with --config.run.data_path={directory}"
+  assert done.stdout.splitlines()[-1] == f"train on it with --config.run.data_path={directory}"
   assert len(TfdsSource("", "train", str(directory), 8, Decoder(3), "crop_resize")) == 1
 
 
@@ -120,7 +120,7 @@ def test_bad_input_is_one_line_that_names_the_cure(tmp_path, environment):
     (("--images=nowhere", "--name=a"), "--resolution is missing"),
     (("--images=nowhere", "--resolution=8"), "--name is missing"),
     (("--images=nowhere", "--name=a", "--resolution=8"), "nowhere is neither a directory nor a zip"),
-    (("--idx=nowhere", "--name=mnist"), "nowhere holds neither train-images-idx3-ubyte nor"),
+    (("--idx=nowhere", "--name=mnist"), "nowhere has neither train-images-idx3-ubyte nor"),
     (("--images=", "--name=a", "--resolution=8"), "--images is empty: name what to prepare"),
     (("--idx=", "--name=mnist"), "--idx is empty: name what to prepare"),
     (("--tfds=",), "--tfds is empty: name what to prepare"),

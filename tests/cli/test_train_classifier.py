@@ -31,7 +31,7 @@ def test_it_trains_tests_and_saves(tmp_path):
   out = tmp_path / "classifier.npz"
   done = run(f"--data_path={tmp_path / 'data'}", f"--out={out}", "--epochs=2")
   params, accuracy = digits_cnn.load(out)
-  assert done.stdout == f"{accuracy:.2%} of 397 test images named rightly: {out}\n"
+  assert done.stdout == f"accuracy on 397 test images: {accuracy:.2%}: {out}\n"
   named = digits_cnn.classify(params, np.pad(images[1400:], ((0, 0), (2, 2), (2, 2))))
   np.testing.assert_allclose(np.mean(named == labels[1400:]), accuracy, atol=0.01)
   assert accuracy > 0.6

@@ -148,7 +148,7 @@ def test_bad_input_is_named():
     evaluate(lambda indices: np.zeros((len(indices), 2, 2, 3), np.float32))
   with pytest.raises(UserError, match=r"fake images differ in size, \(2, 2, 3\) and \(3, 2, 3\)"):
     evaluate(lambda indices: np.zeros((len(indices), 2 + (indices[0] > 0), 2, 3), np.uint8))
-  with pytest.raises(UserError, match="features of real images hold NaN or infinity"):
+  with pytest.raises(UserError, match="features of real images have NaN or infinity"):
     evaluate(FAKE.__getitem__, network=FeatureNetwork("linear", linear, WEIGHTS * np.float32(np.nan), "none"))
   with pytest.raises(UserError, match="inception_score needs class logits"):
     network = FeatureNetwork(

@@ -113,7 +113,9 @@ def test_draws_differ_between_iterations_phases_and_samples():
       return z
 
   mesh = mesh_of(1)
-  algorithm = Recording(ALGORITHM.generator, ALGORITHM.discriminator, noise_dim=8, images=ALGORITHM.images)
+  algorithm = Recording(
+    ALGORITHM.generator, ALGORITHM.discriminator, images=ALGORITHM.images, noise_dim=8, schedules=SCHEDULES
+  )
   state = jax.jit(lambda: init_state(algorithm, 0))()
   step = make_train_step(algorithm, mesh)
   for i in range(2):
