@@ -22,6 +22,9 @@ from r3gan_jax.planning.tpu import compile_for_topology, describe_plan
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. configs/cifar10.py:unconditional.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory; default: runs/<config.name>.")
 _TPU_TOPOLOGY = flags.DEFINE_string("tpu_topology", None, "With --dry_run: plan for this TPU slice, e.g. v5e:4x4.")
+_CHANGE_SETTINGS = flags.DEFINE_bool(
+  "change_settings", False, "Continue a run with settings that differ from its own; config.json records the change."
+)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLOPs, and exit.")
 
 
@@ -36,7 +39,7 @@ def main() -> None:
   if _DRY_RUN.value:
     print(describe(factory.build_experiment(config, jax.device_count())))
     return
-  runs.train_run(config, _WORKDIR.value or f"runs/{config.name}")
+  runs.train_run(config, _WORKDIR.value or f"runs/{config.name}", _CHANGE_SETTINGS.value)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.relabelled import RelabelledSource
 from r3gan_jax.data.source import Source
 from r3gan_jax.errors import UserError
+from r3gan_jax.recipe import Data, Recipe, Run
 from r3gan_jax.settings import look_up
 from r3gan_jax.sources import SOURCES
 from r3gan_jax.training.loop import Experiment
@@ -32,8 +33,6 @@ ALGORITHMS: Mapping[str, ModuleType] = {
 }
 """config.algorithm -> the module with its `Settings`, `PHASES`, `smoke` and `build`."""
 
-MAX_IMAGES = 2**31 - 1
-
 BEST_METRICS = {
   "fid": ("fid", "min"),
   "kid": ("kid", "min"),
@@ -46,15 +45,13 @@ BEST_METRICS = {
 """config.run.best_metric -> (the metric that computes it, whether its "min" or "max" is best)."""
 
 
-def default_settings(algorithm: str) -> ConfigDict:
-  """Returns the default `config.gan` of an algorithm, locked against other names."""
+def default_config(algorithm: str) -> ConfigDict:
+  """Returns the default settings of a recipe, locked: those of `recipe.py`, and `gan`, the algorithm's own."""
+  sections = {name: settings.defaults(cls) for name, cls in _sections(algorithm).items()}
+  sections["run"]["micro_batch"] = dict.fromkeys(_module(algorithm).PHASES, 0)
+  top = settings.defaults(Recipe) | {"algorithm": algorithm}
   # Not type safe: of a schedule, one number is a constant. `settings.read` checks the types.
-  return ConfigDict(settings.defaults(_module(algorithm).Settings), type_safe=False).lock()
-
-
-def phase_names(algorithm: str) -> tuple[str, ...]:
-  """Returns the names of an algorithm's phases; config.run.micro_batch has one entry for each."""
-  return _module(algorithm).PHASES
+  return ConfigDict(top | sections, type_safe=False).lock()
 
 
 def smoke_settings(config: ConfigDict) -> dict[str, Any]:
@@ -67,13 +64,35 @@ def chosen_settings(config: ConfigDict) -> Any:
   return settings.read(_module(config.algorithm).Settings, config.gan.to_dict())
 
 
-def as_chosen(config: ConfigDict) -> dict[str, Any]:
-  """Returns the configuration as a work directory keeps it: all of `gan`, with constants written as pairs."""
-  return config.to_dict() | {"gan": asdict(chosen_settings(config))}
+def checked(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a configuration as a work directory keeps it, with constants written as pairs.
+
+  Raises:
+    UserError: a setting does not exist, has another type or is out of range.
+  """
+  sections = _sections(config["algorithm"])
+  top = settings.read(Recipe, {name: value for name, value in config.items() if name not in sections}, "")
+  return asdict(top) | {name: asdict(settings.read(cls, config[name], name)) for name, cls in sections.items()}
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the configuration of an older run with today's settings: new ones have their defaults, old ones go.
+
+  That of a converted snapshot, which names no data, is returned as it is: it leaves settings open.
+  """
+  if "source" not in config.get("data", {}):
+    return dict(config)
+  sections = {name: cls for name, cls in _sections(config["algorithm"]).items() if name in config}
+  top = settings.complete(Recipe, {name: value for name, value in config.items() if name not in sections}, "")
+  return top | {name: settings.complete(cls, config[name], name) for name, cls in sections.items()}
 
 
 def _module(algorithm: str) -> ModuleType:
   return look_up(ALGORITHMS, "algorithm", algorithm)
+
+
+def _sections(algorithm: str) -> dict[str, Any]:
+  return {"data": Data, "gan": _module(algorithm).Settings, "run": Run}
 
 
 def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorithm:
@@ -91,7 +110,12 @@ def quantised_in(config: ConfigDict, algorithm: Algorithm) -> jnp.dtype:
 
 
 def build_experiment(config: ConfigDict, device_count: int, platform: str | None = None) -> Experiment:
-  """Builds what is trained, checked for `device_count` devices; allocates nothing. `platform`: see above."""
+  """Builds what is trained, checked for `device_count` devices; allocates nothing. `platform`: see above.
+
+  Raises:
+    UserError: a setting does not exist, or its value cannot be used.
+  """
+  checked(config.to_dict())
   run = config.run
   algorithm = build_algorithm(config, platform)
   if config.data.labelled_images and not isinstance(algorithm, LearnsFromUnlabelled):
@@ -99,7 +123,7 @@ def build_experiment(config: ConfigDict, device_count: int, platform: str | None
       f"config.data.labelled_images = {config.data.labelled_images}: {config.algorithm} cannot learn from images "
       "without a label: set it to 0"
     )
-  if config.batch_size <= 0 or config.batch_size % device_count:
+  if config.batch_size % device_count:
     raise UserError(
       f"config.batch_size = {config.batch_size} is not a multiple of the {device_count} devices: change one of them"
     )
@@ -111,13 +135,7 @@ def build_experiment(config: ConfigDict, device_count: int, platform: str | None
     metric, best_mode = look_up(BEST_METRICS, "run.best_metric", run.best_metric)
     if metric not in run.metrics:
       raise UserError(f"config.run.best_metric = {run.best_metric!r} needs {metric!r} in config.run.metrics")
-  for name in ("total_images", "log_every_images", "snapshot_every_images", "keep_checkpoints"):
-    if not 0 < run[name] <= MAX_IMAGES:
-      raise UserError(f"config.run.{name} = {run[name]} must be from 1 to {MAX_IMAGES:,}")
-  for name in ("peer_timeout_seconds", "stall_seconds"):
-    if run[name] <= 0:
-      raise UserError(f"config.run.{name} = {run[name]} must be positive")
-  max_rollbacks = look_up({"stop": 0, "rollback": run.max_rollbacks}, "run.on_nonfinite", run.on_nonfinite)
+  max_rollbacks = run.max_rollbacks if run.on_nonfinite == "rollback" else 0
   if run.profile and not (len(run.profile) == 2 and 0 <= run.profile[0] <= run.profile[1]):
     raise UserError(f"config.run.profile = {run.profile}: give the first and the last iteration, e.g. (10, 14)")
   from_run = {field.name: run[field.name] for field in fields(Experiment) if field.name in run}

@@ -1,7 +1,7 @@
 """Trains runs, and opens what their work directories hold."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -16,10 +16,11 @@ from r3gan_jax.algorithms.base import Algorithm, Carry, HasPictures, Params
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import UserError
 from r3gan_jax.ops.images import to_float, to_uint8
+from r3gan_jax.recipe import Data, Run
 from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
 from r3gan_jax.scoring import Scorer, numbers
 from r3gan_jax.storage import as_path, make_directory
-from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints, has_checkpoint
+from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints, has_checkpoint, newest_checkpoint
 from r3gan_jax.training.distributed import check_same_everywhere, is_first_process, on_first_process
 from r3gan_jax.training.logging import MetricWriter, make_writer
 from r3gan_jax.training.loop import Experiment, Snapshot, Trainer
@@ -30,8 +31,11 @@ from r3gan_jax.training.transfer import transferred_state
 from r3gan_jax.training.workdir import check_data, claim_workdir, read_config
 
 
-def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
+def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool = False) -> None:
   """Trains `config` in `workdir`, from the newest checkpoint if there is one.
+
+  Args:
+    change_settings: a run that resumes may have other settings; config.json records them under "history".
 
   Raises:
     UserError: a setting, the data or the work directory is not usable; nothing has been changed then.
@@ -51,7 +55,8 @@ def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
         f"the scores in {workdir} were computed with {name} = {kept!r}, but now it is {now!r}: keep the setting, or "
         "leave config.run.metrics empty and score with cli.evaluate, which keeps series apart"
       )
-    claim_workdir(workdir, factory.as_chosen(config))
+    images_seen = _check_changes(workdir, experiment) if change_settings else None
+    claim_workdir(workdir, factory.checked(config.to_dict()), factory.completed, images_seen)
     check_data(workdir, len(source), source.classes)
     if scorer:
       keep_protocol(workdir, scorer.protocol)
@@ -61,6 +66,24 @@ def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
   snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scorer)
   with Trainer(experiment, loader, workdir, make_writer(workdir), snapshots) as trainer:
     trainer.train(start)
+
+
+def _check_changes(workdir: epath.Path, experiment: Experiment) -> int | None:
+  """Returns the images seen of the newest checkpoint, which the changed run resumes; None if there is none.
+
+  Raises:
+    UserError: the state of the changed run would have other arrays.
+  """
+  if not has_checkpoint(workdir / DIRECTORY):
+    return None
+  before = factory.build_algorithm(ConfigDict(factory.completed(read_config(workdir))))
+  mesh = make_mesh()
+  if abstract_state(before, mesh) != abstract_state(experiment.algorithm, mesh):
+    raise UserError(
+      f"--change_settings: the networks in {workdir} have other parameters: start a new run with "
+      f"--config.init_from={workdir}"
+    )
+  return newest_checkpoint(workdir / DIRECTORY)
 
 
 @dataclass(frozen=True)
@@ -89,20 +112,6 @@ def portable_algorithm(config: ConfigDict) -> Algorithm:
   return factory.build_algorithm(config, platform="cpu")
 
 
-_DEFAULTS = {
-  "data": {"background": "white"},
-  "run": {
-    "quantisation": "float32",
-    "on_corrupt_image": "stop",
-    "metrics": (),
-    "metric_samples": 50_000,
-    "feature_network": "",
-    "resize": "tensorflow",
-  },
-}
-"""The settings that evaluation and sampling need and that converted snapshots, or older runs, do not have."""
-
-
 def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDict, Algorithm, TrainState]:
   """Reads a checkpoint of a work directory and changes nothing in it.
 
@@ -113,10 +122,11 @@ def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDic
   Raises:
     UserError: there is no such checkpoint, or none that can be read.
   """
-  config = ConfigDict(_DEFAULTS)
-  config.update(read_config(workdir))
-  if "algorithm" not in config:
+  kept = read_config(workdir)
+  if "algorithm" not in kept:
     raise UserError(f"{workdir} is not a work directory of r3gan_jax: its config.json names no algorithm")
+  config = ConfigDict({"data": {"background": Data().background}, "run": asdict(Run())}, type_safe=False)
+  config.update(factory.completed(kept))  # a converted snapshot has no data and no `run`
   if not (checkpoint in ("", "best") or checkpoint.isdecimal()):
     raise UserError(f"--checkpoint={checkpoint} is neither a number of images seen nor 'best'")
   directory = as_path(workdir) / (BEST_DIRECTORY if checkpoint == "best" else DIRECTORY)

@@ -1,4 +1,4 @@
-"""Declares and checks the settings of a GAN: a frozen dataclass whose fields are the names below `config.gan`.
+"""Declares and checks settings: a frozen dataclass whose fields are the names below e.g. `config.gan`.
 
     @dataclass(frozen=True)
     class Settings:
@@ -10,8 +10,11 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar, get_args, get_origin
+
+from absl import logging
 
 from r3gan_jax.errors import UserError
 
@@ -58,31 +61,42 @@ def look_up(choices: Mapping[str, T], setting: str, value: str) -> T:
   return choices[value]
 
 
+def complete(cls: type[Any], values: Mapping[str, Any], section: str) -> dict[str, Any]:
+  """Returns values for all names of `cls`, by default its defaults. Other names are left out, and logged."""
+  known = {field.name for field in dataclasses.fields(cls)}
+  for name in sorted(values.keys() - known):
+    logging.warning("config.%s%s no longer exists: it is left out", f"{section}." if section else "", name)
+  return defaults(cls) | {name: value for name, value in values.items() if name in known}
+
+
 def defaults(cls: type[Any]) -> dict[str, Any]:
   """Returns the defaults of a Settings class by name."""
   return dataclasses.asdict(cls())
 
 
-def read(cls: type[T], values: Mapping[str, Any]) -> T:
+def read(cls: type[T], values: Mapping[str, Any], section: str = "gan") -> T:
   """Builds `cls` from `values` by name, with defaults for the rest.
+
+  Args:
+    section: "gan" for `config.gan`; "" for the top level.
 
   Raises:
     UserError: `cls` has no such name, or a value has another type or is out of range.
   """
+  prefix = f"config.{section}." if section else "config."
   fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
   if foreign := sorted(values.keys() - fields.keys()):
-    raise UserError(
-      f"config.gan.{foreign[0]} is no setting of this GAN: leave it out, or choose from {', '.join(fields)}"
-    )
+    where = "of this GAN" if section == "gan" else "of any run"
+    raise UserError(f"{prefix}{foreign[0]} is no setting {where}: leave it out, or choose from {', '.join(fields)}")
   read_values = {}
   for name, value in values.items():
     field = fields[name]
-    value = _typed(f"config.gan.{name}", field.type, value)
+    value = _typed(prefix + name, field.type, value)
     elements = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,)
     for check in field.metadata["checks"]:
       for element in elements:
         if wrong := check(element):
-          raise UserError(f"config.gan.{name} = {value!r}: {element!r} {wrong}")
+          raise UserError(f"{prefix}{name} = {value!r}: {element!r} {wrong}")
     read_values[name] = value
   return cls(**read_values)
 
@@ -94,9 +108,10 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     if Ellipsis not in rest:
       count = 1 + len(rest)
-      values = values * count if len(values) == 1 else values
+      values = values * count if len(values) == 1 and kind == Pair else values
       if len(values) != count:
-        raise UserError(f"{name} = {value!r}: give (from, to), or one number for a constant")
+        form = "(from, to), or one number for a constant" if kind == Pair else f"{count} values"
+        raise UserError(f"{name} = {value!r}: give {form}")
     return tuple(_typed(name, inner, element) for element in values)
   if get_origin(kind) is dict:
     if not isinstance(value, Mapping):
@@ -106,4 +121,6 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
     value = float(value)
   if type(value) is not kind:
     raise UserError(f"{name}: {value!r} must be of type {kind.__name__}")
+  if kind is float and not math.isfinite(value):
+    raise UserError(f"{name} = {value} must be a finite number")
   return value

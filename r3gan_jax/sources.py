@@ -8,19 +8,16 @@ from ml_collections import ConfigDict
 from r3gan_jax.data.cache import cached
 from r3gan_jax.data.folder import FolderSource
 from r3gan_jax.data.generated import GeneratedSource
-from r3gan_jax.data.images import FITS, Decoder
+from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.skipping import SkippingSource
 from r3gan_jax.data.source import Source
 from r3gan_jax.data.stacked import StackedSource, load_small_digits
 from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.errors import UserError
-from r3gan_jax.settings import look_up
 
 
 def _tfds(config: ConfigDict) -> Source:
   data = config.data
-  if data.fit not in FITS:
-    raise UserError(f"config.data.fit = {data.fit!r} is unknown: choose from {sorted(FITS)}")
   return TfdsSource(
     data.name,
     data.split,
@@ -47,7 +44,7 @@ def build_decoder(config: ConfigDict) -> Decoder:
 
 
 def _skips_corrupt(config: ConfigDict) -> bool:
-  return look_up({"stop": False, "skip": True}, "run.on_corrupt_image", config.run.on_corrupt_image)
+  return config.run.on_corrupt_image == "skip"
 
 
 def _readable(config: ConfigDict, source: Source) -> Source:

@@ -68,7 +68,7 @@ def test_what_will_not_do_is_named(values, message):
 
 @pytest.mark.parametrize("algorithm", factory.ALGORITHMS)
 def test_every_algorithm_has_defaults_that_will_do(algorithm):
-  gan = factory.default_settings(algorithm)
+  gan = factory.default_config(algorithm).gan
   module = factory.ALGORITHMS[algorithm]
   assert settings.read(module.Settings, gan.to_dict()) == module.Settings()
   with pytest.raises(AttributeError):

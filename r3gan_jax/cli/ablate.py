@@ -124,7 +124,9 @@ def _train(config: ConfigDict, workdir: epath.Path) -> None:
   finished = 0
   if (workdir / RESULT).exists():
     finished = _read(workdir / RESULT).images
-    on_first_process(lambda: claim_workdir(workdir, factory.as_chosen(config)))  # raises an error if settings differ
+    on_first_process(
+      lambda: claim_workdir(workdir, factory.checked(config.to_dict()), factory.completed)
+    )  # raises an error if settings differ
   if finished == total:
     return
   images_seen = max((seen[-1] for seen, _ in read_metrics(workdir).values()), default=0)

@@ -108,9 +108,14 @@ class Checkpoints:
 
 def has_checkpoint(directory: epath.PathLike) -> bool:
   """Returns whether there is a checkpoint under `directory`; all processes get process 0's answer."""
+  return from_first_process(newest_checkpoint(directory) is not None)
+
+
+def newest_checkpoint(directory: epath.PathLike) -> int | None:
+  """Returns the images seen of the newest checkpoint under `directory`, readable or not; None if there is none."""
   path = absolute(directory)
   with failing_as(f"cannot read {path}", path):
-    return from_first_process(path.exists() and bool(ocp.utils.checkpoint_steps(path)))
+    return max(ocp.utils.checkpoint_steps(path), default=None) if path.exists() else None
 
 
 class BestCheckpoint:

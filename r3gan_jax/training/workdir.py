@@ -1,11 +1,11 @@
-"""Work directories: each belongs to one configuration.
+"""Work directories: each belongs to one configuration, and config.json's "history" says how it was changed on purpose.
 
 A converted snapshot (cli/convert.py) has only the settings that the snapshot fixes; the first recipe that agrees with
 them adds its own.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -17,26 +17,60 @@ from r3gan_jax.storage import as_path, failing_as, make_directory, write_whole
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
+HISTORY = "history"
 RUN_SECTION = "run"
 """The settings that may change when a run resumes: how it is carried out, not what is trained."""
 
 
-def claim_workdir(workdir: epath.PathLike, config: dict[str, Any]) -> None:
+def claim_workdir(
+  workdir: epath.PathLike,
+  config: Mapping[str, Any],
+  complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+  images_seen: int | None = None,
+) -> None:
   """Creates `workdir` for `config`, or checks that its configuration is the same or leaves settings open.
+
+  Args:
+    complete: adds the settings that did not exist when the work directory was made, and drops those that no longer do.
+    images_seen: other settings are allowed, and recorded in the history at this count; None: they are an error.
 
   Raises:
     UserError: it cannot be written, has other contents, or was made by another configuration (the message names the
       first setting that differs). Nothing has been changed then.
   """
   path = as_path(workdir)
-  config = json.loads(json.dumps(config))  # tuples become lists, as when it is read
+  config = _as_json(config)
   with failing_as(f"cannot write to the work directory {path}", path, "choose another --workdir"):
     make_directory(path)
+    history = []
     if (path / CONFIG_FILE).exists():
-      _check_same(path, read_config(path), config)
+      changes = changed_settings(complete(read_config(path)), config)
+      history = read_history(path)
+      if changes and images_seen is None:
+        name, (old, new) = next(iter(changes.items()))
+        raise UserError(
+          f"{path} was made with config.{name} = {old!r}, but now it is {new!r}: keep the old value, choose another "
+          "--workdir, or continue with the new one by --change_settings"
+        )
+      if changes:
+        history.append({"images_seen": images_seen, "changes": changes})
     elif path.exists() and any(path.iterdir()):
       raise UserError(f"{path} is not empty and is not a work directory of r3gan_jax: choose another --workdir")
-    write_whole(path / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+    write_whole(path / CONFIG_FILE, json.dumps(config | ({HISTORY: history} if history else {}), indent=2) + "\n")
+
+
+def changed_settings(before: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+  """Returns name -> (before, now) for settings outside `run` that `before` has and that differ now."""
+  then, now = flatten(_as_json(before)), flatten(_as_json(config))
+  return {
+    name: (value, now.get(name))
+    for name, value in then.items()
+    if value != now.get(name) and not name.startswith(f"{RUN_SECTION}.")
+  }
+
+
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+  return json.loads(json.dumps(config))  # tuples become lists, as when it is read
 
 
 def check_data(workdir: epath.PathLike, images: int, classes: Sequence[str]) -> None:
@@ -69,8 +103,19 @@ def check_data(workdir: epath.PathLike, images: int, classes: Sequence[str]) -> 
     logging.warning("the data have %s images; they had %s when the run started", f"{images:,}", f"{images_before:,}")
 
 
+def read_history(workdir: epath.PathLike) -> list[dict[str, Any]]:
+  """Returns the changes of a run's settings: [{"images_seen": ..., "changes": {name: [before, after]}}, ...]."""
+  history = _read(workdir).get(HISTORY, [])
+  return history if isinstance(history, list) else []
+
+
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:
-  """Returns the configuration of a work directory, with today's names."""
+  """Returns the configuration of a work directory, with today's names and without its history."""
+  config = _read(workdir)
+  return _with_gan({name: value for name, value in config.items() if name != HISTORY})
+
+
+def _read(workdir: epath.PathLike) -> dict[str, Any]:
   path = as_path(workdir) / CONFIG_FILE
   cure = "restore it, or choose another work directory"
   with failing_as(f"{path} cannot be read", path, cure):
@@ -78,11 +123,11 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
       config = json.loads(path.read_text())
     except FileNotFoundError:
       raise UserError(f"{path} not found: {workdir} is not a work directory of r3gan_jax") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
       raise UserError(f"{path} cannot be read: {error}: {cure}") from None
   if not isinstance(config, dict):
     raise UserError(f"{path} is not a JSON object: {cure}")
-  return _with_labels(_with_gan(config))
+  return config
 
 
 _SCHEDULES = ("burn_in_images", "learning_rate", "beta2", "gamma", "ema_half_life")
@@ -109,28 +154,9 @@ def _with_gan(config: dict[str, Any]) -> dict[str, Any]:
   return rest | {"gan": gan}
 
 
-def _with_labels(config: dict[str, Any]) -> dict[str, Any]:
-  """Adds label settings to a configuration from before they existed; returns others unchanged."""
-  data = config.get("data", {})
-  if "source" not in data:
-    return config
-  return config | {"data": {"labelled_images": 0, "label_noise": 0.0, "label_noise_pairs": []} | data}
-
-
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   """Flattens {"data": {"name": "x"}} to {"data.name": "x"}."""
   flat: dict[str, Any] = {}
   for name, value in tree.items():
     flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
   return flat
-
-
-def _check_same(path: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-  old_settings, new_settings = flatten(old), flatten(new)
-  for name, before in old_settings.items():
-    now = new_settings.get(name, "(absent)")
-    if before != now and not name.startswith(f"{RUN_SECTION}."):
-      raise UserError(
-        f"{path} was made with config.{name} = {before!r}, but now it is {now!r}: keep the old value, or choose "
-        "another --workdir"
-      )
