@@ -1,5 +1,9 @@
-# `make quickstart` trains and reports, `make test` runs the tests, `make lint` the linters and type checks. Each needs
-# only make and Python 3.11 or newer, and installs what it needs into .venv.
+# make quickstart    trains a GAN on handwritten digits and writes a report: runs/stacked_digits/report.html
+# make test          runs the tests: a quarter of an hour on two cores
+# make lint          checks style, formatting, types and shell scripts
+# make clean         deletes .venv and what was built
+#
+# Each needs only make and Python 3.11 or newer (make PYTHON=python3.12 ...), and installs the rest into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -21,7 +25,7 @@ lint: .venv/installed-dev
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "r3gan_jax needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+		{ echo "r3gan_jax needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python setup.py
@@ -32,11 +36,11 @@ lint: .venv/installed-dev
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-# The TPU's compiler, of the version that jax asks for, apart from the environment: the tests compile a step with it.
-# Where there is none for this system that test is skipped.
+# The TPU compiler, in the version that jax requires: a test compiles a training step with it, and is skipped on systems
+# that have none. It is not installed into .venv itself, where it would print an error at every start on a CPU.
 .venv/libtpu: .venv/installed-dev
-	$(BIN)/pip install --quiet --no-deps --target $@ "$$($(BIN)/python -c 'import importlib.metadata as metadata; \
-		print(next(name.partition(";")[0] for name in metadata.requires("jax") if name.startswith("libtpu")))')" || true
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $@ "$$($(BIN)/python -c 'import importlib.metadata as metadata; \
+		print(next(name.partition(";")[0] for name in metadata.requires("jax") if name.startswith("libtpu")))')" && touch $@ || true
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -15,14 +15,14 @@ setup(
   packages=find_packages(include=["r3gan_jax", "r3gan_jax.*"]),
   package_data={
     "r3gan_jax.cli": ["report.html"],
-    "r3gan_jax.ops": ["*.cc"],  # compiled at first use, where there is a compiler
+    "r3gan_jax.ops": ["*.cc"],  # compiled at first use, if there is a compiler
   },
   install_requires=[
     "absl-py>=2.1,<3",
     "array_record>=0.8.1,<0.9",
     "clu>=0.0.12,<0.1",
     "etils[epath]>=1.10,<2",
-    "flatbuffers>=24,<27",  # jax.export needs it; its versions are dates
+    "flatbuffers>=24,<27",  # for jax.export; its versions are dates
     "flax>=0.12.8,<0.13",
     "importlib_resources>=6,<8",  # tensorflow-datasets imports it without declaring it
     "jax>=0.10.2,<0.11",
@@ -42,9 +42,9 @@ setup(
     "gcs": ["gcsfs>=2026.10"],  # gs:// paths; its versions are dates
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
-    "tfds": ["tensorflow-cpu>=2.21,<2.22"],  # only to *prepare* stock TFDS data sets; reading needs no TensorFlow
-    "bench": ["torch>=2.9,<3"],  # benchmarks/ compare with PyTorch
-    "video": ["av>=15,<20"],  # cli.sample's .mp4; its wheels bring FFmpeg
+    "tfds": ["tensorflow-cpu>=2.21,<2.22"],  # only to prepare data sets of TFDS; training needs no TensorFlow
+    "bench": ["torch>=2.9,<3"],  # for the benchmarks against PyTorch
+    "video": ["av>=15,<20"],  # for .mp4 from cli.sample; its wheels include FFmpeg
     "dev": [
       "av>=15,<20",
       "gcsfs>=2026.10",

@@ -1,1 +1,1 @@
-"""Benchmarks: `python benchmarks/NAME.py`. Each interleaves everything that it compares in one run."""
+"""Benchmarks: `python -m benchmarks.NAME`. Each interleaves all that it compares in one run."""

@@ -1,6 +1,6 @@
 """Measures the cost of augmentation: an iteration with and without it, and augmentation alone.
 
-    python benchmarks/augmentation.py --config=configs/cifar10.py:unconditional --batch=4
+    python -m benchmarks.augmentation --config=configs/cifar10.py:unconditional --batch=4
 
 GFLOP and GB are XLA's counts of the iteration with its native grouped convolution. XLA counts the body of a loop once,
 so each image's augmentation counts as a single tile.
@@ -8,13 +8,9 @@ so each image's augmentation counts as a single tile.
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from r3gan_jax.cli.shared.memory import keep_memory
 
@@ -40,7 +36,7 @@ def main() -> None:
   options = parser.parse_args()
   tables = {
     f"{options.config}, batch {options.batch}, float32, {measure.threads()} threads": whole_iteration(options),
-    "the augmentation alone, milliseconds an image": alone(options),
+    "augmentation alone, milliseconds per image": alone(options),
   }
   measure.report(tables, options.json)
 
@@ -71,7 +67,7 @@ def whole_iteration(options: argparse.Namespace) -> list[measure.Row]:
 
 @contextlib.contextmanager
 def single_tile() -> Iterator[None]:
-  """Augments an image of any size in one tile."""
+  """Augments images of any size in one tile, within the context."""
   tile, geometry.TILE = geometry.TILE, 2**20
   geometry.downsampling_matrix.cache_clear()
   yield
@@ -80,7 +76,7 @@ def single_tile() -> Iterator[None]:
 
 
 def alone(options: argparse.Namespace) -> list[measure.Row]:
-  multipliers = load_config(options.config, options.batch).augment.to_dict()
+  multipliers = load_config(options.config, options.batch).gan.augment.to_dict()
   keys = jax.random.split(jax.random.key(0), options.batch)
   rows: list[measure.Row] = []
   for side in options.sides:

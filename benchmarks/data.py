@@ -1,6 +1,6 @@
 """Measures the loader's images per second, shuffled and flipped, from ArrayRecord, a folder and a zip.
 
-    python benchmarks/data.py
+    python -m benchmarks.data
 
 The images are generated PNGs in the system's page cache. "cached": all images have been decoded before, as in all
 epochs but the first of a data set smaller than config.run.cache_gib.
@@ -8,14 +8,11 @@ epochs but the first of a data set smaller than config.run.cache_gib.
 
 import math
 import os
-import sys
 import zipfile
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 import numpy as np

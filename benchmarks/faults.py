@@ -1,6 +1,6 @@
 """Kills and restarts a training run many times, and compares its end with that of an uninterrupted run:
 
-    python benchmarks/faults.py --kills 50
+    python -m benchmarks.faults --kills 50
 
 SIGKILL or SIGTERM comes at random moments, while it starts, trains, draws and saves, which it does every ten
 iterations. Nothing may be lost: it must resume from the newest complete checkpoint every time, and in the end every
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import measure
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks import measure
 from r3gan_jax import factory
 from r3gan_jax.errors import INTERRUPTED
 from r3gan_jax.training.checkpoint import DIRECTORY, Checkpoints
@@ -70,7 +70,7 @@ def main() -> None:
           time.sleep(0.05)
       time.sleep(moments.uniform(0, arguments.patience))
       if process.poll() is not None:
-        sys.exit(f"it ended after {kills} kills: raise --images\n{log.read_text()}")
+        sys.exit(f"the run ended after {kills} kills: raise --images\n{log.read_text()}")
       chosen = moments.choice([signal.SIGKILL, signal.SIGTERM])
       process.send_signal(chosen)
       status = process.wait()
@@ -79,14 +79,14 @@ def main() -> None:
         sys.exit(f"status {status} after {chosen.name}:\n{log.read_text()}")
       resumed = re.search(r"resumed from \S+ at ([\d,]+) images", log.read_text())
       if resumed and int(resumed[1].replace(",", "")) != newest:
-        sys.exit(f"it had {newest} images saved and went on from {resumed[1]}:\n{log.read_text()}")
+        sys.exit(f"resumed at {resumed[1]} images, but {newest} were saved:\n{log.read_text()}")
       partly_written += len(list((killed / DIRECTORY).glob("*tmp*")))
       print(f"{kills + 1}: {chosen.name}, at {max(checkpoints(killed), default=0):,} images", flush=True)
     if start(killed).wait():
       sys.exit(log.read_text())
     different = [name for name, value in state(killed).items() if not np.array_equal(value, state(alone)[name])]
-  print(f"{dict(signals)}; {partly_written} saves were cut off")
-  print(f"arrays that differ from those of the run left alone: {different or 'none'}")
+  print(f"{dict(signals)}; {partly_written} interrupted saves")
+  print(f"arrays that differ from those of the uninterrupted run: {different or 'none'}")
   sys.exit(bool(different))
 
 

@@ -1,15 +1,15 @@
 """Compiles an iteration, with augmentation, for H100s on a machine without one, and shows what it needs.
 
     python -m benchmarks.gpu    # every preset, at its batch, on 8 cards
-    python -m benchmarks.gpu --configs cifar10:unconditional --gpus 1
+    python -m benchmarks.gpu --configs configs/cifar10.py:unconditional --gpus 1
 
 It needs a virtual environment with this project, XLA's CUDA plugin and the CUDA compiler, but no card or driver:
 
     pip install -e . && V=$(python -c 'import jax; print(jax.__version__)')
     pip install jax-cuda12-plugin==$V jax-cuda12-pjrt==$V nvidia-cuda-nvcc-cu12
 
-Each preset is compiled with Triton's matrix products, XLA's default, and with cuBLAS's only. Tuning needs a card, so
-memory and kinds of kernels are as on a card, and times are unknown.
+Each preset is compiled with Triton's matrix products, XLA's default, and with cuBLAS's only. Memory and kinds of
+kernels are those of a card, but without autotuning, which needs one; times are unknown.
 """
 
 import os
@@ -17,16 +17,15 @@ import re
 import sys
 from collections import Counter
 from importlib.util import find_spec
-from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from benchmarks import measure
-from benchmarks.tpu import PRESETS, experiment
+from benchmarks.iteration import PRESETS
+from benchmarks.tpu import experiment
 from r3gan_jax.errors import UserError
 from r3gan_jax.planning.hlo import bfloat16_sums
 from r3gan_jax.planning.plan import traced_step

@@ -1,19 +1,15 @@
 """Times the algorithms of ops/grouped_conv.py on the 3x3 convolutions of recipes.
 
-    python benchmarks/grouped_conv.py --configs configs/cifar10.py configs/ffhq64.py --batch=4
+    python -m benchmarks.grouped_conv --configs configs/cifar10.py configs/ffhq64.py --batch=4
 
-It prints milliseconds of a forward pass, of forward and both gradients, and of a penalty's gradient (of
+Prints milliseconds of a forward pass, of forward and both gradients, and of a penalty's gradient (of
 |grad_x |y|^2 / 2|^2 / 2 with respect to x and the kernel), with the same algorithm in every derivative. XLA's native
 algorithm is measured only with --algorithms native: its gradients take minutes on a CPU. PyTorch's F.conv2d is measured
 if PyTorch is installed.
 """
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from r3gan_jax.cli.shared.memory import keep_memory
 
@@ -73,7 +69,7 @@ def recipe_shapes(recipes: list[str], batch: int) -> list[Shape]:
   """Returns every shape in the recipes' blocks, once."""
   shapes = {
     Shape(batch, 4 * 2**stage, round(width * network.expansion), cardinality)
-    for network in (load_config(recipe, batch).network for recipe in recipes)
+    for network in (load_config(recipe, batch).gan for recipe in recipes)
     for stage, (width, cardinality) in enumerate(zip(network.widths, network.cardinalities, strict=True))
   }
   return sorted(shapes, key=lambda shape: (shape.channels, shape.side))
@@ -120,8 +116,7 @@ def torch_computations() -> Callable[[Shape], Computations]:
   import torch
   import torch.nn.functional as F
 
-  torch.set_num_threads(measure.threads())
-  device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+  device = measure.torch_device()
 
   def bind(shape: Shape) -> Computations:
     x, dy = (torch.randn(shape.batch, shape.channels, shape.side, shape.side, device=device) for _ in range(2))

@@ -1,17 +1,13 @@
 """Measures images per second through FID's Inception, beside PyTorch's if it is installed.
 
-    python benchmarks/inception.py --batch=8
+    python -m benchmarks.inception --batch=8
 
 uint8 images of --resolution are resized to 299; pool3 and logits are computed in float32 with random weights. PyTorch
 runs in its own process, in turn with ours. First the results of both are compared.
 """
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from r3gan_jax.cli.shared.memory import keep_memory
 
@@ -32,8 +28,8 @@ def main() -> None:
   parser.add_argument("--batch", type=int, default=8, help="images per batch (%(default)s)")
   parser.add_argument("--resolution", type=int, default=32, help="side of the images, in pixels (%(default)s)")
   options = parser.parse_args()
-  images = made_up_images(options.batch, options.resolution)
-  params = jax.device_put(INCEPTION.convert(made_up_state(), inception.abstract_params(), "made up"))
+  images = random_images(options.batch, options.resolution)
+  params = jax.device_put(INCEPTION.convert(random_state(), inception.abstract_params(), "random weights"))
 
   @jax.jit
   def ours(params: Any, images: jax.Array) -> Any:
@@ -69,10 +65,9 @@ def torch_inception(batch: int, resolution: int) -> Callable[[], Any]:
 
   from benchmarks.torch_inception import Inception
 
-  device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-  torch.set_num_threads(measure.threads())
-  network = Inception({name: torch.tensor(value, device=device) for name, value in made_up_state().items()})
-  images = torch.tensor(np.moveaxis(made_up_images(batch, resolution), -1, 1).copy(), device=device)
+  device = measure.torch_device()
+  network = Inception({name: torch.tensor(value, device=device) for name, value in random_state().items()})
+  images = torch.tensor(np.moveaxis(random_images(batch, resolution), -1, 1).copy(), device=device)
 
   def call() -> Any:
     results = network(images)
@@ -83,11 +78,11 @@ def torch_inception(batch: int, resolution: int) -> Callable[[], Any]:
   return call
 
 
-def made_up_images(batch: int, resolution: int) -> np.ndarray:
+def random_images(batch: int, resolution: int) -> np.ndarray:
   return np.random.default_rng(0).integers(0, 256, (batch, resolution, resolution, 3), dtype=np.uint8)
 
 
-def made_up_state() -> dict[str, np.ndarray]:
+def random_state() -> dict[str, np.ndarray]:
   """Returns a random state dict with the published names and shapes."""
   random = np.random.default_rng(0)
   state: dict[str, np.ndarray] = {}

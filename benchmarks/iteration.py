@@ -12,13 +12,22 @@ from ml_collections import ConfigDict
 
 from r3gan_jax import factory
 from r3gan_jax.losses.penalties import PenalisedGradient
-from r3gan_jax.planning.plan import abstract_batches
+from r3gan_jax.planning.plan import traced_step
 from r3gan_jax.training.loop import Experiment
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
-from r3gan_jax.training.state import abstract_state, init_state
-from r3gan_jax.training.step import TrainStep, make_train_step
+from r3gan_jax.training.state import init_state
 
 ROOT = Path(__file__).resolve().parent.parent
+PRESETS = (
+  "configs/stacked_mnist.py",
+  "configs/cifar10.py",
+  "configs/cifar10.py:unconditional",
+  "configs/ffhq64.py",
+  "configs/ffhq256.py",
+  "configs/imagenet32.py",
+  "configs/imagenet64.py",
+)
+"""The recipes of the paper's main experiments."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,14 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--batch", type=int, default=4, help="images per iteration (%(default)s)")
 
 
-def load_config(recipe: str, batch: int) -> ConfigDict:
-  """Loads configs/NAME.py[:variant] with this batch size, in float32, without augmentation, unlocked."""
+def load_recipe(recipe: str) -> ConfigDict:
+  """Loads configs/NAME.py[:variant]."""
   path, _, variant = recipe.partition(":")
   spec = importlib.util.spec_from_file_location("recipe", ROOT / path)
   assert spec and spec.loader, f"{recipe} is not a Python file"
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  config = ConfigDict(module.get_config(variant).to_dict())
+  return module.get_config(variant)
+
+
+def load_config(recipe: str, batch: int) -> ConfigDict:
+  """Loads a recipe for timing: with this batch size, in float32, without augmentation."""
+  config = load_recipe(recipe)
   config.batch_size = batch
   config.gan.augment_p = (0.0, 0.0)
   config.gan.bfloat16 = "off"
@@ -58,9 +72,7 @@ def with_native_convolutions(config: ConfigDict) -> ConfigDict:
 
 def lower(experiment: Experiment, device_count: int = 1) -> jax.stages.Lowered:
   """Lowers an iteration for the first devices, from shapes alone; allocates nothing."""
-  mesh = make_mesh(jax.devices()[:device_count])
-  state = abstract_state(experiment.algorithm, mesh)
-  return _step(experiment, mesh).lower(state, abstract_batches(experiment, mesh))
+  return traced_step(experiment, make_mesh(jax.devices()[:device_count])).lower()
 
 
 class Iteration:
@@ -89,7 +101,3 @@ def random_batches(experiment: Experiment) -> tuple[dict[str, np.ndarray], ...]:
       batch["label"] = np.arange(size, dtype=np.int32) % algorithm.num_classes
     made.append(batch)
   return tuple(made)
-
-
-def _step(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainStep:
-  return make_train_step(experiment.algorithm, mesh)

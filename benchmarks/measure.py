@@ -42,10 +42,10 @@ def interleaved_seconds(
 ) -> dict[str, float]:
   """Returns the median seconds of each call; every repetition runs all of them in turn, after one warm-up call each.
 
-  The machine's mood (clock, neighbours) then hits all alike. A JAX result is waited for; others must be complete.
-  A call whose warming up takes longer than `patience_s` is not repeated: that time, compilation included, counts.
-  Warns where other processes were busy meanwhile: threads that wait for each other, PyTorch's above all, then wait
-  for those as well.
+  Changes of clock and load then affect all calls alike. JAX results are waited for; other calls must be complete when
+  they return. A call whose warm-up takes longer than `patience_s` is not repeated: its time is that of the warm-up,
+  compilation included. Warns if other processes were busy: they slow down threads that wait for each other, above all
+  PyTorch's.
   """
   others = _busy_seconds_of_others()
   start = time.perf_counter()
@@ -56,7 +56,7 @@ def interleaved_seconds(
       seconds[name].append(_seconds(calls[name]))
   taken = (_busy_seconds_of_others() - others) / (time.perf_counter() - start) / threads()
   if taken > 0.05:
-    print(f"warning: other processes took {taken:.0%} of the processors: do not trust these times", file=sys.stderr)
+    print(f"warning: other processes used {taken:.0%} of the cores: do not trust these times", file=sys.stderr)
   return {name: statistics.median(times[1:] or times) for name, times in seconds.items()}
 
 
@@ -104,7 +104,7 @@ def _busy_seconds_of_others() -> float:
 
 
 def peak_matmul(dtype: jnp.dtype = jnp.float32) -> tuple[Callable[[], jax.Array], float]:
-  """Returns (a large matrix product, its FLOPs); timed beside other calls it gives the machine's current peak."""
+  """Returns (a large matrix product, its FLOPs): the machine's current peak, if timed beside other calls."""
   size = 4096 if jax.default_backend() == "cpu" else 16384
   a = jax.random.normal(jax.random.key(0), (size, size), dtype)
   product = jax.jit(jnp.matmul)
@@ -136,13 +136,22 @@ def has_torch() -> bool:
   return importlib.util.find_spec("torch") is not None
 
 
+def torch_device() -> str:
+  """Gives PyTorch the threads of JAX, and TF32 where available; returns the device that JAX uses."""
+  import torch
+
+  torch.set_num_threads(threads())
+  torch.set_float32_matmul_precision("high")
+  return "cpu" if jax.default_backend() == "cpu" else "cuda"
+
+
 def threads() -> int:
   """Returns the number of cores that this process may use, for XLA and PyTorch alike."""
   return len(os.sched_getaffinity(0))
 
 
 def report(tables: Mapping[str, Sequence[Row]], json_path: Path | None) -> None:
-  """Prints each table under its title, and writes all, with machine and command, to `json_path`."""
+  """Prints each table under its title, and writes all of them, the machine and the command to `json_path`."""
   for title, rows in tables.items():
     print(f"\n{title}\n{table(rows)}", flush=True)
   if json_path:
@@ -151,7 +160,7 @@ def report(tables: Mapping[str, Sequence[Row]], json_path: Path | None) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-  """Returns a Markdown table with numbers of four digits."""
+  """Returns a Markdown table, with numbers to four digits."""
   columns = list(dict.fromkeys(column for row in rows for column in row))
   cells = [columns, *[[_cell(row.get(column)) for column in columns] for row in rows]]
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -171,7 +180,7 @@ def _cell(value: str | float | None) -> str:
 
 
 def machine() -> dict[str, Any]:
-  """Describes the machine."""
+  """Returns the devices, the processor and the versions of packages."""
   packages = ("jax", "jaxlib", *(("torch",) if has_torch() else ()))
   return {
     "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

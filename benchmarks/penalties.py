@@ -1,17 +1,13 @@
 """Measures the cost of exact R1 and R2 at every step: none, by directional derivative, by grad-of-grad.
 
-    python benchmarks/penalties.py --config=configs/cifar10.py:unconditional --batch=4
+    python -m benchmarks.penalties --config=configs/cifar10.py:unconditional --batch=4
 
 Time, temporaries and compile time are those of the training program; GFLOP is XLA's count of the same iteration with
 its native grouped convolution.
 """
 
-import sys
 import time
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from r3gan_jax.cli.shared.memory import keep_memory
 

@@ -1,20 +1,16 @@
-"""Measures images per second of the sampler, and of writing a folder, beside the same generator in PyTorch.
+"""Measures images per second of the sampler, with and without writing PNGs, beside the same generator in PyTorch.
 
-    python benchmarks/sampling.py --config=configs/cifar10.py --images=128
+    python -m benchmarks.sampling --config=configs/cifar10.py --images=128
 
 From seeds to uint8 images in host memory, float32, with random weights; `folder` also writes PNGs. PyTorch's generator
-gets the same noise and classes in batches of the same size, in its own process, in turn with ours. First the results of
-both are compared.
+gets the same noise, classes and batch size, and runs in its own process, in turn with ours. First the results of both
+are compared.
 """
 
 import json
-import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from r3gan_jax.cli.shared.memory import keep_memory
 
@@ -43,7 +39,7 @@ def main() -> None:
   config = load_config(options.config, options.batch)
   algorithm = factory.build_algorithm(config)
   mesh = make_mesh(jax.local_devices())
-  params = made_up_params(algorithm)
+  params = random_params(algorithm)
   on_devices = jax.device_put(params, replicated(mesh))
   sampler = Sampler(algorithm, mesh, options.batch)
   seeds = np.arange(options.images)
@@ -79,7 +75,7 @@ def main() -> None:
   measure.report({title: rows}, options.json)
 
 
-def made_up_params(algorithm: Algorithm) -> Any:
+def random_params(algorithm: Algorithm) -> Any:
   """Returns initial parameters plus noise: layers that are initialised with zeros would hide differences."""
   params, _ = jax.jit(algorithm.init)(jax.random.key(0))
   random = np.random.default_rng(0)
@@ -97,14 +93,11 @@ def torch_sampler(
   from benchmarks import torch_r3gan
 
   config = ConfigDict(json.loads(config_json))
-  device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-  torch.set_num_threads(measure.threads())
-  torch.set_float32_matmul_precision("high")
-  network, classes, channels = config.gan, config.data.num_classes, config.data.channels
-  shape = (network.widths, network.cardinalities, network.blocks)
-  generator = torch_r3gan.Generator(*shape, network.noise_dim, classes, network.noise_dim, channels)
+  device = measure.torch_device()
+  generator = torch_r3gan.build_generator(config)
   torch_r3gan.load(generator, params)
   generator = generator.to(device)
+  classes = config.data.num_classes
 
   @torch.inference_mode()
   def draw() -> np.ndarray:

@@ -1,16 +1,12 @@
-"""Shows what an iteration costs each of 1, 2, 4 and 8 devices, from compiled programs for fake CPU devices.
+"""Shows the cost of an iteration for each of 1, 2, 4 and 8 devices, from programs compiled for fake CPU devices.
 
-    python benchmarks/scaling.py --config=configs/cifar10.py:unconditional --batch=8
+    python -m benchmarks.scaling --config=configs/cifar10.py:unconditional --batch=8
 
-The global batch is constant. GFLOP are XLA's count with its native grouped convolution; memory and collectives are
-those of the training program.
+The global batch is constant. GFLOP is XLA's count with its native grouped convolution; memory and collectives are those
+of the training program.
 """
 
-import sys
 from collections import Counter
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
 
@@ -42,16 +38,16 @@ def main() -> None:
     rows.append(
       {
         "devices": devices,
-        "images a device": config.batch_size // devices,
-        "GFLOP a device": gflop[-1],
-        "of one device's": gflop[-1] / gflop[0],
-        "temporary MiB a device": measure.temporary_bytes(compiled) / 2**20,
+        "images / device": config.batch_size // devices,
+        "GFLOP / device": gflop[-1],
+        "of a single device": gflop[-1] / gflop[0],
+        "temporary MiB / device": measure.temporary_bytes(compiled) / 2**20,
         "collectives": len(operations),
         "collective MiB": sum(operation.size for operation in operations) / 2**20,
       }
     )
   listing: list[measure.Row] = [
-    {"devices": devices, "collective": operation.kind, "bytes": operation.size, "how many": count}
+    {"devices": devices, "collective": operation.kind, "bytes": operation.size, "count": count}
     for (devices, operation), count in sorted(found.items(), key=lambda item: (item[0][0], -item[0][1].size))
   ]
   title = f"{options.config}, global batch {config.batch_size}, float32"

@@ -1,4 +1,4 @@
-"""R3GAN in PyTorch, for `benchmarks/train_step.py --against torch`.
+"""R3GAN in PyTorch, for benchmarks/train_step.py and benchmarks/sampling.py.
 
 Written from the paper for this comparison, and checked like the JAX code against numbers recorded from the official
 implementation (tests/benchmarks/test_torch_r3gan.py). Like the official training loop it passes reals and fakes to D
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 LEAKY_SLOPE = 0.2
@@ -84,6 +85,20 @@ class Discriminator(nn.Module):
     for layer in self.layers:
       x = layer(x)
     return x[:, 0] if labels is None else (x * self.class_embedding(labels)).sum(1)
+
+
+def build_generator(config: ConfigDict) -> Generator:
+  """Builds G of a recipe, with the sizes of the JAX one."""
+  gan, data = config.gan, config.data
+  shape = gan.widths, gan.cardinalities, gan.blocks
+  return Generator(*shape, gan.noise_dim, data.num_classes, gan.noise_dim, data.channels)
+
+
+def build_discriminator(config: ConfigDict) -> Discriminator:
+  """Builds D of a recipe, with the sizes of the JAX one."""
+  gan, data = config.gan, config.data
+  shape = gan.widths, gan.cardinalities, gan.blocks
+  return Discriminator(*shape, data.num_classes, gan.widths[0], data.channels)
 
 
 def _register(network: nn.Module, layers: Mapping[str, nn.Module]) -> list[nn.Module]:
@@ -226,13 +241,13 @@ class Trainer:
     self.discriminator.requires_grad_(True)
     with torch.no_grad():
       fake = self.generator(z, labels)
-    real_logits, r1 = self._judge_and_penalise(real, labels)
-    fake_logits, r2 = self._judge_and_penalise(fake, labels)
+    real_logits, r1 = self._logits_and_penalty(real, labels)
+    fake_logits, r2 = self._logits_and_penalty(fake, labels)
     difference = real_logits - fake_logits
     (F.softplus(-difference) + gamma / 2 * (r1 + r2)).mean().backward()
     return difference.detach(), r1.detach(), r2.detach()
 
-  def _judge_and_penalise(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+  def _logits_and_penalty(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     images = images.detach().requires_grad_(True)
     logits = self.discriminator(images, labels)
     (gradients,) = torch.autograd.grad(logits.sum(), images, create_graph=True)

@@ -1,31 +1,25 @@
 """Compiles an iteration for TPUs on a machine without one (pip install -e '.[tpu]'), and shows what it needs.
 
     python -m benchmarks.tpu    # every preset, at its batch, on the slice of its config.run.tpu_topology
-    python -m benchmarks.tpu --configs cifar10:unconditional --topologies v5e:2x2 --grouped_conv native pallas
+    python -m benchmarks.tpu --configs configs/cifar10.py --topologies v5e:2x2 --grouped_conv native pallas
 
 All numbers are per chip. The roofline time max(FLOPs / peak, bytes / bandwidth) and the time of the all-reduces are
 lower bounds, not measurements. A whole iteration compiles in minutes.
 """
 
-import importlib
 import os
 import sys
 from collections import Counter
-from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from ml_collections import ConfigDict
 
 from benchmarks import measure
+from benchmarks.iteration import PRESETS, load_recipe
 from r3gan_jax import factory
 from r3gan_jax.errors import UserError
 from r3gan_jax.planning.hlo import bfloat16_sums
 from r3gan_jax.planning.tpu import GIB, TpuPlan, compile_for_topology
 from r3gan_jax.training.loop import Experiment
-
-PRESETS = ("stacked_mnist", "cifar10", "cifar10:unconditional", "ffhq64", "ffhq256", "imagenet32", "imagenet64")
 
 
 def main() -> None:
@@ -34,7 +28,7 @@ def main() -> None:
   parser.add_argument("--topologies", nargs="+", help="slices, e.g. v5e:2x2 (config.run.tpu_topology)")
   parser.add_argument("--micro_batch", type=int, default=0, help="images per chip and micro-batch (as many as fit)")
   parser.add_argument("--grouped_conv", nargs="+", default=["auto"], help="algorithms (%(default)s)")
-  parser.add_argument("--penalties", nargs="+", default=["directional"], help="or grad_of_grad (%(default)s)")
+  parser.add_argument("--penalties", nargs="+", default=["directional"], help="penalised gradients (%(default)s)")
   options = parser.parse_args()
   try:
     rows = [
@@ -59,24 +53,17 @@ def compiled(recipe: str, topology: str, grouped_conv: str, penalty: str, micro_
 
 
 def recommended_topology(recipe: str) -> str:
-  """Returns config.run.tpu_topology of a recipe."""
-  topology = load(recipe).run.tpu_topology
+  topology = load_recipe(recipe).run.tpu_topology
   if not topology:
-    raise UserError(f"configs/{recipe} has no config.run.tpu_topology: give --topologies")
+    raise UserError(f"{recipe} has no config.run.tpu_topology: give --topologies")
   return topology
-
-
-def load(recipe: str) -> ConfigDict:
-  """Returns the configuration of "NAME[:variant]" in configs/."""
-  name, _, variant = recipe.partition(":")
-  return importlib.import_module(f"configs.{name}").get_config(variant)
 
 
 def experiment(
   recipe: str, grouped_conv: str, penalised_gradient: str, micro_batch: int, platform: str = "tpu"
 ) -> Experiment:
-  """Builds the experiment of a recipe, "NAME[:variant]", for one platform."""
-  config = load(recipe)
+  """Builds the experiment of a recipe as it is trained on one platform."""
+  config = load_recipe(recipe)
   config.gan.grouped_conv = grouped_conv
   config.gan.penalised_gradient = penalised_gradient
   for phase in config.run.micro_batch:
@@ -87,8 +74,8 @@ def experiment(
 def row(plan: TpuPlan, batch_size: int) -> measure.Row:
   counts = Counter(collective.kind for collective in plan.collectives)
   return {
-    "images": batch_size // plan.chip_count,
-    "at a time": min(plan.micro_batches.values(), default=0) or batch_size // plan.chip_count,
+    "images / chip": batch_size // plan.chip_count,
+    "micro-batch": min(plan.micro_batches.values(), default=0) or batch_size // plan.chip_count,
     "TFLOP": plan.flops / 1e12,
     "GB": plan.bytes_accessed / 1e9,
     "temporaries GiB": plan.temporaries / GIB,

@@ -1,6 +1,6 @@
 """Times a whole training iteration (D, G, Adam, moving average), also as a fraction of the machine's peak.
 
-    python benchmarks/train_step.py --config=configs/cifar10.py:unconditional --batch=4 --against torch
+    python -m benchmarks.train_step --config=configs/cifar10.py:unconditional --batch=4 --against torch
 
 `--against torch` runs the same iteration (networks, batch, float32, threads) in PyTorch, in turn with ours, in its own
 process: in one process, idle threads of one cost the other up to a third of its speed. Both run with main.py's
@@ -10,19 +10,14 @@ that of a large float32 matrix product in the same run (in TF32 for both, if the
 """
 
 import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from r3gan_jax.cli.shared.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -82,26 +77,20 @@ def torch_iteration(config_json: str) -> Callable[[], None]:
   from benchmarks import torch_r3gan
 
   config = ConfigDict(json.loads(config_json))
-  device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-  torch.set_num_threads(measure.threads())
-  torch.set_float32_matmul_precision("high")
-  network, classes, channels = config.gan, config.data.num_classes, config.data.channels
-  shape = (network.widths, network.cardinalities, network.blocks)
-  generator, average = (
-    torch_r3gan.Generator(*shape, network.noise_dim, classes, network.noise_dim, channels).to(device) for _ in range(2)
-  )
-  discriminator = torch_r3gan.Discriminator(*shape, classes, network.widths[0], channels).to(device)
-  trainer = torch_r3gan.Trainer(generator, discriminator, average)
+  device = measure.torch_device()
+  generator, average = (torch_r3gan.build_generator(config).to(device) for _ in range(2))
+  trainer = torch_r3gan.Trainer(generator, torch_r3gan.build_discriminator(config).to(device), average)
   hyperparameters = torch_r3gan.Hyperparameters(
     config.gan.learning_rate[0], config.gan.beta2[0], config.gan.gamma[0], ema_decay=0.999
   )
   batches = random_batches(build(config))
   uint8 = [torch.tensor(np.moveaxis(batch["image"], -1, 1), device=device) for batch in batches]
+  classes = config.data.num_classes
   labels = tuple(torch.eye(classes, device=device)[batch["label"]] if classes else None for batch in batches)
 
   def iteration() -> None:
     images = tuple(image.float() / 127.5 - 1 for image in uint8)
-    z = tuple(torch.randn(len(image), network.noise_dim, device=device) for image in uint8)
+    z = tuple(torch.randn(len(image), config.gan.noise_dim, device=device) for image in uint8)
     trainer.iteration(z, images, labels, hyperparameters)
     if device == "cuda":
       torch.cuda.synchronize()

@@ -1,1 +1,1 @@
-"""Recipes: one file an experiment. See common.py for what every setting means."""
+"""Recipes, one file per experiment. common.py explains the settings."""

@@ -9,7 +9,6 @@ Or directly from the zip of EDM's data tool, 32x32 with labels:
     python main.py --config=configs/cifar10.py --config.data.source=folder --config.run.data_path=cifar10-32x32.zip
 
 Published ([P]): FID 1.96, recall 0.57 (conditional), on 8 x L40, about 4 days.
-TPU: v5litepod-4, 128 images per chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 

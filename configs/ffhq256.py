@@ -8,7 +8,6 @@ The images are from https://github.com/NVlabs/ffhq-dataset. Or directly from the
     python main.py --config=configs/ffhq256.py --config.data.source=folder --config.run.data_path=ffhq256.zip
 
 Published ([P]): FID 2.75, recall 0.49, on 8 x A6000, about 3 weeks.
-TPU: v5litepod-32, 8 images per chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 

@@ -8,7 +8,6 @@ The images are from https://github.com/NVlabs/ffhq-dataset. Or directly from the
     python main.py --config=configs/ffhq64.py --config.data.source=folder --config.run.data_path=ffhq-64x64.zip
 
 Published ([P]): FID 1.95, recall 0.53, on 8 GPUs.
-TPU: v5litepod-4, 64 images per chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 

@@ -8,7 +8,6 @@ DIRECTORY has Imagenet32_train_npz.zip and Imagenet32_val_npz.zip, which https:/
 gives to registered users.
 
 Published ([P]): FID 1.27, recall 0.63, on 32 x H100.
-TPU: v5litepod-64, 64 images per chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 

@@ -10,7 +10,6 @@ registered users can download at https://image-net.org/download-images. Or direc
     python main.py --config=configs/imagenet64.py --config.data.source=folder --config.run.data_path=imagenet-64x64.zip
 
 Published ([P]): FID 2.09, recall 0.59, on 64 x H100.
-TPU: v5litepod-256, 16 images per chip: launch/cloud_tpu.sh.
 `:smoke` runs a tiny network on generated images.
 """
 

@@ -14,12 +14,13 @@
     e1  d2 with groups of 16 channels in bottlenecks twice as wide           7.507   23,187,648 / 23,090,880
     e2  e1 with inverted bottlenecks: R3GAN                                  7.045   23,057,952 / 23,009,568
 
-The data are those of configs/ffhq256.py; for `fashion32`, of configs/fashion_mnist.py.
+The data are those of configs/ffhq256.py; for `fashion32`, of configs/fashion_mnist.py. `fashion32` takes 8 to 10
+minutes on one core; docs/results/README.md has its scores.
 
 [P] gives the losses, penalties and networks, z of 64 dimensions, Adam without momentum, and a learning rate of 5e-5
-instead of StyleGAN2's 2.5e-3 where equalised learning rates are dropped. The rest of b to e2 is as in
-configs/ffhq256.py, with the burn-in over the whole run: our choice, the same for all. `a` has groups of 4 for D's
-standard deviation, as in StyleGAN2, instead of StyleGAN2-ADA's 8.
+instead of StyleGAN2's 2.5e-3 where equalised learning rates are dropped. The other settings of b to e2 are those of
+configs/ffhq256.py, with a burn-in as long as the run: our choice, the same for all. `a` uses groups of 4 for D's
+minibatch standard deviation, as StyleGAN2 does, instead of StyleGAN2-ADA's 8.
 """
 
 from typing import Any
@@ -61,7 +62,7 @@ _STYLEGAN2: dict[str, Any] = {
   "widths": (512, 512, 512, 512, 256, 128, 64),  # min(512, 16384 / resolution)
   "noise_dim": 512,  # of z and w
   "bfloat16_stages": 4,
-  # All constant; lazy regularisation's corrections are added.
+  # Constant; the corrections for lazy regularisation are added.
   "learning_rate": 2.5e-3,
   "beta2": 0.99,
   "gamma": 1.0,
@@ -77,15 +78,14 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
   "e1": _R3GAN | _RELATIVISTIC | _R1_R2 | _GROUPED,
   "e2": _R3GAN | _RELATIVISTIC | _R1_R2 | _INVERTED,
 }
-"""Configuration -> its `config.gan`."""
+"""Configuration -> its changes to `config.gan`."""
 
 
 def get_config(variant: str = "") -> ConfigDict:
   name, _, size = variant.partition("_")
   if name not in CONFIGURATIONS:
-    choices = ", ".join(CONFIGURATIONS)
     raise ValueError(
-      f"configs/roadmap.py:{variant} is no configuration: choose from {choices}, e.g. configs/roadmap.py:b"
+      f"{name!r} is no configuration of the roadmap: choose from {', '.join(CONFIGURATIONS)}, e.g. configs/roadmap.py:b"
     )
   config = common.get_config("stylegan2" if name == "a" else "r3gan")
   config.name = f"roadmap_{name}"
@@ -111,14 +111,14 @@ def _smoke(config: ConfigDict) -> None:
 
 
 def _fashion32(config: ConfigDict) -> None:
-  """Fashion-MNIST at 32x32, by networks an eighth as wide, of one block a stage; groups stay as large."""
+  """Fashion-MNIST at 32x32, with networks an eighth as wide and one block per stage; groups keep their size."""
   config.data.name = "fashion_mnist"
   config.data.fit = "pad"  # 28 -> 32
   config.data.resolution = 32
   config.data.channels = 1
 
   gan = config.gan
-  stages = (0, 0, 4, 4)  # of the full size: two as wide as at 4x4, two half as wide
+  stages = (0, 0, 4, 4)  # of the full network: two as wide as at 4x4, two half as wide
   gan.widths = tuple(gan.widths[stage] // 8 for stage in stages)
   if config.algorithm == "stylegan2":
     gan.noise_dim = 64

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice, with one host or many, by gcloud (installed, logged in, with a project).
+# Trains on a Cloud TPU slice of one or more hosts. Needs gcloud, logged in and with a project.
 #
 #   export ZONE=us-west4-a ACCELERATOR_TYPE=v5litepod-256 NFS=10.0.0.2:/r3gan
-#   launch/cloud_tpu.sh create [--queued] [--spot]    # a slice, now or when there is room
+#   launch/cloud_tpu.sh create [--queued] [--spot]    # a slice, now or when there is capacity
 #   launch/cloud_tpu.sh status [--queued]
 #   launch/cloud_tpu.sh install     # copies the last commit to every host, installs it there, mounts NFS
 #   launch/cloud_tpu.sh train --config=configs/imagenet64.py --workdir=/mnt/r3gan/imagenet64    # any flags of main.py
@@ -10,9 +10,10 @@
 #   launch/cloud_tpu.sh stop        # saves; `train` with the same flags resumes
 #   launch/cloud_tpu.sh delete [--queued]
 #
-# With several hosts, all must see the work directory: gs://BUCKET/..., or an NFS share, e.g. of Filestore, which is
-# mounted at /mnt/r3gan. A preempted spot slice does not come back: delete, create, install and train again with the same
-# arguments, and training resumes.
+# Several hosts need a shared work directory: gs://BUCKET/..., or a directory on an NFS share (e.g. Filestore), which
+# `install` mounts at /mnt/r3gan. A preempted spot slice does not come back: delete, create, install and train again with
+# the same arguments, and training resumes.
+# A recipe's config.run.tpu_topology recommends a slice: v5e:2x2 is ACCELERATOR_TYPE=v5litepod-4, v5e:4x8 v5litepod-32.
 # launch/cloud_tpu.sh --dry_run COMMAND ... prints what it would run.
 # Environment variables and defaults: the first lines of this file. Before commands to several hosts, run
 # ssh-add ~/.ssh/google_compute_engine
@@ -21,7 +22,7 @@ set -euo pipefail
 
 TPU_NAME=${TPU_NAME:-r3gan}
 ZONE=${ZONE:-}
-ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5litepod-4} # or v4-8, v5p-8, v6e-4, ...; recipes recommend one
+ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5litepod-4} # or v4-8, v5p-8, v6e-4, ...
 RUNTIME_VERSION=${RUNTIME_VERSION:-} # default: the one for the accelerator type
 NFS=${NFS:-} # SERVER:/SHARE
 PYTHON_VERSION=${PYTHON_VERSION:-3.12} # on the hosts

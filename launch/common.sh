@@ -8,9 +8,9 @@ show_help() {
   sed -n '2,/^$/s/^# \{0,1\}//p' "launch/${0##*/}"
 }
 
-# Reports a mistake of the caller.
+# Reports a usage error and exits.
 fail() {
-  echo "error: $*; launch/${0##*/} --help explains" >&2
+  echo "error: $*; see launch/${0##*/} --help" >&2
   exit 2
 }
 
@@ -31,7 +31,7 @@ run() {
   if [[ -n $DRY_RUN ]]; then quoted "$@"; else "$@"; fi
 }
 
-# Fails unless the flags for main.py, the other arguments, have each of the names in $1.
+# Fails unless the flags for main.py, $2 and on, include every name in $1.
 need_flags() {
   local name
   for name in $1; do
@@ -39,7 +39,7 @@ need_flags() {
   done
 }
 
-# Prints the command that trains on another host, in the background and once: directory $1, then flags of main.py.
+# Prints the command that starts training on a host, in the background, unless it is running: directory $1, then flags.
 start_command() {
   local command
   command=$(quoted launch/restart.sh "--max_restarts=$MAX_RESTARTS" .venv/bin/python main.py "${@:2}")
@@ -48,11 +48,12 @@ start_command() {
     "nohup $command >> train.log 2>&1 < /dev/null & echo \$! > train.pid"
 }
 
-# Prints the commands that save and end training, and that wait for its end.
+# Prints the command that makes training save and stop.
 stop_command() {
   echo "cd $(quoted "$1") && pkill -TERM -f -F train.pid launch/restart.sh || echo 'was not training' >&2"
 }
 
+# Prints the command that waits until training has stopped.
 wait_command() {
   echo "cd $(quoted "$1") && while pgrep -f -F train.pid launch/restart.sh > /dev/null; do sleep 1; done"
 }

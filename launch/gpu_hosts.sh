@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on the GPUs of several machines, by ssh without a password.
+# Trains on the GPUs of several machines, over ssh without passwords.
 #
 #   export HOSTS="gpu1 gpu2"
 #   launch/gpu_hosts.sh install      # copies the last commit to every host, and installs it there
@@ -7,7 +7,7 @@
 #   launch/gpu_hosts.sh log          # follows the log of the first host
 #   launch/gpu_hosts.sh stop         # saves; `train` with the same flags resumes
 #
-# Every host must see the work directory. The first host coordinates: the others must reach it by name on
+# The hosts need a shared work directory. The first host coordinates: the others must reach it by name on
 # COORDINATOR_PORT. launch/gpu_hosts.sh --dry_run COMMAND ... prints what it would run.
 # Environment variables and defaults: the first lines of this file.
 

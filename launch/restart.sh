@@ -3,11 +3,11 @@
 #
 #   launch/restart.sh [--max_restarts=N] [--pause=SECONDS] COMMAND [ARGUMENTS]
 #
-# By the exit status of the command, as defined by main.py:
-#   0, 2     finished, or a mistake of the user: exits with this status
-#   75       preempted, or a peer was lost, with everything saved: restarts, any number of times
-#   others   crashed or killed: restarts at most N times (10), then exits with this status
-# SIGTERM and SIGINT are passed on as SIGTERM: the command saves, and this exits with its status without a restart.
+# Acts on the exit status of the command, as main.py defines it:
+#   0, 2     finished, or a user error: exits with that status
+#   75       saved, then preempted or left by a peer: restarts, any number of times
+#   others   crashed or killed: restarts at most N times (10), then exits with that status
+# SIGTERM and SIGINT are passed on as SIGTERM: the command saves, and restart.sh exits with its status.
 
 set -euo pipefail
 
@@ -15,7 +15,7 @@ MAX_RESTARTS=10
 PAUSE=10 # seconds before a restart
 
 fail() {
-  echo "error: $*; $0 --help explains" >&2
+  echo "error: $*; see $0 --help" >&2
   exit 2
 }
 

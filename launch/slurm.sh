@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Trains on the GPUs of a SLURM cluster, with one process per GPU.
 #
-#   python3 -m venv .venv && .venv/bin/pip install --editable '.[gpu]'    # once, on a path that the nodes see
+#   python3 -m venv .venv && .venv/bin/pip install --editable '.[gpu]'    # once, on a disk that all nodes share
 #   NODES=8 launch/slurm.sh submit --config=configs/imagenet64.py --workdir=/scratch/run    # any flags of main.py
 #
-# Two minutes before its time limit, and when it is preempted, the job saves and is queued again, and resumes. It is also
-# queued again after a crash, MAX_RESTARTS times in all, but not when it is finished or after a mistake of the user.
+# Two minutes before its time limit, and when it is preempted, the job saves and is requeued, and resumes. A crash
+# requeues it, too, at most MAX_RESTARTS times in all; success and user errors do not.
 # launch/slurm.sh --dry_run submit ... prints what it would run. Environment variables and defaults: the first lines of
 # this file. sbatch reads its own: SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_QOS, ...
 
@@ -16,7 +16,7 @@ GPUS_PER_NODE=${GPUS_PER_NODE:-8}
 CPUS_PER_GPU=${CPUS_PER_GPU:-8} # for decoding and shuffling images
 TIME_LIMIT=${TIME_LIMIT:-24:00:00}
 JOB_NAME=${JOB_NAME:-r3gan}
-MAX_RESTARTS=${MAX_RESTARTS:-100} # for any reason
+MAX_RESTARTS=${MAX_RESTARTS:-100} # requeues, for any reason
 
 cd "$(dirname "$0")/.."
 source launch/common.sh

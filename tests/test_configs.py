@@ -1,4 +1,4 @@
-"""Every recipe against the numbers of the paper and of the official code."""
+"""Recipes, against the numbers of the papers and the official code."""
 
 import importlib
 import math
@@ -7,10 +7,11 @@ import re
 import jax
 import pytest
 
-from benchmarks import tpu
+from benchmarks.iteration import PRESETS as PRESETS_TO_COMPILE
 from configs import roadmap
 from r3gan_jax import factory
 from r3gan_jax.errors import UserError
+from r3gan_jax.planning.tpu import CHIPS
 from r3gan_jax.training.workdir import flatten
 
 NETWORK_SHAPE = ("network", "widths", "cardinalities", "blocks", "expansion")
@@ -26,7 +27,7 @@ PRESETS = {
   ("imagenet64", ""): (103.57, 107.21, 4096, 1000e6, 200e6, (1, 0.1), 50e6, 0.4, True),
 }
 
-# configuration: FID and parameters of G and D, as published ([P] Table 2); parameters exactly; loss, penalties
+# configuration: published FID and parameters of G and D ([P] Table 2), exact parameters, loss, penalties
 ROADMAP = {
   "b": (12.46, "18.890", "23.996", 18_890_453, 23_996_481, "non_saturating", ("r1",)),
   "c1": (11.77, "18.890", "23.996", 18_890_453, 23_996_481, "relativistic", ("r1",)),
@@ -48,7 +49,7 @@ ZOO = {
 
 
 def recipe(name, variant=""):
-  """The recipe `name` of configs/, or "roadmap.NAME" of its table."""
+  """Returns a recipe of configs/; "roadmap.NAME" is a configuration of the roadmap."""
   name, _, configuration = name.partition(".") if name.startswith("roadmap.") else (name, "", "")
   variant = "_".join(filter(None, (configuration, variant)))
   return importlib.import_module(f"configs.{name}").get_config(variant)
@@ -87,7 +88,7 @@ def test_the_zoo(name, variant):
 
 
 def test_configuration_a():
-  """Its parameters are as published; every variant can be built."""
+  """Parameters are as published, and every variant can be built."""
   for variant in ("", "smoke", "fashion32"):
     config = recipe("roadmap.a", variant)
     algorithm = factory.build_experiment(config, device_count=1).algorithm
@@ -100,13 +101,18 @@ def test_configuration_a():
 
 @pytest.mark.parametrize("name, variant", PRESETS)
 def test_presets_recommend_a_slice(name, variant):
-  assert f"{name}:{variant}".strip(":") in tpu.PRESETS
-  chip, _, shape = tpu.recommended_topology(f"{name}:{variant}").partition(":")
-  chips = math.prod(map(int, shape.split("x")))
-  assert chip == "v5e", "other chips have other names for their slices"
-  images = recipe(name, variant).batch_size // chips
-  docstring = importlib.import_module(f"configs.{name}").__doc__
-  assert f"TPU: v5litepod-{chips}, {images} images per chip" in docstring
+  assert f"configs/{name}.py:{variant}".strip(":") in PRESETS_TO_COMPILE
+  config = recipe(name, variant)
+  chip, _, shape = config.run.tpu_topology.partition(":")
+  assert chip in CHIPS and config.batch_size % math.prod(map(int, shape.split("x"))) == 0
+
+
+@pytest.mark.parametrize("variant", ["", "z", "fashion32"])
+def test_the_roadmap_needs_a_configuration(variant):
+  with pytest.raises(ValueError, match=r"choose from a, b, c1, c2, d1, d2, e1, e2, e\.g\. configs/roadmap\.py:b"):
+    roadmap.get_config(variant)
+  with pytest.raises(ValueError, match=r"no variant 'z': choose from \['fashion32', 'smoke'\]"):
+    roadmap.get_config("b_z")
 
 
 @pytest.mark.parametrize("name", ROADMAP)
@@ -122,8 +128,8 @@ def test_roadmap(name):
 
 
 @pytest.mark.parametrize("variant", ["", "fashion32"])
-def test_the_roadmap_changes_only_what_it_says(variant):
-  """C to E differ in their networks; B and C in loss and penalties."""
+def test_the_roadmap_changes_only_network_and_loss(variant):
+  """Networks, loss and penalties; b, c1 and c2 have the same network."""
   changing = {"name", "gan.loss", "gan.penalties", *(f"gan.{n}" for n in NETWORK_SHAPE)}
   reference = flatten(recipe("roadmap.e2", variant).to_dict())
   for name in ROADMAP:
@@ -134,7 +140,7 @@ def test_the_roadmap_changes_only_what_it_says(variant):
 
 
 def test_the_roadmap_at_32_pixels_is_narrowed_by_one_rule():
-  """Where there are groups, they stay of 16 channels: the size that the CPU's kernel takes."""
+  """Groups keep 16 channels, the size that the CPU kernel needs."""
   for name in ROADMAP:
     full, small = recipe(f"roadmap.{name}").gan, recipe(f"roadmap.{name}", "fashion32").gan
     assert small.widths[0] * 8 == full.widths[0] and small.widths[0] == small.widths[1] == 2 * small.widths[3]
@@ -197,7 +203,7 @@ def test_recipes_are_locked():
     ),
   ],
 )
-def test_networks_that_cannot_be_are_refused(name, setting, value, message):
+def test_impossible_networks_are_refused(name, setting, value, message):
   config = recipe(f"roadmap.{name}")
   config.gan[setting] = value
   with pytest.raises(UserError, match=re.escape(message)):
@@ -213,14 +219,14 @@ def test_networks_that_cannot_be_are_refused(name, setting, value, message):
     ("cifar10", "background", "whyte", "background 'whyte' is no colour"),
   ],
 )
-def test_data_that_cannot_be_are_refused(name, setting, value, message):
+def test_impossible_data_settings_are_refused(name, setting, value, message):
   config = recipe(name)
   config.data[setting] = value
   with pytest.raises(UserError, match=re.escape(message)):
     factory.build_source(config)
 
 
-def test_corrupt_images_stop_a_run_or_not():
+def test_unknown_reactions_to_corrupt_images_are_refused():
   config = recipe("cifar10")
   config.run.on_corrupt_image = "ignore"
   config.data.source, config.run.data_path = "folder", "/nowhere"

@@ -1,4 +1,4 @@
-"""The launch scripts: --dry_run prints what is run, flags reach main.py unchanged, and hosts restart and stop."""
+"""The launch scripts: --dry_run prints what runs, flags reach main.py unchanged, and training restarts and stops."""
 
 import os
 import shlex
@@ -13,31 +13,34 @@ import pytest
 
 LAUNCH = Path(__file__).resolve().parent.parent / "launch"
 FLAGS = ["--config=configs/x.py:smoke", "--workdir=/n/it's mine", "--config.gan.augment_p=(0.0, 0.3)"]
-ENVIRONMENT = {"HOSTS": "a me@b", "ZONE": "z1", "ARCHIVE": "/tmp/it.tar.gz"}
+ENVIRONMENT = {"HOSTS": "me@a b", "ZONE": "z1", "ARCHIVE": "/tmp/it.tar.gz", "MAX_RESTARTS": "3"}
 
-# call: the variables that it sets; for each command that it runs, words that are in it, in any order
+# call: environment variables; for each command that it runs, words that it must contain
 CALLS = {
   "gpu.sh install": ({}, ["python3 -m venv .venv", ".venv/bin/pip install .[gpu]"]),
-  "gpu.sh train FLAGS": ({"MAX_RESTARTS": "3"}, ["launch/restart.sh --max_restarts=3"]),
+  "gpu.sh train FLAGS": ({}, ["launch/restart.sh --max_restarts=3"]),
   "gpu_hosts.sh install": (
     {},
     [
       "git archive --output=/tmp/it.tar.gz HEAD",
-      "scp a:r3gan_jax.tar.gz",
-      "ssh a",
-      "scp me@b:r3gan_jax.tar.gz",
-      "ssh me@b",
+      "scp me@a:r3gan_jax.tar.gz",
+      "ssh me@a",
+      "scp b:r3gan_jax.tar.gz",
+      "ssh b",
     ],
   ),
-  "gpu_hosts.sh train FLAGS": ({}, ["ssh a", "ssh me@b"]),
-  "gpu_hosts.sh log": ({}, ["ssh a"]),
-  "gpu_hosts.sh stop": ({}, ["ssh a", "ssh me@b", "ssh a", "ssh me@b"]),
+  "gpu_hosts.sh train FLAGS": ({"COORDINATOR_PORT": "9000"}, ["ssh me@a", "ssh b"]),
+  "gpu_hosts.sh log": ({}, ["ssh me@a"]),
+  "gpu_hosts.sh stop": ({}, ["ssh me@a", "ssh b", "ssh me@a", "ssh b"]),
   "slurm.sh submit FLAGS": ({"NODES": "4"}, ["sbatch --nodes=4 --gpus-per-node=8 --signal=TERM@120 --requeue"]),
   "slurm.sh job FLAGS": ({"CPUS_PER_GPU": "4"}, ["srun --cpus-per-task=4 --kill-on-bad-exit=0"]),
   "cloud_tpu.sh create": ({}, ["tpu-vm create r3gan --version=v2-alpha-tpuv5-lite --accelerator-type=v5litepod-4"]),
   "cloud_tpu.sh create --queued --spot": (
     {"TPU_NAME": "pod", "ACCELERATOR_TYPE": "v6e-256", "NFS": "10.0.0.2:/s"},
-    ["queued-resources create pod --runtime-version=v2-alpha-tpuv6e --accelerator-type=v6e-256 --spot"],
+    [
+      "queued-resources create pod --runtime-version=v2-alpha-tpuv6e --accelerator-type=v6e-256 --spot"
+      " --metadata=enable-oslogin=TRUE"
+    ],
   ),
   "cloud_tpu.sh create --spot": (
     {"ACCELERATOR_TYPE": "v4-8"},
@@ -68,7 +71,7 @@ printf '%s\\0' "${0##*/bin/}" "$@" $'\\n' >> "$RECORD"
 
 @pytest.fixture
 def repository(tmp_path):
-  """A copy of launch/, where every command that a script might call records itself instead."""
+  """A copy of launch/ in which every command that a script may call only records its arguments."""
   root = tmp_path / "repository"
   shutil.copytree(LAUNCH, root / "launch")
   for name in ("git", "gcloud", "ssh", "scp", "sbatch", "srun", "scontrol", "python3", "pip", "python"):
@@ -84,7 +87,7 @@ def executable(path, text):
 
 
 def call(root, arguments, **variables):
-  """Runs a launch script from another directory; (its result, the commands that it ran)."""
+  """Runs a launch script from another directory; returns (its result, the commands that it ran)."""
   environment = {"PATH": f"{root}/bin:/usr/bin:/bin", "HOME": str(root), "RECORD": str(root / "record")}
   result = subprocess.run(
     [root / "launch" / arguments[0], *arguments[1:]],
@@ -100,7 +103,7 @@ def call(root, arguments, **variables):
 
 
 def run_call(root, name, **variables):
-  """(Commands that --dry_run prints, commands that are run) of one of `CALLS`."""
+  """Returns (the commands that --dry_run prints, the commands that run) for one of `CALLS`."""
   script, *words = name.split()
   arguments = [argument for word in words for argument in (FLAGS if word == "FLAGS" else [word])]
   variables = ENVIRONMENT | CALLS[name][0] | variables
@@ -124,7 +127,7 @@ def test_prints_exactly_what_it_runs(repository, name):
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name.endswith("FLAGS")])
 def test_the_flags_reach_main_unchanged(repository, name):
-  """Through the quoting of every shell in between."""
+  """Quoting survives every shell in between."""
   _, ran = run_call(repository, name)
   for process, command in enumerate(ran):
     words = command
@@ -132,9 +135,16 @@ def test_the_flags_reach_main_unchanged(repository, name):
       (program,) = (word for word in command if "--workdir" in word)
       words = shlex.split(program.removeprefix("--command=").removeprefix("--wrap="), comments=False)
       words = words[: words.index(">>")] if ">>" in words else words
-    joined = ["--coordinator=a:8476", "--num_processes=2", f"--process_id={process}"]
+    assert ("--max_restarts=3" in words) == name.startswith(("gpu_hosts", "cloud"))
+    joined = ["--coordinator=a:9000", "--num_processes=2", f"--process_id={process}"]
     assert words[-len(FLAGS) :] == FLAGS or words[-len(FLAGS) - 3 :] == FLAGS + joined
     assert (words[-len(FLAGS) :] == FLAGS) != name.startswith("gpu_hosts")
+
+
+@pytest.mark.parametrize("script", ["gpu_hosts.sh", "cloud_tpu.sh"])
+def test_the_log_is_the_one_that_training_writes(repository, script):
+  _, (command,) = run_call(repository, f"{script} log")
+  assert command[-1].split()[-1] == "r3gan_jax/train.log"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +152,7 @@ def test_the_flags_reach_main_unchanged(repository, name):
   [("v4-8", "tpu-ubuntu2204-base"), ("v5p-8", "v2-alpha-tpuv5"), ("v6e-4", "v2-alpha-tpuv6e")],
 )
 def test_runtime_versions(repository, accelerator, version):
-  """Those that Google names for the accelerators."""
+  """Google's names for the accelerators."""
   _, (command,) = run_call(repository, "cloud_tpu.sh create", ACCELERATOR_TYPE=accelerator)
   assert {f"--accelerator-type={accelerator}", f"--version={version}"} <= set(command)
 
@@ -209,7 +219,7 @@ def test_a_slurm_job_queues_again_unless_it_is_final(repository, status, restart
 
 
 def statuses(tmp_path, *values):
-  """A command that ends with each status in turn; and the file that has what is left of them."""
+  """Returns a command that exits with each status in turn; the file `left` has the remaining ones."""
   (tmp_path / "left").write_text("".join(f"{value}\n" for value in values))
   executable(
     tmp_path / "command", '#!/bin/bash\nstatus=$(head -n 1 left)\nsed -i 1d left\nprintf "%s\\n" "$@"\nexit "$status"\n'
@@ -222,9 +232,9 @@ def statuses(tmp_path, *values):
   [
     ([0, 1], 0, 1),
     ([2, 0], 2, 1),
-    ([75, 75, 75, 75, 0], 0, 0),  # as often as it takes
+    ([75, 75, 75, 75, 0], 0, 0),  # any number of times
     ([1, 75, 134, 2, 0], 2, 1),
-    ([1, 137, 3, 0], 3, 1),  # two restarts are used up
+    ([1, 137, 3, 0], 3, 1),  # two restarts are allowed
   ],
 )
 def test_restarts(tmp_path, values, status, left):
@@ -242,7 +252,7 @@ def test_restarts(tmp_path, values, status, left):
 
 
 SAVES = """#!/bin/bash
-trap 'sleep 0.3; echo saved; exit 75' TERM
+trap 'sleep 1; echo saved; exit 75' TERM
 echo "started $*"
 while true; do sleep 0.05; done
 """
@@ -251,24 +261,26 @@ while true; do sleep 0.05; done
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends(tmp_path, number):
   executable(tmp_path / "train", SAVES)
-  # Where the tests run in the background SIGINT is ignored, and no shell can trap what it was started to ignore.
-  heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-  command = [sys.executable, "-c", heed, LAUNCH / "restart.sh", tmp_path / "train"]
+  # In background jobs SIGINT is ignored, and a shell cannot trap a signal that was ignored when it started.
+  restore = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+  command = [sys.executable, "-c", restore, LAUNCH / "restart.sh", tmp_path / "train"]
   with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
     assert process.stdout.readline() == "started \n"
     process.send_signal(number)
     time.sleep(0.1)
-    process.send_signal(number)  # impatience does not hurt
+    process.send_signal(number)  # a second signal changes nothing
     assert process.wait(timeout=60) == 75
     assert process.stdout.read() == "saved\n"
 
 
 def test_a_signal_ends_the_pause_before_a_restart(tmp_path):
-  with subprocess.Popen([LAUNCH / "restart.sh", "--pause=600", "false"], stderr=subprocess.PIPE, text=True) as process:
+  executable(tmp_path / "fail", "#!/bin/bash\n[[ -e ran ]] && exec sleep 60\ntouch ran\nexit 1\n")
+  command = [LAUNCH / "restart.sh", "--pause=600", "./fail"]
+  with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
     assert "status 1: restarting in 600 s" in process.stderr.readline()
     time.sleep(0.1)
     process.terminate()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=60) == 1  # of the only time that it ran
 
 
 def test_hosts_train_in_the_background_once_until_stopped(repository):

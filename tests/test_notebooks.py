@@ -13,7 +13,7 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
 def executed(name, environment, monkeypatch, settings="", **parameters):
-  """The notebook, run in its directory with other values in its cell of parameters, and more settings for main.py."""
+  """Runs a notebook with other parameters, and `settings` for main.py; returns it with its outputs."""
   notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
   (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
   names = [line.partition(" = ")[0] for line in cell.source.splitlines()]
@@ -43,7 +43,7 @@ def test_outputs_are_cleared(path):
 
 
 def test_quickstart(environment, monkeypatch, tmp_path):
-  few = "--config.run.metric_samples=260"  # 26,000 would take most of the time
+  few = "--config.run.metric_samples=260"  # 26,000 would dominate the time
   notebook = executed("quickstart.ipynb", environment, monkeypatch, few, images=640, workdir=str(tmp_path / "run"))
   assert pictures(notebook) == 4
   assert "(4, 8, 8, 3)" in notebook.cells[-1].outputs[0].data["text/plain"]
@@ -64,4 +64,4 @@ def test_official_checkpoints(environment, monkeypatch, tmp_path):
   )
   assert (pictures(notebook), pictures(notebook, "image/gif")) == (3, 1)
   printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
-  assert "it draws (8, 8, 3), of 5 classes" in printed and "'targets': (2, " in printed
+  assert "(8, 8, 3)" in printed and "5 classes" in printed and "'targets': (2, " in printed

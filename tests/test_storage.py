@@ -1,13 +1,13 @@
 """Work directories and data in an object store: Google Cloud Storage's API, by a server on loopback."""
 
 import json
-import os
 import re
 import struct
 import subprocess
 import sys
 import time
 import zipfile
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from helpers import commands
 from helpers.gcs_server import BUCKET, FORBIDDEN, OBJECTS_ONLY, gcs_server
 from helpers.image_files import write_idx_files, write_images, zip_directory
 from helpers.states import final_state
@@ -210,20 +211,13 @@ def test_unknown_kinds_of_paths():
     claim_workdir("ftp://host/run", CONFIG)
 
 
-def command(environment, *arguments, status=0):
-  done = subprocess.run(
-    [sys.executable, *map(str, arguments)], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
-  )
-  assert done.returncode == status, done.stderr
-  return done
-
-
 def test_without_gcsfs_one_line_says_what_to_install(server):
   program = (
     "import sys; sys.modules['gcsfs'] = None; from r3gan_jax.training.workdir import read_config; "
     "read_config('gs://bucket/run')"
   )
-  line = command(server[1], "-c", program, status=1).stderr.splitlines()[-1]
+  done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=server[1], capture_output=True, text=True)
+  line = done.stderr.splitlines()[-1]
   message = "gs://bucket/run/config.json cannot be read: install gcsfs: pip install -e '.[gcs]'"
   assert line.startswith(f"r3gan_jax.errors.UserError: {message}")
 
@@ -231,24 +225,24 @@ def test_without_gcsfs_one_line_says_what_to_install(server):
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path):
   """Trained, cut off in its last save, the checkpoint before damaged, resumed, scored, sampled and reported."""
   objects, environment = server
+  command = partial(commands.run, environment)
   run = f"gs://{BUCKET}/run"
-  train = ("main.py", "--config=configs/stacked_digits.py:smoke", "--config.data.source=stacked_digits")
+  train = ("main", "--config=configs/stacked_digits.py:smoke", "--config.data.source=stacked_digits")
   settings = {"metrics": "('modes',)", "best_metric": "modes", "metric_samples": 60, "keep_checkpoints": 3}
   settings |= {"snapshot_every_images": 8, "log_every_images": 8}
   train += tuple(f"--config.run.{name}={value}" for name, value in settings.items())
-  command(environment, *train, f"--workdir={tmp_path / 'run'}", "--config.run.total_images=32")
-  command(environment, *train, f"--workdir={run}", "--config.run.total_images=24")
+  command(*train, f"--workdir={tmp_path / 'run'}", "--config.run.total_images=32")
+  command(*train, f"--workdir={run}", "--config.run.total_images=24")
   unfinished = {name for name in objects if name.startswith("run/checkpoints/24/state/ocdbt.process_0/d/")}
   assert unfinished and objects.pop("run/checkpoints/24/commit_success.txt")
   for name in [name for name in objects if name.startswith("run/checkpoints/16/")]:
     objects[name] = objects[name][: len(objects[name]) // 2]
-  done = command(environment, *train, f"--workdir={run}", "--config.run.total_images=32")
+  done = command(*train, f"--workdir={run}", "--config.run.total_images=32")
   assert re.search(r"resumed from gs://bucket/run/checkpoints at 8 images", done.stderr)
   arguments = (f"--workdir={run}", "--metrics=modes", "--num_samples=60", "--checkpoint=best")
-  shown = command(environment, "-m", "r3gan_jax.cli.evaluate", *arguments).stdout
-  sample = ("-m", "r3gan_jax.cli.sample", f"--workdir={run}", "--seeds=0-7")
-  command(environment, *sample, f"--out=gs://{BUCKET}/samples.npz")
-  command(environment, "-m", "r3gan_jax.cli.report", f"--workdir={run}")
+  shown = command("evaluate", *arguments).stdout
+  command("sample", f"--workdir={run}", "--seeds=0-7", f"--out=gs://{BUCKET}/samples.npz")
+  command("report", f"--workdir={run}")
 
   checkpoints = {name.split("/")[2] for name in objects if name.startswith("run/checkpoints/")}
   assert checkpoints == {"16", "24", "32", "damaged-16"}  # nothing is left of 0 and 8

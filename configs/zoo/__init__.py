@@ -1,1 +1,1 @@
-"""The GANs before R3GAN, one recipe each, at the sizes that a CPU trains in minutes."""
+"""The GANs before R3GAN, one recipe each, at sizes that a CPU can train. Scores: docs/results/README.md."""

@@ -2,8 +2,9 @@
 
     python main.py --config=configs/zoo/dcgan.py
 
-`:paper` has the paper's networks for 64x64 colour images, with 5x5 kernels and 18.9M / 17.2M parameters, and its batch
-of 128; choose the data with --config.data.name. `:smoke` runs a tiny network on generated images.
+About 65 images/s on one core: 100 minutes. `:paper` has the paper's networks for 64x64 colour images, with 5x5 kernels
+and 18.9M / 17.2M parameters, and its batch of 128; choose the data with --config.data.name.
+`:smoke` runs a tiny network on generated images.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
     python main.py --config=configs/zoo/wgan_gp.py
 
-`:smoke` runs a tiny network on generated images.
+About 33 images/s on one core: over three hours. `:smoke` runs a tiny network on generated images.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from configs.zoo import common
 def get_config(variant: str = "") -> ConfigDict:
   config = common.get_config("wgan_gp")
   config.gan.widths = (256, 128, 64)
-  # At five updates of D for one of G, small batches and a high rate are what minutes on a CPU are enough for.
+  # With five updates of D per update of G a CPU does few iterations: small batches, and a high learning rate.
   config.batch_size = 16
   config.gan.learning_rate = (5e-4, 5e-4)
   config.gan.ema_half_life = 4_000.0

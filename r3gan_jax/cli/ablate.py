@@ -2,9 +2,10 @@
 
     python -m r3gan_jax.cli.ablate --config=configs/stacked_digits.py --seeds=0-2 --out=runs/ablation
 
-trains the recipe with each of {GAN, RpGAN} x {none, R1, R2, R1 + R2}, or of --losses, and each seed. Finished runs are
-kept: the same command continues, and one with another recipe, loss or seed adds to the comparison. `table.md`, also
-printed, and `curves.png` in --out show it. `--losses=recipe` keeps the recipe's own loss, to compare recipes:
+trains the recipe with every loss of {GAN, RpGAN} x {none, R1, R2, R1 + R2}, or those of --losses, and every seed.
+Finished runs are kept: the same command continues, and other recipes, losses and seeds join the comparison. It is
+printed, and written to OUT/table.md and OUT/curves.png. `--losses=recipe` keeps the recipe's own loss, to compare
+recipes:
 
     python -m r3gan_jax.cli.ablate --config=configs/roadmap.py:b_fashion32 --losses=recipe --out=runs/roadmap
     python -m r3gan_jax.cli.ablate --config=configs/roadmap.py:e2_fashion32 --losses=recipe --out=runs/roadmap
@@ -53,9 +54,11 @@ LOSSES = {
 """Name -> config.gan.loss, config.gan.penalties."""
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. configs/stacked_digits.py.")
-_LOSSES = flags.DEFINE_list("losses", list(LOSSES), f"A list of {', '.join(LOSSES)}; or 'recipe', the recipe's own.")
+_LOSSES = flags.DEFINE_list(
+  "losses", list(LOSSES), f"The losses, of {', '.join(LOSSES)}; or 'recipe': the recipe's own."
+)
 _SEEDS = flags.DEFINE_string("seeds", "0-2", "Seeds, e.g. 0-2 or 1,5.")
-_OUT = flags.DEFINE_string("out", None, "The directory of the comparison.")
+_OUT = flags.DEFINE_string("out", None, "The directory of the comparison; runs are in OUT/RECIPE/LOSS/seed_N.")
 
 RESULT = "result.json"
 _TITLES = {"fid": "FID", "kid": "KID", "modes_kl": "KL"}
@@ -86,7 +89,7 @@ def main() -> None:
   for one in planned:
     factory.build_experiment(one, jax.device_count())  # reports errors in any of them before training
   for one in planned:
-    _carry_out(one, out / one.name / loss_name(one) / f"seed_{one.seed}")
+    _train(one, out / one.name / loss_name(one) / f"seed_{one.seed}")
     results = _results(out)
     if is_first_process():
       with failing_as(f"cannot write to --out={out}", out):
@@ -115,8 +118,8 @@ def _configured(config: ConfigDict, loss: str, seed: int) -> ConfigDict:
   return config
 
 
-def _carry_out(config: ConfigDict, workdir: epath.Path) -> None:
-  """Trains and writes the result, unless it exists."""
+def _train(config: ConfigDict, workdir: epath.Path) -> None:
+  """Trains a run and writes its result, unless it is finished."""
   total = config.run.total_images
   finished = 0
   if (workdir / RESULT).exists():
@@ -169,13 +172,13 @@ def table(results: Sequence[Result]) -> str:
   head = ["recipe", "loss", "images", "seeds", *(_TITLES.get(name, name) for name in names), "diverged"]
   rows = [head, ["---"] * len(head)]
   for (recipe, loss, images), group in _groups(results).items():
-    scores = [_spread([result.scores[name] for result in group if name in result.scores]) for name in names]
+    scores = [_mean_and_std([result.scores[name] for result in group if name in result.scores]) for name in names]
     ends = [result.diverged_at for result in group if result.diverged_at is not None]
     at = f"{len(ends)} of {len(group)}, at {' and '.join(f'{end:,}' for end in ends)} images" if ends else "none"
     rows.append([recipe, _title(loss), f"{images:,}", str(len(group)), *scores, at])
-  yardstick = next((result.scores for result in results if any(f"real_{name}" in result.scores for name in names)), {})
-  if yardstick:
-    of_real = [_spread([yardstick[f"real_{name}"]] if f"real_{name}" in yardstick else []) for name in names]
+  scored = next((result.scores for result in results if any(f"real_{name}" in result.scores for name in names)), {})
+  if scored:
+    of_real = [_mean_and_std([scored[f"real_{name}"]] if f"real_{name}" in scored else []) for name in names]
     rows.append(["real images", "", "", "", *of_real, ""])
   return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
@@ -187,7 +190,7 @@ def _groups(results: Sequence[Result]) -> dict[tuple[str, str, int], list[Result
   return groups
 
 
-def _spread(values: Sequence[float]) -> str:
+def _mean_and_std(values: Sequence[float]) -> str:
   if not values:
     return "-"
   numbers = [(np.mean(values), 4)] + ([(np.std(values, ddof=1), 2)] if len(values) > 1 else [])

@@ -1,4 +1,4 @@
-"""The law of data parallelism: n devices do 1/n of the work each, and exchange gradients and scalars alone."""
+"""Data parallelism: each of n devices does 1 / n of the work, and only gradients and scalars are exchanged."""
 
 import jax
 import pytest
@@ -25,7 +25,7 @@ def test_each_of_8_devices_does_an_eighth_of_the_work(config):
   assert shared * DEVICES == pytest.approx(alone, rel=0.03)
 
 
-def test_gradients_and_scalars_alone_cross_devices(config):
+def test_only_gradients_and_scalars_cross_devices(config):
   experiment = iteration.build(config)
   found = collectives(iteration.lower(experiment, DEVICES).compile().as_text())
   assert {collective.kind for collective in found} == {"all-reduce"}

@@ -1,4 +1,4 @@
-"""The PyTorch implementation that we are measured against computes what the official one computes."""
+"""The PyTorch code of the benchmarks computes what the official implementation computes."""
 
 import numpy as np
 import pytest

@@ -1,18 +1,13 @@
-"""The command, run as a user runs it: on results made by hand, and on real runs of a tiny network."""
+"""cli.ablate, on results written by hand and on real runs of a tiny network."""
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from helpers.commands import call
 from PIL import Image
 
 from r3gan_jax.training.logging import read_metrics
 
-ROOT = Path(__file__).parent.parent.parent
 DIGITS = "--config=configs/stacked_digits.py"
 TINY = (
   "--config.gan.widths=(8,8)",
@@ -24,11 +19,9 @@ TINY = (
 )
 
 
-def ablate(environment, out, *arguments):
-  command = [sys.executable, "-m", "r3gan_jax.cli.ablate", DIGITS, f"--out={out}", *arguments]
-  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-  assert done.returncode == 0, done.stderr
-  return done.stdout
+@pytest.fixture
+def ablate(command, tmp_path):
+  return lambda *flags: command("ablate", DIGITS, f"--out={tmp_path}", *flags).stdout
 
 
 def write_result(out, loss, seed, diverged_at=None, **scores):
@@ -39,13 +32,13 @@ def write_result(out, loss, seed, diverged_at=None, **scores):
   (directory / "result.json").write_text(json.dumps(result | {"diverged_at": diverged_at, "scores": scores}))
 
 
-def test_the_table(environment, tmp_path):
+def test_the_table(ablate, tmp_path):
   for seed, modes, kl in ((0, 990, 0.5), (1, 994, 0.25), (2, 998, 0.75)):
     write_result(tmp_path, "rpgan_r1_r2", seed, modes=modes, modes_kl=kl, real_modes=1000, real_modes_kl=0.02)
   write_result(tmp_path, "gan", 0, diverged_at=12_345)
   write_result(tmp_path, "gan", 1, modes=123.0, modes_kl=2.0)
   write_result(tmp_path, "gan", 2, diverged_at=6_789)
-  shown = ablate(environment, tmp_path, "--losses=rpgan_r1_r2,gan", "--seeds=0-2")
+  shown = ablate("--losses=rpgan_r1_r2,gan", "--seeds=0-2")
   assert shown == (tmp_path / "table.md").read_text()
   assert shown.splitlines() == [
     "| recipe | loss | images | seeds | modes | KL | diverged |",
@@ -56,8 +49,8 @@ def test_the_table(environment, tmp_path):
   ]
 
 
-def test_runs_are_made_once_gone_on_with_and_added_to(environment, tmp_path):
-  first = ablate(environment, tmp_path, *TINY, "--losses=gan_r1,recipe", "--seeds=3")
+def test_runs_are_made_once_continued_and_added_to(ablate, refused, tmp_path):
+  first = ablate(*TINY, "--losses=gan_r1,recipe", "--seeds=3")
   assert [line.split(" | ")[1:4] for line in first.splitlines()[2:4]] == [
     ["GAN + R1", "64", "1"],
     ["RpGAN + R1 + R2", "64", "1"],
@@ -66,7 +59,7 @@ def test_runs_are_made_once_gone_on_with_and_added_to(environment, tmp_path):
   settings = json.loads((runs["gan_r1"] / "config.json").read_text())
   assert (settings["gan"]["loss"], settings["gan"]["penalties"], settings["seed"]) == ("non_saturating", ["r1"], 3)
   metrics = {loss: read_metrics(run) for loss, run in runs.items()}
-  # One start, one set of images: the first losses tell what is minimised. softplus(0) once or twice.
+  # Initial losses show what is minimised, as networks and images are the same: softplus(0), once or twice.
   starts = {loss: values["discriminator/adversarial_loss"][1][0] for loss, values in metrics.items()}
   assert starts["gan_r1"] == pytest.approx(2 * starts["rpgan_r1_r2"], rel=0.1)
   for loss, run in runs.items():
@@ -75,31 +68,23 @@ def test_runs_are_made_once_gone_on_with_and_added_to(environment, tmp_path):
     assert images_seen[-1] == 64 and result["scores"]["modes"] == modes[-1]
   Image.open(tmp_path / "curves.png").verify()
 
-  # As if cut off: one run has lost its end, one its result alone; the third is new, and diverges.
+  # As after an interruption: one run has lost its result, one everything. Another one is new, and diverges.
   (runs["gan_r1"] / "result.json").unlink()
   shutil.rmtree(runs["rpgan_r1_r2"])
   before = (runs["gan_r1"] / "metrics.jsonl").read_bytes()
-  common = (DIGITS, f"--out={tmp_path}", *TINY, "--seeds=3")
-  shorter, again, other = call(
-    environment,
-    "ablate",
-    [
-      (*common, "--losses=gan_r1", "--config.run.total_images=48"),
-      (*common, "--losses=gan_r1,rpgan_r1_r2"),
-      (*common, "--losses=gan_r1", "--config.batch_size=32"),
-    ],
-  )
-  assert "gan_r1/seed_3 was trained on more images than config.run.total_images = 48" in shorter
-  assert again is None and (tmp_path / "table.md").read_text() == first
+  common = ("ablate", DIGITS, f"--out={tmp_path}", *TINY, "--seeds=3", "--losses=gan_r1")
+  error = refused(*common, "--config.run.total_images=48")
+  assert "gan_r1/seed_3 was trained on more images than config.run.total_images = 48" in error
+  assert ablate(*TINY, "--seeds=3", "--losses=gan_r1,rpgan_r1_r2") == first
   assert (runs["gan_r1"] / "metrics.jsonl").read_bytes() == before
-  assert "gan_r1/seed_3 was made with config.batch_size = 16" in other
+  assert "gan_r1/seed_3 was made with config.batch_size = 16" in refused(*common, "--config.batch_size=32")
   wild = (*TINY, "--config.name=wild", "--config.gan.learning_rate=(1e30,1e30)")
-  added = ablate(environment, tmp_path, *wild, "--losses=rpgan", "--seeds=0").splitlines()
+  added = ablate(*wild, "--losses=rpgan", "--seeds=0").splitlines()
   assert added[:4] == [*first.splitlines()[:4]]
   assert added[4].startswith("| wild | RpGAN | 64 | 1 | - | - | 1 of 1, at ")
 
 
-def test_mistakes(environment, tmp_path):
+def test_mistakes(refused, tmp_path):
   write_result(tmp_path, "gan", 0)
   write_result(tmp_path, "gan_r1", 0)
   (tmp_path / "stacked_digits/gan_r1/seed_0/result.json").write_text("{")
@@ -116,6 +101,5 @@ def test_mistakes(environment, tmp_path):
       "--losses=gan: dcgan has its own loss",
     ),
   ]
-  calls = [(*arguments, f"--out={tmp_path}") for arguments, _ in cases]
-  for (arguments, message), error in zip(cases, call(environment, "ablate", calls), strict=True):
-    assert error and message in error, arguments
+  for arguments, message in cases:
+    assert message in refused("ablate", *arguments, f"--out={tmp_path}")

@@ -1,15 +1,13 @@
 """The command, run as a user runs it, with a digit classifier of random weights as the feature network."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.commands import call
+from helpers import commands
 from helpers.image_files import write_images, zip_directory
 from PIL import Image
 
@@ -18,8 +16,6 @@ from r3gan_jax.metrics import digits_cnn
 from r3gan_jax.sampling import Sampler, image_grid
 from r3gan_jax.training.logging import read_metrics
 from r3gan_jax.training.mesh import make_mesh
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +36,9 @@ def own_cache(environment, files):
   return environment | {"XDG_CACHE_HOME": str(files / "cache")}
 
 
-def evaluate(environment, *arguments):
-  command = [sys.executable, "-m", "r3gan_jax.cli.evaluate", *arguments]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-  assert done.returncode == 0, done.stderr
-  return done.stdout
+@pytest.fixture
+def evaluate(own_cache):
+  return partial(commands.run, own_cache, "evaluate")
 
 
 def digits(files):
@@ -56,13 +50,13 @@ def numbers(path):
   return scores
 
 
-def test_a_set_against_itself_and_against_another(own_cache, files, tmp_path):
+def test_a_set_against_itself_and_against_another(evaluate, files, tmp_path):
   arguments = (*digits(files), "--metrics=fid,precision_recall", "--batch=32")
   of_itself = (f"--real={files / 'a'}", f"--fake={files / 'a.zip'}", *arguments, f"--json={tmp_path / 'itself.json'}")
   of_another = (f"--real={files / 'a'}", f"--fake={files / 'b'}", *arguments)
-  shown = evaluate(own_cache, *of_another, f"--json={tmp_path / 'other.json'}")
-  again = (*of_another, f"--json={tmp_path / 'again.json'}")
-  assert call(own_cache, "evaluate", [of_itself, again]) == [None, None]
+  shown = evaluate(*of_another, f"--json={tmp_path / 'other.json'}").stdout
+  evaluate(*of_another, f"--json={tmp_path / 'again.json'}")
+  evaluate(*of_itself)
   itself, other = numbers(tmp_path / "itself.json"), numbers(tmp_path / "other.json")
   assert abs(itself["fid"]) < 1e-6
   assert (itself["precision"], itself["recall"]) == (1, 1)
@@ -72,14 +66,14 @@ def test_a_set_against_itself_and_against_another(own_cache, files, tmp_path):
   assert numbers(tmp_path / "again.json") == other
 
 
-def test_a_run(own_cache, files, tmp_path):
+def test_a_run(evaluate, own_cache, files, tmp_path):
   """Conditional, at 32x32; its samples are functions of the seed, and another checkpoint is another generator."""
   run = tmp_path / "run"
   train = ("--config=configs/cifar10.py:smoke", "--config.gan.augment_p=(0.0,0.0)", f"--workdir={run}")
   train += ("--config.gan.bfloat16=on", "--config.run.quantisation=official")
-  assert call(own_cache, "main", [train]) == [None]
+  commands.run(own_cache, "main", *train)
   score = (f"--workdir={run}", "--num_samples=80", *digits(files), "--seed=1")
-  evaluate(own_cache, *score, f"--json={tmp_path / 'first.json'}")
+  evaluate(*score, f"--json={tmp_path / 'first.json'}")
   first = numbers(tmp_path / "first.json")
   assert (first["num_real"], first["num_fake"]) == (256, 80) and first["fid"] > 0
   logged = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
@@ -87,25 +81,17 @@ def test_a_run(own_cache, files, tmp_path):
   assert json.loads((run / "protocol.json").read_text())["network"] == "classifier"
   assert read_metrics(run)["metrics/fid"][1][-1] == first["fid"]
 
-  *went_well, either, which = call(
-    own_cache,
-    "evaluate",
-    [
-      (*score, f"--json={tmp_path / 'again.json'}"),
-      (*score, f"--json={tmp_path / 'float32.json'}", "--quantisation=float32"),
-      (*score, f"--json={tmp_path / 'before.json'}", "--checkpoint=32"),
-      (f"--workdir={run}", f"--real={files / 'a'}"),
-      (f"--workdir={run}", *digits(files), "--checkpoint=33"),
-    ],
-  )
-  assert went_well == [None, None, None]
+  evaluate(*score, f"--json={tmp_path / 'again.json'}")
+  evaluate(*score, f"--json={tmp_path / 'float32.json'}", "--quantisation=float32")
+  evaluate(*score, f"--json={tmp_path / 'before.json'}", "--checkpoint=32")
   assert numbers(tmp_path / "again.json") == first
   in_float32 = numbers(tmp_path / "float32.json")
   assert (first["quantised_in"], in_float32["quantised_in"]) == ("bfloat16", "float32")
   assert in_float32["fid"] != first["fid"]
   assert numbers(tmp_path / "before.json")["fid"] != first["fid"]
-  assert "name either" in either
-  assert "choose from [64, 32, 0]" in which
+  refused = partial(commands.refused, own_cache, "evaluate", f"--workdir={run}")
+  assert "--real" in refused(f"--real={files / 'a'}")
+  assert "choose from [64, 32, 0]" in refused(*digits(files), "--checkpoint=33")
 
   # What was drawn while it trained is of the same kind; the grid's rows are classes.
   trained = runs.open_run(run)
@@ -135,9 +121,7 @@ REFUSED = [
 def test_bad_input_is_one_line_that_names_the_cure(own_cache, files):
   write_images(files / "mixed", 60, side=32)
   write_images(files / "mixed", 1, side=16, first=60)
-  calls = []
-  for (fake, *rest), _ in REFUSED:
+  for (fake, *rest), cure in REFUSED:
     rest = [part for name in rest for part in (digits(files) if name == "digits" else (name,))]
-    calls.append((f"--real={files / 'a'}", f"--fake={files / fake.removeprefix('--fake=')}", *rest))
-  for (arguments, cure), error in zip(REFUSED, call(own_cache, "evaluate", calls), strict=True):
-    assert error and cure in error and "\n" not in error, arguments
+    sets = (f"--real={files / 'a'}", f"--fake={files / fake.removeprefix('--fake=')}")
+    assert cure in commands.refused(own_cache, "evaluate", *sets, *rest)

@@ -8,7 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from helpers import commands, official_pickles
+from helpers import official_pickles
 
 from r3gan_jax import runs
 from r3gan_jax.conversion import write_workdir
@@ -39,15 +39,14 @@ for case in json.loads(sys.argv[1]):
 
 
 @pytest.fixture(scope="module")
-def artefacts(environment, tmp_path_factory):
+def artefacts(command, refused, tmp_path_factory):
   """Of each case its work directory and, in a directory made for it, its artefact."""
   directory = tmp_path_factory.mktemp("export")
   for case in CASES:
     write_workdir(read_snapshot(official_pickles.path(case)), directory / "runs" / case)
-  names = {"cond_8px": "new/cond_8px.stablehlo", "uncond_16px": "new/uncond_16px.stablehlo", "": ""}
-  calls = [(f"--workdir={directory / 'runs' / case}", f"--out={directory / name}") for case, name in names.items()]
-  errors = commands.call(environment, "export", calls)
-  assert errors == [None, None, f"--out={directory} is a directory: give a file in it"]
+    command("export", f"--workdir={directory / 'runs' / case}", f"--out={directory / 'new' / case}.stablehlo")
+  error = refused("export", f"--workdir={directory / 'runs' / CASES[0]}", f"--out={directory}")
+  assert f"--out={directory} is a directory" in error
   return directory
 
 

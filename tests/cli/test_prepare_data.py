@@ -8,23 +8,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from helpers.commands import call
+from helpers import commands
 from helpers.image_files import write_images
 
 from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.tfds import TfdsSource
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def command(*arguments):
-  return [sys.executable, "-m", "r3gan_jax.cli.prepare_data", *map(str, arguments)]
-
-
-def run(*arguments, status=0):
-  done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True)
-  assert done.returncode == status, done.stderr
-  return done
 
 
 def shards(directory):
@@ -37,9 +27,8 @@ def started(unfinished, arguments, more):
   before = len(shards(unfinished))
   # Where the tests run in the background SIGINT is ignored, and no process can catch what it was started to ignore.
   heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-  process = subprocess.Popen(
-    [sys.executable, "-c", heed, *command(*arguments), *more], cwd=ROOT, stderr=subprocess.PIPE, text=True
-  )
+  command = [sys.executable, "-c", heed, sys.executable, "-m", "r3gan_jax.cli.prepare_data", *arguments, *more]
+  process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
   while process.poll() is None and len(shards(unfinished)) == before:
     time.sleep(0.002)
   return process
@@ -51,7 +40,7 @@ def children(process):
   return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def test_a_run_that_is_stopped_goes_on(tmp_path):
+def test_a_run_that_is_stopped_goes_on(command, tmp_path):
   """By Ctrl-C, by the death of a worker, by SIGKILL: what is finished stays, and no half is taken for finished."""
   images = write_images(tmp_path / "images", 2000)
   arguments = (f"--images={tmp_path / 'images'}", "--name=pictures", "--resolution=8", f"--data_dir={tmp_path}")
@@ -78,7 +67,7 @@ def test_a_run_that_is_stopped_goes_on(tmp_path):
   finished = shards(unfinished)
   assert 0 < len(finished) < 8
 
-  done = run(*arguments)
+  done = command("prepare_data", *arguments)
   directory = tmp_path / "pictures" / "1.0.0"
   assert done.stdout.splitlines() == [
     f"2,000 images in {tmp_path / 'images'}: 8x8, 2,000 RGB; no classes; passed over: nothing",
@@ -91,28 +80,28 @@ def test_a_run_that_is_stopped_goes_on(tmp_path):
   np.testing.assert_array_equal(source[np.arange(2000)]["image"], images)
 
 
-def test_skipped_images_are_named_and_counted(tmp_path):
+def test_skipped_images_are_named_and_counted(command, refused, tmp_path):
   write_images(tmp_path / "images", 3)
   (tmp_path / "images" / "00001.png").write_text("no image")
   arguments = (f"--images={tmp_path / 'images'}", "--name=pictures", "--resolution=4", f"--data_dir={tmp_path}")
-  refused = run(*arguments, status=2)
-  assert "error: 00001.png in" in refused.stderr and "Traceback" not in refused.stderr
-  done = run(*arguments, "--skip_corrupt", "--grey=false", "--processes=1")
+  assert refused("prepare_data", *arguments).startswith("00001.png in")
+  done = command("prepare_data", *arguments, "--skip_corrupt", "--grey=false", "--processes=1")
   assert "left out: 00001.png in" in done.stderr
   assert "3 images in" in done.stdout and ", 1 damaged; " in done.stdout
   assert "2 images (1 corrupt ones left out) in " in done.stdout
 
 
-def test_what_training_would_not_find_by_name_is_named_by_its_directory(tmp_path, environment):
+def test_what_training_would_not_find_by_name_is_named_by_its_directory(command, tmp_path):
   """TFDS has configurations of imagenet_resized, and would look for them."""
   write_images(tmp_path / "images", 1)
-  done = run(f"--images={tmp_path}/images", "--name=imagenet_resized", "--resolution=8", f"--data_dir={tmp_path}/d")
+  arguments = (f"--images={tmp_path}/images", "--name=imagenet_resized", "--resolution=8", f"--data_dir={tmp_path}/d")
+  done = command("prepare_data", *arguments)
   directory = tmp_path / "d" / "imagenet_resized" / "1.0.0"
   assert done.stdout.splitlines()[-1] == f"train on it with --config.run.data_path={directory}"
   assert len(TfdsSource("", "train", str(directory), 8, Decoder(3), "crop_resize")) == 1
 
 
-def test_bad_input_is_one_line_that_names_the_cure(tmp_path, environment):
+def test_bad_input_is_one_line_that_names_the_cure(refused, tmp_path):
   write_images(tmp_path / "images", 1)
   cases = [
     ((), "Exactly one of (images, idx, tfds) must have a value"),
@@ -121,26 +110,25 @@ def test_bad_input_is_one_line_that_names_the_cure(tmp_path, environment):
     (("--images=nowhere", "--resolution=8"), "--name is missing"),
     (("--images=nowhere", "--name=a", "--resolution=8"), "nowhere is neither a directory nor a zip"),
     (("--idx=nowhere", "--name=mnist"), "nowhere has neither train-images-idx3-ubyte nor"),
-    (("--images=", "--name=a", "--resolution=8"), "--images is empty: name what to prepare"),
-    (("--idx=", "--name=mnist"), "--idx is empty: name what to prepare"),
-    (("--tfds=",), "--tfds is empty: name what to prepare"),
-    (("--idx=a", "--name=mnist", "--resolution=8"), "--resolution does not go with --idx: leave it out"),
-    (("--idx=a", "--name=mnist", "--nogrey"), "--grey does not go with --idx: leave it out"),
-    (("--tfds=cifar10", "--name=mine"), "--name does not go with --tfds: leave it out"),
-    (("--images=a", "--manual_dir=b"), "--manual_dir does not go with --images: leave it out"),
+    (("--images=", "--name=a", "--resolution=8"), "--images is empty"),
+    (("--idx=", "--name=mnist"), "--idx is empty"),
+    (("--tfds=",), "--tfds is empty"),
+    (("--idx=a", "--name=mnist", "--resolution=8"), "--resolution does not go with --idx"),
+    (("--idx=a", "--name=mnist", "--nogrey"), "--grey does not go with --idx"),
+    (("--tfds=cifar10", "--name=mine"), "--name does not go with --tfds"),
+    (("--images=a", "--manual_dir=b"), "--manual_dir does not go with --images"),
     ((f"--images={tmp_path}/images", "--name=a", "--resolution=8", "--background=whyte"), "background 'whyte' is no"),
     (
       ("--idx=nowhere", "--name=mnist", "--data_dir=gs://bucket/data"),
-      "--data_dir=gs://bucket/data: ArrayRecord files are written to a disk",
+      "--data_dir=gs://bucket/data: ",
     ),
   ]
-  errors = call(environment, "prepare_data", [(f"--data_dir={tmp_path}", *arguments) for arguments, _ in cases])
-  for (arguments, message), error in zip(cases, errors, strict=True):
-    assert error and message in error and "\n" not in error.strip(), arguments
+  for arguments, message in cases:
+    assert message in refused("prepare_data", f"--data_dir={tmp_path}", *arguments)
 
 
-def test_home_is_expanded_behind_an_equals_sign(tmp_path, environment):
+def test_home_is_expanded_behind_an_equals_sign(environment, tmp_path):
   write_images(tmp_path / "images", 1)
   arguments = ("--images=~/images", "--name=a", "--resolution=8", "--data_dir=~/data")
-  assert call(environment | {"HOME": str(tmp_path)}, "prepare_data", [arguments]) == [None]
+  commands.run(environment | {"HOME": str(tmp_path)}, "prepare_data", *arguments)
   assert (tmp_path / "data" / "a" / "1.0.0").is_dir()

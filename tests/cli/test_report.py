@@ -2,17 +2,13 @@
 
 import base64
 import json
-import subprocess
-import sys
 from html.parser import HTMLParser
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent.parent
 SCALARS = {
   "discriminator/adversarial_loss": 0.6875,
   "generator/loss": 2.125,
@@ -71,17 +67,6 @@ def write_run(directory, config, lines=(), grids=()):
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def report(workdir, *arguments, status=0):
-  done = subprocess.run(
-    [sys.executable, "-W", "error::UserWarning", "-m", "r3gan_jax.cli.report", f"--workdir={workdir}", *arguments],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == status, done.stderr
-  return done
-
-
 def read_page(workdir):
   page = Page((workdir / "report.html").read_text("utf-8"))
   for tag, attributes in page.elements:
@@ -95,7 +80,7 @@ def embedded(image):
   return Image.open(BytesIO(base64.b64decode(image["src"].partition(",")[2])))
 
 
-def test_a_run(tmp_path):
+def test_a_run(command, tmp_path):
   """Resumed once: the counts before the interruption come twice, and its last line is cut off."""
   workdir = tmp_path / "a run"
   lines = [{"images_seen": seen} | dict.fromkeys(SCALARS, 3.0) for seen in (1000, 2000)]
@@ -110,7 +95,7 @@ def test_a_run(tmp_path):
   with (workdir / "metrics.jsonl").open("a") as file:
     file.write('{"images_seen": 3000, "generator/lo')
 
-  done = report(workdir, f"--curves={tmp_path}/curves.png")
+  done = command("report", f"--workdir={workdir}", f"--curves={tmp_path}/curves.png")
   assert done.stdout.splitlines()[:2] == ["modes: 987", "modes_kl: 0.4375"]
   assert done.stdout.splitlines()[-1] == f"report: {workdir}/report.html"
   with Image.open(tmp_path / "curves.png") as picture:
@@ -166,13 +151,13 @@ def test_a_run(tmp_path):
   assert "currentColor" in svg and "#010203" not in svg
 
 
-def test_a_large_run(tmp_path):
+def test_a_large_run(command, tmp_path):
   """More grids than are shown, and larger than is embedded as it is."""
   random = np.random.default_rng(0)
   grids = [(i * 1_000_000, random.integers(0, 256, (250, 300), np.uint8)) for i in range(50)]
   grids[-1] = (grids[-1][0], random.integers(0, 256, (600, 1200, 3), np.uint8))
   write_run(tmp_path / "run", {"name": "large"}, [{"images_seen": 49_000_000, "hyperparameters/gamma": 1.0}], grids)
-  report(tmp_path / "run")
+  command("report", f"--workdir={tmp_path}/run")
   page = read_page(tmp_path / "run")
   images = page.find("img")
   shown = [int(image["alt"].partition(" ")[0].replace(",", "")) // 1_000_000 for image in images]
@@ -187,26 +172,24 @@ def test_a_large_run(tmp_path):
   assert "images seen (millions)" in [text.strip() for text in page.text["text"]]
 
 
-def test_a_run_that_has_just_begun(tmp_path):
+def test_a_run_that_has_just_begun(command, refused, tmp_path):
   write_run(tmp_path / "run", {"name": "new", "run": {"total_images": 100}})
-  report(tmp_path / "run")
+  command("report", f"--workdir={tmp_path}/run")
   page = read_page(tmp_path / "run")
   assert page.text["p"][0].startswith("0 of 100 images seen")
   assert page.text["p"][1:] == [
     *("No samples have been drawn yet.", "No metrics have been computed.", "Nothing has been logged yet.")
   ]
   assert not page.find("img") and not page.find("input") and not page.find("svg")
-  refused = report(tmp_path / "run", f"--curves={tmp_path}/curves.png", status=2)
-  assert refused.stderr.splitlines() == [f"error: --curves: nothing has been logged in {tmp_path}/run yet"]
+  error = refused("report", f"--workdir={tmp_path}/run", f"--curves={tmp_path}/curves.png")
+  assert error == f"--curves: nothing has been logged in {tmp_path}/run yet"
 
 
-def test_what_is_no_run(tmp_path):
-  done = report(tmp_path, status=2)
-  assert f"{tmp_path} is not a work directory" in done.stderr and len(done.stderr.splitlines()) == 1
+def test_what_is_no_run(refused, tmp_path):
+  assert f"{tmp_path} is not a work directory" in refused("report", f"--workdir={tmp_path}")
   assert not list(tmp_path.iterdir())
 
   write_run(tmp_path / "run", {"name": "x"}, grids=[(0, np.zeros((64, 64), np.uint8))])
   grid = tmp_path / "run" / "samples" / "fakes_0000000000.png"
   grid.write_bytes(grid.read_bytes()[:-30])
-  done = report(tmp_path / "run", status=2)
-  assert f"error: {grid} cannot be read" in done.stderr and len(done.stderr.splitlines()) == 1
+  assert refused("report", f"--workdir={tmp_path}/run").startswith(f"{grid} cannot be read")

@@ -1,9 +1,5 @@
 """The command, run as a user runs it, on scikit-learn's digits."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 from helpers.image_files import idx
 
@@ -11,17 +7,8 @@ from r3gan_jax.data.prepare import prepare_idx
 from r3gan_jax.data.stacked import load_small_digits
 from r3gan_jax.metrics import digits_cnn
 
-ROOT = Path(__file__).parent.parent.parent
 
-
-def run(*arguments, status=0):
-  command = [sys.executable, "-m", "r3gan_jax.cli.train_classifier", *arguments]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-  assert done.returncode == status, done.stderr
-  return done
-
-
-def test_it_trains_tests_and_saves(tmp_path):
+def test_it_trains_tests_and_saves(command, tmp_path):
   images, labels = load_small_digits()
   images = np.pad(images.repeat(3, 1).repeat(3, 2), ((0, 0), (2, 2), (2, 2)))  # as MNIST: 28x28, its margins empty
   for split, chosen in (("train", slice(1400)), ("t10k", slice(1400, None))):
@@ -29,7 +16,7 @@ def test_it_trains_tests_and_saves(tmp_path):
     (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(idx(labels[chosen].astype(np.uint8)))
   prepare_idx(tmp_path, "mnist", tmp_path / "data")
   out = tmp_path / "classifier.npz"
-  done = run(f"--data_path={tmp_path / 'data'}", f"--out={out}", "--epochs=2")
+  done = command("train_classifier", f"--data_path={tmp_path / 'data'}", f"--out={out}", "--epochs=2")
   params, accuracy = digits_cnn.load(out)
   assert done.stdout == f"accuracy on 397 test images: {accuracy:.2%}: {out}\n"
   named = digits_cnn.classify(params, np.pad(images[1400:], ((0, 0), (2, 2), (2, 2))))
@@ -37,6 +24,6 @@ def test_it_trains_tests_and_saves(tmp_path):
   assert accuracy > 0.6
 
 
-def test_no_data_set(tmp_path):
-  done = run(f"--data_path={tmp_path}", status=2)
-  assert done.stderr.startswith("error: data set 'mnist' is not prepared under") and "--idx=" in done.stderr
+def test_no_data_set(refused, tmp_path):
+  error = refused("train_classifier", f"--data_path={tmp_path}")
+  assert error.startswith("data set 'mnist' is not prepared under") and "--idx=" in error

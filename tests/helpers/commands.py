@@ -1,39 +1,83 @@
-"""Many calls of one command, in one process: it takes seconds to start."""
+"""The user's commands, each in a process of its own."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-
-_CALLS = """
-import contextlib, importlib, io, json, sys
-import array_record.python.array_record_data_source  # defines flags, which flagsaver would forget
-from absl.testing import flagsaver
-from r3gan_jax.cli.shared import runner
-
-name, calls = sys.argv[1], json.loads(sys.argv[2])
-command = importlib.import_module("main" if name == "main" else f"r3gan_jax.cli.{name}")
-command.join_processes = lambda *_: None  # a process joins once
-errors = []
-for arguments in calls:
-  said = io.StringIO()
-  with flagsaver.flagsaver(), contextlib.redirect_stderr(said):
-    try:
-      sys.argv = [name, *arguments]  # where config_flags looks for settings
-      runner.run(command.main)
-    except SystemExit as end:
-      errors.append(said.getvalue().removeprefix("error: ").rstrip() if end.code else None)
-      assert end.code in (None, 2), (arguments, end.code, said.getvalue())
-print(json.dumps(errors))
-"""
+READ_AT_START = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "PYTHONWARNINGS")
 
 
-def call(environment, name, calls):
-  """The error of each call, a list of flags, of main.py or r3gan_jax.cli's `name`; None of one that went well."""
-  calls = json.dumps([list(map(str, arguments)) for arguments in calls])
-  command = [sys.executable, "-c", _CALLS, name, calls]
-  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-  assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout.splitlines()[-1])
+class Command:
+  """A running command: main.py, or another name of r3gan_jax.cli. It starts in no time: see fork_server.py."""
+
+  def __init__(self, environment, name, *flags):
+    self._server = _server(environment)
+    self._directory = tempfile.mkdtemp()
+    self._output = [f"{self._directory}/{stream}" for stream in ("stdout", "stderr")]
+    environment = environment | {"GLIBC_TUNABLES": ""}  # if it is not set, main.py starts Python again
+    request = {"name": name, "flags": list(map(str, flags)), "environment": environment, "output": self._output}
+    self.returncode = None
+    self.pid = self._ask(request)
+
+  def _ask(self, request):
+    print(json.dumps(request), file=self._server.stdin, flush=True)
+    return json.loads(self._server.stdout.readline())
+
+  def poll(self):
+    """Returns the exit status, or None while it runs."""
+    if self.returncode is None:
+      self.returncode = self._ask(self.pid)
+    return self.returncode
+
+  def finish(self, timeout=240):
+    """Waits, and kills it after `timeout` seconds; returns itself, with what it wrote to `stdout` and `stderr`."""
+    deadline = time.monotonic() + timeout
+    while self.poll() is None:
+      if time.monotonic() > deadline:
+        self.send_signal(signal.SIGKILL)
+      time.sleep(0.01)
+    self.stdout, self.stderr = (Path(path).read_text() for path in self._output)
+    shutil.rmtree(self._directory)
+    return self
+
+  def send_signal(self, number):
+    os.kill(self.pid, number)
+
+
+_servers = {}
+
+
+def _server(environment):
+  key = tuple(environment[name] for name in READ_AT_START)
+  if key not in _servers:
+    program, pipe = [sys.executable, "-m", "tests.helpers.fork_server"], subprocess.PIPE
+    _servers[key] = subprocess.Popen(program, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True)
+  return _servers[key]
+
+
+def stop():
+  """Ends the servers, and with them every command that still runs."""
+  while _servers:
+    _servers.popitem()[1].communicate()
+
+
+def run(environment, name, *flags, status=0):
+  """Runs a command that ends with this status."""
+  done = Command(environment, name, *flags).finish()
+  assert done.returncode == status, done.stderr
+  return done
+
+
+def refused(environment, name, *flags):
+  """Returns the error of bad input: the process ends with status 2, and one line says why."""
+  done = run(environment, name, *flags, status=2)
+  line = done.stderr.strip().splitlines()[-1]
+  assert line.startswith("error: ") and "Traceback" not in done.stderr, done.stderr
+  return line.removeprefix("error: ")

@@ -1,12 +1,9 @@
 """Commands in several processes at once, joined on loopback."""
 
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from helpers.commands import Command
 
 
 class Processes:
@@ -16,26 +13,15 @@ class Processes:
     with socket.socket() as probe:
       probe.bind(("localhost", 0))
       port = probe.getsockname()[1]
+    environment = environment | {"JAX_NUM_CPU_DEVICES": str(devices)}
     join = (f"--coordinator=localhost:{port}", f"--num_processes={count}") if count > 1 else ()
     self.processes = [
-      subprocess.Popen(
-        [sys.executable, *arguments, *join, *([f"--process_id={index}"] if join else [])],
-        cwd=ROOT,
-        env=environment | {"JAX_NUM_CPU_DEVICES": str(devices)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-      )
-      for index in range(count)
+      Command(environment, *arguments, *join, *([f"--process_id={index}"] if join else [])) for index in range(count)
     ]
 
-  def finish(self, *statuses):
+  def finish(self, *statuses, timeout=240):
     """Waits; returns what each printed."""
-    try:
-      printed = [process.communicate(timeout=240)[0] for process in self.processes]
-    finally:
-      for process in self.processes:
-        process.kill()
+    printed = [done.stdout + done.stderr for done in (process.finish(timeout) for process in self.processes)]
     assert [process.returncode for process in self.processes] == list(statuses), "\n".join(printed)
     return printed
 

@@ -291,7 +291,7 @@ def test_trains_from_golden_weights_at_double_the_resolution(environment, workdi
   shutil.copytree(workdirs / "cond_8px", source)
   before = {path: path.stat().st_mtime_ns for path in source.rglob("*")}
   train = (
-    *("main.py", "--config=configs/cifar10.py:smoke", f"--workdir={run}", "--config.gan.augment_p=(0.0,0.0)"),
+    *("main", "--config=configs/cifar10.py:smoke", f"--workdir={run}", "--config.gan.augment_p=(0.0,0.0)"),
     *("--config.data.resolution=16", "--config.data.num_classes=5", f"--config.init_from={source}"),
     *("--config.gan.widths=(32,16,8)", "--config.gan.cardinalities=(8,4,2)"),
     *("--config.gan.blocks=(2,1,1)", "--config.gan.noise_dim=8", "--config.run.grid=(2,2)"),
