@@ -250,6 +250,7 @@ def _write_shard(
 ) -> list[str]:
   """Writes a shard, whole or not at all; returns an error message for every image left out. `stop` interrupts it."""
   corrupt: list[str] = []
+  # Not storage.whole_file: ArrayRecord opens files itself, and a later run finds by name what a killed one left.
   temporary = shard.path.with_name(f"{_WRITING}{os.getpid()}-{shard.path.name}")
   try:
     writer = ArrayRecordWriter(str(temporary), "group_size:1")
