@@ -10,7 +10,7 @@ FLOORS = (
   ("errors",),
   ("ops", "optimizers", "schedules", "settings", "storage"),
   ("augment", "data", "losses", "networks"),
-  ("algorithms", "interop", "metrics"),
+  ("algorithms", "interop", "metrics", "recipe"),
   ("inversion", "sampling", "sources", "training"),
   ("conversion", "factory", "planning"),
   ("scoring",),

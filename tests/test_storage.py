@@ -1,12 +1,14 @@
 """Work directories and data in an object store: Google Cloud Storage's API, by a server on loopback."""
 
 import json
+import os
 import re
 import struct
 import subprocess
 import sys
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -78,7 +80,7 @@ def test_files(place):
 
 
 def test_whole_files(place):
-  """In a directory that is made; what is there is replaced, and nothing else is left beside it."""
+  """The directory is created, old content replaced, and nothing else left beside the file."""
   path = place / "new" / "file"
   for content in ("old", b"new"):
     storage.write_whole(path, content)
@@ -89,7 +91,44 @@ def test_whole_files(place):
   assert sorted(it.name for it in path.parent.iterdir()) == ["file", "x.npz"]
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_write_leaves_the_old_file(place, error):
+  path = place / "file"
+  storage.write_whole(path, "old")
+  with pytest.raises(error), storage.whole_file(path) as file:
+    file.write(b"ne" * 10_000)
+    raise error
+  assert [(it.name, it.read_text()) for it in place.iterdir()] == [("file", "old")]
+
+
+def test_readers_and_writers_at_the_same_time(tmp_path):
+  """Writers do not share a temporary file, and a reader finds the whole content of one of them."""
+  path, contents = tmp_path / "file", [bytes([n]) * 100_000 for n in range(4)]
+  storage.write_whole(path, contents[0])
+  with ThreadPoolExecutor(len(contents)) as threads:
+    writes = [threads.submit(storage.write_whole, path, content) for content in contents * 20]
+    while not all(write.done() for write in writes):
+      assert path.read_bytes() in contents
+    for write in writes:
+      write.result()
+  assert [it.name for it in tmp_path.iterdir()] == ["file"]
+
+
+def test_links_and_pipes_stay(tmp_path):
+  (tmp_path / "elsewhere").mkdir()
+  (tmp_path / "link").symlink_to("elsewhere/file")
+  for content in ("old", "new"):
+    storage.write_whole(tmp_path / "link", content)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "elsewhere" / "file").read_text() == content
+  os.mkfifo(tmp_path / "pipe")
+  with ThreadPoolExecutor(1) as threads:
+    read = threads.submit((tmp_path / "pipe").read_bytes)
+    storage.write_whole(tmp_path / "pipe", "through")
+    assert read.result() == b"through" and (tmp_path / "pipe").is_fifo()
+  assert sorted(path.name for path in tmp_path.rglob("*")) == ["elsewhere", "file", "link", "pipe"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
   (tmp_path / "file").write_text("old")
   program = """
 import resource, signal, sys

@@ -33,11 +33,11 @@ _OUT = flags.DEFINE_string(
 def main() -> None:
   out = Path(_OUT.value).expanduser() if _OUT.value else scoring.classifier_path(_NAME.value)
   training, test = _load("train"), _load("test")
-  params = digits_cnn.train(training["image"], training["label"], _EPOCHS.value)
-  named = digits_cnn.classify(params, test["image"][..., 0])
-  accuracy = float(np.mean(named == test["label"]))
+  params = digits_cnn.train(training["image"][..., 0], training["label"], _EPOCHS.value)
+  predicted = digits_cnn.classify(params, test["image"][..., 0])
+  accuracy = float(np.mean(predicted == test["label"]))
   digits_cnn.save(out, params, accuracy)
-  print(f"accuracy on {len(named):,} test images: {accuracy:.2%}: {out}")
+  print(f"accuracy on {len(predicted):,} test images: {accuracy:.2%}: {out}")
 
 
 def _load(split: str) -> Examples:

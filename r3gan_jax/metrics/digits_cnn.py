@@ -39,16 +39,16 @@ class DigitsCNN(nn.Module):
     return features, nn.Dense(CLASSES, precision=PRECISION, name="logits")(features)
 
 
-def train(images: np.ndarray, labels: np.ndarray, epochs: int, seed: int = 0) -> Any:
+def train(digits: np.ndarray, labels: np.ndarray, epochs: int, seed: int = 0) -> Any:
   """Trains with Adam, the learning rate decaying to 0 along a cosine; returns the parameters.
 
   Args:
-    images: uint8 [n, 32, 32, 1].
+    digits: uint8 [n, 32, 32].
     labels: int [n] in 0..9.
-    epochs: passes over the images in batches of 128; the rest of each pass is dropped.
+    epochs: passes over the digits in batches of 128; the rest of each pass is dropped.
     seed: of initialisation and order.
   """
-  network = DigitsCNN()
+  network, images = DigitsCNN(), digits[..., None]
   params = jax.jit(network.init)(jax.random.key(seed), images[:1])["params"]
   steps = len(images) // _BATCH
   optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, epochs * steps))

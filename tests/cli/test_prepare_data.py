@@ -117,7 +117,7 @@ def test_bad_input_is_one_line_that_names_the_cure(refused, tmp_path):
     (("--idx=a", "--name=mnist", "--nogrey"), "--grey does not go with --idx"),
     (("--tfds=cifar10", "--name=mine"), "--name does not go with --tfds"),
     (("--images=a", "--manual_dir=b"), "--manual_dir does not go with --images"),
-    ((f"--images={tmp_path}/images", "--name=a", "--resolution=8", "--background=whyte"), "background 'whyte' is no"),
+    ((f"--images={tmp_path}/images", "--name=a", "--resolution=8", "--background=whyte"), "background 'whyte' is"),
     (
       ("--idx=nowhere", "--name=mnist", "--data_dir=gs://bucket/data"),
       "--data_dir=gs://bucket/data: ",

@@ -19,7 +19,8 @@ import pytest
 from helpers import golden_cases, official_pickles
 
 from r3gan_jax.errors import UserError
-from r3gan_jax.interop.official import official_parameters, read_snapshot, resampling_kernels, to_params, to_state_dict
+from r3gan_jax.interop.official import read_snapshot
+from r3gan_jax.interop.official_names import official_parameters, resampling_kernels, to_params, to_state_dict
 
 LETTERS = {"generator": "G", "discriminator": "D"}
 

@@ -20,7 +20,7 @@ def digits():
 def params(digits):
   images, labels = digits
   with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes dtypes
-    return digits_cnn.train(images[:1400, ..., None], labels[:1400], epochs=2)
+    return digits_cnn.train(images[:1400], labels[:1400], epochs=2)
 
 
 def test_it_learns_to_name_digits_it_has_not_seen(digits, params):
