@@ -96,7 +96,8 @@ def read(cls: type[T], values: Mapping[str, Any], section: str = "gan") -> T:
     for check in field.metadata["checks"]:
       for element in elements:
         if wrong := check(element):
-          raise UserError(f"{prefix}{name} = {value!r}: {element!r} {wrong}")
+          which = "" if element is value else f": {element!r}"
+          raise UserError(f"{prefix}{name} = {value!r}{which} {wrong}")
     read_values[name] = value
   return cls(**read_values)
 

@@ -190,7 +190,7 @@ def test_recipes_are_locked():
 @pytest.mark.parametrize(
   "name, setting, value, message",
   [
-    ("b", "network", "unet", "config.gan.network = 'unet': 'unet' is unknown: choose from ['r3gan',"),
+    ("b", "network", "unet", "config.gan.network = 'unet' is unknown: choose from ['r3gan',"),
     ("b", "widths", (8, 8), "config.gan.widths = (8, 8) has 2 entries"),
     ("b", "blocks", (2,) * 7, "config.gan.network = 'stylegan2_skeleton'"),
     ("b", "expansion", 2.0, "config.gan.network = 'stylegan2_skeleton'"),
@@ -223,12 +223,4 @@ def test_impossible_data_settings_are_refused(name, setting, value, message):
   config = recipe(name)
   config.data[setting] = value
   with pytest.raises(UserError, match=re.escape(message)):
-    factory.build_source(config)
-
-
-def test_unknown_reactions_to_corrupt_images_are_refused():
-  config = recipe("cifar10")
-  config.run.on_corrupt_image = "ignore"
-  config.data.source, config.run.data_path = "folder", "/nowhere"
-  with pytest.raises(UserError, match=re.escape("config.run.on_corrupt_image = 'ignore' is unknown: choose from")):
     factory.build_source(config)

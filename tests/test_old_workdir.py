@@ -28,7 +28,7 @@ def test_it_opens():
   assert trained.images_seen == 32 and trained.algorithm.noise_dim == 64
   assert trained.config.gan.widths == [8, 8] and "network" not in trained.config
   data = trained.config.data
-  assert (data.labelled_images, data.label_noise, data.label_noise_pairs) == (0, 0, [])
+  assert (data.labelled_images, data.label_noise, data.label_noise_pairs) == (0, 0, ())
 
 
 def test_it_resumes_as_one_of_today_does(tmp_path):

@@ -191,8 +191,8 @@ class Trainer:
     )
     progress = Progress(images_seen, experiment.total_images)
     window = MetricWindow(
-      f"The last good checkpoint is in {self._checkpoints.directory}: to continue from it with a lower learning rate or "
-      "a stronger penalty, add --change_settings; or see config.run.on_nonfinite"
+      f"The last good checkpoint is in {self._checkpoints.directory}: to continue from it with a lower learning rate "
+      "or a stronger penalty, add --change_settings; or see config.run.on_nonfinite"
     )
     is_saved = True
     try:

@@ -5,8 +5,9 @@ import os
 
 import pytest
 
+from r3gan_jax import factory
 from r3gan_jax.errors import UserError
-from r3gan_jax.training.workdir import check_data, claim_workdir, read_config
+from r3gan_jax.training.workdir import check_data, claim_workdir, read_config, read_history
 
 CONFIG = {"name": "x", "gamma": (1.0, 0.1), "data": {"name": "mnist"}, "run": {"total_images": 8}}
 
@@ -29,7 +30,7 @@ def test_settings_of_the_run_may_change(tmp_path):
   [
     ({"gamma": (2.0, 0.1)}, r"config.gamma = \[1.0, 0.1\], but now it is \[2.0, 0.1\]"),
     ({"data": {"name": "cifar10"}}, "config.data.name = 'mnist', but now it is 'cifar10'"),
-    ({"data": {}}, "config.data.name = 'mnist', but now it is '\\(absent\\)'"),
+    ({"data": {}}, "config.data.name = 'mnist', but now it is None"),
   ],
 )
 def test_another_configuration_is_refused(tmp_path, change, message):
@@ -47,13 +48,33 @@ def test_missing_settings_are_added_once(tmp_path):
     claim_workdir(tmp_path, CONFIG | {"data": {"name": "cifar10"}})
 
 
-def test_runs_from_before_label_settings_have_clean_labels(tmp_path):
-  before = CONFIG | {"data": {"source": "tfds"}}
-  labels = {"labelled_images": 0, "label_noise": 0.0, "label_noise_pairs": ()}
-  claim_workdir(tmp_path, before)
-  with pytest.raises(UserError, match=r"config\.data\.label_noise = 0\.0, but now it is 0\.5"):
-    claim_workdir(tmp_path, before | {"data": {"source": "tfds"} | labels | {"label_noise": 0.5}})
-  claim_workdir(tmp_path, before | {"data": {"source": "tfds"} | labels})
+def test_settings_that_are_new_and_settings_that_are_gone(tmp_path, caplog):
+  """A run had the default of a setting that came later; one that is gone does not matter."""
+  config = factory.checked(factory.default_config("r3gan").to_dict())
+  old = config | {
+    "data": {name: value for name, value in config["data"].items() if name != "label_noise"} | {"mirror": True},
+    "gan": {name: value for name, value in config["gan"].items() if name != "penalties"} | {"momentum": 0.5},
+  }
+  claim_workdir(tmp_path, old)
+  for section, name, value in (("data", "label_noise", 0.5), ("gan", "penalties", ("r1",))):
+    with pytest.raises(UserError, match=rf"was made with config\.{section}\.{name} = "):
+      claim_workdir(tmp_path, config | {section: config[section] | {name: value}}, factory.completed)
+  claim_workdir(tmp_path, config, factory.completed)
+  assert read_config(tmp_path) == json.loads(json.dumps(config))
+  assert "config.data.mirror no longer exists" in caplog.text and "config.gan.momentum no longer" in caplog.text
+
+
+def test_changes_on_purpose_are_recorded(tmp_path):
+  claim_workdir(tmp_path, CONFIG)
+  for images_seen, gamma in ((800, (2.0, 0.1)), (800, (2.0, 0.1)), (1600, (3.0, 0.1))):
+    claim_workdir(tmp_path, CONFIG | {"gamma": gamma}, images_seen=images_seen)
+  assert read_history(tmp_path) == [
+    {"images_seen": 800, "changes": {"gamma": [[1.0, 0.1], [2.0, 0.1]]}},
+    {"images_seen": 1600, "changes": {"gamma": [[2.0, 0.1], [3.0, 0.1]]}},
+  ]
+  assert "history" not in read_config(tmp_path)
+  claim_workdir(tmp_path, CONFIG | {"gamma": (3.0, 0.1), "run": {}})
+  assert len(read_history(tmp_path)) == 2
 
 
 def test_a_foreign_directory_is_refused(tmp_path):
