@@ -12,7 +12,8 @@ setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   python_requires=">=3.11",
-  packages=find_packages(include=["r3gan_jax", "r3gan_jax.*"]),
+  packages=find_packages(include=["r3gan_jax", "r3gan_jax.*", "configs", "configs.*"]),
+  py_modules=["main"],
   package_data={
     "r3gan_jax.cli": ["report.html"],
     "r3gan_jax.ops": ["*.cc"],  # compiled at first use, if there is a compiler

@@ -7,6 +7,7 @@ define what is trained and are fixed for a work directory. Those in `run` define
 from ml_collections import ConfigDict
 
 from r3gan_jax import factory
+from r3gan_jax.errors import UserError
 
 
 def get_config(algorithm: str = "r3gan") -> ConfigDict:
@@ -18,7 +19,7 @@ def select(config: ConfigDict, variant: str, **variants: object) -> ConfigDict:
   """Returns `config` with the changes of `variant` ("" for none); every recipe also has "smoke"."""
   choices = {"": lambda config: None, "smoke": make_smoke} | variants
   if variant not in choices:
-    raise ValueError(f"config {config.name!r} has no variant {variant!r}: choose from {sorted(filter(None, choices))}")
+    raise UserError(f"config {config.name!r} has no variant {variant!r}: choose from {sorted(filter(None, choices))}")
   choices[variant](config)  # type: ignore[operator]
   if variant:
     config.name += f"_{variant}"

@@ -28,6 +28,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import common
+from r3gan_jax.errors import UserError
 
 _R1, _R1_R2 = {"penalties": ("r1",)}, {"penalties": ("r1", "r2")}
 _NON_SATURATING, _RELATIVISTIC = {"loss": "non_saturating"}, {"loss": "relativistic"}
@@ -84,7 +85,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 def get_config(variant: str = "") -> ConfigDict:
   name, _, size = variant.partition("_")
   if name not in CONFIGURATIONS:
-    raise ValueError(
+    raise UserError(
       f"{name!r} is no configuration of the roadmap: choose from {', '.join(CONFIGURATIONS)}, e.g. configs/roadmap.py:b"
     )
   config = common.get_config("stylegan2" if name == "a" else "r3gan")

@@ -22,6 +22,9 @@ case ${1:-} in
     ;;
   train)
     need_flags config "${@:2}"
+    # Where it finds no GPU, JAX would train on the CPU without a word.
+    run .venv/bin/python -c 'import sys, jax; sys.exit(jax.default_backend() != "gpu")' ||
+      fail "JAX finds no GPU here: see nvidia-smi and JAX_PLATFORMS, and run launch/gpu.sh install"
     run exec launch/restart.sh "--max_restarts=$MAX_RESTARTS" .venv/bin/python main.py "${@:2}"
     ;;
   '') fail "no command" ;;

@@ -18,7 +18,7 @@ ENVIRONMENT = {"HOSTS": "me@a b", "ZONE": "z1", "ARCHIVE": "/tmp/it.tar.gz", "MA
 # call: environment variables; for each command that it runs, words that it must contain
 CALLS = {
   "gpu.sh install": ({}, ["python3 -m venv .venv", ".venv/bin/pip install .[gpu]"]),
-  "gpu.sh train FLAGS": ({}, ["launch/restart.sh --max_restarts=3"]),
+  "gpu.sh train FLAGS": ({}, ["-c", "launch/restart.sh --max_restarts=3"]),
   "gpu_hosts.sh install": (
     {},
     [

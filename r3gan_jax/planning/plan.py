@@ -1,5 +1,6 @@
 """Plans a run: traces and compiles its step without allocating a network."""
 
+import os
 from collections.abc import Mapping
 
 import jax
@@ -27,12 +28,25 @@ def describe(experiment: Experiment) -> str:
   if memory := compiled.memory_analysis():
     lines += [f"  state and batches: {memory.argument_size_in_bytes / 2**30:.2f} GiB"]
     lines += [f"  temporaries: {memory.temp_size_in_bytes / 2**30:.2f} GiB"]
+    needed, there = memory.argument_size_in_bytes + memory.temp_size_in_bytes, memory_bytes(mesh.devices.flat[0])
+    if needed > there:
+      names = ", ".join(f"--config.run.micro_batch.{phase.name}=N" for phase in experiment.algorithm.phases)
+      lines += [
+        f"  this is more than the {there / 2**30:.1f} GiB of a device here: use smaller micro-batches ({names}), or "
+        "more devices (--tpu_topology=v5e:4x4 plans for a TPU)"
+      ]
   # XLA counts the body of a loop once. In this lowering repeated updates are loops; micro-batches and groups are not.
   if flops := _flops(traced_step(experiment, mesh)):
     repeated = [phase for phase in experiment.algorithm.phases if phase.repeat > 1]
     flops += sum((phase.repeat - 1) * _flops(traced_phase(experiment, mesh, phase)) for phase in repeated)
     lines += [f"  FLOPs: {flops:.4g}"]
   return "\n".join(lines)
+
+
+def memory_bytes(device: jax.Device) -> int:
+  """Returns the memory of a device in bytes; of a CPU, that of the machine."""
+  statistics = device.memory_stats() or {}
+  return statistics.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _flops(program: jax.stages.Traced) -> float:

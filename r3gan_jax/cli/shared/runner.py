@@ -2,16 +2,23 @@
 
 import logging as standard_logging
 import os
+import re
 import signal
 import sys
+import sysconfig
+import textwrap
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 
-from r3gan_jax.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError
+from r3gan_jax.errors import INTERRUPTED, USER_ERROR, Interrupted, UserError, one_line
 
+_PACKAGE_NAME = "r3gan_jax"
+_PACKAGE = str(Path(__file__).parents[2])
 _SIGINT_STATUS = 128 + signal.SIGINT
 """The exit status by which shells report Ctrl-C."""
 
@@ -44,21 +51,72 @@ def run(main: Callable[..., None], max_arguments: int = 0) -> None:
         raise
       _end(f"error: another process has ended, or this one failed: {str(error).splitlines()[0]}", INTERRUPTED)
 
+    except (AssertionError, RuntimeError) as error:  # without a GPU, JAX_PLATFORMS=cuda fails an assertion of JAX
+      if traceback.extract_tb(error.__traceback__)[-1].name != "backends":
+        raise
+      _fail(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: no such device can be used here: {one_line(error)}")
+
   app.run(guarded, flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
+  if not {"-h", "-help", "--help", "--helpshort", "--helpfull"}.isdisjoint(argv[1:]):
+    print(_help())
+    sys.exit()
   flags.FLAGS.set_gnu_getopt(True)  # flags may follow positional arguments
   try:
     rest = flags.FLAGS(argv)
     if "config" in flags.FLAGS:
       flags.FLAGS.config.to_dict()  # loads the recipe, so that its errors are caught here
     return rest
-  except KeyError as error:
-    _fail(f"--config has no setting {error}")
-  except (flags.Error, OSError, ValueError, TypeError, AttributeError) as error:
-    # absl's own errors, and those of loading a recipe or setting one of its fields; the last line says most.
-    _fail(str(error).strip().splitlines()[-1].strip())
+  except flags.UnrecognizedFlagError as error:
+    _fail(f"unknown flag --{error.flagname}: --help lists the flags")
+  except Exception as error:  # absl's own errors, and anything that a recipe raises
+    _fail(_parse_error(error))
+
+
+def _parse_error(error: BaseException) -> str:
+  """Returns what is wrong with the flags, in one line: the flag, or the line of the recipe."""
+  if missing := re.search(r"[Ff]lag --(\w+) must have a value other than None", str(error)):
+    return f"--{missing[1]} is missing: --help explains the flags"
+  chain = [error]
+  while context := chain[-1].__context__:  # absl and ml_collections wrap what a recipe raises
+    chain.append(context)
+  for link in chain:
+    if isinstance(link, UserError):
+      return str(link)
+  place = next(filter(None, map(_place_in_recipe, chain)), "")
+  cause = chain[-1]
+  if isinstance(cause, KeyError) and (name := re.search(r"(\w+)(?:\" does not exist|'?\n|'?$)", str(cause.args[0]))):
+    meant = re.search(r'Did you mean "(\w+)"', " ".join(map(str, chain)))
+    return f"{place}there is no setting {name[1]!r}" + (f": did you mean {meant[1]!r}?" if meant else "")
+  return place + str(cause if place else error).strip().splitlines()[-1].strip()
+
+
+def _place_in_recipe(error: BaseException) -> str:
+  """Returns "FILE, line N: " of the innermost frame in a file that is neither ours nor a library's; "" without one."""
+  if isinstance(error, SyntaxError):
+    return f"{error.filename}, line {error.lineno}: "
+  ours = ("<", _PACKAGE, sysconfig.get_path("stdlib"), getattr(sys.modules["__main__"], "__file__", "<"))
+  frames = [
+    frame
+    for frame in traceback.extract_tb(error.__traceback__)
+    if not frame.filename.startswith(ours) and "site-packages" not in frame.filename
+  ]
+  return f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
+
+
+def _help() -> str:
+  """Returns the docstring of the command, which has examples, and its flags with their defaults."""
+  main = sys.modules["__main__"]
+  shared = [name for name in flags.FLAGS.flags_by_module_dict() if name.startswith(_PACKAGE_NAME + ".cli.shared")]
+  lines = [(main.__doc__ or "").strip(), "", "Flags:"]
+  for module in (sys.argv[0], *shared):
+    for flag in flags.FLAGS.get_flags_for_module(module):
+      default = "" if flag.default in (None, "") else f" Default: {flag.default_as_str.strip(chr(39))}."
+      name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}=..."
+      lines += textwrap.wrap(flag.help + default, 100, initial_indent=f"  {name:<22} ", subsequent_indent=" " * 25)
+  return "\n".join(lines)
 
 
 def _fail(message: str) -> NoReturn:
