@@ -120,9 +120,9 @@ def build_experiment(config: ConfigDict, device_count: int, platform: str | None
   max_rollbacks = look_up({"stop": 0, "rollback": run.max_rollbacks}, "run.on_nonfinite", run.on_nonfinite)
   if run.profile and not (len(run.profile) == 2 and 0 <= run.profile[0] <= run.profile[1]):
     raise UserError(f"config.run.profile = {run.profile}: give the first and the last iteration, e.g. (10, 14)")
-  settings_of_run = {field.name: run[field.name] for field in fields(Experiment) if field.name in run}
-  derived = {"best_mode": best_mode, "max_rollbacks": max_rollbacks, "micro_batches": micro_batches}
-  return Experiment(algorithm, config.batch_size, config.seed, **settings_of_run | derived)
+  from_run = {field.name: run[field.name] for field in fields(Experiment) if field.name in run}
+  derived = {"micro_batches": micro_batches, "best_mode": best_mode, "max_rollbacks": max_rollbacks}
+  return Experiment(algorithm, config.batch_size, config.seed, **from_run | derived)
 
 
 def _check_parts(config: ConfigDict, phase: Phase, per_device: int, device_count: int) -> None:

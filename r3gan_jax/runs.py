@@ -31,7 +31,7 @@ from r3gan_jax.training.workdir import check_data, claim_workdir, read_config
 
 
 def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
-  """Trains by `config` in `workdir`, from its newest checkpoint if it has one.
+  """Trains `config` in `workdir`, from the newest checkpoint if there is one.
 
   Raises:
     UserError: a setting, the data or the work directory is not usable; nothing has been changed then.
@@ -48,8 +48,8 @@ def train_run(config: ConfigDict, workdir: epath.PathLike) -> None:
   def claim() -> None:
     for name, (kept, now) in protocol_differences(workdir, scorer.protocol).items() if scorer else ():
       raise UserError(
-        f"the scores in {workdir} are of {name} = {kept!r}, but now it is {now!r}: keep the setting, or leave "
-        "config.run.metrics empty and score with cli.evaluate, which keeps series apart"
+        f"the scores in {workdir} were computed with {name} = {kept!r}, but now it is {now!r}: keep the setting, or "
+        "leave config.run.metrics empty and score with cli.evaluate, which keeps series apart"
       )
     claim_workdir(workdir, factory.as_chosen(config))
     check_data(workdir, len(source), source.classes)

@@ -1,4 +1,4 @@
-"""Draws images from a trained generator: a seed always gives the same image, for any batch and devices.
+"""Draws images from a trained generator: a seed always gives the same image, whatever the batch and the devices.
 
 A seed gives noise, and noise and a class give an image; interpolation is between noise vectors.
 """
@@ -56,7 +56,7 @@ class Sampler:
     self._generate = jax.jit(jax.shard_map(generate, mesh=mesh, in_specs=(P(), P(), split, split), out_specs=split))
 
   def __call__(self, params: Any, carry: Any, seeds: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-    """Draws uint8 [n, H, W, C] from seeds int [n] and labels int [n]; by default each seed also draws its label."""
+    """Draws uint8 [n, H, W, C] from seeds int [n] and labels int [n]; by default each seed also gives its label."""
     if self._num_classes and labels is None:
       labels = labels_of_seeds(seeds, self._num_classes)
     return np.concatenate(list(self.batches(params, carry, self.noise(seeds), labels)))

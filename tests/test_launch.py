@@ -13,31 +13,34 @@ import pytest
 
 LAUNCH = Path(__file__).resolve().parent.parent / "launch"
 FLAGS = ["--config=configs/x.py:smoke", "--workdir=/n/it's mine", "--config.gan.augment_p=(0.0, 0.3)"]
-ENVIRONMENT = {"HOSTS": "a me@b", "ZONE": "z1", "ARCHIVE": "/tmp/it.tar.gz"}
+ENVIRONMENT = {"HOSTS": "me@a b", "ZONE": "z1", "ARCHIVE": "/tmp/it.tar.gz", "MAX_RESTARTS": "3"}
 
 # call: environment variables; for each command that it runs, words that it must contain
 CALLS = {
   "gpu.sh install": ({}, ["python3 -m venv .venv", ".venv/bin/pip install .[gpu]"]),
-  "gpu.sh train FLAGS": ({"MAX_RESTARTS": "3"}, ["launch/restart.sh --max_restarts=3"]),
+  "gpu.sh train FLAGS": ({}, ["launch/restart.sh --max_restarts=3"]),
   "gpu_hosts.sh install": (
     {},
     [
       "git archive --output=/tmp/it.tar.gz HEAD",
-      "scp a:r3gan_jax.tar.gz",
-      "ssh a",
-      "scp me@b:r3gan_jax.tar.gz",
-      "ssh me@b",
+      "scp me@a:r3gan_jax.tar.gz",
+      "ssh me@a",
+      "scp b:r3gan_jax.tar.gz",
+      "ssh b",
     ],
   ),
-  "gpu_hosts.sh train FLAGS": ({}, ["ssh a", "ssh me@b"]),
-  "gpu_hosts.sh log": ({}, ["ssh a"]),
-  "gpu_hosts.sh stop": ({}, ["ssh a", "ssh me@b", "ssh a", "ssh me@b"]),
+  "gpu_hosts.sh train FLAGS": ({"COORDINATOR_PORT": "9000"}, ["ssh me@a", "ssh b"]),
+  "gpu_hosts.sh log": ({}, ["ssh me@a"]),
+  "gpu_hosts.sh stop": ({}, ["ssh me@a", "ssh b", "ssh me@a", "ssh b"]),
   "slurm.sh submit FLAGS": ({"NODES": "4"}, ["sbatch --nodes=4 --gpus-per-node=8 --signal=TERM@120 --requeue"]),
   "slurm.sh job FLAGS": ({"CPUS_PER_GPU": "4"}, ["srun --cpus-per-task=4 --kill-on-bad-exit=0"]),
   "cloud_tpu.sh create": ({}, ["tpu-vm create r3gan --version=v2-alpha-tpuv5-lite --accelerator-type=v5litepod-4"]),
   "cloud_tpu.sh create --queued --spot": (
     {"TPU_NAME": "pod", "ACCELERATOR_TYPE": "v6e-256", "NFS": "10.0.0.2:/s"},
-    ["queued-resources create pod --runtime-version=v2-alpha-tpuv6e --accelerator-type=v6e-256 --spot"],
+    [
+      "queued-resources create pod --runtime-version=v2-alpha-tpuv6e --accelerator-type=v6e-256 --spot"
+      " --metadata=enable-oslogin=TRUE"
+    ],
   ),
   "cloud_tpu.sh create --spot": (
     {"ACCELERATOR_TYPE": "v4-8"},
@@ -132,9 +135,16 @@ def test_the_flags_reach_main_unchanged(repository, name):
       (program,) = (word for word in command if "--workdir" in word)
       words = shlex.split(program.removeprefix("--command=").removeprefix("--wrap="), comments=False)
       words = words[: words.index(">>")] if ">>" in words else words
-    joined = ["--coordinator=a:8476", "--num_processes=2", f"--process_id={process}"]
+    assert ("--max_restarts=3" in words) == name.startswith(("gpu_hosts", "cloud"))
+    joined = ["--coordinator=a:9000", "--num_processes=2", f"--process_id={process}"]
     assert words[-len(FLAGS) :] == FLAGS or words[-len(FLAGS) - 3 :] == FLAGS + joined
     assert (words[-len(FLAGS) :] == FLAGS) != name.startswith("gpu_hosts")
+
+
+@pytest.mark.parametrize("script", ["gpu_hosts.sh", "cloud_tpu.sh"])
+def test_the_log_is_the_one_that_training_writes(repository, script):
+  _, (command,) = run_call(repository, f"{script} log")
+  assert command[-1].split()[-1] == "r3gan_jax/train.log"
 
 
 @pytest.mark.parametrize(
@@ -242,7 +252,7 @@ def test_restarts(tmp_path, values, status, left):
 
 
 SAVES = """#!/bin/bash
-trap 'sleep 0.3; echo saved; exit 75' TERM
+trap 'sleep 1; echo saved; exit 75' TERM
 echo "started $*"
 while true; do sleep 0.05; done
 """
@@ -264,11 +274,13 @@ def test_a_signal_saves_and_ends(tmp_path, number):
 
 
 def test_a_signal_ends_the_pause_before_a_restart(tmp_path):
-  with subprocess.Popen([LAUNCH / "restart.sh", "--pause=600", "false"], stderr=subprocess.PIPE, text=True) as process:
+  executable(tmp_path / "fail", "#!/bin/bash\n[[ -e ran ]] && exec sleep 60\ntouch ran\nexit 1\n")
+  command = [LAUNCH / "restart.sh", "--pause=600", "./fail"]
+  with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
     assert "status 1: restarting in 600 s" in process.stderr.readline()
     time.sleep(0.1)
     process.terminate()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=60) == 1  # of the only time that it ran
 
 
 def test_hosts_train_in_the_background_once_until_stopped(repository):

@@ -1,3 +1,5 @@
+"""Sampling: images, noise and labels as functions of seeds, interpolation, image and video files."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,7 @@ from r3gan_jax.sampling import (
 
 @golden_cases.cases
 def test_one_seed_one_image(case):
-  """Alone, among others, at another place of a batch, by way of its noise: to the bit, on 1 device and on 4."""
+  """Images are equal bit for bit: alone, with others, elsewhere in a batch, from its noise, on 1 and 4 devices."""
   case = golden_cases.load(case)
   params = {"generator": case.params("G", "generator")}
   seeds = np.array([7, 2**32 - 1, 0, 3, 11, 12, 13])
@@ -44,7 +46,7 @@ def test_one_seed_one_image(case):
   np.testing.assert_allclose(noise, expected, rtol=1e-6)
 
 
-def test_bytes_in_bfloat16():
+def test_quantisation_in_bfloat16():
   case = golden_cases.load("cond_8px")
   params = {"generator": case.params("G", "generator")}
   in_float32, in_bfloat16 = (
@@ -56,7 +58,7 @@ def test_bytes_in_bfloat16():
 
 
 def test_slerp():
-  """By hand in the plane; on the sphere by equal angles; and where there is no arc."""
+  """Points by hand in the plane, by equal angles on the sphere, and for (anti)parallel vectors."""
   thirds = slerp(np.array([2.0, 0.0]), np.array([0.0, 2.0]), np.array([0, 1 / 3, 2 / 3, 1]))
   np.testing.assert_allclose(thirds, [[2, 0], [3**0.5, 1], [1, 3**0.5], [0, 2]], atol=1e-12)
   start, end = np.random.default_rng(0).standard_normal((2, 64))
@@ -69,7 +71,7 @@ def test_slerp():
   np.testing.assert_allclose(slerp(start, -start, np.array([0, 0.25])), [start, start / 2])
 
 
-def test_interpolation_is_a_loop_through_the_rows():
+def test_interpolation_is_a_closed_path_through_the_rows():
   noise = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
   walk = interpolation(noise, steps=5)
   assert walk.shape == (15, 64) and walk.dtype == np.float32
@@ -91,8 +93,8 @@ def test_pngs_of_batches(tmp_path):
     save_pngs(epath.Path(tmp_path / names[0]), names, [images])
 
 
-def test_few_batches_wait_to_be_written(tmp_path):
-  """When another is asked for, all but the newest have been written."""
+def test_at_most_two_batches_wait_to_be_written(tmp_path):
+  """When the next batch is drawn, all but the last one have been written."""
 
   def batches():
     for index in range(20):
@@ -104,7 +106,7 @@ def test_few_batches_wait_to_be_written(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["gif", "mp4"])
 def test_video(tmp_path, suffix):
-  """Frames in order, enlarged, nearly in their colours; grey ones, too."""
+  """Grey frames, enlarged, in order, in nearly their colours."""
   frames = np.arange(0, 240, 40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
   if suffix == "mp4":
     av = pytest.importorskip("av")
@@ -124,7 +126,7 @@ def test_video(tmp_path, suffix):
   assert np.abs(np.array(read) - expected).max() <= 3
 
 
-def test_grid_is_row_by_row_and_ends_in_black():
+def test_grid_is_filled_by_rows_and_ends_in_black():
   images = np.arange(1, 6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
   grid = image_grid(images, columns=2)
   assert grid.shape == (6, 6, 1)

@@ -151,7 +151,7 @@ def test_a_work_directory(place):
     claim_workdir(str(place), CONFIG | {"gamma": (2.0, 0.1)})
   (place / "config.json").unlink()
   (place / "thesis.tex").write_text("precious")
-  with pytest.raises(UserError, match="no work directory of r3gan_jax"):
+  with pytest.raises(UserError, match="is not empty"):
     claim_workdir(str(place), CONFIG)
   with pytest.raises(UserError, match="not a work directory"):
     read_config(str(place))

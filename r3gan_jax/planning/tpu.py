@@ -94,12 +94,12 @@ class TpuPlan:
 
   @property
   def all_reduce_bytes(self) -> int:
-    """Bytes that an iteration sums over all chips: its gradients."""
+    """Bytes that an iteration sums over all chips: gradients and metrics."""
     return sum(collective.size for collective in self.collectives if collective.kind == "all-reduce")
 
   @property
   def all_reduce_seconds(self) -> float:
-    """The least time for the sums, on rings that keep every link busy: each chip sends 2 (n - 1) / n of the bytes."""
+    """The least time of the all-reduces, on rings that use every link: each chip sends 2 (n - 1) / n of the bytes."""
     return 2 * (self.chip_count - 1) / self.chip_count * self.all_reduce_bytes / self.interconnect
 
 
@@ -118,7 +118,10 @@ def compile_for_topology(experiment: Experiment, topology_name: str) -> TpuPlan:
     raise UserError(f"unknown topology {topology_name!r}: give a chip of {sorted(CHIPS)} and a shape, e.g. v5e:2x2")
   mesh = topology_mesh(topology_name)
   if experiment.batch_size % mesh.size:
-    raise UserError(f"{experiment.batch_size} images (config.batch_size) are not a multiple of {mesh.size} chips")
+    raise UserError(
+      f"config.batch_size = {experiment.batch_size} is not a multiple of the {mesh.size} chips of {topology_name}: "
+      "change one of them"
+    )
   per_chip = experiment.batch_size // mesh.size
   micro_batches = dict(experiment.micro_batches)
   while True:
@@ -194,7 +197,7 @@ def topology_mesh(topology_name: str) -> Mesh:
   try:
     topology = topologies.get_topology_desc(platform="tpu", topology_name=topology_name)
   except (jax.errors.JaxRuntimeError, RuntimeError) as error:
-    raise UserError(f"libtpu refuses the topology {topology_name!r}: {str(error).splitlines()[0]}") from error
+    raise UserError(f"libtpu rejects the topology {topology_name!r}: {str(error).splitlines()[0]}") from error
   return make_mesh(topology.devices)
 
 

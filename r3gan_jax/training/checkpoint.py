@@ -129,7 +129,7 @@ class BestCheckpoint:
       absolute(directory),
       max_to_keep=1,
       best_mode=mode,
-      # A resumed run may have used another score before.
+      # `self._score`, because the checkpoint kept by a resumed run may lack this score.
       best_fn=self._score,
     )
 
@@ -147,7 +147,7 @@ class BestCheckpoint:
     if images_seen in self._manager.all_steps() or not _has_room_for(self._manager.directory, state):
       return
     logging.info("the best %s so far: %g, at %s images", self._metric, score, f"{images_seen:,}")
-    # By force: a run that resumes from an older checkpoint may be behind the best one.
+    # `force`, because a run that resumes from an older checkpoint may be behind the best one.
     self._manager.save(images_seen, args=_saved(state), metrics=dict(scores), force=True)
 
   def close(self) -> None:

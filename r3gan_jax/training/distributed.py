@@ -1,4 +1,4 @@
-"""Several processes, one per host or GPU: joining them, agreeing, and noticing that one has ended or hangs."""
+"""Training in several processes, one per host or GPU: start-up, agreement, preemption and hangs."""
 
 import faulthandler
 import hashlib
@@ -29,12 +29,12 @@ def initialize(
   """Joins this process with its peers; call it before JAX looks for devices.
 
   If the first three arguments are None the environment decides: a TPU pod, SLURM, Open MPI, or a single process.
-  From here on, only process 0 logs below warnings.
+  Afterwards, processes other than 0 log only warnings and errors.
 
   Args:
     coordinator: host:port of process 0.
-    num_processes: how many there are; 1: a single process, whatever the environment.
-    process_id: the number of this one.
+    num_processes: their number; 1: a single process, whatever the environment.
+    process_id: the index of this process.
     peer_timeout_seconds: seconds without a heartbeat from one process before all exit.
 
   Raises:
@@ -60,7 +60,7 @@ def initialize(
   if jax.process_index() > 0:
     logging.set_verbosity(logging.WARNING)
   if jax.process_count() > 1:
-    faulthandler.disable()  # or it prints a stack after the runtime's message that a peer has ended
+    faulthandler.disable()  # it would print a stack after the runtime's message that a peer has ended
 
 
 def is_first_process() -> bool:
@@ -90,7 +90,7 @@ def from_first_process(value: bool) -> bool:
 
 
 def gathered(rows: np.ndarray, share: int) -> np.ndarray:
-  """Gathers [n, ...] of each process, padded to n = `share`: [share * processes, ...] on all."""
+  """Gathers the rows [n, ...] of all processes, each padded to `share`: returns [share * processes, ...]."""
   padded = np.zeros((share, *rows.shape[1:]), rows.dtype)
   padded[: len(rows)] = rows
   return multihost_utils.process_allgather(padded).reshape(-1, *rows.shape[1:])
@@ -112,20 +112,20 @@ def _broadcast(value: np.ndarray) -> np.ndarray:
 class Preemption:
   """Notices SIGTERM, sent before maintenance, at the end of a SLURM job, or on preemption.
 
-  One process that receives it is enough: all learn of it at the same iteration.
+  If one process receives it, all learn of it at the same iteration.
   """
 
   def __init__(self) -> None:
     self._signalled = False
 
   def requested(self, iteration: int) -> bool:
-    """Returns whether SIGTERM has come; call it after every iteration, with consecutive numbers."""
+    """Returns whether SIGTERM has been received; call it after every iteration, with consecutive numbers."""
     # With several processes JAX's runtime handles the signal itself.
     return multihost_utils.reached_preemption_sync_point(iteration) or self._signalled
 
   @contextmanager
   def watched(self) -> Iterator["Preemption"]:
-    """Within this context, SIGTERM is noticed and otherwise ignored."""
+    """Catches SIGTERM within the context, so that only `requested` reports it."""
     if jax.distributed.is_initialized() or threading.current_thread() is not threading.main_thread():
       yield self
       return
@@ -143,8 +143,8 @@ class Preemption:
 class Watchdog:
   """Exits the process with status `INTERRUPTED` if `reset` is not called for `seconds`.
 
-  JAX's runtime notices peers that have ended. This is for a peer that hangs: collectives wait for it forever, and a
-  thread that waits inside the accelerator's runtime cannot be interrupted.
+  JAX's runtime notices peers that have ended, but not a peer that hangs: collectives wait for it forever, and a thread
+  that waits inside the accelerator's runtime cannot be interrupted.
   """
 
   def __init__(self, seconds: float):
@@ -154,11 +154,11 @@ class Watchdog:
     threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
   def reset(self) -> None:
-    """Starts the time again."""
+    """Restarts the timer."""
     self._last_reset = time.monotonic()
 
   def pause(self) -> None:
-    """Stops the time until the next reset."""
+    """Stops the timer until the next reset."""
     self._last_reset = None
 
   def close(self) -> None:
@@ -170,8 +170,8 @@ class Watchdog:
       last_reset = self._last_reset
       if last_reset is not None and time.monotonic() - last_reset > self._seconds:
         print(
-          f"error: no iteration has finished for {self._seconds:g} seconds (config.run.stall_seconds): this process or "
-          "another one hangs: the same command resumes from the last checkpoint",
+          f"error: no iteration has finished for {self._seconds:g} seconds (config.run.stall_seconds), so this "
+          "process or another one hangs: the same command resumes from the last checkpoint",
           file=sys.stderr,
           flush=True,
         )

@@ -18,7 +18,7 @@ from etils import epath
 from r3gan_jax.storage import append, is_remote, write_whole
 
 if importlib.util.find_spec("tensorflow") is None:
-  # clu imports this module for its TensorFlow writer, which we do not use.
+  # clu imports this module for its TensorFlow writer, which is not used here.
   _stub = types.ModuleType("clu.metric_writers.summary_writer")
   _stub.SummaryWriter = None  # type: ignore[attr-defined]
   sys.modules.setdefault("clu.metric_writers.summary_writer", _stub)
@@ -140,7 +140,7 @@ class RemoteTensorBoardWriter(_ScalarsAndImagesWriter):
 
 
 def make_writer(workdir: epath.Path) -> MetricWriter:
-  """Returns the writer of a run (log, metrics.jsonl, tensorboard/); on processes other than 0, it writes nothing."""
+  """Returns the writer of a run: log, metrics.jsonl and tensorboard/ on process 0, nothing on the others."""
   if not is_first_process():
     return metric_writers.MultiWriter([])
   tensorboard = RemoteTensorBoardWriter if is_remote(workdir) else TensorBoardWriter
@@ -165,19 +165,19 @@ def _line(images_seen: int, values: Mapping[str, float | str]) -> str:
 def read_metrics(workdir: epath.PathLike) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Reads metrics.jsonl: name -> (images seen int64 [n], values float64 [n]), sorted, without repetitions.
 
-  Empty if the file does not exist, which is so before the first log line.
+  Empty before the first log line, when the file does not exist.
   """
   series: dict[str, dict[int, float]] = {}
   path = epath.Path(workdir) / METRICS_FILE
   for line in path.read_text().splitlines() if path.exists() else []:
     try:
       scalars = json.loads(line)
-    except json.JSONDecodeError:  # a torn line
+    except json.JSONDecodeError:  # a line cut off by a crash
       continue
     images_seen = scalars.pop("images_seen")
     for name, value in scalars.items():
       if not isinstance(value, str):
-        name = re.sub("^knobs/", "hyperparameters/", name)  # their name in older runs
+        name = re.sub("^knobs/", "hyperparameters/", name)  # the prefix in older runs
         series.setdefault(name, {})[images_seen] = value
   return {
     name: (np.array(sorted(values), np.int64), np.array([values[n] for n in sorted(values)]))

@@ -10,7 +10,7 @@ one does.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -47,7 +47,7 @@ class Experiment:
     algorithm: the GAN.
     batch_size: images, over all devices.
     seed: of initialisation, noise, augmentation and data order.
-    total_images: the run ends here.
+    total_images: images seen at the end of the run.
     log_every_images: interval of log lines.
     snapshot_every_images: interval of checkpoints, sample grids and scores.
     keep_checkpoints: how many of the newest are kept.
@@ -68,12 +68,12 @@ class Experiment:
   snapshot_every_images: int
   keep_checkpoints: int
   keep_every_images: int
-  micro_batches: Mapping[str, int] = field(default_factory=dict)
-  best_metric: str = ""
-  best_mode: str = "min"
-  max_rollbacks: int = 0
-  stall_seconds: float = 3600.0
-  profile: Sequence[int] = ()
+  micro_batches: Mapping[str, int]
+  best_metric: str
+  best_mode: str
+  max_rollbacks: int
+  stall_seconds: float
+  profile: Sequence[int]
 
   @property
   def images_per_iteration(self) -> int:
@@ -93,14 +93,14 @@ class Experiment:
 
 @partial(jax.jit, donate_argnums=0)
 def _with_other_draws(state: TrainState, rollbacks: int | jax.Array) -> TrainState:
-  """Changes the noise and the data order of what follows."""
+  """Changes the PRNG key, and counts the rollback, which changes the data order."""
   return replace(
     state, rng=jax.random.fold_in(state.rng, rollbacks), rollbacks=jnp.full_like(state.rollbacks, rollbacks)
   )
 
 
 class Trainer:
-  """Trains one experiment in one work directory; a context manager, which closes its files at the end.
+  """Trains an experiment in a work directory; a context manager that finishes all writes on exit.
 
   Args:
     experiment: what to train.
@@ -120,10 +120,10 @@ class Trainer:
   ):
     self._experiment, self._loader, self._workdir = experiment, loader, workdir
     self._writer, self._snapshots = writer, snapshots
-    self.mesh = make_mesh()
-    self._step = make_train_step(experiment.algorithm, self.mesh, experiment.micro_batches)
+    self._mesh = make_mesh()
+    self._step = make_train_step(experiment.algorithm, self._mesh, experiment.micro_batches)
     self._iteration = 0  # since the start of this process
-    self.checkpoints = Checkpoints(workdir / DIRECTORY, experiment.keep_checkpoints, experiment.keep_every_images)
+    self._checkpoints = Checkpoints(workdir / DIRECTORY, experiment.keep_checkpoints, experiment.keep_every_images)
     self._best = None
     if experiment.best_metric:
       self._best = BestCheckpoint(workdir / BEST_DIRECTORY, experiment.best_metric, experiment.best_mode)
@@ -136,7 +136,7 @@ class Trainer:
   def __exit__(self, *_: object) -> None:
     self._watchdog.close()
     self._profile.close()
-    self.checkpoints.close()
+    self._checkpoints.close()
     if self._best:
       self._best.close()
     self._writer.flush()
@@ -154,12 +154,12 @@ class Trainer:
     experiment = self._experiment
     state = self._restore()
     if state is not None:
-      logging.info("resumed from %s at %s images", self.checkpoints.directory, f"{int(state.images_seen):,}")
+      logging.info("resumed from %s at %s images", self._checkpoints.directory, f"{int(state.images_seen):,}")
     elif start is not None:
       state = start
     else:
       init = partial(init_state, experiment.algorithm, experiment.seed)
-      state = jax.jit(init, out_shardings=replicated(self.mesh))()
+      state = jax.jit(init, out_shardings=replicated(self._mesh))()
     while True:
       rollbacks = int(state.rollbacks) + 1
       try:
@@ -176,9 +176,9 @@ class Trainer:
   def _restore(self) -> TrainState | None:
     """Returns the newest readable checkpoint, and sets aside those after it."""
     experiment = self._experiment
-    state = self.checkpoints.restore_latest(abstract_state(experiment.algorithm, self.mesh))
+    state = self._checkpoints.restore_latest(abstract_state(experiment.algorithm, self._mesh))
     if state is not None:
-      self.checkpoints.set_aside_after(int(state.images_seen))
+      self._checkpoints.set_aside_after(int(state.images_seen))
     return state
 
   def _train_from(self, state: TrainState) -> TrainState:
@@ -187,11 +187,11 @@ class Trainer:
     images_seen = int(state.images_seen)
     increment = experiment.images_per_iteration
     batches = self._loader.iterate(
-      experiment.batch_sizes, images_seen // increment, batch_sharding(self.mesh), int(state.rollbacks)
+      experiment.batch_sizes, images_seen // increment, batch_sharding(self._mesh), int(state.rollbacks)
     )
     progress = Progress(images_seen, experiment.total_images)
     window = MetricWindow(
-      f"The last good checkpoint is in {self.checkpoints.directory}: lower the learning rate or raise the penalty in "
+      f"The last good checkpoint is in {self._checkpoints.directory}: lower the learning rate or raise the penalty in "
       "config.gan, or see config.run.on_nonfinite"
     )
     is_saved = True
@@ -222,7 +222,7 @@ class Trainer:
               is_saved = self._snapshot(state)
             watchdog.reset()
           elif interrupted or (log_due and not is_saved):
-            is_saved = self.checkpoints.save(state)
+            is_saved = self._checkpoints.save(state)
           if interrupted and not last:
             lost = "" if is_saved else ", which could not be saved"
             raise Interrupted(f"stopped by SIGTERM at {images_seen:,} images{lost}: the same command resumes")
@@ -236,10 +236,10 @@ class Trainer:
     try:
       return next(batches)
     except UserError as error:
-      if jax.process_count() > 1:  # the others do not know, and would not take part in a save
+      if jax.process_count() > 1:  # the other processes would not take part in the save
         raise
       window.check_pending()
-      was_saved = "was saved" if self.checkpoints.save(state) else "could not be saved"
+      was_saved = "was saved" if self._checkpoints.save(state) else "could not be saved"
       cure = ": to skip such images, add --config.run.on_corrupt_image=skip"
       raise UserError(
         f"{error} (the run {was_saved} at {int(state.images_seen):,} images{cure * isinstance(error, CorruptImage)})"
@@ -248,7 +248,7 @@ class Trainer:
   def _snapshot(self, state: TrainState) -> bool:
     """Saves `state`, draws and scores; returns whether it could be saved."""
     began, images_seen = time.perf_counter(), int(state.images_seen)
-    is_saved = self.checkpoints.save(state)
+    is_saved = self._checkpoints.save(state)
     params, carry = averaged(self._experiment.algorithm, state)
     scores: dict[str, float] = {}
     for snapshot in self._snapshots:
@@ -260,7 +260,7 @@ class Trainer:
     return is_saved
 
   def _snapshot_is_missing(self, images_seen: int) -> bool:
-    """Returns whether the snapshot of the state from which the run resumes is due but was not completed."""
+    """Returns whether a snapshot is due at the state from which the run resumes but was not completed."""
     experiment = self._experiment
     due = images_seen >= experiment.total_images or _crosses(
       experiment.snapshot_every_images, images_seen - experiment.images_per_iteration, images_seen

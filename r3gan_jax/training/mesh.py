@@ -1,4 +1,4 @@
-"""The device mesh: one axis, `data`. Parameters are replicated over it, batches split."""
+"""The device mesh: one axis, `data`. Parameters are replicated over it, batches are split."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -15,21 +15,21 @@ from r3gan_jax.storage import failing_as, write_whole
 PROTOCOL_FILE = "protocol.json"
 
 Protocol = Mapping[str, str | int]
-"""By name: 'network', 'num_samples', 'seed', ..."""
+"""Values by name: 'network', 'num_samples', 'seed', ..."""
 
 
 def keep_protocol(workdir: epath.Path, protocol: Protocol) -> None:
-  """Makes `protocol` that of the series in `workdir`, unless they have one already."""
+  """Records `protocol` as that of the series in `workdir`, unless one has been recorded."""
   path = workdir / PROTOCOL_FILE
-  with failing_as(f"cannot keep the protocol of the scores in {path}", path):
+  with failing_as(f"cannot write the protocol of the scores to {path}", path):
     if not path.exists():
       write_whole(path, json.dumps(protocol, indent=2) + "\n")
 
 
 def protocol_differences(workdir: epath.Path, protocol: Protocol) -> dict[str, tuple[str | int, str | int]]:
-  """Returns name -> (kept, `protocol`'s) for what differs from the protocol of the series in `workdir`."""
+  """Returns name -> (recorded, new) values for what differs between the recorded protocol and `protocol`."""
   path = workdir / PROTOCOL_FILE
-  with failing_as(f"cannot read the protocol of the scores in {path}", path):
+  with failing_as(f"cannot read the protocol of the scores from {path}", path):
     try:
       kept = json.loads(path.read_text())
       return {name: (kept[name], value) for name, value in protocol.items() if kept[name] != value}

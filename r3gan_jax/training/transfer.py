@@ -9,7 +9,7 @@ Optimisers start from zero, as in StyleGAN: Adam corrects the bias of all second
 old and new layers would not share. Images seen, and so all schedules, start from zero, too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ _WHOLE = slice(None)
 
 @dataclass(frozen=True)
 class Transfer:
-  """A plan of what one network takes from another.
+  """A plan of which parameters one network takes from another.
 
   Attributes:
     rows: parameter name -> the indices along its first axis that are transferred.
@@ -62,10 +62,10 @@ def plan_transfer(
   shapes, source_shapes = ({n: x.shape for n, x in flatten_dict(tree, sep="/").items()} for tree in (target, source))
   rows: dict[str, slice] = {}
   table: list[tuple[str, str, str]] = []
-  unlike = ""
+  mismatch = ""
   source_layers = _layers(source_shapes)
   for layer, names in _layers(shapes).items():
-    listed = ", ".join(f"{_last(name)} {_by(shapes[name])}" for name in names)
+    listed = _listed(names, shapes)
     if layer not in source_layers:
       table.append((layer, listed, "initialised: not in the source"))
       continue
@@ -76,20 +76,20 @@ def plan_transfer(
       table.append((layer, listed, "transferred"))
     elif source_layers[layer] == names == list(leading) and all(shapes[n][1:] == source_shapes[n][1:] for n in names):
       rows |= {name: slice(count) for name, count in leading.items()}
-      some = ", ".join(f"rows 1 to {count} of {_last(name)}" for name, count in leading.items())
+      some = ", ".join(f"rows 1 to {count} of {_leaf_name(name)}" for name, count in leading.items())
       table.append((layer, listed, f"{some} transferred, the rest initialised"))
     else:
       differing = [name for name in source_layers[layer] if source_shapes[name] != shapes.get(name)]
-      there = ", ".join(f"{_last(name)} {_by(source_shapes[name])}" for name in differing) or "fewer parameters"
+      there = _listed(differing, source_shapes) or "fewer parameters"
       table.append((layer, listed, f"initialised: {there} in the source"))
-      unlike = unlike or f"{layer} is {listed} here, {there} in the source"
+      mismatch = mismatch or f"{layer} is {listed} here, {there} in the source"
   if not rows:
     raise UserError(
-      f"no layer of its {network} fits: {unlike or 'no layer has the same name'}: choose config.gan as in the source"
+      f"no layer of its {network} fits: {mismatch or 'no layer has the same name'}: choose config.gan as in the source"
     )
   for layer, names in source_layers.items():
     if not any(name in shapes for name in names):
-      table.append((layer, ", ".join(f"{_last(name)} {_by(source_shapes[name])}" for name in names), "not used"))
+      table.append((layer, _listed(names, source_shapes), "not used"))
   widths = [max(len(line[column]) for line in table) for column in (0, 1)]
   lines = (f"  {layer:{widths[0]}}  {listed:{widths[1]}}  {what}" for layer, listed, what in table)
   return Transfer(rows, (f"{network}:", *lines))
@@ -130,17 +130,17 @@ def transferred_state(
     for network in abstract
   }
 
-  def take(of: str, initial: Any, there: Any) -> Any:
-    return transfers[of](initial, there) if of in transfers else _where_alike(initial, there)
+  def transferred(name: str, initial: Any, given: Any) -> Any:
+    return transfers[name](initial, given) if name in transfers else _with_matching_leaves(initial, given)
 
   def begin(params: dict[str, Any], carry: dict[str, Any], ema: dict[str, Any]) -> TrainState:
     initial = init_state(algorithm, seed)
     averaged = {name: average.of for name, average in algorithm.averages.items()}
     return replace(
       initial,
-      params={network: take(network, initial.params[network], params[network]) for network in initial.params},
-      carry={name: take(name, initial.carry[name], carry.get(name, {})) for name in initial.carry},
-      ema={name: take(of, initial.ema[name], ema.get(name, {})) for name, of in averaged.items()},
+      params={network: transferred(network, initial.params[network], params[network]) for network in initial.params},
+      carry={name: transferred(name, initial.carry[name], carry.get(name, {})) for name in initial.carry},
+      ema={name: transferred(of, initial.ema[name], ema.get(name, {})) for name, of in averaged.items()},
     )
 
   state = jax.jit(begin, out_shardings=replicated(mesh))(source.params, source.carry, source.ema)
@@ -151,14 +151,14 @@ def _leading_rows(algorithm: Algorithm) -> Mapping[str, Mapping[str, int]]:
   return algorithm.leading_rows if isinstance(algorithm, HasLeadingRows) else {}
 
 
-def _where_alike(initial: Any, source: Any) -> Any:
+def _with_matching_leaves(initial: Any, source: Any) -> Any:
   """Returns the carry `initial` with the leaves of `source` that have the same path and shape."""
-  there = dict(jax.tree.leaves_with_path(source))
+  given = dict(jax.tree.leaves_with_path(source))
 
-  def taken(path: Any, leaf: jax.Array) -> jax.Array:
-    return there[path] if path in there and there[path].shape == leaf.shape else leaf
+  def chosen(path: Any, leaf: jax.Array) -> jax.Array:
+    return given[path] if path in given and given[path].shape == leaf.shape else leaf
 
-  return jax.tree.map_with_path(taken, initial)
+  return jax.tree.map_with_path(chosen, initial)
 
 
 def _layers(names: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -169,9 +169,10 @@ def _layers(names: Mapping[str, Any]) -> dict[str, list[str]]:
   return layers
 
 
-def _last(name: str) -> str:
+def _leaf_name(name: str) -> str:
   return name.rpartition("/")[2]
 
 
-def _by(shape: tuple[int, ...]) -> str:
-  return "x".join(map(str, shape))
+def _listed(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> str:
+  """Returns the parameters of a layer with their shapes, e.g. "bias 64, kernel 3x3x8x64"."""
+  return ", ".join(f"{_leaf_name(name)} {'x'.join(map(str, shapes[name]))}" for name in names)

@@ -29,13 +29,13 @@ def claim_workdir(workdir: epath.PathLike, config: dict[str, Any]) -> None:
       first setting that differs). Nothing has been changed then.
   """
   path = as_path(workdir)
-  config = json.loads(json.dumps(config))  # as read back: tuples become lists
+  config = json.loads(json.dumps(config))  # tuples become lists, as when it is read
   with failing_as(f"cannot write to the work directory {path}", path, "choose another --workdir"):
     make_directory(path)
     if (path / CONFIG_FILE).exists():
       _check_same(path, read_config(path), config)
     elif path.exists() and any(path.iterdir()):
-      raise UserError(f"{path} is not empty and is no work directory of r3gan_jax: choose another --workdir")
+      raise UserError(f"{path} is not empty and is not a work directory of r3gan_jax: choose another --workdir")
     write_whole(path / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 

@@ -75,6 +75,12 @@ def run(environment, name, *flags, status=0):
   return done
 
 
+def call(environment, name, calls):
+  """Returns the error of each call, a list of flags, or None of one that went well; all in one process (calls.py)."""
+  done = run(environment, "calls", name, json.dumps([list(map(str, flags)) for flags in calls]))
+  return json.loads(done.stdout.splitlines()[-1])
+
+
 def refused(environment, name, *flags):
   """Returns the error of bad input: the process ends with status 2, and one line says why."""
   done = run(environment, name, *flags, status=2)

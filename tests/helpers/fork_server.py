@@ -48,5 +48,7 @@ for descriptor, path in enumerate((os.devnull, *request["output"])):
 sys.argv = ["main.py", *request["flags"]]
 if request["name"] == "main":
   runpy.run_path("main.py", run_name="__main__")
+elif request["name"] == "calls":
+  runpy.run_module("tests.helpers.calls", run_name="__main__")
 else:
   runpy.run_module(f"r3gan_jax.cli.{request['name']}", run_name="__main__", alter_sys=True)

@@ -1,4 +1,4 @@
-"""Plans for TPUs: a recipe compiled by the real compiler, and what is computed from such a program."""
+"""Plans for TPUs: a recipe compiled by the real compiler, and the numbers computed from a compiled program."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from r3gan_jax.planning.hlo import Collective
 from r3gan_jax.planning.tpu import CHIPS, GIB, TpuPlan, describe_plan
 
 ROOT = Path(__file__).parent.parent.parent
-# `make test` puts it there: in the virtual environment itself every start on a CPU would print an error of libtpu's.
+# `make test` installs it here: in the virtual environment itself it would print an error at every start on a CPU.
 LIBTPU = ROOT / ".venv" / "libtpu"
 COMPILE = """
 import json
@@ -78,8 +78,8 @@ GRADIENTS = (Collective("all-reduce", 600_000_000), Collective("all-reduce", 400
 
 
 @pytest.mark.parametrize("chips, milliseconds", [(1, 0), (2, 5), (4, 7.5), (256, 9.9609375)])
-def test_a_ring_sends_each_byte_nearly_twice(chips, milliseconds):
-  """1 GB through 200 GB/s: n - 1 of n parts, once to sum them and once to hand the sums out."""
+def test_seconds_of_a_ring_all_reduce(chips, milliseconds):
+  """1 GB at 200 GB/s: n - 1 of n parts are sent twice, for the reduce-scatter and the all-gather."""
   assert 1e3 * plan(chips, GRADIENTS).all_reduce_seconds == pytest.approx(milliseconds)
 
 

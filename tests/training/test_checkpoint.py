@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent, exact, and a damaged one is never taken for a good one."""
+"""Checkpoints are complete or absent, and exact; a damaged one is never mistaken for a good one."""
 
 import gc
 import resource
@@ -84,9 +84,9 @@ def test_keeps_the_last_and_multiples(tmp_path):
 
 @pytest.fixture
 def collected(caplog):
-  """Orbax abandons its other readers and writers when one fails: they end here, and not in another test."""
+  """Collects the readers and writers that Orbax abandons when one fails, so that no other test sees their warnings."""
   yield
-  caplog.get_records("call").clear()  # which hold on to them
+  caplog.get_records("call").clear()  # records refer to them
   gc.collect()
 
 
@@ -100,9 +100,9 @@ def files(directory):
 
 
 @damages
-def test_every_damage_falls_back_to_the_checkpoint_before(tmp_path):
-  """Each file of the newest checkpoint in turn is truncated, removed, or has one bit flipped: either it still restores
-  exactly, or it is noticed and the one before it is used. Never anything in between."""
+def test_any_damage_falls_back_to_the_previous_checkpoint(tmp_path):
+  """Truncates, removes and flips a bit of each file of the newest checkpoint: either it still restores exactly, or the
+  damage is detected and the previous one is used."""
   saved(tmp_path / "good", 1, 2, keep_last=2)
   newest = tmp_path / "good" / "2"
   noticed = 0
@@ -145,7 +145,7 @@ def test_nothing_readable(tmp_path):
 @pytest.mark.parametrize("mode, kept", [("min", [1, 1, 3, 3]), ("max", [1, 2, 2, 2])])
 def test_the_best_is_kept(tmp_path, mode, kept):
   for images_seen, score, expected in zip((1, 2, 3, 4), (5.0, 6.0, 4.0, 4.5), kept, strict=True):
-    best = BestCheckpoint(tmp_path, "score", mode)  # of a new process
+    best = BestCheckpoint(tmp_path, "score", mode)  # as in a resumed run
     best.offer(make_state(images_seen), {"score": score, "other": 0.0})
     best.close()
     assert [int(path.name) for path in tmp_path.iterdir()] == [expected]
@@ -167,8 +167,8 @@ def test_the_best_of_an_older_state_replaces_a_newer_one(tmp_path):
 
 @damages
 @pytest.mark.parametrize("kind", ["last", "best"])
-def test_a_save_that_fails_while_it_is_written(tmp_path, caplog, kind):
-  """The file system refuses the arrays after there was room for them: said with the next save, which goes through."""
+def test_a_save_that_fails_while_writing(tmp_path, caplog, kind):
+  """The file system rejects the arrays although there was room: the next save logs it, and succeeds."""
   checkpoints = Checkpoints(tmp_path) if kind == "last" else BestCheckpoint(tmp_path, "score", "min")
 
   def save(images_seen, score):
@@ -182,7 +182,7 @@ def test_a_save_that_fails_while_it_is_written(tmp_path, caplog, kind):
   save(1, 2.0)
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   try:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))  # bytes a file; an array has 16384
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))  # bytes per file; an array has 16384
     save(2, 0.5)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,4 +1,4 @@
-"""Laws of the training step: how the batch is split does not matter, nothing recompiles, nothing is gathered."""
+"""Laws of the training step: results do not depend on how the batch is split, nothing recompiles or is gathered."""
 
 import re
 from functools import partial
@@ -91,7 +91,7 @@ def test_how_the_batch_is_split_does_not_matter(reference, devices, micro_batche
     (state.params, reference[0].params),
     (state.ema, reference[0].ema),
   ):
-    # Adam divides small gradients by themselves, so whole vectors are compared.
+    # Adam amplifies rounding in small gradients, so whole trees are compared.
     assert golden_cases.relative_errors(tree, expected)["all"] < 1e-5
   for name, value in reference[1].items():
     np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
@@ -127,7 +127,7 @@ def test_draws_differ_between_iterations_phases_and_samples():
   assert len(np.unique(drawn[:, 0])) == 4 * BATCH
 
 
-def test_not_finite_is_reported():
+def test_non_finite_values_are_reported():
   mesh = mesh_of(1)
   state = jax.jit(lambda: init_state(ALGORITHM, 0))()
   broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params["discriminator"])
@@ -137,7 +137,7 @@ def test_not_finite_is_reported():
 
 
 def test_collectives_are_gradients_and_scalars_only():
-  """Under shard_map XLA may only average: nothing of the batch's size may cross devices."""
+  """XLA adds no other collective, so nothing of the size of the batch crosses devices."""
   mesh = mesh_of(8)
   state = jax.eval_shape(lambda: init_state(ALGORITHM, 0))
   abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), (state, batches(0)))
@@ -147,7 +147,7 @@ def test_collectives_are_gradients_and_scalars_only():
 
 
 class Counting:
-  """One number, moved by 1 every iteration and by 10, of the same batch, in the first of every 3."""
+  """One parameter, raised by 1 in every iteration and, on the same batch, by 10 in the first of every 3."""
 
   image_shape, num_classes, averages = (2, 2, 1), 0, {}
   optimizers: ClassVar = {"a": optax.with_extra_args_support(optax.sgd(1.0))}
@@ -186,7 +186,7 @@ def count(bad=0.0, iterations=7, devices=2, micro_batches=None):
 
 @pytest.mark.parametrize("devices, micro_batches", [(2, None), (1, {"often": 2, "seldom": 4})])
 def test_a_phase_of_every_third_iteration(devices, micro_batches):
-  """Skipped, it changes neither parameters nor carry, and says that it did not run."""
+  """A skipped phase changes neither parameters nor carry, and its metrics are marked."""
   numbers = count(devices=devices, micro_batches=micro_batches)
   expected, carry = 0, 0.0
   for i, (a, mean, metrics) in enumerate(numbers):
@@ -201,7 +201,7 @@ def test_a_phase_of_every_third_iteration(devices, micro_batches):
     assert metrics.ran == dict.fromkeys(("seldom/mean", "seldom/bad", "a/gradient_norm_every_3"), due)
 
 
-def test_what_is_not_finite_is_told_from_a_phase_that_did_not_run():
+def test_a_non_finite_value_differs_from_a_skipped_phase():
   *_, (_, _, good), (_, _, bad) = count(bad=1.0, iterations=8)
   assert not good.not_finite() and bad.not_finite() == ["often/bad"] and not bad.ran["seldom/bad"]
   window = MetricWindow("the cure")
@@ -211,7 +211,7 @@ def test_what_is_not_finite_is_told_from_a_phase_that_did_not_run():
     window.check_pending()
 
 
-def test_means_are_over_the_iterations_that_ran():
+def test_means_are_over_the_iterations_in_which_a_phase_ran():
   window = MetricWindow("")
   for i, (_, _, metrics) in enumerate(count()[:5]):
     window.add(i, metrics)
@@ -229,7 +229,7 @@ def test_images_are_counted_in_every_iteration():
 
 
 class Zoo:
-  """Networks "a" and "b" of one number each, trained by gradients by hand; subclasses say how."""
+  """Networks "a" and "b" of one parameter each; subclasses define their gradients by hand."""
 
   image_shape, num_classes, averages = (2, 2, 1), 0, {}
   optimizers: ClassVar = {
@@ -246,7 +246,7 @@ class Zoo:
     return {"a": jnp.ones(()), "b": jnp.ones(())}, {"mean": jnp.zeros(())}
 
   def trained(self, iterations=1, devices=2, micro_batches=None, batch=4):
-    """(state, values of metrics) after as many iterations on the numbers from 0 on, one a sample."""
+    """Returns the state and the metrics after some iterations on the numbers 0, 1, ..., one per sample."""
     mesh = mesh_of(devices)
     state = jax.jit(lambda: init_state(self, 0), out_shardings=replicated(mesh))()
     step = make_train_step(self, mesh, micro_batches)
@@ -260,7 +260,7 @@ class Zoo:
 
 
 class Repeated(Zoo):
-  """Three updates of both networks in each iteration, each towards or away from the mean of a batch of its own."""
+  """Three updates of both networks per iteration, with gradients from the mean of a batch of their own."""
 
   @property
   def averages(self):
@@ -280,7 +280,7 @@ class Repeated(Zoo):
 
 @pytest.mark.parametrize("devices, micro_batches", [(1, None), (2, None), (1, {"both": 2})])
 def test_a_phase_that_is_repeated(devices, micro_batches):
-  """By hand: each update has a batch and draws of its own, each network its optimiser and rate; metrics are means."""
+  """Updates by hand: each has its own batch and keys, each network its own optimiser; metrics are means."""
   state, metrics = Repeated().trained(1, devices, micro_batches)
   a, trace, b, total = 1.0, 0.0, 1.0, 0.0
   for mean in (1.5, 5.5, 9.5):
@@ -304,7 +304,7 @@ def test_a_phase_that_is_repeated(devices, micro_batches):
 
 
 class Doubled(Zoo):
-  """A phase of two batches that takes the moments of both over all devices, after one of one."""
+  """A phase of one batch, then one of two batches that takes moments over all of their images."""
 
   @property
   def phases(self):
@@ -323,19 +323,19 @@ class Doubled(Zoo):
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_a_phase_of_two_batches_whose_samples_all_belong_together(devices):
+def test_a_phase_of_two_batches_with_batch_statistics(devices):
   state, metrics = Doubled().trained(1, devices)
   assert state.images_seen == 4 and state.carry["mean"] == np.mean(np.arange(4, 12))
   assert metrics["single/variance"] == np.var(np.arange(4)) and metrics["double/variance"] == np.var(np.arange(4, 12))
 
 
-def test_micro_batches_of_a_batch_that_belongs_together_are_refused():
-  with pytest.raises(ValueError, match="phase 'double' needs whole batches"):
+def test_micro_batches_with_batch_statistics_are_refused():
+  with pytest.raises(ValueError, match="phase 'double' needs whole batches, but its micro-batch size is 2"):
     Doubled().trained(micro_batches={"double": 2})
 
 
 class Normed(Zoo):
-  """b is a matrix of which one power step an update says the norm: state that follows from parameters alone."""
+  """The spectral norm of a matrix by one power iteration per update: a carry computed from parameters alone."""
 
   def init(self, key):
     return {"a": jnp.ones(()), "b": jnp.diag(jnp.array([3.0, 1.0]))}, {
@@ -358,8 +358,8 @@ class Normed(Zoo):
 
 
 @pytest.mark.parametrize("devices, micro_batches", [(1, None), (2, None), (1, {"b": 1})])
-def test_state_that_follows_from_parameters(devices, micro_batches):
-  """One power step an update, whatever the batch is divided into; the norms by hand."""
+def test_refreshed_carry(devices, micro_batches):
+  """There is one power iteration per update, however the batch is split; norms by hand."""
   state, metrics = Normed().trained(1, devices, micro_batches)
   np.testing.assert_allclose(state.carry["norm"], 2.996755, rtol=1e-6)
   np.testing.assert_allclose(metrics["b/norm"], (2.771356 + 2.996755) / 2, rtol=1e-6)
@@ -371,12 +371,12 @@ class Twice(Repeated):
     return super().phases * 2
 
 
-def test_two_phases_may_not_measure_the_same():
+def test_two_phases_with_equal_metric_names_are_refused():
   with pytest.raises(ValueError, match="two phases measure"):
     Twice().trained()
 
 
 @pytest.mark.parametrize("wrong", [{"repeat": 2}, {"batches": 2}])
-def test_the_batch_of_the_phase_before_is_taken_as_it_is(wrong):
+def test_a_phase_that_reuses_a_batch_cannot_repeat_or_enlarge_it(wrong):
   with pytest.raises(ValueError, match="phase 'a' reuses a batch"):
     Phase("a", ("a",), lambda: None, fresh_batch=False, **wrong)

@@ -1,4 +1,4 @@
-"""Runs that begin with another's parameters: from golden weights, at other resolutions and of other classes."""
+"""Runs initialised from golden weights, at other resolutions and with other classes."""
 
 import functools
 import shutil
@@ -26,7 +26,7 @@ SHAPES = {
   "uncond_16px": {"widths": (24, 16, 8), "cardinalities": (6, 4, 2), "blocks": (1, 2, 1), "num_classes": 0},
   "cond_8px": {"widths": (32, 16), "cardinalities": (8, 4), "blocks": (2, 1), "num_classes": 5},
 }
-"""Of the golden networks."""
+"""Settings of the golden networks."""
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def workdirs(tmp_path_factory):
 
 
 def recipe(case, init_from, **changes):
-  """Of the network of a golden case, but for changes."""
+  """Returns the configuration of a golden case's network, with changes."""
   shape = SHAPES[case] | changes
   config = cifar10.get_config()
   config.init_from = str(init_from)
@@ -52,16 +52,16 @@ def recipe(case, init_from, **changes):
 
 
 def begin(workdirs, case, **changes):
-  """The source's algorithm and state, and those of a run that begins with them."""
+  """Returns the source's algorithm and state, and the experiment and start of a run initialised from them."""
   config = recipe(case, workdirs / case, **changes)
   _, source_algorithm, source = runs.open_state(workdirs / case)
   experiment = factory.build_experiment(config, jax.device_count())
-  start = runs.build_start(config, experiment, workdirs / "none yet")
+  start = runs.build_start(config, experiment, workdirs / "new")
   return source_algorithm, source, experiment, start
 
 
 def higher(case, width):
-  """The golden network with one more stage."""
+  """Returns the settings of a golden network with one more stage."""
   shape = SHAPES[case]
   return {
     "widths": (*shape["widths"], width),
@@ -72,14 +72,14 @@ def higher(case, width):
 
 @functools.partial(jax.jit, static_argnums=0)
 def features(network, params, z, labels):
-  """G's images, and what each of its stages' layers gives, by name."""
+  """Returns G's images, and the outputs of its layers by name."""
   images, found = network.apply({"params": params}, z, labels, capture_intermediates=True)
   layers = found["intermediates"].items()
   return images, {name: x["__call__"][0] for name, x in layers if name.startswith(("basis", "up_", "stage_"))}
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def judged(network, params, images, labels):
+def logits_of(network, params, images, labels):
   return network.apply({"params": params}, images, labels)
 
 
@@ -89,7 +89,7 @@ def resample(by, images):
 
 @golden_cases.cases
 @pytest.mark.parametrize("widths", ["equal", "another"])
-def test_at_double_the_resolution_the_first_stages_give_what_they_gave(workdirs, case, widths):
+def test_the_old_stages_are_unchanged_at_double_the_resolution(workdirs, case, widths):
   top = SHAPES[case]["widths"][-1]
   changes = higher(case, top if widths == "equal" else top // 2)
   source_algorithm, source, experiment, start = begin(workdirs, case, **changes)
@@ -105,14 +105,14 @@ def test_at_double_the_resolution_the_first_stages_give_what_they_gave(workdirs,
     for name, value in expected.items():
       np.testing.assert_allclose(actual[name], value, rtol=1e-6, atol=1e-6 * jnp.abs(value).max(), err_msg=name)
     enlarged = resample(upsample2x, recorded)
-    # New blocks begin as the identity, and where they are as wide as the last one to_image goes along.
+    # New blocks start as the identity; if they are as wide as the last one, to_image is transferred, too.
     same = np.allclose(images, enlarged, rtol=1e-5, atol=1e-5 * np.abs(enlarged).max())
     assert same == (widths == "equal")
 
   real = np.repeat(np.repeat(golden["real"], 2, axis=1), 2, axis=2)
   smaller = resample(downsample2x, real)
-  expected = judged(source_algorithm.discriminator, source.params["discriminator"], smaller, labels)
-  logits = judged(experiment.algorithm.discriminator, start.params["discriminator"], real, labels)
+  expected = logits_of(source_algorithm.discriminator, source.params["discriminator"], smaller, labels)
+  logits = logits_of(experiment.algorithm.discriminator, start.params["discriminator"], real, labels)
   assert np.allclose(logits, expected, rtol=1e-4, atol=1e-5) == (widths == "equal")
 
 
@@ -120,8 +120,8 @@ def new_layers(stage):
   return f"up_{stage}", f"stage_{stage}_block_0", f"stage_{stage}_block_1"
 
 
-def test_all_but_the_parameters_is_as_from_scratch(workdirs):
-  """Optimisers, images seen, random numbers; and new parameters, which the moving average begins with, too."""
+def test_only_parameters_and_averages_are_transferred(workdirs):
+  """All else is as from scratch: optimisers, images seen, PRNG keys, and new layers with their averages."""
   _, source, experiment, start = begin(workdirs, "cond_8px", **higher("cond_8px", 8), num_classes=7)
   scratch = jax.jit(lambda: init_state(experiment.algorithm, experiment.seed))()
   expected = scratch.replace(params=dict(scratch.params), ema=dict(scratch.ema))
@@ -136,7 +136,7 @@ def test_all_but_the_parameters_is_as_from_scratch(workdirs):
 
 
 def initialised(case, **changes):
-  """The layers of G and of D that a golden network does not give; of all others every parameter is its own."""
+  """Returns the layers of G and of D that are initialised; checks that all others are transferred whole."""
   algorithms = [factory.build_algorithm(recipe(case, "", **change)) for change in (changes, {})]
   target, source = (jax.eval_shape(algorithm.init, jax.random.key(0))[0] for algorithm in algorithms)
   found = []
@@ -154,8 +154,7 @@ def initialised(case, **changes):
   return tuple(found)
 
 
-def test_what_is_taken_and_what_is_initialised():
-  """Everything that there is in both, and no block by halves."""
+def test_which_layers_are_initialised():
   assert initialised("cond_8px") == (set(), set())
   assert initialised("cond_8px", num_classes=7) == ({"class_embedding"}, {"class_embedding"})
   up, *blocks = new_layers(2)
@@ -166,18 +165,18 @@ def test_what_is_taken_and_what_is_initialised():
   )
   lower = {name: value[:2] for name, value in SHAPES["uncond_16px"].items() if name != "num_classes"}
   assert initialised("uncond_16px", **lower) == ({"to_image"}, {"from_image"})
-  # Other groups make another conv2.
+  # The cardinality is part of conv2's shape.
   groups = {f"stage_1_block_{block}" for block in (0, 1)}
   assert initialised("uncond_16px", cardinalities=(6, 8, 2)) == (groups, groups)
-  # Classes come or go; of G's map of z and class a part may be taken.
+  # With or without classes, the rows of z in G's first linear layer are transferred.
   linear = {"basis/linear"}
   assert initialised("cond_8px", num_classes=0) == (set(), linear)
   both = {*linear, "class_embedding"}
   assert initialised("uncond_16px", num_classes=3) == (both, both)
 
 
-def test_classes_where_there_were_none(workdirs):
-  """At first the class adds what its new embedding does, no more; z means what it meant."""
+def test_adding_classes(workdirs):
+  """G is unchanged where the new embedding is zero: z keeps its rows."""
   source_algorithm, source, experiment, start = begin(workdirs, "uncond_16px", num_classes=3)
   z = golden_cases.load("uncond_16px").arrays["z"]
   labels = jnp.zeros(len(z), jnp.int32)
@@ -188,8 +187,8 @@ def test_classes_where_there_were_none(workdirs):
     np.testing.assert_allclose(actual[name], value, rtol=1e-5, atol=1e-5 * jnp.abs(value).max(), err_msg=name)
 
 
-def test_no_classes_where_there_were_some(workdirs):
-  """G gives what a class in the middle of all, at zero, would have given."""
+def test_removing_classes(workdirs):
+  """G becomes the source with a zero class embedding."""
   source_algorithm, source, experiment, start = begin(workdirs, "cond_8px", num_classes=0)
   golden = golden_cases.load("cond_8px").arrays
   params = without_class(source.params["generator"])
@@ -202,8 +201,8 @@ def without_class(params):
   return {**params, "class_embedding": jax.tree.map(jnp.zeros_like, params["class_embedding"])}
 
 
-def test_noise_of_another_length_is_not_mixed_with_the_class(workdirs):
-  """The same shape, [16, 24], of 16 z there and of 8 z and 8 of the class here."""
+def test_noise_of_another_length_is_not_mistaken_for_the_class(workdirs):
+  """Kernels of one shape: 16 rows of z in the source, 8 of z and 8 of the class in the target."""
   source = {"basis/linear/kernel": np.arange(32.0).reshape(16, 2)}
   target = {"basis/linear/kernel": -np.ones((16, 2))}
   trees = [unflatten_dict(tree, sep="/") for tree in (target, source)]
@@ -218,7 +217,7 @@ def test_the_table(workdirs, caplog):
   config = recipe("cond_8px", workdirs / "cond_8px", **higher("cond_8px", 8), num_classes=7)
   config.gan.blocks = (1, 1, 1)
   with caplog.at_level("INFO", logger="absl"):
-    runs.build_start(config, factory.build_experiment(config, 8), workdirs / "none yet")
+    runs.build_start(config, factory.build_experiment(config, 8), workdirs / "new")
   lines = [" ".join(line.split()) for line in caplog.messages[-1].splitlines()]
   assert lines[0] == f"from {workdirs / 'cond_8px'} at 123,456 images:"
   block = "bias1 64, bias2 64, conv1 32x64, conv2 3x3x8x64, conv3 64x32"
@@ -231,10 +230,10 @@ def test_the_table(workdirs, caplog):
     f"stage_0_block_0 {block} transferred",
     "stage_1_block_0 bias1 32, bias2 32, conv1 16x32, conv2 3x3x8x32, conv3 32x16 transferred",
     "stage_2_block_0 bias1 16, bias2 16, conv1 8x16, conv2 3x3x8x16, conv3 16x8 initialised: not in the source",
-    "to_image kernel 8x3 initialised: kernel 16x3 there",
+    "to_image kernel 8x3 initialised: kernel 16x3 in the source",
     "up_1/conv kernel 32x16 transferred",
     "up_2/conv kernel 16x8 initialised: not in the source",
-    f"stage_0_block_1 {block} left out",
+    f"stage_0_block_1 {block} not used",
   ]
 
 
@@ -248,7 +247,7 @@ def test_the_table(workdirs, caplog):
     (lambda run: damage(run / "checkpoints"), "none of the checkpoints in .* can be read"),
   ],
 )
-def test_what_is_no_source(workdirs, tmp_path, change, message):
+def test_unusable_sources(workdirs, tmp_path, change, message):
   run = tmp_path / "run"
   shutil.copytree(workdirs / "cond_8px", run)
   change(run)
@@ -264,7 +263,7 @@ def damage(directory):
       file.write_bytes(b"x" * file.stat().st_size)
 
 
-def test_networks_that_have_nothing_in_common(workdirs):
+def test_networks_with_no_layer_in_common(workdirs):
   with pytest.raises(
     UserError, match=r"no layer of its discriminator fits: basis is constant 4x4x48 here, constant 4x4x32"
   ):
@@ -276,18 +275,18 @@ def test_another_algorithm(workdirs, monkeypatch):
   config = recipe("cond_8px", workdirs / "cond_8px")
   config.algorithm = "other"
   with pytest.raises(UserError, match=r"was trained with config\.algorithm = 'r3gan', not 'other'"):
-    runs.build_start(config, factory.build_experiment(config, 8), workdirs / "none yet")
+    runs.build_start(config, factory.build_experiment(config, 8), workdirs / "new")
 
 
-def test_a_run_that_has_a_checkpoint_goes_on_by_it(workdirs):
-  """Whatever config.init_from is, and wherever it has gone."""
+def test_a_run_with_a_checkpoint_resumes_from_it(workdirs):
+  """Even if config.init_from no longer exists."""
   config = recipe("cond_8px", workdirs / "gone")
   assert runs.build_start(config, factory.build_experiment(config, 8), workdirs / "cond_8px") is None
-  assert has_checkpoint(workdirs / "cond_8px" / "checkpoints") and not has_checkpoint(workdirs / "none yet")
+  assert has_checkpoint(workdirs / "cond_8px" / "checkpoints") and not has_checkpoint(workdirs / "new")
 
 
 def test_trains_from_golden_weights_at_double_the_resolution(environment, workdirs, tmp_path):
-  """In two processes, of which one prints the table."""
+  """Two processes train; only one logs the table."""
   source, run = tmp_path / "source", tmp_path / "run"
   shutil.copytree(workdirs / "cond_8px", source)
   before = {path: path.stat().st_mtime_ns for path in source.rglob("*")}

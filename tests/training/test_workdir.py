@@ -1,3 +1,5 @@
+"""Work directories: claimed by one configuration, and their records of configuration and data."""
+
 import json
 import os
 
@@ -16,7 +18,7 @@ def test_created_and_claimed_again(tmp_path):
   claim_workdir(workdir, CONFIG)
 
 
-def test_how_a_run_is_carried_out_may_change(tmp_path):
+def test_settings_of_the_run_may_change(tmp_path):
   claim_workdir(tmp_path, CONFIG)
   claim_workdir(tmp_path, CONFIG | {"run": {"total_images": 16}})
   assert read_config(tmp_path)["run"]["total_images"] == 16
@@ -37,7 +39,7 @@ def test_another_configuration_is_refused(tmp_path, change, message):
   assert read_config(tmp_path) == json.loads(json.dumps(CONFIG))
 
 
-def test_settings_left_open_are_fixed_by_the_first_that_says_them(tmp_path):
+def test_missing_settings_are_added_once(tmp_path):
   claim_workdir(tmp_path, {"data": {}, "gamma": (1.0, 0.1)})
   claim_workdir(tmp_path, CONFIG)
   assert read_config(tmp_path) == json.loads(json.dumps(CONFIG))
@@ -45,7 +47,7 @@ def test_settings_left_open_are_fixed_by_the_first_that_says_them(tmp_path):
     claim_workdir(tmp_path, CONFIG | {"data": {"name": "cifar10"}})
 
 
-def test_a_run_of_before_labels_could_be_noisy_has_clean_ones(tmp_path):
+def test_runs_from_before_label_settings_have_clean_labels(tmp_path):
   before = CONFIG | {"data": {"source": "tfds"}}
   labels = {"labelled_images": 0, "label_noise": 0.0, "label_noise_pairs": ()}
   claim_workdir(tmp_path, before)
@@ -56,18 +58,18 @@ def test_a_run_of_before_labels_could_be_noisy_has_clean_ones(tmp_path):
 
 def test_a_foreign_directory_is_refused(tmp_path):
   (tmp_path / "thesis.tex").write_text("precious")
-  with pytest.raises(UserError, match="no work directory of r3gan_jax"):
+  with pytest.raises(UserError, match="is not empty"):
     claim_workdir(tmp_path, CONFIG)
   assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_an_unwritable_path(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="cannot write to the work directory"):
     claim_workdir(tmp_path / "file" / "run", CONFIG)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_directory(tmp_path):
   tmp_path.chmod(0o500)
   with pytest.raises(UserError, match="cannot write to the work directory"):
@@ -88,7 +90,7 @@ def test_classes_keep_their_numbers(tmp_path, caplog):
   assert json.loads((tmp_path / "data.json").read_text()) == {"images": 10, "classes": ["cat", "dog"]}
   check_data(tmp_path, 10, ("cat", "dog"))
   for classes, message in (
-    (("Dog", "cat"), "class 0 was 'cat' .* is 'Dog' now"),
+    (("Dog", "cat"), "class 0 was 'cat' .* is 'Dog' now: restore"),
     (("cat", "dog", "fish"), "class 2 was None .* is 'fish' now"),
     ((), "class 0 was 'cat' .* is None now"),
   ):
@@ -101,14 +103,14 @@ def test_classes_keep_their_numbers(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("content", [b"", b"5", b"\xff", b"{}", b'{"images": null, "classes": 3}'])
-def test_a_damaged_note_of_the_data_is_written_again(tmp_path, content):
+def test_a_damaged_record_of_the_data_is_rewritten(tmp_path, content):
   (tmp_path / "data.json").write_bytes(content)
   check_data(tmp_path, 3, ())
   assert json.loads((tmp_path / "data.json").read_text()) == {"images": 3, "classes": []}
 
 
 @pytest.mark.parametrize("content", ["5", "[]", "null"])
-def test_a_config_that_is_no_settings(tmp_path, content):
+def test_a_config_that_is_not_an_object(tmp_path, content):
   (tmp_path / "config.json").write_text(content)
   with pytest.raises(UserError, match=r"config\.json is not a JSON object: restore it"):
     read_config(tmp_path)
