@@ -1,4 +1,4 @@
-"""Work directories and data in an object store: Google Cloud Storage's API, by a server on loopback."""
+"""Work directories and data in an object store: a local server with Google Cloud Storage's API."""
 
 import json
 import os
@@ -42,7 +42,7 @@ CONFIG = {"name": "x", "gamma": (1.0, 0.1), "run": {"total_images": 8}}
 
 @pytest.fixture(scope="module")
 def server(environment):
-  """The bucket's objects, and the environment of a process that works on them; this one does from here on."""
+  """The bucket's objects, and the environment of a process that uses them; this process uses them from here on."""
   with gcs_server() as (objects, addresses), pytest.MonkeyPatch.context() as patch:
     for name, value in addresses.items():
       patch.setenv(name, value)
@@ -51,7 +51,7 @@ def server(environment):
 
 @pytest.fixture(params=["local", "remote"])
 def place(request, server, tmp_path):
-  """A directory that is not there yet: what holds on a disk holds in a bucket."""
+  """A directory that does not exist yet, on a disk and in a bucket."""
   return epath.Path(f"gs://{BUCKET}/{tmp_path.name}" if request.param == "remote" else tmp_path / "place")
 
 
@@ -88,7 +88,7 @@ def test_whole_files(place):
   storage.write_npz(path.with_name("x.npz"), {"x": np.arange(3)})
   with np.load(BytesIO(path.with_name("x.npz").read_bytes())) as arrays:
     assert arrays["x"].tolist() == [0, 1, 2]
-  assert sorted(it.name for it in path.parent.iterdir()) == ["file", "x.npz"]
+  assert sorted(file.name for file in path.parent.iterdir()) == ["file", "x.npz"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
@@ -98,7 +98,7 @@ def test_an_interrupted_write_leaves_the_old_file(place, error):
   with pytest.raises(error), storage.whole_file(path) as file:
     file.write(b"ne" * 10_000)
     raise error
-  assert [(it.name, it.read_text()) for it in place.iterdir()] == [("file", "old")]
+  assert [(found.name, found.read_text()) for found in place.iterdir()] == [("file", "old")]
 
 
 def test_readers_and_writers_at_the_same_time(tmp_path):
@@ -111,7 +111,7 @@ def test_readers_and_writers_at_the_same_time(tmp_path):
       assert path.read_bytes() in contents
     for write in writes:
       write.result()
-  assert [it.name for it in tmp_path.iterdir()] == ["file"]
+  assert [found.name for found in tmp_path.iterdir()] == ["file"]
 
 
 def test_links_and_pipes_stay(tmp_path):
@@ -159,7 +159,7 @@ def test_a_work_directory(place):
 
 
 def events(directory):
-  """(images seen, tag, value or None) of all event files, in TensorBoard's order."""
+  """Returns (images seen, tag, value) of all event files, in TensorBoard's order."""
   found = []
   for path in sorted(directory.iterdir()):
     data = path.read_bytes()
@@ -172,10 +172,10 @@ def events(directory):
 
 
 def test_logs(place):
-  """All that was written before a flush is there after it, and what another process wrote meanwhile stays."""
+  """A flush writes everything so far, and keeps what another process wrote before."""
   storage.make_directory(place)
   image = np.zeros((1, 2, 2, 3), np.uint8)
-  for start in (0, 2):  # the second writer goes on where the first was stopped
+  for start in (0, 2):  # the second writer continues the first's log
     writer = make_writer(place)
     for step in (start, start + 1):
       writer.write_scalars(step, {"loss": 0.5 * step})
@@ -229,17 +229,17 @@ def tfds_source(path):
     (read_config, "absent", "is not a work directory"),
     (ImageFiles, FORBIDDEN, "cannot read gs://forbidden/x: Forbidden"),
     (ImageFiles, "absent", "gs://absent/x is neither a directory nor a zip"),
-    (tfds_source, BUCKET, r"config.run.data_path = gs://bucket/x: prepared data sets are read from a disk"),
+    (tfds_source, BUCKET, r"config.run.data_path = gs://bucket/x: prepared data sets are read from local disks"),
   ],
 )
-def test_places_that_cannot_be_used(server, act, path, message):
+def test_unusable_paths(server, act, path, message):
   with pytest.raises(UserError, match=message) as error:
     act(f"gs://{path}/x")
   assert "\n" not in str(error.value)
   assert not any(name.startswith("x/") for name in server[0])
 
 
-def test_checkpoints_need_to_know_the_kind_of_bucket(server):
+def test_checkpoints_need_access_to_the_bucket_itself(server):
   server[0]["kept/8/file"] = b""
   with pytest.raises(UserError, match=r"^cannot use gs://objects-only/kept: 403 .*: so says the server$"):
     Checkpoints(f"gs://{OBJECTS_ONLY}/kept")
@@ -250,7 +250,7 @@ def test_unknown_kinds_of_paths():
     claim_workdir("ftp://host/run", CONFIG)
 
 
-def test_without_gcsfs_one_line_says_what_to_install(server):
+def test_without_gcsfs_the_error_names_the_package(server):
   program = (
     "import sys; sys.modules['gcsfs'] = None; from r3gan_jax.training.workdir import read_config; "
     "read_config('gs://bucket/run')"
@@ -262,7 +262,7 @@ def test_without_gcsfs_one_line_says_what_to_install(server):
 
 
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path):
-  """Trained, cut off in its last save, the checkpoint before damaged, resumed, scored, sampled and reported."""
+  """It is trained, loses its last save, has the checkpoint before damaged, resumes, is scored, sampled and reported."""
   objects, environment = server
   command = partial(commands.run, environment)
   run = f"gs://{BUCKET}/run"
@@ -284,7 +284,7 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path):
   command("report", f"--workdir={run}")
 
   checkpoints = {name.split("/")[2] for name in objects if name.startswith("run/checkpoints/")}
-  assert checkpoints == {"16", "24", "32", "damaged-16"}  # nothing is left of 0 and 8
+  assert checkpoints == {"16", "24", "32", "damaged-16"}  # 0 and 8 are deleted
   assert not unfinished & objects.keys()
   for name, data in objects.items():
     (tmp_path / "bucket" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
-"""Trains a small classifier, the feature network of (stacked) MNIST: `python -m r3gan_jax.cli.train_classifier`.
+"""Trains the small classifier that is the feature network of (stacked) MNIST:
 
-    --data_path=DIRECTORY --name=mnist    on a prepared data set of 10 classes and at most 32x32 pixels
+    python -m r3gan_jax.cli.train_classifier --data_path=DIRECTORY --name=mnist
 
-It trains on the split "train", in minutes on 2 cores, prints its accuracy on the split "test", and saves an .npz.
+The data set is a prepared one of 10 classes and at most 32x32 pixels. Trains on the split "train", in minutes on two
+cores, prints the accuracy on the split "test", and saves an .npz.
 """
 
 from r3gan_jax.cli.shared.memory import keep_memory

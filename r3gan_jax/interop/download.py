@@ -19,8 +19,8 @@ def fetch(url: str, path: Path, sha256: str, otherwise: str) -> None:
   Args:
     url: the source.
     path: the local file.
-    sha256: the first hex digits of its SHA-256; "": not checked.
-    otherwise: for the error, what to do with a file that is downloaded by other means.
+    sha256: the first hex digits of its SHA-256; "": not verified.
+    otherwise: for the error, what to do with a file that was downloaded by other means.
 
   Raises:
     UserError: it cannot be downloaded, or its checksum is wrong; then no file is left.

@@ -29,7 +29,7 @@ def test_real_digits_cover_all_modes():
   assert scores["modes"] == 1 and scores["modes_samples"] == 100
   np.testing.assert_allclose(scores["modes_kl"], np.log(1000))
   assert scores["real_modes"] == 1000 and scores["real_modes_samples"] == 26_000
-  # KL of 26 000 uniform draws over 1000 modes: about 999 / 52 000.
+  # The KL of 26,000 uniform draws over 1000 modes is about 999 / 52,000.
   assert 0.01 < scores["real_modes_kl"] < 0.04
 
 
