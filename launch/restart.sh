@@ -5,7 +5,7 @@
 #
 # Acts on the exit status of the command, as main.py defines it:
 #   0, 2     finished, or a user error: exits with that status
-#   75       saved, then preempted or left by a peer: restarts, any number of times
+#   75       preempted, or lost a peer, after saving: restarts, any number of times
 #   others   crashed or killed: restarts at most N times (10), then exits with that status
 # SIGTERM and SIGINT are passed on as SIGTERM: the command saves, and restart.sh exits with its status.
 

@@ -1,4 +1,4 @@
-"""Official snapshots as work directories, and training states as official snapshots."""
+"""Converts official snapshots to work directories, and training states to official snapshots."""
 
 import errno
 import os
@@ -20,15 +20,15 @@ from r3gan_jax.training.state import TrainState
 from r3gan_jax.training.workdir import claim_workdir
 
 _SEED = 0
-"""The seed of training after a conversion; snapshots do not have the official one."""
+"""The seed of training after a conversion; snapshots do not record the official one."""
 
 
 def write_workdir(snapshot: Snapshot, path: Path) -> None:
   """Writes a snapshot as the work directory `path`, whole or not at all.
 
   Raises:
-    UserError: no configuration can express the snapshot.
-    OSError: it cannot be written, or exists.
+    UserError: no configuration expresses the snapshot.
+    OSError: the directory cannot be written, or exists and is not empty.
   """
   config = {"seed": _SEED} | settings_of(snapshot)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def as_snapshot(algorithm: Algorithm, state: TrainState) -> Snapshot:
     UserError: the networks are not R3GAN's, so they have no official names.
   """
   if not (isinstance(algorithm, R3GAN) and type(algorithm.generator) is Generator):
-    raise UserError("only R3GAN's own networks have official names: cli.export exports any generator")
+    raise UserError("only R3GAN's own networks have official names: use cli.export, which exports any generator")
   return Snapshot(
     algorithm.generator,
     cast(Discriminator, algorithm.discriminator),

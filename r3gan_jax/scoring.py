@@ -21,8 +21,7 @@ from r3gan_jax.data.source import Source
 from r3gan_jax.data.stacked import load_small_digits
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.weights import INCEPTION, VGG16, cache_directory
-from r3gan_jax.metrics import digits_cnn, inception, vgg
-from r3gan_jax.metrics.digits_svm import DigitsSVM
+from r3gan_jax.metrics import digits_cnn, digits_svm, inception, vgg
 from r3gan_jax.metrics.evaluation import METRICS as FEATURE_METRICS
 from r3gan_jax.metrics.evaluation import Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
@@ -231,8 +230,8 @@ def _digit_classifier(config: ConfigDict) -> Classifier:
   source = config.data.source
   classifier: Classifier
   if source == "stacked_digits":
-    classifier = svm = DigitsSVM(*load_small_digits())
-    accuracy = svm.accuracy
+    machine, accuracy = digits_svm.train(*load_small_digits())
+    classifier = partial(digits_svm.classify, machine)
   elif source == "stacked_mnist":
     params, accuracy = digits_cnn.load(classifier_path(config.data.name))
     classifier = partial(digits_cnn.classify, params)

@@ -19,8 +19,7 @@ from r3gan_jax.settings import look_up
 
 def _tfds(config: ConfigDict) -> Source:
   data = config.data
-  if data.fit not in FITS:
-    raise UserError(f"config.data.fit = {data.fit!r} is unknown: choose from {sorted(FITS)}")
+  look_up(dict.fromkeys(FITS), "data.fit", data.fit)
   return TfdsSource(
     data.name,
     data.split,

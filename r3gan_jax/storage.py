@@ -1,6 +1,6 @@
-"""Files on a disk or in an object store (gs://...) that epath knows.
+"""Reads and writes files on a local disk or, through epath, in an object store (gs://...).
 
-An object store has no directories, cannot append, and renames by copying; but its files appear whole or not at all.
+Object stores have no directories, cannot append, and rename by copying, but every object appears whole or not at all.
 """
 
 import fcntl
@@ -9,7 +9,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from etils import epath
@@ -63,7 +64,7 @@ def failing_as(message: str, path: epath.PathLike, cure: str = "") -> Iterator[N
 
 
 def is_file(path: epath.Path) -> bool:
-  """Returns whether the path is a regular file, and not, unlike epath, a pipe, which may block forever."""
+  """Returns whether the path is a file; not, unlike epath's test, a pipe, which may block forever."""
   return path.exists() and not path.is_dir() if is_remote(path) else os.path.isfile(path)
 
 
@@ -92,30 +93,42 @@ def append(path: epath.Path, text: str) -> None:
       file.write(text)
 
 
-def write_whole(path: epath.PathLike, data: str | bytes | memoryview) -> None:
-  """Writes a file, and its directory if needed, so that readers find the old content or the new, never a part.
+@contextmanager
+def whole_file(path: epath.PathLike) -> Iterator[IO[bytes]]:
+  """Opens a file for writing; readers find the old content until the block ends, then the new, never a part.
 
-  A write that fails or is interrupted leaves the old file.
+  Creates the directory if needed. A block that fails or is interrupted leaves the old file.
   """
-  path = epath.Path(path)
-  content = data.encode() if isinstance(data, str) else data
-  make_directory(path.parent)
   if is_remote(path):
-    path.write_bytes(content)
+    buffer = BytesIO()
+    yield buffer
+    epath.Path(path).write_bytes(buffer.getbuffer())
     return
-  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+  target = Path(os.path.realpath(path))  # a link stays
+  target.parent.mkdir(parents=True, exist_ok=True)
+  if target.exists() and not target.is_file():  # such as /dev/stdout, which a file must not replace
+    with target.open("wb") as file:
+      yield file
+    return
+  temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
   try:
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with temporary.open("wb") as file:
+      yield file
+    temporary.replace(target)
   finally:
     temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: epath.PathLike, data: str | bytes) -> None:
+  """Writes a file by `whole_file`; text as UTF-8."""
+  with whole_file(path) as file:
+    file.write(data.encode() if isinstance(data, str) else data)
+
+
 def write_npz(path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes arrays by name as an .npz, as `write_whole` does."""
-  buffer = BytesIO()
-  np.savez(buffer, allow_pickle=False, **arrays)
-  write_whole(path, buffer.getbuffer())
+  """Writes arrays by name as an .npz, by `whole_file`."""
+  with whole_file(path) as file:
+    np.savez(file, allow_pickle=False, **arrays)
 
 
 @contextmanager
@@ -143,10 +156,10 @@ def locked(path: epath.PathLike, busy: str) -> Iterator[None]:
 
 
 def remote_versions(directory: epath.Path) -> dict[str, str]:
-  """Returns the names of all objects below `directory`, relative to it, with their store's marks of their content."""
+  """Returns name -> version of all objects below `directory`; a version changes with the content."""
   files, root = _filesystem(directory)
   found = files.find(root, detail=True)
-  # Checksums or versions, or, in a store that has neither, the time of writing.
+  # Checksums or, in a store without them, the time of writing.
   marks = ("md5Hash", "crc32c", "ETag", "etag", "mtime", "LastModified")
   return {
     name.removeprefix(f"{root}/"): " ".join(str(info.get(key)) for key in ("size", *marks) if info.get(key) is not None)

@@ -1,4 +1,4 @@
-"""A work directory from an official snapshot: what is in it, who takes it, and the way back."""
+"""Work directories made from official snapshots: their contents, the recipes that continue them, and the way back."""
 
 import functools
 
@@ -23,7 +23,7 @@ def snapshot(case):
 
 
 def recipe():
-  """The recipe of a CIFAR-10 of 8x8 images of 5 classes."""
+  """Returns CIFAR-10's recipe, changed to 8x8 images of 5 classes."""
   config = cifar10.get_config()
   config.data.update({"source": "generated", "resolution": 8, "num_classes": 5})
   config.gan.update({"widths": (32, 16), "cardinalities": (8, 4), "blocks": (2, 1)})
@@ -46,7 +46,7 @@ def test_its_images_are_the_official_ones(tmp_path, case):
 
 @golden_cases.cases
 def test_there_and_back_bit_for_bit(tmp_path, case):
-  """What an independent reader finds in the official file is what we give back, and nothing else is."""
+  """The arrays are those that an independent reader finds in the official file, and no others."""
   write_workdir(snapshot(case), tmp_path / "run")
   arrays = official_arrays(as_snapshot(*runs.open_state(tmp_path / "run")[1:]))
   official = official_pickles.read(case)
@@ -65,7 +65,7 @@ def test_there_and_back_bit_for_bit(tmp_path, case):
     np.testing.assert_array_equal(arrays[name], value, err_msg=name)
 
 
-def test_the_first_recipe_that_agrees_makes_it_its_own(tmp_path):
+def test_the_first_recipe_of_the_same_networks_claims_the_directory(tmp_path):
   run = tmp_path / "run"
   write_workdir(snapshot("cond_8px"), run)
   with pytest.raises(UserError, match=r"names no data: .*main\.py --config="):
@@ -90,7 +90,7 @@ def test_the_first_recipe_that_agrees_makes_it_its_own(tmp_path):
 
 
 def test_embeddings_of_other_lengths(tmp_path):
-  """D's: a projection to 16 features."""
+  """D's embedding is a projection to 16 features."""
   official = official_pickles.read("cond_8px")
   del official["D_opt_state"], official["G_opt_state"]
   for name, call in official_pickles.calls(official["D"]).items():
@@ -104,7 +104,7 @@ def test_embeddings_of_other_lengths(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["snapshot.pkl"]
 
 
-def test_a_place_that_is_taken_is_left_alone(tmp_path):
+def test_an_existing_directory_is_left_alone(tmp_path):
   (tmp_path / "thesis.tex").write_text("precious")
   with pytest.raises(OSError):
     write_workdir(snapshot("uncond_16px"), tmp_path)

@@ -25,7 +25,7 @@ from r3gan_jax.sampling import (
 
 @golden_cases.cases
 def test_one_seed_one_image(case):
-  """Bit for bit: alone, with others, elsewhere in a batch, from its noise, on 1 and 4 devices."""
+  """Images are equal bit for bit: alone, with others, elsewhere in a batch, from its noise, on 1 and 4 devices."""
   case = golden_cases.load(case)
   params = {"generator": case.params("G", "generator")}
   seeds = np.array([7, 2**32 - 1, 0, 3, 11, 12, 13])
@@ -58,7 +58,7 @@ def test_quantisation_in_bfloat16():
 
 
 def test_slerp():
-  """By hand in the plane, by equal angles on the sphere, and for (anti)parallel vectors."""
+  """Points by hand in the plane, by equal angles on the sphere, and for (anti)parallel vectors."""
   thirds = slerp(np.array([2.0, 0.0]), np.array([0.0, 2.0]), np.array([0, 1 / 3, 2 / 3, 1]))
   np.testing.assert_allclose(thirds, [[2, 0], [3**0.5, 1], [1, 3**0.5], [0, 2]], atol=1e-12)
   start, end = np.random.default_rng(0).standard_normal((2, 64))

@@ -1,12 +1,14 @@
-"""Work directories and data in an object store: Google Cloud Storage's API, by a server on loopback."""
+"""Work directories and data in an object store: a local server with Google Cloud Storage's API."""
 
 import json
+import os
 import re
 import struct
 import subprocess
 import sys
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -40,7 +42,7 @@ CONFIG = {"name": "x", "gamma": (1.0, 0.1), "run": {"total_images": 8}}
 
 @pytest.fixture(scope="module")
 def server(environment):
-  """The bucket's objects, and the environment of a process that works on them; this one does from here on."""
+  """The bucket's objects, and the environment of a process that uses them; this process uses them from here on."""
   with gcs_server() as (objects, addresses), pytest.MonkeyPatch.context() as patch:
     for name, value in addresses.items():
       patch.setenv(name, value)
@@ -49,7 +51,7 @@ def server(environment):
 
 @pytest.fixture(params=["local", "remote"])
 def place(request, server, tmp_path):
-  """A directory that is not there yet: what holds on a disk holds in a bucket."""
+  """A directory that does not exist yet, on a disk and in a bucket."""
   return epath.Path(f"gs://{BUCKET}/{tmp_path.name}" if request.param == "remote" else tmp_path / "place")
 
 
@@ -78,7 +80,7 @@ def test_files(place):
 
 
 def test_whole_files(place):
-  """In a directory that is made; what is there is replaced, and nothing else is left beside it."""
+  """The directory is created, old content replaced, and nothing else left beside the file."""
   path = place / "new" / "file"
   for content in ("old", b"new"):
     storage.write_whole(path, content)
@@ -86,10 +88,47 @@ def test_whole_files(place):
   storage.write_npz(path.with_name("x.npz"), {"x": np.arange(3)})
   with np.load(BytesIO(path.with_name("x.npz").read_bytes())) as arrays:
     assert arrays["x"].tolist() == [0, 1, 2]
-  assert sorted(it.name for it in path.parent.iterdir()) == ["file", "x.npz"]
+  assert sorted(file.name for file in path.parent.iterdir()) == ["file", "x.npz"]
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_write_leaves_the_old_file(place, error):
+  path = place / "file"
+  storage.write_whole(path, "old")
+  with pytest.raises(error), storage.whole_file(path) as file:
+    file.write(b"ne" * 10_000)
+    raise error
+  assert [(found.name, found.read_text()) for found in place.iterdir()] == [("file", "old")]
+
+
+def test_readers_and_writers_at_the_same_time(tmp_path):
+  """Writers do not share a temporary file, and a reader finds the whole content of one of them."""
+  path, contents = tmp_path / "file", [bytes([n]) * 100_000 for n in range(4)]
+  storage.write_whole(path, contents[0])
+  with ThreadPoolExecutor(len(contents)) as threads:
+    writes = [threads.submit(storage.write_whole, path, content) for content in contents * 20]
+    while not all(write.done() for write in writes):
+      assert path.read_bytes() in contents
+    for write in writes:
+      write.result()
+  assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_links_and_pipes_stay(tmp_path):
+  (tmp_path / "elsewhere").mkdir()
+  (tmp_path / "link").symlink_to("elsewhere/file")
+  for content in ("old", "new"):
+    storage.write_whole(tmp_path / "link", content)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "elsewhere" / "file").read_text() == content
+  os.mkfifo(tmp_path / "pipe")
+  with ThreadPoolExecutor(1) as threads:
+    read = threads.submit((tmp_path / "pipe").read_bytes)
+    storage.write_whole(tmp_path / "pipe", "through")
+    assert read.result() == b"through" and (tmp_path / "pipe").is_fifo()
+  assert sorted(path.name for path in tmp_path.rglob("*")) == ["elsewhere", "file", "link", "pipe"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
   (tmp_path / "file").write_text("old")
   program = """
 import resource, signal, sys
@@ -120,7 +159,7 @@ def test_a_work_directory(place):
 
 
 def events(directory):
-  """(images seen, tag, value or None) of all event files, in TensorBoard's order."""
+  """Returns (images seen, tag, value) of all event files, in TensorBoard's order."""
   found = []
   for path in sorted(directory.iterdir()):
     data = path.read_bytes()
@@ -133,10 +172,10 @@ def events(directory):
 
 
 def test_logs(place):
-  """All that was written before a flush is there after it, and what another process wrote meanwhile stays."""
+  """A flush writes everything so far, and keeps what another process wrote before."""
   storage.make_directory(place)
   image = np.zeros((1, 2, 2, 3), np.uint8)
-  for start in (0, 2):  # the second writer goes on where the first was stopped
+  for start in (0, 2):  # the second writer continues the first's log
     writer = make_writer(place)
     for step in (start, start + 1):
       writer.write_scalars(step, {"loss": 0.5 * step})
@@ -190,17 +229,17 @@ def tfds_source(path):
     (read_config, "absent", "is not a work directory"),
     (ImageFiles, FORBIDDEN, "cannot read gs://forbidden/x: Forbidden"),
     (ImageFiles, "absent", "gs://absent/x is neither a directory nor a zip"),
-    (tfds_source, BUCKET, r"config.run.data_path = gs://bucket/x: prepared data sets are read from a disk"),
+    (tfds_source, BUCKET, r"config.run.data_path = gs://bucket/x: prepared data sets are read from local disks"),
   ],
 )
-def test_places_that_cannot_be_used(server, act, path, message):
+def test_unusable_paths(server, act, path, message):
   with pytest.raises(UserError, match=message) as error:
     act(f"gs://{path}/x")
   assert "\n" not in str(error.value)
   assert not any(name.startswith("x/") for name in server[0])
 
 
-def test_checkpoints_need_to_know_the_kind_of_bucket(server):
+def test_checkpoints_need_access_to_the_bucket_itself(server):
   server[0]["kept/8/file"] = b""
   with pytest.raises(UserError, match=r"^cannot use gs://objects-only/kept: 403 .*: so says the server$"):
     Checkpoints(f"gs://{OBJECTS_ONLY}/kept")
@@ -211,7 +250,7 @@ def test_unknown_kinds_of_paths():
     claim_workdir("ftp://host/run", CONFIG)
 
 
-def test_without_gcsfs_one_line_says_what_to_install(server):
+def test_without_gcsfs_the_error_names_the_package(server):
   program = (
     "import sys; sys.modules['gcsfs'] = None; from r3gan_jax.training.workdir import read_config; "
     "read_config('gs://bucket/run')"
@@ -223,7 +262,7 @@ def test_without_gcsfs_one_line_says_what_to_install(server):
 
 
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path):
-  """Trained, cut off in its last save, the checkpoint before damaged, resumed, scored, sampled and reported."""
+  """It is trained, loses its last save, has the checkpoint before damaged, resumes, is scored, sampled and reported."""
   objects, environment = server
   command = partial(commands.run, environment)
   run = f"gs://{BUCKET}/run"
@@ -245,7 +284,7 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path):
   command("report", f"--workdir={run}")
 
   checkpoints = {name.split("/")[2] for name in objects if name.startswith("run/checkpoints/")}
-  assert checkpoints == {"16", "24", "32", "damaged-16"}  # nothing is left of 0 and 8
+  assert checkpoints == {"16", "24", "32", "damaged-16"}  # 0 and 8 are deleted
   assert not unfinished & objects.keys()
   for name, data in objects.items():
     (tmp_path / "bucket" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,11 @@
     python -m r3gan_jax.cli.convert network-snapshot-000010000.pkl --out=runs/NAME    # or an http(s) URL
     python -m r3gan_jax.cli.convert --workdir=runs/NAME --out=state.npz
 
-Nothing in the snapshot is executed, and PyTorch is not needed. The work directory can draw samples as it is. Any recipe
-of the same networks continues training, with weights, Adam's second moments and images seen: `python main.py
---config=... --workdir=runs/NAME`. The recipe also has the data for evaluation. Published FIDs are of images that became
-uint8 in bfloat16: use --quantisation=official of cli.evaluate and cli.sample, or --config.run.quantisation=official.
+Nothing in the snapshot is executed, and PyTorch is not needed. cli.sample draws from the work directory as it is.
+Training continues, from weights, Adam's second moments and images seen, with any recipe of the same networks: `python
+main.py --config=... --workdir=runs/NAME`. Evaluation needs the recipe's data. Published FIDs are of images that were
+quantised in bfloat16: use --quantisation=official with cli.evaluate and cli.sample, and
+--config.run.quantisation=official with main.py.
 
 The .npz has, with official names and in PyTorch's layout, `G/NAME`, `D/NAME` and `G_ema/NAME`, Adam's
 `G_opt_state/exp_avg_sq/NAME` and `G_opt_state/step`, the same for D, and `cur_nimg`. In PyTorch:
@@ -31,10 +32,12 @@ from r3gan_jax.interop.download import check_sum, fetch
 from r3gan_jax.interop.official import Snapshot, official_arrays, read_snapshot
 from r3gan_jax.storage import as_path, write_npz
 
-_OUT = flags.DEFINE_string("out", None, "The work directory to make; with --workdir, the .npz to write.", required=True)
+_OUT = flags.DEFINE_string(
+  "out", None, "The work directory to write; with --workdir, the .npz to write.", required=True
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory to convert back.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "With --workdir: its images seen, or 'best'; default: the newest.")
-_SHA256 = flags.DEFINE_string("sha256", "", "The first digits of the snapshot's SHA-256; default: not checked.")
+_SHA256 = flags.DEFINE_string("sha256", "", "The first digits of the snapshot's SHA-256; default: not verified.")
 
 
 def main(snapshot: str = "") -> None:
@@ -63,7 +66,7 @@ def _to_workdir(name: str, out: Path) -> None:
     f"{side}x{side}, {snapshot.generator.num_classes or 'no'} classes, {snapshot.images_seen:,} images seen: {out}"
   )
   if not all(snapshot.updates.values()):
-    print("the snapshot has no state of Adam: training would continue from second moments of zero")
+    print("the snapshot has no state of Adam: training would start from second moments of zero")
 
 
 def _to_npz(out: Path) -> None:

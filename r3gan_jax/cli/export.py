@@ -2,8 +2,8 @@
 
     python -m r3gan_jax.cli.export --workdir=runs/NAME --out=generator.stablehlo
 
-The file runs on CPUs, NVIDIA GPUs and TPUs, at any batch size, without this package: it needs `pip install jax
-flatbuffers` and JAX's package for the device. In Python:
+The file runs on CPUs, NVIDIA GPUs and TPUs, at any batch size, without this package: it needs jax, flatbuffers and
+JAX's package for the device. In Python:
 
     generator = jax.export.deserialize(bytearray(open("generator.stablehlo", "rb").read()))
     noise = numpy.random.default_rng(0).standard_normal(generator.in_avals[0].shape[1:], numpy.float32)[None]
@@ -14,8 +14,8 @@ flatbuffers` and JAX's package for the device. In Python:
     labels  int32 [b]
     images  float32 [b, H, W, C] in about [-1, 1]; as uint8, numpy.clip(images * 127.5 + 128, 0, 255).astype("uint8")
 
-It computes in float32, with the device's default precision of products and without custom kernels. How long newer
-releases of JAX can read it: https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees
+It computes in float32, with the device's default precision of products and without custom kernels. For how long newer
+releases of JAX can read it, see https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees
 """
 
 import jax

@@ -2,7 +2,7 @@
 
     --images=FOLDER_OR_ZIP --name=ffhq64 --resolution=64    image files, centre-cropped, resized and packed
     --idx=DIRECTORY --name=mnist                            MNIST or Fashion-MNIST from their idx files
-    --tfds=cifar10                                          any data set of TFDS, by TFDS itself (needs TensorFlow)
+    --tfds=cifar10                                          any data set of TFDS, prepared by TFDS (needs TensorFlow)
 
 The result is a self-describing directory DATA_DIR/NAME/VERSION for config.data.source = "tfds". The same command
 continues an interrupted preparation.
@@ -23,7 +23,7 @@ from r3gan_jax.errors import UserError
 from r3gan_jax.storage import as_path, is_remote
 
 _IMAGES = flags.DEFINE_string("images", None, "A directory tree or zip of image files.")
-_IDX = flags.DEFINE_string("idx", None, "A directory with {train,t10k}-{images-idx3,labels-idx1}-ubyte, maybe .gz.")
+_IDX = flags.DEFINE_string("idx", None, "A directory with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz].")
 _TFDS = flags.DEFINE_string("tfds", None, "A data set of TFDS, e.g. cifar10 or imagenet_resized/64x64.")
 flags.mark_flags_as_mutual_exclusive(["images", "idx", "tfds"], required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "The directory of prepared data sets; default: TFDS's.")
@@ -34,7 +34,7 @@ _BACKGROUND = flags.DEFINE_string(
   "background", "white", "With --images: the colour under transparent pixels, a name or #rrggbb."
 )
 _CLASS_DIRECTORIES = flags.DEFINE_bool("class_directories", False, "With --images: each directory is one class.")
-_SKIP_CORRUPT = flags.DEFINE_bool("skip_corrupt", False, "With --images: leave out unreadable images, and count them.")
+_SKIP_CORRUPT = flags.DEFINE_bool("skip_corrupt", False, "With --images: leave out and count unreadable images.")
 _PROCESSES = flags.DEFINE_integer(
   "processes", os.cpu_count() or 1, "With --images: the number of processes.", lower_bound=1
 )
@@ -56,7 +56,7 @@ def main() -> None:
       raise UserError(f"--{name} does not go with --{source}: leave it out")
   if is_remote(_DATA_DIR.value or ""):
     raise UserError(
-      f"--data_dir={_DATA_DIR.value}: prepared data sets are written to a disk only: give a local directory"
+      f"--data_dir={_DATA_DIR.value}: prepared data sets are written to local disks only: give a local directory"
     )
   data_dir = Path(as_path(_DATA_DIR.value)) if _DATA_DIR.value else default_data_dir()
   name = _TFDS.value or _NAME.value or ""
@@ -79,7 +79,7 @@ def main() -> None:
       processes=_PROCESSES.value,
       skip_corrupt=_SKIP_CORRUPT.value,
     )
-  left_out = f" ({prepared.left_out:,} corrupt ones left out)" if prepared.left_out else ""
+  left_out = f" ({prepared.left_out:,} corrupt images left out)" if prepared.left_out else ""
   print(f"{prepared.images:,} images{left_out} in {prepared.directory}: {describe_directory(prepared.directory)}")
   if prepared_directory(name, data_dir) == prepared.directory:
     where = f"--config.data.name={name}" + (f" --config.run.data_path={data_dir}" if _DATA_DIR.value else "")

@@ -1,8 +1,9 @@
-"""Trains a small classifier, the feature network of (stacked) MNIST: `python -m r3gan_jax.cli.train_classifier`.
+"""Trains the small classifier that is the feature network of (stacked) MNIST:
 
-    --data_path=DIRECTORY --name=mnist    on a prepared data set of 10 classes and at most 32x32 pixels
+    python -m r3gan_jax.cli.train_classifier --data_path=DIRECTORY --name=mnist
 
-It trains on the split "train", in minutes on 2 cores, prints its accuracy on the split "test", and saves an .npz.
+The data set is a prepared one of 10 classes and at most 32x32 pixels. Trains on the split "train", in minutes on two
+cores, prints the accuracy on the split "test", and saves an .npz.
 """
 
 from r3gan_jax.cli.shared.memory import keep_memory
@@ -33,11 +34,11 @@ _OUT = flags.DEFINE_string(
 def main() -> None:
   out = Path(_OUT.value).expanduser() if _OUT.value else scoring.classifier_path(_NAME.value)
   training, test = _load("train"), _load("test")
-  params = digits_cnn.train(training["image"], training["label"], _EPOCHS.value)
-  named = digits_cnn.classify(params, test["image"][..., 0])
-  accuracy = float(np.mean(named == test["label"]))
+  params = digits_cnn.train(training["image"][..., 0], training["label"], _EPOCHS.value)
+  predicted = digits_cnn.classify(params, test["image"][..., 0])
+  accuracy = float(np.mean(predicted == test["label"]))
   digits_cnn.save(out, params, accuracy)
-  print(f"accuracy on {len(named):,} test images: {accuracy:.2%}: {out}")
+  print(f"accuracy on {len(predicted):,} test images: {accuracy:.2%}: {out}")
 
 
 def _load(split: str) -> Examples:

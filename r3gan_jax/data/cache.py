@@ -18,7 +18,7 @@ def cached(source: Source, limit_gib: float) -> Source:
 
 
 class CachedSource:
-  """A thread-safe cache of `source`, which reads every example once; `example` has its shapes."""
+  """Caches `source`, reading every example once; thread-safe. `example` has one example's shapes and dtypes."""
 
   def __init__(self, source: Source, example: Examples):
     self._source = source

@@ -26,13 +26,13 @@ LISTS = "dataset.json"
 """The name of files with labels: see data/labels.py."""
 
 _SYSTEM_DIRECTORIES = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
-_READ_AT_ONCE = 16
+_THREADS = 16
 _LONG_HEADER = 512
-"""Bytes read before a zip member's data, for its header: a second read is slow from an object store."""
+"""Bytes of a zip member's header that are read along with its data: a second read is slow from an object store."""
 
 T = TypeVar("T")
 Members = dict[str, zipfile.ZipInfo | None]
-"""Name of a file -> its member of a zip, or None."""
+"""Name of a file -> its member of the zip, or None in a directory."""
 
 
 class ImageFiles:
@@ -45,10 +45,10 @@ class ImageFiles:
     names: the images, relative to `path`, with forward slashes.
     lists: names of the files with labels.
     passed_over: counts of skipped files, by kind.
-    lost: names of skipped files, except hidden ones; they may be all that a class has.
+    lost: names of skipped files, except hidden ones; a class may have nothing else.
 
   Raises:
-    UserError: `path` is neither, is damaged, cannot be read, or has no images; a name is not UTF-8.
+    UserError: `path` is neither, is damaged, cannot be read, or has no images; or a name is not UTF-8.
   """
 
   def __init__(self, path: epath.PathLike):
@@ -96,14 +96,14 @@ class ImageFiles:
     """Returns the bytes of one of `names` or `lists`.
 
     Raises:
-      CorruptImage: their checksum is not that in the zip.
-      UserError: it cannot be read.
+      CorruptImage: they do not have the checksum that the zip records.
+      UserError: the file cannot be read.
     """
     member = self._files[name]
     with storage.failing_as(f"cannot read {name} in {self.path}", self.path):
       if member is None:
         return storage.read(self.path / name)
-      # Not by zipfile, whose readers share one file position, so that threads wait for each other.
+      # Without zipfile, whose readers share one file position, so threads would wait for each other.
       start, stop = member.header_offset, member.header_offset + member.compress_size
       data = storage.read(self.path, start, stop + _LONG_HEADER)
       try:
@@ -123,7 +123,7 @@ class ImageFiles:
   def fingerprints(self, progress: Callable[[Iterable[str]], Iterable[str]] = iter) -> list[str]:
     """Returns a fingerprint of the bytes of each image: checksum and length.
 
-    A zip contains them; the files of a directory are read; an object store has its own marks of versions.
+    A zip records them; files in a directory are read; an object store reports versions of its own.
 
     Args:
       progress: wraps the iteration over fingerprints, e.g. in a progress bar.
@@ -142,15 +142,15 @@ class ImageFiles:
 
 
 def counted(counts: Counter[str]) -> str:
-  """Returns the six most frequent counts as text: '3 hidden, 2 *.txt'."""
+  """Formats the six largest counts: '3 hidden, 2 *.txt'."""
   shown = [f"{count:,} {kind}" for kind, count in counts.most_common(6)]
   text = ", ".join([*shown, "..."] if len(counts) > 6 else shown)
   return text.encode(errors="backslashreplace").decode()
 
 
 def in_threads(function: Callable[[int], T], indices: Iterable[int]) -> Iterator[T]:
-  """Yields `function` of each index, in order, computed in threads; an error cancels those not yet started."""
-  with ThreadPoolExecutor(_READ_AT_ONCE) as threads:
+  """Yields `function(index)` in order, computed in threads; an error cancels calls not yet started."""
+  with ThreadPoolExecutor(_THREADS) as threads:
     try:
       yield from threads.map(function, indices)
     finally:
@@ -159,7 +159,7 @@ def in_threads(function: Callable[[int], T], indices: Iterable[int]) -> Iterator
 
 @dataclass
 class _Found:
-  """The result of a listing; for `passed_over` and `lost` see `ImageFiles`."""
+  """A listing of files; `passed_over` and `lost` are those of `ImageFiles`."""
 
   files: Members = field(default_factory=dict)
   passed_over: Counter[str] = field(default_factory=Counter)
@@ -172,7 +172,7 @@ class _Found:
 
 
 def _walked(top: Path) -> _Found:
-  """Lists a local directory. Links are followed, but each directory is entered once, if possible by its own name."""
+  """Lists a local directory; follows links, but enters each directory once, by its own name rather than a link's."""
   found = _Found()
   entered = {_identity(directory) for directory in top.resolve().parents}
   pending, linked = [""], deque[str]()
@@ -231,7 +231,7 @@ def _zipped(path: epath.Path) -> _Found:
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
       members = archive.infolist()
   except zipfile.BadZipFile:
-    raise UserError(f"{path} is no zip, or is cut short: fetch or make it again") from None
+    raise UserError(f"{path} is not a zip or is cut short: download or make it again") from None
   found = _Found()
   directories: set[str] = set()
   holding: set[str] = set()
@@ -272,4 +272,4 @@ def _check(name: str, member: zipfile.ZipInfo | None, path: epath.Path) -> None:
     readable = name.encode(errors="backslashreplace").decode()
     raise UserError(f"{readable} in {path} has a name that is not UTF-8: rename it") from None
   if member and (member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1):
-    raise UserError(f"{name} in {path} is encrypted or compressed in a rare way: pack it again with `zip`")
+    raise UserError(f"{name} in {path} is encrypted, or compressed by an unsupported method: pack it again with `zip`")

@@ -1,4 +1,4 @@
-"""Reads image files for training: a directory tree or a zip, also as StyleGAN's and EDM's tools write them.
+"""Reads image files for training from a directory tree or a zip, including those of StyleGAN's and EDM's tools.
 
 Every image must have the configured size; `prepare_data` crops and resizes.
 """
@@ -20,13 +20,13 @@ class FolderSource:
   Args:
     path: the directory or zip.
     resolution: the height and width of the images.
-    decoder: for the images; has the number of channels.
+    decoder: decodes the images; has the number of channels.
     num_classes: 0 for images without labels.
-    skip_corrupt: does not raise an error at the start for images that cannot be read.
+    skip_corrupt: raises no error at the start for images that cannot be read.
 
   Raises:
-    UserError: there are no images, or images of another size, or labels are missing or out of range. Up to 2000 files
-      are checked at the start, others when they are first read.
+    UserError: there are no images, an image has another size, or labels are missing or out of range. Up to 2000 files
+      are checked at the start, the others when they are read.
   """
 
   def __init__(self, path: str, resolution: int, decoder: Decoder, num_classes: int, skip_corrupt: bool = False):
@@ -35,16 +35,16 @@ class FolderSource:
     self._decoder = decoder
     self.classes: tuple[str, ...] = ()
     self._labels: np.ndarray | None = None
-    said = "no classes"
+    classes = "no classes"
     if num_classes:
       self._labels, self.classes = _labels(self._files, num_classes)
-      said = name_classes(self.classes) if self.classes else number_classes(self._labels)
+      classes = name_classes(self.classes) if self.classes else number_classes(self._labels)
     found = survey(self._files)
     if found.corrupt and not skip_corrupt:
       raise found.corrupt[0]
     for header in found.headers:
       self._check_size(header.size, header.index)
-    logging.info("%s", describe(self._files, found, said, decoder.background))
+    logging.info("%s", describe(self._files, found, classes, decoder.background))
 
   def __len__(self) -> int:
     return len(self._files)
@@ -62,8 +62,8 @@ class FolderSource:
     side = self._resolution
     if size != (side, side):
       raise UserError(
-        f"{self._files.title(index)} is {size[0]}x{size[1]}, but config.data.resolution = {side}: prepare images of "
-        f"that size: python -m r3gan_jax.cli.prepare_data --images={self._files.path} --name=NAME --resolution={side}"
+        f"{self._files.title(index)} is {size[0]}x{size[1]}, but config.data.resolution = {side}: resize with "
+        f"python -m r3gan_jax.cli.prepare_data --images={self._files.path} --name=NAME --resolution={side}"
       )
 
 
@@ -78,7 +78,7 @@ def _labels(files: ImageFiles, num_classes: int) -> tuple[np.ndarray, tuple[str,
       )
     return labels, ()
   if files.lists:
-    raise UserError(f"{files.lists[0]} in {files.path} says that there are no labels: set config.data.num_classes = 0")
+    raise UserError(f"{files.lists[0]} in {files.path} has no labels: set config.data.num_classes = 0")
   labels, classes = directory_labels(files)
   if len(classes) != num_classes:
     raise UserError(

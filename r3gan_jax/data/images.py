@@ -17,18 +17,18 @@ Image.init()
 FORMATS = tuple(
   name for name in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI") if name in Image.OPEN
 )
-"""Pillow's names of the formats that are read; of several pages or frames, the first is used."""
+"""Pillow's names of the supported formats; only the first page or frame of an image is read."""
 
 SUFFIXES = frozenset(
   suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
-)  # MPO, from many cameras: a JPEG followed by another one
+)  # MPO, written by many cameras: a JPEG followed by another
 """File suffixes of these formats, in lower case, with the dot."""
 
 LARGEST_MEGAPIXELS = 1000
 """The largest image that is decoded, 3 GB as RGB; Pillow's own limit, 179, excludes panoramas and scans."""
 
 Image.MAX_IMAGE_PIXELS = LARGEST_MEGAPIXELS * 500_000  # Pillow warns here, and refuses twice as many
-PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # of unpacked ICC profiles and texts; Pillow's 1 MiB excludes printers' profiles
+PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # bytes unpacked; ICC profiles of printers exceed Pillow's 1 MiB
 PngImagePlugin.MAX_TEXT_MEMORY = 2**27
 
 _MODES = {1: "L", 3: "RGB"}
@@ -49,7 +49,7 @@ class Decoder:
     background: the colour under transparent pixels, by name or #rrggbb.
 
   Raises:
-    UserError: another number of channels, or a background that is no colour.
+    UserError: another number of channels, or an unknown colour.
   """
 
   channels: int
@@ -61,7 +61,7 @@ class Decoder:
     try:
       ImageColor.getcolor(self.background, "RGB")
     except ValueError:
-      raise UserError(f"background {self.background!r} is no colour: give a name or #rrggbb") from None
+      raise UserError(f"background {self.background!r} is not a colour: give a name or #rrggbb") from None
 
   def __call__(self, data: bytes, name: str) -> Image.Image:
     """Returns the image, rotated by its EXIF orientation, over the background, grey or RGB as configured.
@@ -85,9 +85,9 @@ class Decoder:
     except Exception as error:  # a broken file can raise anything in Pillow's readers
       raise CorruptImage(f"{name} is damaged or cut short ({one_line(error)}): replace or remove it") from None
     if image.mode.startswith(("I", "F")):
-      raise UserError(f"{name} has more than 8 bits a channel ({image.mode}): convert it to 8 bits")
+      raise UserError(f"{name} has more than 8 bits per channel ({image.mode}): convert it to 8 bits")
     if self.channels == 1 and image.mode not in ("1", "L", "LA"):
-      raise UserError(f"{name} is a colour image ({image.mode}), but one channel is asked for: ask for 3 channels")
+      raise UserError(f"{name} is a colour image ({image.mode}), but grey images are expected: set the channels to 3")
     if image.has_transparency_data:
       ground = Image.new("RGBA", image.size, ImageColor.getcolor(self.background, "RGB"))
       image = Image.alpha_composite(ground, image.convert("RGBA"))
@@ -108,7 +108,7 @@ def open_image(data: bytes, name: str) -> Image.Image:
   except Image.DecompressionBombError:
     raise UserError(f"{name} has more than {LARGEST_MEGAPIXELS} megapixels: make it smaller or remove it") from None
   except Image.UnidentifiedImageError:
-    what = "is empty" if not data else f"is no image of {', '.join(FORMATS)}"
+    what = "is empty" if not data else f"is not an image of a supported format ({', '.join(FORMATS)})"
     raise CorruptImage(f"{name} {what}: replace or remove it") from None
   except Exception as error:
     raise CorruptImage(f"{name} has a damaged header ({one_line(error)}): replace or remove it") from None
@@ -117,13 +117,13 @@ def open_image(data: bytes, name: str) -> Image.Image:
 def upright_size(image: Image.Image) -> tuple[int, int]:
   """Returns (width, height) of an opened image after rotation by its EXIF orientation."""
   width, height = image.size
-  # Pillow itself rotates TIFF. Squares need no look at EXIF, which in PNG comes after the pixels.
+  # Pillow itself rotates TIFF. EXIF, which in PNG may follow the pixels, does not matter to squares.
   turned = width != height and image.format != "TIFF" and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
   return (height, width) if turned else (width, height)
 
 
 def _check_png(data: bytes) -> None:
-  """Raises a ValueError if the checksum of a chunk is wrong; Pillow does not check those of pixels."""
+  """Raises a ValueError if the checksum of a chunk is wrong; Pillow does not verify those of pixels."""
   start, kind = len(_PNG_SIGNATURE), b""
   while kind != b"IEND":
     length, kind = struct.unpack_from(">I4s", data, start)
@@ -140,8 +140,8 @@ def fit(image: Image.Image, resolution: int, how: str, name: str) -> Image.Image
     image: 8 bits per channel.
     resolution: pixels.
     how: "crop_resize" crops the largest centred square and resizes it with Pillow's antialiased Lanczos filter, as the
-      data tools of StyleGAN and EDM do, and as the FFHQ of published scores was made. "pad" surrounds a smaller image
-      with zeros, which is the convention for MNIST, 28 -> 32.
+      data tools of StyleGAN and EDM do, which made the FFHQ of published scores. "pad" surrounds a smaller image with
+      zeros, the convention for MNIST, 28 -> 32.
     name: for error messages.
 
   Raises:

@@ -17,10 +17,10 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 def listed_labels(files: ImageFiles) -> np.ndarray | None:
-  """Returns int32 [n] from the `dataset.json` beside or above all images; None without one, or if it has no labels.
+  """Returns labels int32 [n] from the `dataset.json` above all images; None without one, or if it has no labels.
 
   Raises:
-    UserError: it has another format, is below some of the images, or lacks an image.
+    UserError: it has another format, does not list an image, or is not above all images.
   """
   if not files.lists:
     return None
@@ -40,24 +40,24 @@ def listed_labels(files: ImageFiles) -> np.ndarray | None:
       example = f" (it lists {next(iter(labels))} and others)" if labels else ""
       raise UserError(f"{where} does not list {name}{example}: list it, or remove the image")
   if absent := len(labels) - len(names):
-    files.passed_over[f"listed in {path} but not there"] = absent
+    files.passed_over[f"listed in {path} but missing"] = absent
   return np.array([labels[name] for name in names], np.int32)
 
 
 def directory_labels(files: ImageFiles) -> tuple[np.ndarray, list[str]]:
-  """Returns (int32 [n], class names): the directories below the one that all images share, in order.
+  """Returns labels int32 [n] and sorted class names: the directories below the deepest one that all images share.
 
   Raises:
-    UserError: an image is in none of them; one has only directories, or no image; or their names are those of splits,
-      or cannot be kept.
+    UserError: an image is in no such directory; one contains no images, or only directories; or the names are those of
+      splits, or cannot be stored.
   """
   parts = [name.split("/") for name in files.names]
-  first, last = parts[0][:-1], parts[-1][:-1]  # the names are sorted, so what these two share, all do
+  first, last = parts[0][:-1], parts[-1][:-1]  # names are sorted, so all share what these two share
   depth = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
   for name, part in zip(files.names, parts, strict=True):
     if len(part) < depth + 2:
       raise UserError(
-        f"{name} in {files.path} has no label: list it in {LISTS}, or sort the images into one directory a class"
+        f"{name} in {files.path} has no label: list it in {LISTS}, or sort the images into one directory per class"
       )
   classes, labels = np.unique([part[depth] for part in parts], return_inverse=True)
   names = classes.tolist()
@@ -66,23 +66,23 @@ def directory_labels(files: ImageFiles) -> tuple[np.ndarray, list[str]]:
   if nested := {*names} - {part[depth] for part in parts if len(part) == depth + 2}:
     name = min(nested)
     raise UserError(
-      f"{name} in {above} would be a class, but has directories, not images: give, or zip, the directory whose "
-      f"directories are the classes, such as {name}, or list the labels in {LISTS}"
+      f"{name} in {above} would be a class, but has directories instead of images: give (or zip) the directory whose "
+      f"subdirectories are the classes, such as {name}, or list the labels in {LISTS}"
     )
   if {name.lower() for name in names} <= _SPLITS:
     raise UserError(
-      f"{', '.join(names)} in {above} would be the classes, but their names are those of splits: give, or zip, one of "
-      f"them, or list the labels in {LISTS}"
+      f"{', '.join(names)} in {above} would be the classes, but have the names of splits: give (or zip) one of them, "
+      f"or list the labels in {LISTS}"
     )
   for name in names:
     if name != name.strip() or not name.isprintable():
       raise UserError(
-        f"{name!r} in {above} cannot be the name of a class: rename it, without surrounding spaces or line ends"
+        f"{name!r} in {above} cannot be the name of a class: remove surrounding spaces and unprintable characters"
       )
   lost = [name.split("/") for name in files.lost]
   if without := {part[depth] for part in lost if part[:depth] == shared and len(part) > depth + 1} - {*names}:
     raise UserError(
-      f"{min(without)} in {above} would be a class, but has no image that can be read (passed over: "
+      f"{min(without)} in {above} would be a class, but has no readable image (passed over: "
       f"{counted(files.passed_over)}): rename or convert its files, or remove it"
     )
   return labels.astype(np.int32), names
@@ -94,14 +94,16 @@ def _directory(name: str) -> str:
 
 
 def _parse(data: bytes, where: str) -> dict[str, int] | None:
-  """Parses a `dataset.json`: name -> label; None if it says that there are no labels."""
+  """Parses a `dataset.json`: name -> label; None if its labels are null."""
   try:
     content = json.loads(data)
   except json.JSONDecodeError as error:
     hint = ", in which \\ is written \\\\" if "escape" in error.msg else ""
-    raise UserError(f"{where} is no JSON{hint}: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    raise UserError(
+      f"{where} is not valid JSON{hint}: line {error.lineno}, column {error.colno}: {error.msg}"
+    ) from None
   except UnicodeDecodeError:
-    raise UserError(f"{where} is not UTF-8: save it as that") from None
+    raise UserError(f"{where} is not UTF-8: save it in that encoding") from None
   if not isinstance(content, dict) or "labels" not in content:
     raise UserError(f"{where} has no 'labels': write {_FORM}")
   entries = content["labels"]

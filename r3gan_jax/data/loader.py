@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding
 from r3gan_jax.data.source import Examples, Source
 
 PREFETCH = 2
-"""The number of iterations for which batches are made ahead."""
+"""Iterations whose batches are prepared ahead."""
 
 SMALLEST_READ = 32
 """The fewest images that a thread reads in one call."""
@@ -37,7 +37,7 @@ class Loader:
     self._readers = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
 
   def examples(self, samples: np.ndarray, order: int = 0) -> Examples:
-    """Returns the examples at positions `samples`, int64 [n], of the endless shuffled sequence number `order`."""
+    """Returns the examples at positions `samples`, int64 [n], of the endless shuffled sequence that `order` selects."""
     indices = self.indices(samples, order)
     flipped = indices >= len(self.source)
     examples = self._read(indices % len(self.source))
@@ -46,7 +46,7 @@ class Loader:
     return examples
 
   def indices(self, samples: np.ndarray, order: int = 0) -> np.ndarray:
-    """Returns int64 [n]: the index of each position in the data set; mirror images follow the originals."""
+    """Returns the index in the data set of each position, int64 [n]; mirror images follow the originals."""
     epochs, offsets = np.divmod(samples, self._epoch_size)
     indices = np.empty_like(samples)
     for epoch in np.unique(epochs).tolist():
@@ -64,9 +64,9 @@ class Loader:
   def iterate(
     self, batch_sizes: Sequence[int], first_iteration: int, sharding: NamedSharding, order: int = 0
   ) -> Iterator[tuple[dict[str, jax.Array], ...]]:
-    """Yields, from `first_iteration` on and forever, a tuple of global batches, one for each of `batch_sizes`.
+    """Yields the global batches of each iteration, one for each of `batch_sizes`, from `first_iteration` and forever.
 
-    A thread makes batches a few iterations ahead and copies them to the devices.
+    A thread prepares batches a few iterations ahead and copies them to the devices.
     """
     starts = np.cumsum([0, *batch_sizes]).tolist()
 

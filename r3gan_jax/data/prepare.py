@@ -26,7 +26,7 @@ from r3gan_jax.errors import UserError, one_line
 from r3gan_jax.storage import failing_as
 
 MAX_SHARDS = 512
-"""A reader keeps all shards open, and systems commonly allow 1024 open files."""
+"""Readers keep all shards open, and systems commonly allow 1024 open files."""
 
 IMAGES_PER_SHARD = 256
 """More if there would be more than `MAX_SHARDS` shards."""
@@ -59,7 +59,7 @@ class ImageRecords:
 
 
 class ArrayRecords:
-  """Images uint8 [n, H, W] and labels int [n], unchanged."""
+  """Images uint8 [n, H, W] and labels int [n]."""
 
   def __init__(self, images: np.ndarray, labels: np.ndarray):
     self._images = images
@@ -87,13 +87,13 @@ def prepare_images(
 ) -> Prepared:
   """Prepares `files`: the largest centred square of each image, resized to `resolution` (`images.fit`), as PNG.
 
-  They become the split "train" of version 1.0.0 of data set `name`. Labels are those of a `dataset.json`, if it has
-  any, or with `class_directories` the names of directories. Prints what it finds, in one line.
+  They become the split "train" of version 1.0.0 of data set `name`. Labels come from a `dataset.json`, if it has any,
+  or with `class_directories` from the directories. Prints one line about what it finds.
   """
   import tensorflow_datasets as tfds
 
   if not re.fullmatch("[a-z][a-z0-9_]*", name):
-    raise UserError(f"--name={name}: a data set's name has lower-case letters, digits and _, and starts with a letter")
+    raise UserError(f"--name={name}: use lower-case letters, digits and _, starting with a letter")
   labels = listed_labels(files)
   features = {"image": tfds.features.Image(shape=(resolution, resolution, decoder.channels), encoding_format="png")}
   in_directories = any("/" in name for name in files.names)
@@ -121,7 +121,7 @@ def prepare_images(
 
 
 def prepare_idx(directory: epath.Path, name: str, data_dir: Path) -> Prepared:
-  """Prepares MNIST, or a data set of its format, from its four idx files, as TFDS does but without TensorFlow."""
+  """Prepares MNIST or a data set in its format from its four idx files, as TFDS does but without TensorFlow."""
   import tensorflow_datasets as tfds
 
   if name not in IDX_DATA_SETS:
@@ -134,7 +134,7 @@ def prepare_idx(directory: epath.Path, name: str, data_dir: Path) -> Prepared:
     if images.shape != (len(labels), height, width):
       raise UserError(
         f"{directory} has {prefix} images of shape {images.shape} and {len(labels)} labels, but {name} has one label "
-        f"per image of {height}x{width}: fetch the files again"
+        f"per image of {height}x{width}: download the files again"
       )
     if labels.max() >= info.features["label"].num_classes:
       raise UserError(
@@ -145,13 +145,13 @@ def prepare_idx(directory: epath.Path, name: str, data_dir: Path) -> Prepared:
 
 
 def prepare_tfds(name: str, data_dir: Path, manual_dir: Path | None) -> Prepared:
-  """Prepares any data set that TFDS knows, by TFDS's own code; needs TensorFlow.
+  """Prepares a data set of TFDS's catalogue by TFDS's own code; needs TensorFlow.
 
   Args:
-    name: as in TFDS's catalogue.
+    name: the name in the catalogue.
     data_dir: the directory of prepared data sets.
     manual_dir: files that are already downloaded, under their published names. TFDS uses them instead of the network
-      and checks the checksums that it knows.
+      and verifies the checksums that it has.
   """
   if not importlib.util.find_spec("tensorflow"):
     raise UserError(f"--tfds={name} needs TensorFlow to run TFDS's recipe: pip install -e '.[tfds]'")
@@ -162,20 +162,20 @@ def prepare_tfds(name: str, data_dir: Path, manual_dir: Path | None) -> Prepared
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
   except tfds.core.DatasetNotFoundError:
     raise UserError(
-      f"--tfds={name}: TFDS knows no such data set: https://www.tensorflow.org/datasets/catalog"
+      f"--tfds={name}: TFDS has no such data set: choose from https://www.tensorflow.org/datasets/catalog"
     ) from None
   config = tfds.download.DownloadConfig(
     manual_dir=manual_dir,
-    # By default TFDS extracts to a place named after the file alone, which is the same for MNIST and Fashion-MNIST.
+    # TFDS's default is named after the file alone, which is the same for MNIST and Fashion-MNIST.
     extract_dir=data_dir / "downloads" / "extracted" / name,
     try_download_gcs=False,
   )
   try:
     builder.download_and_prepare(download_config=config)
   except NonMatchingChecksumError as error:
-    raise UserError(f"--tfds={name}: {one_line(error)}: fetch the file again") from None
+    raise UserError(f"--tfds={name}: {one_line(error)}: download the file again") from None
   except (AssertionError, OSError) as error:  # no manual directory; no network, no space
-    cure = "or download the files yourself and give their directory with --manual_dir"
+    cure = "download the files by other means and give their directory with --manual_dir"
     raise UserError(f"--tfds={name}: {one_line(error)}: {cure}") from None
   return Prepared(Path(builder.data_path), builder.info.splits.total_num_examples, 0)
 
@@ -185,7 +185,7 @@ def _read_idx(directory: epath.Path, name: str) -> np.ndarray:
   with failing_as(f"cannot read {directory}", directory):
     path = next((path for path in (directory / name, directory / f"{name}.gz") if path.exists()), None)
     if path is None:
-      raise UserError(f"{directory} has neither {name} nor {name}.gz: fetch it, and give its directory with --idx")
+      raise UserError(f"{directory} has neither {name} nor {name}.gz: download it, and give its directory with --idx")
     data = path.read_bytes()
   try:
     data = gzip.decompress(data) if path.suffix == ".gz" else data
@@ -195,4 +195,4 @@ def _read_idx(directory: epath.Path, name: str) -> np.ndarray:
       raise ValueError
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
   except (OSError, EOFError, zlib.error, struct.error, ValueError):
-    raise UserError(f"{path} is no idx file of bytes, or is cut short: fetch it again") from None
+    raise UserError(f"{path} is not an idx file of bytes or is cut short: download it again") from None

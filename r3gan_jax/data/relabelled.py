@@ -1,7 +1,7 @@
 """Noisy or missing labels for training; evaluation reads the clean source.
 
-They are drawn once for the whole data set, with a seed of their own, so all runs share them, and an image has the same
-label, or none, in every epoch and process, mirrored or not.
+They are drawn once for the whole data set with a fixed seed, so they are the same in all runs, epochs and processes,
+and for an image and its mirror image.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from r3gan_jax.data.source import Examples, Source
 from r3gan_jax.errors import UserError
 
 _SEED = 0
-_READ_AT_ONCE = 256
+_BATCH = 256
 
 
 def transition_matrix(num_classes: int, noise: float, pairs: Sequence[Sequence[int]] = ()) -> np.ndarray:
@@ -21,11 +21,11 @@ def transition_matrix(num_classes: int, noise: float, pairs: Sequence[Sequence[i
   Args:
     num_classes: the number of classes.
     noise: the fraction of labels that are redrawn.
-    pairs: (from, to): labels of class `from` are redrawn as `to`; other classes stay clean. Without pairs, labels are
-      redrawn uniformly from all classes.
+    pairs: (from, to): redrawn labels of class `from` become `to`, and other classes stay clean. Without pairs, labels
+      are redrawn uniformly from all classes.
 
   Raises:
-    UserError: `noise` is no probability, a pair is not of two classes, or a class is `from` twice.
+    UserError: `noise` is not a probability, a pair is not of two classes, or a class is `from` twice.
   """
   if not 0 <= noise <= 1:
     raise UserError(f"config.data.label_noise = {noise} must lie between 0 and 1")
@@ -35,7 +35,9 @@ def transition_matrix(num_classes: int, noise: float, pairs: Sequence[Sequence[i
         f"config.data.label_noise_pairs: {pair!r} must be (from, to), two different classes from 0 to {num_classes - 1}"
       )
   if len({clean for clean, _ in pairs}) < len(pairs):
-    raise UserError(f"config.data.label_noise_pairs = {pairs!r}: give each class that is redrawn one pair")
+    raise UserError(
+      f"config.data.label_noise_pairs = {pairs!r}: give at most one pair (from, to) for each class `from`"
+    )
   identity = np.eye(num_classes)
   redrawn = identity.copy() if pairs else np.full_like(identity, 1 / num_classes)
   for clean, noisy in pairs:
@@ -49,8 +51,8 @@ class RelabelledSource:
   Args:
     source: has the clean labels.
     num_classes, noise, pairs: see `transition_matrix`.
-    labelled_images: how many images keep a label, equally many of each (clean) class, or one more of the first classes;
-      0: all. To choose them, images are read until each class has enough.
+    labelled_images: how many images keep a label, balanced over the clean classes up to one image; 0: all. To choose
+      them, images are read until each class has enough.
 
   Raises:
     UserError: there are no classes, or too few images of one; see also `transition_matrix`.
@@ -61,12 +63,12 @@ class RelabelledSource:
   ):
     if not num_classes:
       raise UserError(
-        "config.data.num_classes = 0: there are no labels for config.data.labelled_images, label_noise or "
-        "label_noise_pairs: set num_classes, or leave these out"
+        "config.data.num_classes = 0: config.data.labelled_images, label_noise and label_noise_pairs need labels: set "
+        "num_classes, or leave these out"
       )
     self._source = source
     self.classes = source.classes
-    self._cumulated = transition_matrix(num_classes, noise, pairs).cumsum(axis=1)
+    self._cumulative = transition_matrix(num_classes, noise, pairs).cumsum(axis=1)
     for_noise, for_choice = np.random.default_rng(_SEED).spawn(2)
     self._uniform = for_noise.random(len(source))
     self._labelled = np.ones(len(source), np.bool_)
@@ -78,9 +80,9 @@ class RelabelledSource:
 
   def __getitem__(self, indices: np.ndarray) -> Examples:
     examples = self._source[indices]
-    # The last class takes the rest: its cumulated probability is 1 up to rounding.
-    passed = self._uniform[indices, None] >= self._cumulated[examples["label"], :-1]
-    noisy = passed.sum(axis=1, dtype=np.int32)
+    # Inverse CDF; the last class takes the rest, as its cumulative probability is 1 only up to rounding.
+    exceeds = self._uniform[indices, None] >= self._cumulative[examples["label"], :-1]
+    noisy = exceeds.sum(axis=1, dtype=np.int32)
     return examples | {"label": np.where(self._labelled[indices], noisy, np.int32(-1))}
 
 
@@ -94,17 +96,18 @@ def _is_pair(pair: Sequence[int], num_classes: int) -> bool:
 
 
 def _choose_labelled(source: Source, num_classes: int, count: int, order: np.ndarray) -> np.ndarray:
-  """Returns bool [n]: `count` images, the first of each class in `order`, int64 [n]."""
+  """Chooses `count` images, the first of each class in `order`, int64 [n]; returns a mask bool [n]."""
   setting = f"config.data.labelled_images = {count}"
   if not num_classes <= count <= len(source):
     raise UserError(
-      f"{setting} must lie from config.data.num_classes = {num_classes} to the number of images, {len(source)}; 0: all"
+      f"{setting} must lie between config.data.num_classes = {num_classes} and the number of images, {len(source)}, or "
+      "be 0 for all"
     )
   quota = count // num_classes + (np.arange(num_classes) < count % num_classes)
   missing = quota.copy()
   labelled = np.zeros(len(source), np.bool_)
-  for start in range(0, len(source), _READ_AT_ONCE):
-    indices = order[start : start + _READ_AT_ONCE]
+  for start in range(0, len(source), _BATCH):
+    indices = order[start : start + _BATCH]
     labels = source[indices]["label"]
     for label in range(num_classes):
       chosen = indices[labels == label][: missing[label]]
@@ -113,6 +116,5 @@ def _choose_labelled(source: Source, num_classes: int, count: int, order: np.nda
     if not missing.any():
       return labelled
   label = int(missing.argmax())
-  raise UserError(
-    f"{setting} needs {quota[label]} images of class {label}, but there are {quota[label] - missing[label]}: lower it"
-  )
+  there = quota[label] - missing[label]
+  raise UserError(f"{setting} needs {quota[label]} images of class {label}, but there are only {there}: lower it")

@@ -1,7 +1,7 @@
 """Writes a prepared data set: ArrayRecord shards in a self-describing directory, as TFDS writes them.
 
-All work happens in `NAME/VERSION.unfinished`, which is renamed to `NAME/VERSION` when it is complete, so readers never
-see part of a data set. A shard, too, gets its name when it is complete, so an interrupted preparation continues.
+All files are written to `NAME/VERSION.unfinished`, which is renamed to `NAME/VERSION` when complete, so readers never
+see part of a data set. A shard, too, gets its name when it is complete, so an interrupted preparation can continue.
 """
 
 import json
@@ -32,7 +32,7 @@ from r3gan_jax.storage import failing_as, locked, write_whole
 _WRITING = "writing-"
 
 RECIPE = "prepare.json"
-"""The file in the directory that records what the data set is made of."""
+"""The file that records what the data set is made from."""
 
 
 class Records(Protocol):
@@ -41,7 +41,7 @@ class Records(Protocol):
   def __len__(self) -> int: ...
 
   def example(self, index: int) -> dict[str, Any]:
-    """Returns feature name -> value (a PIL image, a class number); raises CorruptImage."""
+    """Returns feature name -> value (a PIL image, a class number); raises a CorruptImage."""
 
   def digest(self) -> str:
     """Returns a hash of everything that the examples depend on."""
@@ -78,13 +78,13 @@ def write_data_set(
     data_dir: the directory of prepared data sets.
     splits: split name -> examples; shard i starts at example i * `images_per_shard`.
     images_per_shard: examples in each shard but the last.
-    processes: how many write shards in parallel.
-    skip_corrupt: leaves out images that cannot be read, and names each in the log.
+    processes: how many processes write shards in parallel.
+    skip_corrupt: leaves out images that cannot be read, and logs each.
 
   Raises:
     CorruptImage: an image cannot be read, and `skip_corrupt` is off.
-    UserError: the directory has another data set, or a higher version, which readers would prefer; it cannot be
-      written, or another process is writing it.
+    UserError: the directory has another data set, there is a higher version, which readers would prefer, the directory
+      cannot be written, or another process is writing it.
   """
   directory = data_dir / info.full_name
   _check_versions(directory)
@@ -117,7 +117,7 @@ def _write_directory(
   """Continues an interrupted preparation of the same data set, or starts one."""
   unfinished = directory.with_name(f"{directory.name}.unfinished")
   if unfinished.exists() and (change := _difference(unfinished, recipe)):
-    logging.warning("starting again in %s: %s", unfinished, change)
+    logging.warning("starting over in %s: %s", unfinished, change)
     shutil.rmtree(unfinished)
   unfinished.mkdir(exist_ok=True)
   write_whole(unfinished / RECIPE, json.dumps(recipe, indent=2) + "\n")
@@ -130,7 +130,7 @@ def _write_directory(
 
 
 def _count(directory: Path) -> int:
-  """Returns the number of images of a finished data set; raises a UserError if a shard is not as recorded."""
+  """Counts the images of a finished data set; raises a UserError if a shard has more or fewer than recorded."""
   splits = open_directory(directory).info.splits.values()
   for split in splits:
     for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
@@ -171,7 +171,7 @@ def _check_finished(directory: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def _difference(directory: Path, recipe: Mapping[str, Any]) -> str:
-  """Returns how `recipe` differs from that of `directory`, in words; "" if it does not."""
+  """Describes how `recipe` differs from that of `directory`; "" if it does not."""
   try:
     before = json.loads((directory / RECIPE).read_text())
     splits = {name: before["splits"][name] for name in recipe["splits"]}
@@ -216,7 +216,8 @@ def _written(
         yield futures[future], future.result()
     except BrokenProcessPool:
       raise UserError(
-        "a worker process was killed, perhaps for lack of memory: the same command continues, with fewer --processes"
+        "a worker process was killed, perhaps for lack of memory: run the command again with fewer --processes to "
+        "continue"
       ) from None
     finally:
       stop.set()
@@ -224,7 +225,7 @@ def _written(
 
 
 _WORKER: dict[str, Any] = {}
-"""The arguments that all shards of a worker process share, sent to it once."""
+"""What all shards of a worker process share, sent to it once."""
 
 
 def _start_worker(splits: Mapping[str, Records], features: Any, stop: Event) -> None:
@@ -234,7 +235,7 @@ def _start_worker(splits: Mapping[str, Records], features: Any, stop: Event) -> 
 
 
 def _end_with_parent() -> None:
-  """Exits when the parent process is killed; a pool's workers would not."""
+  """Exits when the parent process is killed, which a pool's workers would survive."""
   parent = parent_process()
   assert parent
   parent.join()
@@ -250,6 +251,7 @@ def _write_shard(
 ) -> list[str]:
   """Writes a shard, whole or not at all; returns an error message for every image left out. `stop` interrupts it."""
   corrupt: list[str] = []
+  # Not storage.whole_file: ArrayRecord opens files itself, and a later run finds by name what a killed one left.
   temporary = shard.path.with_name(f"{_WRITING}{os.getpid()}-{shard.path.name}")
   try:
     writer = ArrayRecordWriter(str(temporary), "group_size:1")
@@ -264,10 +266,10 @@ def _write_shard(
             raise CorruptImage(f"{error}, or leave out such images with --skip_corrupt") from None
           corrupt.append(str(error))
         else:
-          with _failing_as_files_do():
+          with _as_os_errors():
             writer.write(features.serialize_example(example))
     finally:
-      with _failing_as_files_do():
+      with _as_os_errors():
         writer.close()
     temporary.rename(shard.path)
   finally:
@@ -276,7 +278,7 @@ def _write_shard(
 
 
 @contextmanager
-def _failing_as_files_do() -> Iterator[None]:
+def _as_os_errors() -> Iterator[None]:
   """Turns ArrayRecord's RuntimeErrors, e.g. of a full disk, into OSErrors."""
   try:
     yield

@@ -9,9 +9,9 @@ from r3gan_jax.errors import UserError
 
 
 class SkippingSource:
-  """Replaces every image of `source` that cannot be read by the next readable one, and logs it once.
+  """Replaces each image of `source` that cannot be read by the next readable one, and logs it once.
 
-  The replacement depends on the data alone, so resumed runs and all processes see the same images.
+  The replacement depends only on the data, so resumed runs and all processes see the same images.
   """
 
   def __init__(self, source: Source):

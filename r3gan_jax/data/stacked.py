@@ -1,6 +1,7 @@
-"""Stacked digits: three grey digits, drawn independently, are the R, G and B of one image, which makes 1000 modes.
+"""Stacked digits: three independent grey digits are the R, G and B of one image, so there are 1000 modes.
 
-StackedMNIST (Metz et al. 2017, arXiv 1611.02163) stacks MNIST; the quickstart stacks scikit-learn's 1,797 8x8 digits.
+StackedMNIST (Metz et al. 2017, arXiv 1611.02163) stacks MNIST, padded to 32x32; the quickstart stacks scikit-learn's
+1,797 8x8 digits.
 """
 
 import numpy as np
@@ -12,8 +13,8 @@ class StackedSource:
   """`size` random triples of `digits`.
 
   Args:
-    digits: uint8 [n, h, w]; MNIST's are zero-padded from 28 to 32 pixels.
-    size: the number of triples, which are drawn with a fixed seed.
+    digits: uint8 [n, h, w].
+    size: the number of triples, drawn with a fixed seed.
   """
 
   classes: tuple[str, ...] = ()
@@ -31,7 +32,7 @@ class StackedSource:
 
 def load_small_digits() -> tuple[np.ndarray, np.ndarray]:
   """Returns scikit-learn's 1,797 handwritten digits: images uint8 [n, 8, 8] in [0, 255], labels int32 [n]."""
-  from sklearn import datasets  # most of a second, and few runs need it
+  from sklearn import datasets  # takes most of a second, and few runs need it
 
   digits = datasets.load_digits()
   return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int32)

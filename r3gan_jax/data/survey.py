@@ -20,10 +20,10 @@ class Header:
   """The header of an image.
 
   Attributes:
-    index: of the file.
-    size: (width, height) after rotation.
-    mode: Pillow's name of its channels.
-    transparent: whether it has transparency of any kind.
+    index: the number of the file.
+    size: (width, height) after rotation by EXIF.
+    mode: Pillow's name of the channels.
+    transparent: whether it has an alpha channel or a transparent colour.
   """
 
   index: int
@@ -33,14 +33,14 @@ class Header:
 
 
 class Survey(NamedTuple):
-  """The headers of images, and an error for each that has none."""
+  """Headers of images, and an error for each image without a valid one."""
 
   headers: list[Header]
   corrupt: list[CorruptImage]
 
 
 def survey(files: ImageFiles) -> Survey:
-  """Reads all headers, or `MAX_HEADERS` of them, evenly spread over the files."""
+  """Reads the headers of all files, or of `MAX_HEADERS` of them, evenly spread."""
 
   def look(index: int) -> Header | CorruptImage:
     try:
@@ -58,8 +58,8 @@ def survey(files: ImageFiles) -> Survey:
 
 
 def describe(files: ImageFiles, found: Survey, classes: str, background: str) -> str:
-  """Returns the line; `classes` is its part about classes, `background` the colour under transparent images."""
-  looked_at = len(found.headers) + len(found.corrupt)
+  """Returns the line; `classes` is its part about classes, `background` the colour under transparent pixels."""
+  examined = len(found.headers) + len(found.corrupt)
   sizes = sorted({header.size for header in found.headers}, key=lambda size: (size[0] * size[1], size))
   ends = dict.fromkeys([*sizes[:1], *sizes[-1:]])
   modes = Counter(_MODES.get(header.mode, header.mode) for header in found.headers)
@@ -70,7 +70,7 @@ def describe(files: ImageFiles, found: Survey, classes: str, background: str) ->
     f"{transparent:,} transparent, put over {background}" if transparent else "",
     f"{len(found.corrupt):,} damaged" if found.corrupt else "",
   ]
-  some = f"of {looked_at:,} looked at: " if looked_at < len(files) else ""
+  some = f"of {examined:,} examined: " if examined < len(files) else ""
   return (
     f"{len(files):,} images in {files.path}: {some}{', '.join(filter(None, seen))}; {classes}; "
     f"passed over: {counted(files.passed_over) or 'nothing'}"
@@ -78,7 +78,7 @@ def describe(files: ImageFiles, found: Survey, classes: str, background: str) ->
 
 
 def name_classes(names: Sequence[str]) -> str:
-  """Returns '3 classes: 0 = cat, 1 = dog, 2 = fish', with the first ten at most."""
+  """Returns '3 classes: 0 = cat, 1 = dog, 2 = fish', with at most ten names."""
   shown = ", ".join(f"{index} = {name}" for index, name in enumerate(names[:10]))
   return f"{len(names):,} class{'es' * (len(names) != 1)}: {shown}{', ...' * (len(names) > 10)}"
 
@@ -86,5 +86,5 @@ def name_classes(names: Sequence[str]) -> str:
 def number_classes(labels: np.ndarray) -> str:
   """Returns '3 classes, numbered' for classes without names; `labels` int [n]."""
   count, present = int(labels.max()) + 1, len(np.unique(labels))
-  missing = f", {count - present:,} of them without an image" if present < count else ""
+  missing = f", {count - present:,} of them without images" if present < count else ""
   return f"{count:,} class{'es' * (count != 1)}, numbered{missing}"

@@ -28,8 +28,8 @@ class TfdsSource:
     split: e.g. "train" or "train+test".
     data_path: the local directory of prepared data sets ("": TFDS's default), or of this one.
     resolution: height and width of the result.
-    decoder: for the images; has the number of channels.
-    fit_by: how images of another size are fitted, see `images.fit`.
+    decoder: decodes the images; has the number of channels.
+    fit_by: how images of another size are fitted: see `images.fit`.
     num_classes: 0 for images without labels.
     label_key: the feature with the labels.
 
@@ -67,7 +67,7 @@ class TfdsSource:
     if not files:
       raise UserError(f"config.data.split = {split!r}: {self._title} has no images in it")
     _allow_open_files(len(files), self._title)
-    # Raw records: TFDS decodes every feature, and images at half the speed.
+    # Raw records: TFDS would decode every feature, and images at half the speed.
     self._records: Any = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     first_of_each_file = [0, *accumulate(file.take for file in files)][:-1]
     self._read(first_of_each_file)
@@ -87,7 +87,7 @@ class TfdsSource:
     from tensorflow_datasets.proto import tf_example_pb2
 
     try:
-      # In bulk: 8 us per record of a large file; 64 us one by one.
+      # In one call: 8 us per record of a large file, instead of 64 us.
       records = self._records.__getitems__(indices)
     except (RuntimeError, OSError) as error:
       raise UserError(f"cannot read {self._title}: {one_line(error)}: {_IF_DAMAGED}") from None
@@ -108,9 +108,11 @@ class TfdsSource:
 
     image = features.get("image")
     if not isinstance(image, tfds.features.Image):
-      raise UserError(f"{self._title} has no images named 'image': it has the features {sorted(features)}")
+      raise UserError(
+        f"{self._title} has no feature 'image' with images, only {sorted(features)}: choose another data set"
+      )
     if image.np_dtype != np.uint8:
-      raise UserError(f"{self._title} has images of {np.dtype(image.np_dtype).name}, not of 8 bits: convert them")
+      raise UserError(f"{self._title} has images of {np.dtype(image.np_dtype).name} instead of uint8: convert them")
     if self._decoder.channels == 1 and image.shape[-1] == 3:
       raise UserError(f"{self._title} has colour images: set config.data.channels = 3")
     if self._label_key is None:
@@ -118,8 +120,8 @@ class TfdsSource:
     label = features.get(self._label_key)
     if label is None or label.shape != () or not np.issubdtype(label.np_dtype, np.integer):
       raise UserError(
-        f"config.data.label_key = {self._label_key!r}: {self._title} has no class numbers of this name, only the "
-        f"features {sorted(features)}; name another, or set config.data.num_classes = 0"
+        f"config.data.label_key = {self._label_key!r} is not a feature of class numbers of {self._title}: choose from "
+        f"{sorted(features)}, or set config.data.num_classes = 0"
       )
     if isinstance(label, tfds.features.ClassLabel) and label.num_classes != self._num_classes:
       raise UserError(
@@ -138,7 +140,7 @@ def default_data_dir() -> Path:
 
 
 def describe_directory(directory: Path) -> str:
-  """Describes a prepared data set in words: sizes, channels and classes."""
+  """Describes a prepared data set: sizes, channels and classes."""
   features = dict(open_directory(directory).info.features.items())
   parts = []
   if shape := getattr(features.get("image"), "shape", None):
@@ -165,14 +167,14 @@ def _open(name: str, data_path: str) -> Any:
 
   if is_remote(data_path):
     raise UserError(
-      f"config.run.data_path = {data_path}: prepared data sets are read from a disk only: copy it to one, e.g. by "
+      f"config.run.data_path = {data_path}: prepared data sets are read from local disks only: copy it to one, e.g. by "
       "`gcloud storage cp --recursive`"
     )
   data_path = str(as_path(data_path)) if data_path else ""
   if data_path and (Path(data_path) / "dataset_info.json").is_file():
     return open_directory(Path(data_path))
   if not re.fullmatch(r"\w+(/[\w.+-]+)?(:[\d.*]+)?", name):
-    raise UserError(f"config.data.name = {name!r}: name a prepared data set, NAME or NAME/CONFIG")
+    raise UserError(f"config.data.name = {name!r}: give the name of a prepared data set, NAME or NAME/CONFIG")
   try:
     return builder_from_files(name, data_dir=data_path or None, file_format="array_record")
   except tfds.core.DatasetNotFoundError:
@@ -202,13 +204,13 @@ _OTHER_FILES = 128
 
 
 def _allow_open_files(count: int, title: str) -> None:
-  """Raises the limit of open files (256 on macOS) as far as the shards of a data set need."""
+  """Raises the limit of open files, which is 256 on macOS, if the shards of a data set need more."""
   limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
   needed = count + _OTHER_FILES
   if limit == resource.RLIM_INFINITY or limit >= needed:
     return
   if most != resource.RLIM_INFINITY and most < needed:
-    raise UserError(f"{title} has {count} files, but a process may open {most}: raise that limit: ulimit -n {needed}")
+    raise UserError(f"{title} has {count} files, but a process may open only {most}: run ulimit -n {needed}")
   resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
 
 

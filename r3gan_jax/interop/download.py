@@ -1,7 +1,6 @@
-"""Downloads files and checks their checksums."""
+"""Downloads files and verifies their checksums."""
 
 import hashlib
-import os
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from r3gan_jax.errors import UserError
+from r3gan_jax.storage import whole_file
 
 _BLOCK = 2**20
 
@@ -19,34 +19,34 @@ def fetch(url: str, path: Path, sha256: str, otherwise: str) -> None:
   Args:
     url: the source.
     path: the local file.
-    sha256: the first hex digits of its SHA-256; "": not checked.
-    otherwise: for the error, what to do with a file that is downloaded by other means.
+    sha256: the first hex digits of its SHA-256; "": not verified.
+    otherwise: for the error, what to do with a file that was downloaded by other means.
 
   Raises:
-    UserError: it cannot be downloaded, or has another checksum. No file is left then.
+    UserError: it cannot be downloaded, or its checksum is wrong; then no file is left.
   """
-  partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+  digest = hashlib.sha256()
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with urllib.request.urlopen(url, timeout=60) as response, partial.open("wb") as file:
+    with urllib.request.urlopen(url, timeout=60) as response, whole_file(path) as file:
       total = int(response.headers.get("Content-Length") or 0) or None
       with tqdm(total=total, unit="B", unit_scale=True, desc=path.name, disable=None) as progress:
         while block := response.read(_BLOCK):
+          digest.update(block)
           progress.update(file.write(block))
-    if total and partial.stat().st_size != total:
-      raise OSError(f"it ended after {partial.stat().st_size:,} of {total:,} bytes")
-    check_sum(partial, sha256, url)
-    partial.replace(path)
+      if total and file.tell() != total:
+        raise OSError(f"it ended after {file.tell():,} of {total:,} bytes")
+      _check(digest.hexdigest(), sha256, url)
   except (OSError, HTTPException, ValueError) as error:
     raise UserError(f"{url} could not be downloaded ({error}): download it by other means and {otherwise}") from None
-  finally:
-    partial.unlink(missing_ok=True)
 
 
-def check_sum(path: Path, sha256: str, title: str = "") -> None:
-  """Raises a UserError unless the file's SHA-256 begins with these hex digits; `title` names it in the error."""
+def check_sum(path: Path, sha256: str) -> None:
+  """Raises a UserError unless the SHA-256 of a file begins with these hex digits."""
   with path.open("rb") as file:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _check(hashlib.file_digest(file, "sha256").hexdigest(), sha256, str(path))
+
+
+def _check(digest: str, sha256: str, title: str) -> None:
   if not digest.startswith(sha256):
     begins = digest[: len(sha256)]
-    raise UserError(f"{title or path} is damaged: its SHA-256 begins with {begins}, not {sha256}: download it again")
+    raise UserError(f"{title} is damaged: its SHA-256 begins with {begins}, not {sha256}: download it again")

@@ -1,8 +1,8 @@
 """Reads snapshots of the official PyTorch implementation, network-snapshot-*.pkl, without PyTorch.
 
 Such a file is one pickle of a dict: the modules `G`, `D` and `G_ema`, the Adam states `G_opt_state` and `D_opt_state`,
-and the images seen, `cur_nimg`. The unpickler of interop.pytorch reads it and also admits the names of the official
-modules, which all stand for one inert class. The architecture is inferred from names and shapes of G's tensors; then
+and the images seen, `cur_nimg`. The unpickler of interop.pytorch reads it and also accepts the names of the official
+modules, which all become one inert class. The architecture is inferred from names and shapes of G's tensors; then
 every name and shape is checked against it.
 """
 
@@ -47,13 +47,13 @@ _EARLIER_MODULES = {
   "training.networks_baseline": "training.networks",
   **{f"BaselineGAN.{module}": f"R3GAN.{module}" for module in ("Networks", "FusedOperators", "Resamplers")},
 }
-"""Names in the published snapshots: huggingface.co/brownvc/R3GAN-ImgNet-32x32 lists what its file imports."""
+"""Module names in published snapshots, as in the list of imports at huggingface.co/brownvc/R3GAN-ImgNet-32x32."""
 _PICKLE = b"\x80"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-  """A run of the official implementation in our layout: trees of our modules, float32 arrays.
+  """A run of the official implementation in our layout: our modules and trees of float32 arrays.
 
   Attributes:
     generator, discriminator: the modules, with the `bfloat16_stages` of the run.
@@ -82,14 +82,14 @@ def read_snapshot(path: Path) -> Snapshot:
   with one_line_errors(path, "an official snapshot of R3GAN"):
     # Mapped, so that no more memory is reserved than the file has, whatever it claims.
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-      check(mapped[:1] == _PICKLE, "it is no pickle")
+      check(mapped[:1] == _PICKLE, "it is not a pickle")
       content = _SnapshotUnpickler(cast(IO[bytes], mapped)).load()
-    check(isinstance(content, dict), "it holds no dict")
+    check(isinstance(content, dict), "it is not a dict")
     g, d, g_ema = (_OfficialNetwork(name, content) for name in ("G", "D", "G_ema"))
     generator = g.infer_generator()
     discriminator = d.infer_discriminator(generator)
     images_seen = content.get("cur_nimg")
-    check(type(images_seen) is int and 0 <= images_seen < 2**31, "its cur_nimg is no number of images")
+    check(type(images_seen) is int and 0 <= images_seen < 2**31, "cur_nimg is not a number of images")
     (g_updates, g_moments), (d_updates, d_moments) = g.adam(generator), d.adam(discriminator)
     return Snapshot(
       generator,
@@ -112,8 +112,8 @@ def settings_of(snapshot: Snapshot) -> dict[str, Any]:
   found, expected = (generator.embed_dim, discriminator.embed_dim), (generator.noise_dim, generator.widths[0])
   if generator.num_classes and found != expected:
     raise UserError(
-      f"the snapshot's class embeddings have lengths {found}, but config.gan has noise_dim and widths[0], {expected}, "
-      "for both: use it through interop.official.read_snapshot"
+      f"the snapshot's class embeddings have lengths {found}, but no config.gan gives others than noise_dim and "
+      f"widths[0], {expected}: use it through interop.official.read_snapshot"
     )
   shape = ("widths", "cardinalities", "blocks", "expansion", "noise_dim", "bfloat16_stages")
   return {
@@ -148,19 +148,22 @@ def official_arrays(snapshot: Snapshot) -> dict[str, np.ndarray]:
 
 
 class _Module:
-  """The tensors and submodules in the state of a PyTorch module."""
+  """The tensors and submodules of a PyTorch module."""
 
   __slots__ = ("buffers", "data_type", "modules", "parameters")
 
   def __setstate__(self, state: Any) -> None:
-    check(isinstance(state, dict), "a module without a state")
+    check(isinstance(state, dict), "a module without state")
     self.parameters, self.buffers, self.modules = (state.get(f"_{n}") for n in ("parameters", "buffers", "modules"))
-    check(all(isinstance(part, dict) for part in (self.parameters, self.buffers, self.modules)), "no module's state")
+    check(
+      all(isinstance(part, dict) for part in (self.parameters, self.buffers, self.modules)),
+      "an invalid state of a module",
+    )
     self.data_type = state.get("DataType")  # the dtype of an official stage
 
 
 class _SnapshotUnpickler(Unpickler):
-  """Reads a snapshot, whose storages are pickled as bytes in torch.save's legacy form."""
+  """Reads a snapshot, in which each storage is pickled as bytes in torch.save's legacy form."""
 
   def __init__(self, file: IO[bytes]):
     super().__init__(file)
@@ -173,15 +176,13 @@ class _SnapshotUnpickler(Unpickler):
     }
 
   def persistent_load(self, identifier: Any) -> Storage:
-    raise pickle.UnpicklingError("a reference to a storage elsewhere")
+    raise pickle.UnpicklingError("a reference to an external storage")
 
   def _storage(self, content: Any) -> Storage:
-    check(
-      isinstance(content, bytes) and content[:1] == _PICKLE, "a storage that torch.save's legacy form does not hold"
-    )
+    check(isinstance(content, bytes) and content[:1] == _PICKLE, "a storage that is not in torch.save's legacy form")
     if id(content) not in self._read:  # once, however often a hostile file asks
       storage = load_legacy(content)
-      check(isinstance(storage, Storage), "a storage that is something else")
+      check(isinstance(storage, Storage), "an object in place of a storage")
       self._read[id(content)] = storage
     return self._read[id(content)]
 
@@ -216,7 +217,7 @@ class _OfficialNetwork:
     check(bool(widths), f"{self._name} has no stages")
     embed_dim, num_classes = self._shape(EMBEDDING, 2) if EMBEDDING in self._parameters else (0, 0)
     noise_dim = self._shape("Model.MainLayers.0.Layers.0.LinearLayer.weight", 2)[1] - embed_dim
-    check(noise_dim > 0, f"{self._name} takes no noise")
+    check(noise_dim > 0, f"{self._name} has no noise input")
     return Generator(
       widths=tuple(widths),
       cardinalities=tuple(cardinalities),
@@ -237,24 +238,27 @@ class _OfficialNetwork:
   def params(self, network: Network) -> Params:
     """Returns the parameters; their names and shapes must be exactly those of `network`."""
     kernels, buffers = resampling_kernels(network), _arrays(self._buffers)
-    check(buffers.keys() == kernels.keys(), f"{self._name} has other buffers than resampling kernels")
-    check(all(np.array_equal(buffers[name], kernels[name]) for name in kernels), "it resamples by another filter")
+    check(buffers.keys() == kernels.keys(), f"{self._name} has buffers other than resampling kernels")
+    check(all(np.array_equal(buffers[name], kernels[name]) for name in kernels), "it resamples with another filter")
     return self._to_params(network, self._parameters)
 
   def adam(self, network: Network) -> tuple[int, Params]:
     """Returns the count of updates and the second moments; zeros without a state."""
     names = list(self._parameters)
-    check(isinstance(self._adam, dict), f"{self._name}_opt_state is no dict")
+    check(isinstance(self._adam, dict), f"{self._name}_opt_state is not a dict")
     entries, groups = self._adam.get("state"), self._adam.get("param_groups")
     if entries == {}:
       zeros = {name: np.zeros(shape, np.float32) for name, _, shape in official_parameters(network)}
       return 0, to_params(network, zeros)
-    check(isinstance(groups, list), "Adam has no groups")
-    check(all(isinstance(group, dict) for group in groups), "Adam's groups are no dicts")
-    check([group.get("params") for group in groups] == [list(range(len(names)))], "Adam's groups are not one of all")
+    check(isinstance(groups, list), "Adam has no parameter groups")
+    check(all(isinstance(group, dict) for group in groups), "Adam's parameter groups are not dicts")
+    check(
+      [group.get("params") for group in groups] == [list(range(len(names)))],
+      "Adam does not have all parameters in one group",
+    )
     check(isinstance(entries, dict) and entries.keys() == set(range(len(names))), "Adam has other parameters")
     steps = {_count(entry["step"]) for entry in entries.values()}
-    check(len(steps) == 1, "Adam's parameters differ in their updates")
+    check(len(steps) == 1, "Adam's counts of updates differ")
     return steps.pop(), self._to_params(network, {name: entries[n]["exp_avg_sq"] for n, name in enumerate(names)})
 
   def _to_params(self, network: Network, tensors: Mapping[str, Any]) -> Params:
@@ -262,7 +266,10 @@ class _OfficialNetwork:
     for name in (*expected, *tensors):
       shape = getattr(tensors.get(name), "shape", "absent")
       wanted = expected.get(name, "absent")
-      check(shape == wanted, f"{self._name}.{name} is {shape}, not {wanted}: not R3GAN, or not of one size")
+      check(
+        shape == wanted,
+        f"{self._name}.{name} is {shape}, not {wanted}: the networks are not R3GAN's, or differ in size",
+      )
     return to_params(network, _arrays(tensors))
 
   def _shape(self, name: str, ndim: int) -> Sequence[int]:
@@ -275,17 +282,17 @@ class _OfficialNetwork:
     """Returns the number of bfloat16 stages of G, whose stages are listed from 4x4 upward."""
     stages = self._module.modules["Model"].modules["MainLayers"].modules.values()
     lowered = [stage.data_type == "bfloat16" for stage in stages]
-    check(lowered == sorted(lowered), "the stages in bfloat16 are not the highest ones")
+    check(lowered == sorted(lowered), "the bfloat16 stages are not those of the highest resolutions")
     return sum(lowered)
 
   def _walk(self, module: Any, prefix: str, seen: set[int]) -> None:
-    check(isinstance(module, _Module), f"{self._name}.{prefix}".rstrip(".") + " is no module")
-    check(id(module) not in seen and len(prefix) < 200, "modules that are nested as R3GAN's are not")
+    check(isinstance(module, _Module), f"{self._name}.{prefix}".rstrip(".") + " is not a module")
+    check(id(module) not in seen and len(prefix) < 200, "modules that are nested unlike R3GAN's")
     seen.add(id(module))
     for tensors, found in ((module.parameters, self._parameters), (module.buffers, self._buffers)):
       for name, tensor in tensors.items():
         if tensor is not None:
-          check(isinstance(tensor, Tensor), f"{self._name}.{prefix}{name} is no tensor")
+          check(isinstance(tensor, Tensor), f"{self._name}.{prefix}{name} is not a tensor")
           found[f"{prefix}{name}"] = tensor
     for name, child in module.modules.items():
       self._walk(child, f"{prefix}{name}.", seen)
@@ -293,12 +300,12 @@ class _OfficialNetwork:
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
   check(len({id(tensor.storage) for tensor in tensors.values()}) == len(tensors), "tensors that share a storage")
-  check(all(jnp.issubdtype(tensor.storage.dtype, jnp.floating) for tensor in tensors.values()), "tensors of integers")
+  check(all(jnp.issubdtype(tensor.storage.dtype, jnp.floating) for tensor in tensors.values()), "integer tensors")
   return {name: tensor.array() for name, tensor in tensors.items()}
 
 
 def _count(step: Any) -> int:
-  """Returns a count of updates, which is a number or, since PyTorch 1.12, a tensor without dimensions."""
+  """Converts a count of updates, which is a number or, since PyTorch 1.12, a scalar tensor."""
   number = float(step.array() if isinstance(step, Tensor) else step)
-  check(number.is_integer() and 0 <= number < 2**31, "Adam's updates are no number")
+  check(number.is_integer() and 0 <= number < 2**31, "Adam's count of updates is invalid")
   return int(number)

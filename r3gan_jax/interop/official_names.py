@@ -1,4 +1,4 @@
-"""The official implementation's names and layouts of R3GAN's parameters, and ours."""
+"""Converts between the official implementation's names and layouts of R3GAN's parameters and ours."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -47,7 +47,7 @@ def to_state_dict(network: Network, params: Params) -> dict[str, np.ndarray]:
 
 
 def resampling_kernels(network: Network) -> dict[str, np.ndarray]:
-  """Returns the buffers of the official module, which PyTorch expects beside the parameters."""
+  """Returns the buffers of the official module, which its state dict has besides the parameters."""
   stages = range(1, len(network.widths))
   return {f"{_transition(network, stage)}.Resampler.Kernel": _RESAMPLING_KERNEL for stage in stages}
 
@@ -93,5 +93,5 @@ def stage_name(network: Network, stage: int) -> str:
 
 
 def _transition(network: Network, stage: int) -> str:
-  """Returns the name of the layer between `stage` and the one below it; for stage 0, of the basis."""
+  """Returns the name of the layer between `stage` and the next lower one; for stage 0, of the basis."""
   return f"{stage_name(network, stage)}.Layers.{0 if isinstance(network, Generator) else network.blocks[stage]}"

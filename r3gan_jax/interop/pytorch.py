@@ -1,7 +1,7 @@
 """Reads tensors from PyTorch's files, without PyTorch and without executing anything in them.
 
-A pickle is a program that may call anything its reader can name. This reader knows the few names below and refuses all
-others. Each stands for a string or a bound method that checks its arguments; calling them, or setting their state,
+A pickle is a program that may call anything its reader can import. This reader accepts the few names below and refuses
+all others. Each stands for a string or a bound method that checks its arguments; calling them, or setting their state,
 reaches nothing else. Memory and time are bounded by the size of the file.
 
 torch.save's two forms (torch/serialization.py):
@@ -47,7 +47,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
   """Reads a state dict from a file of torch.save (either form) or an .npz: name -> array.
 
   Raises:
-    UserError: there is no such file, or it is damaged, has other contents, or names what no state dict needs.
+    UserError: there is no such file, or it is damaged, has other contents, or asks for a name that is not accepted.
   """
   with one_line_errors(path, "weights"):
     if path.suffix == ".npz":
@@ -55,15 +55,14 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
     with path.open("rb") as file:
       state = load(file)
-    check(isinstance(state, dict), "it holds no state dict")
-    check(all(isinstance(name, str) for name in state), "it holds no state dict")
-    check(all(isinstance(value, Tensor) for value in state.values()), "its state dict holds more than tensors")
+    check(isinstance(state, dict) and all(isinstance(name, str) for name in state), "it is not a state dict")
+    check(all(isinstance(value, Tensor) for value in state.values()), "its state dict has more than tensors")
     return {name: tensor.array() for name, tensor in state.items()}
 
 
 @contextmanager
 def one_line_errors(path: Path, content: str) -> Iterator[None]:
-  """Turns anything that a broken or hostile file raises into a UserError of one line."""
+  """Turns any error that a broken or hostile file causes into a UserError of one line."""
   try:
     yield
   except FileNotFoundError:
@@ -74,11 +73,11 @@ def one_line_errors(path: Path, content: str) -> Iterator[None]:
 
 
 def load(file: IO[bytes]) -> Any:
-  """Reads what torch.save wrote to a seekable file; tensors become `Tensor`s.
+  """Reads a seekable file written by torch.save; tensors become `Tensor`s.
 
   Raises:
-    pickle.UnpicklingError: the file asks for a name that is not admitted, or is inconsistent. Broken files can raise
-      anything else in Python's readers of zip files and pickles.
+    pickle.UnpicklingError: the file asks for a name that is not accepted, or is inconsistent. Broken files can raise
+      any other error in Python's readers of zip files and pickles.
   """
   if zipfile.is_zipfile(file):
     return _load_zip(file)
@@ -87,12 +86,12 @@ def load(file: IO[bytes]) -> Any:
 
 
 class Storage:
-  """Memory of `size` elements that tensors are views of; `data` is set when it has been read."""
+  """Memory of `size` elements that tensors are views of; `data` is set once it has been read."""
 
   __slots__ = ("data", "dtype", "size")
 
   def __init__(self, dtype: str, size: int):
-    check(isinstance(size, int) and size >= 0, "a storage of no size")
+    check(isinstance(size, int) and size >= 0, "a storage of invalid size")
     self.dtype, self.size = jnp.dtype(dtype), size
     self.data: bytes | memoryview | None = None
 
@@ -102,15 +101,16 @@ class Storage:
 
 
 class Tensor:
-  """A view of a storage; `array` makes it, after storages have been read."""
+  """A view of a storage; `array` copies it, once storages have been read."""
 
   __slots__ = ("offset", "shape", "storage", "strides")
 
   def __init__(self, storage: Storage, offset: int, shape: Sequence[int], strides: Sequence[int]):
     check(isinstance(storage, Storage), "a tensor without a storage")
-    check(isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) < 65, "no shape")
+    same_rank = isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) < 65
+    check(same_rank, "a tensor of invalid shape")
     sizes = (offset, *shape, *strides)
-    check(all(isinstance(n, int) and 0 <= n < 2**63 for n in sizes), "a shape that is not one of a view")
+    check(all(isinstance(n, int) and 0 <= n < 2**63 for n in sizes), "a tensor of invalid offset, shape or strides")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     inside = math.prod(shape) <= storage.size and last < storage.size
     check(inside or 0 in shape, f"a tensor {shape} that exceeds its storage")
@@ -126,32 +126,32 @@ class Tensor:
     return np.array(np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False))
 
   def __setstate__(self, state: Any) -> None:
-    """Ignores the state of a Parameter pickled by PyTorch 0.1, which has nothing about its values."""
+    """Ignores the state of a Parameter pickled by PyTorch 0.1, which does not contain its values."""
 
 
 def _refuse(unpickler: Any) -> None:
-  """Replaces opcodes that reserve memory unread, or make unchecked dicts and sets."""
+  """Refuses opcodes that reserve memory for unread data or make unchecked dicts and sets."""
   raise pickle.UnpicklingError("an opcode that PyTorch does not write")
 
 
 def _checking_keys(code: bytes, keys: slice) -> Callable[[Any], None]:
-  """Returns the loader of an opcode that takes the slice `keys` of the stack as keys of a dict or members of a set."""
+  """Returns a loader of an opcode that checks the dict keys or set members, the slice `keys` of the stack."""
   load = pickle._Unpickler.dispatch[code[0]]
 
   def checked(unpickler: Any) -> None:
-    check(all(map(_is_key, unpickler.stack[keys])), "a key that is neither text nor a small number")
+    check(all(map(_is_key, unpickler.stack[keys])), "a key that is neither a string nor a small integer")
     load(unpickler)
 
   return checked
 
 
 def _is_key(key: Any) -> bool:
-  """Returns whether `key` is admitted: hashing nested tuples from a few bytes can take forever."""
+  """Returns whether `key` is accepted: hashing nested tuples from a few bytes can take forever."""
   return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
 
 
-class Unpickler(pickle._Unpickler):  # not the C version, in which a few bytes reserve and write 64 GiB for its memo
-  """Reads one pickle; `storages` has those of its tensors by key."""
+class Unpickler(pickle._Unpickler):  # in the C version, a few bytes reserve and write 64 GiB for its memo
+  """Reads one pickle; `storages` has the storages of its tensors by key."""
 
   dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
     **pickle._Unpickler.dispatch,
@@ -166,7 +166,7 @@ class Unpickler(pickle._Unpickler):  # not the C version, in which a few bytes r
     self.storages: dict[str, Storage] = {}
     self._admitted = {
       ("collections", "OrderedDict"): self._ordered_dict,
-      ("torch._utils", "_rebuild_tensor"): self._tensor,  # before PyTorch 0.4, torchvision's VGG16 among them
+      ("torch._utils", "_rebuild_tensor"): self._tensor,  # before PyTorch 0.4, such as torchvision's VGG16
       ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
       ("torch._utils", "_rebuild_parameter"): self._parameter,
       ("torch.nn.parameter", "Parameter"): self._parameter,
@@ -183,16 +183,16 @@ class Unpickler(pickle._Unpickler):  # not the C version, in which a few bytes r
     kind, dtype, key, _location, size, *view = identifier
     check(kind == "storage" and isinstance(key, str), "a reference to something other than a storage")
     check(view in ([], [None]), "a storage that is a view of another")
-    check(dtype in _DTYPES.values(), "a storage of no known type")
+    check(dtype in _DTYPES.values(), "a storage of unknown type")
     storage = self.storages.setdefault(key, Storage(dtype, size))
-    check((storage.dtype, storage.size) == (jnp.dtype(dtype), size), f"two storages {key}")
+    check((storage.dtype, storage.size) == (jnp.dtype(dtype), size), f"two different storages {key}")
     return storage
 
   def _ordered_dict(self, items: Any = None) -> OrderedDict[Any, Any]:
     if items is None:
       return OrderedDict()
-    check(isinstance(items, list), "a dict made of no list")  # as Python 2 wrote it
-    check(all(_is_key(key) for key, _ in items), "a key that is neither text nor a small number")
+    check(isinstance(items, list), "an OrderedDict that is not made from a list")  # as Python 2 wrote it
+    check(all(_is_key(key) for key, _ in items), "a key that is neither a string nor a small integer")
     made = OrderedDict(items)
     items.clear()  # or a file could have it copied again and again
     return made
@@ -201,7 +201,7 @@ class Unpickler(pickle._Unpickler):  # not the C version, in which a few bytes r
     return Tensor(storage, offset, shape, strides)
 
   def _parameter(self, tensor: Any, *_gradient_and_hooks: Any) -> Tensor:
-    check(isinstance(tensor, Tensor), "a parameter that is no tensor")
+    check(isinstance(tensor, Tensor), "a parameter that is not a tensor")
     return tensor
 
 
@@ -209,10 +209,10 @@ def _load_zip(file: IO[bytes]) -> Any:
   with zipfile.ZipFile(file) as archive:
     names = set(archive.namelist())
     pickles = [name for name in names if name.endswith("/data.pkl")]
-    check(len(pickles) == 1, "a zip that torch.save did not write")
+    check(len(pickles) == 1, "a zip that was not written by torch.save")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}byteorder" in names:
-      check(_stored(archive, f"{root}byteorder") == b"little", "a file of a big-endian machine")
+      check(_stored(archive, f"{root}byteorder") == b"little", "a file from a big-endian machine")
     unpickler = Unpickler(io.BytesIO(_stored(archive, pickles[0])))
     state = unpickler.load()
     for key, storage in unpickler.storages.items():
@@ -221,10 +221,10 @@ def _load_zip(file: IO[bytes]) -> Any:
 
 
 def _stored(archive: zipfile.ZipFile, name: str, size: int | None = None) -> bytes:
-  """Reads a member of the archive. torch.save compresses nothing, so a compressed member is an attack."""
+  """Reads a member of the archive; refuses compressed ones, as torch.save does not compress."""
   entry = archive.getinfo(name)
   check(entry.compress_type == zipfile.ZIP_STORED, f"a compressed {name}")
-  check(size in (None, entry.file_size), f"{name} of {entry.file_size} bytes where {size} are needed")
+  check(size in (None, entry.file_size), f"{name} of {entry.file_size} bytes, not {size}")
   return archive.read(entry)
 
 
@@ -232,13 +232,13 @@ def load_legacy(content: bytes) -> Any:
   """Reads torch.save's legacy form; storages are views of `content`."""
   file = io.BytesIO(content)
   header = [Unpickler(file).load() for _ in range(3)]
-  check(header[:2] == [_LEGACY_MAGIC, _LEGACY_PROTOCOL], "torch.save did not write it")
-  check(isinstance(header[2], dict) and header[2].get("little_endian") is True, "a file of a big-endian machine")
+  check(header[:2] == [_LEGACY_MAGIC, _LEGACY_PROTOCOL], "it was not written by torch.save")
+  check(isinstance(header[2], dict) and header[2].get("little_endian") is True, "a file from a big-endian machine")
   unpickler = Unpickler(file)
   state = unpickler.load()
   keys = Unpickler(file).load()
-  check(isinstance(keys, list) and all(isinstance(key, str) for key in keys), "no list of storages")
-  check(set(keys) == set(unpickler.storages), "storages other than its tensors'")
+  check(isinstance(keys, list) and all(isinstance(key, str) for key in keys), "an invalid list of storages")
+  check(set(keys) == set(unpickler.storages), "a list of storages other than its tensors'")
   for key in keys:
     storage = unpickler.storages[key]
     check(file.read(8) == storage.size.to_bytes(8, "little"), f"storage {key} of another size")

@@ -1,4 +1,4 @@
-"""Published weights of feature networks: found or downloaded, checked, and converted to Flax parameters."""
+"""Finds or downloads the published weights of feature networks, verifies them, and converts them to Flax parameters."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -16,17 +16,17 @@ from r3gan_jax.interop.pytorch import read_state_dict
 
 Params = dict[str, Any]
 Reader = Callable[[str, tuple[int, ...]], np.ndarray]
-"""(name, shape) of a tensor -> float32 array; raises a UserError if there is none of that shape."""
+"""(name, shape) -> the tensor, float32; raises a UserError if there is none of that shape."""
 
 _BATCH_NORM_EPSILON = 1e-3
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-  """A published file of weights, and the conversion of its tensors to the parameters of our network.
+  """A published file of weights, and its conversion to the parameters of our network.
 
   Attributes:
-    url: the file name ends in the first 8 hex digits of its SHA-256, before the suffix.
+    url: its file name ends in the first 8 hex digits of the SHA-256, before the suffix.
     layer: (reader, path of a layer in our network, shape of its kernel) -> its float32 'kernel' and 'bias'.
   """
 
@@ -52,8 +52,8 @@ class PublishedWeights:
       download: downloads the published file if it is missing.
 
     Raises:
-      UserError: the file is missing and `download` is off; it cannot be downloaded; a file of the published name has
-        other contents; a tensor is missing or has another shape.
+      UserError: the file is missing and `download` is off; it cannot be downloaded; a file with the published name has
+        another checksum; a tensor is missing or has another shape.
     """
     path = path or cache_directory() / self.file_name
     if not path.exists():
@@ -85,12 +85,12 @@ class PublishedWeights:
 
 
 def cache_directory() -> Path:
-  """Returns r3gan_jax in the user's cache directory, the place of weights and cached statistics."""
+  """Returns the directory of weights and cached statistics: r3gan_jax in the user's cache."""
   return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r3gan_jax"
 
 
 def _inception_layer(read: Reader, path: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-  """Converts a layer of the same name; folds batch normalisation, a fixed scale and shift, into the convolution."""
+  """Converts the layer of the same name; folds batch normalisation into the convolution."""
   name = ".".join(path)
   if len(shape) == 2:
     return {"kernel": read(f"{name}.weight", shape[::-1]).T, "bias": read(f"{name}.bias", shape[-1:])}
@@ -115,7 +115,7 @@ _VGG16_LAYERS = {
   "fc1": "classifier.0",
   "fc2": "classifier.3",
 }
-"""Our name -> the published one; the numbers between are activations, pools and dropout."""
+"""Our name -> the published one; the numbers left out are activations, pools and dropout."""
 
 
 def _vgg16_layer(read: Reader, path: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -125,7 +125,7 @@ def _vgg16_layer(read: Reader, path: tuple[str, ...], shape: tuple[int, ...]) ->
   if len(shape) == 4:
     return {"kernel": read(f"{name}.weight", _oihw(shape)).transpose(2, 3, 1, 0), "bias": bias}
   kernel = read(f"{name}.weight", shape[::-1])
-  if layer == "fc1":  # its inputs are the last 7x7 features: flattened as [C, H, W] there, as [H, W, C] here
+  if layer == "fc1":  # its inputs are 7x7 features, flattened as [C, H, W] there, as [H, W, C] here
     kernel = kernel.reshape(len(kernel), -1, 7, 7).transpose(0, 2, 3, 1).reshape(kernel.shape)
   return {"kernel": kernel.T, "bias": bias}
 

@@ -1,4 +1,4 @@
-"""A small CNN that classifies digits: classifier and feature network of (stacked) MNIST and its relatives.
+"""A small CNN that classifies digits: the classifier and feature network of (stacked) MNIST and Fashion-MNIST.
 
 `python -m r3gan_jax.cli.train_classifier` trains it, in minutes on two CPU cores. Every channel of an image is a digit.
 """
@@ -24,6 +24,7 @@ FEATURES = 64
 _BATCH = 128
 _EVALUATION_BATCH = 1000
 _LEARNING_RATE = 2e-3
+_COMMAND = "python -m r3gan_jax.cli.train_classifier"
 
 
 class DigitsCNN(nn.Module):
@@ -39,16 +40,16 @@ class DigitsCNN(nn.Module):
     return features, nn.Dense(CLASSES, precision=PRECISION, name="logits")(features)
 
 
-def train(images: np.ndarray, labels: np.ndarray, epochs: int, seed: int = 0) -> Any:
+def train(digits: np.ndarray, labels: np.ndarray, epochs: int, seed: int = 0) -> Any:
   """Trains with Adam, the learning rate decaying to 0 along a cosine; returns the parameters.
 
   Args:
-    images: uint8 [n, 32, 32, 1].
+    digits: uint8 [n, 32, 32].
     labels: int [n] in 0..9.
-    epochs: passes over the images in batches of 128; the rest of each pass is dropped.
-    seed: of initialisation and order.
+    epochs: passes over the digits in batches of 128; the rest of each pass is dropped.
+    seed: for the initialisation and the order.
   """
-  network = DigitsCNN()
+  network, images = DigitsCNN(), digits[..., None]
   params = jax.jit(network.init)(jax.random.key(seed), images[:1])["params"]
   steps = len(images) // _BATCH
   optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, epochs * steps))
@@ -84,32 +85,29 @@ def classify(params: Any, digits: np.ndarray) -> np.ndarray:
 
 
 def save(path: Path, params: Any, test_accuracy: float) -> None:
-  """Writes an .npz for `load`."""
+  """Writes parameters and accuracy as an .npz."""
   write_npz(path, flatten_dict(params, sep="/") | {"test_accuracy": np.float64(test_accuracy)})
 
 
 def load(path: Path) -> tuple[Any, float]:
-  """Returns (parameters, test accuracy) from a file of `save`.
+  """Returns (parameters, test accuracy) from a file that `save` wrote.
 
   Raises:
     UserError: there is no such file, or it has other contents.
   """
   if not path.exists():
-    raise UserError(f"{path} does not exist: python -m r3gan_jax.cli.train_classifier makes it")
+    raise UserError(f"{path} does not exist: run {_COMMAND}")
   try:
     with np.load(path) as file:
       arrays = dict(file)
   except Exception as error:  # a broken file can raise anything
-    cure = "python -m r3gan_jax.cli.train_classifier makes a new one"
-    raise UserError(f"{path} cannot be read ({one_line(error)}): {cure}") from None
+    raise UserError(f"{path} cannot be read ({one_line(error)}): run {_COMMAND}") from None
   images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 1), jnp.uint8)
   abstract = jax.eval_shape(DigitsCNN().init, jax.random.key(0), images)["params"]
   expected = {"test_accuracy": ()} | {name: leaf.shape for name, leaf in flatten_dict(abstract, sep="/").items()}
   for name, shape in expected.items():
     if name not in arrays or arrays[name].shape != shape:
-      raise UserError(
-        f"{path} has no {name} of shape {shape}: python -m r3gan_jax.cli.train_classifier makes a new one"
-      )
+      raise UserError(f"{path} has no {name} of shape {shape}: run {_COMMAND}")
   accuracy = float(arrays.pop("test_accuracy"))
   return unflatten_dict(arrays, sep="/"), accuracy
 

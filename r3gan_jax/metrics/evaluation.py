@@ -17,39 +17,39 @@ from r3gan_jax.metrics.moments import Moments
 from r3gan_jax.metrics.statistics_cache import Key, StatisticsCache
 
 MAX_FEATURES = 200_000
-"""KID and precision and recall use at most this many images of a set, evenly spread over it.
+"""The most images of a set that KID and precision and recall use, evenly spread over it.
 
 The official code's precision and recall use the first 200,000 in file order. Of the presets' data only ImageNet is
-larger: if its 1,281,167 files are sorted by class, those are of about 156 of the 1000 classes.
+larger: with its 1,281,167 files sorted by class, they would cover about 156 of the 1000 classes.
 """
 
 METRICS = ("fid", "kid", "inception_score", "precision_recall")
 
-# For metrics that compare with real images: what they keep of the features, and the check of sizes.
+# For metrics that compare with real images: the statistics that they need, and the check of sizes.
 _KEPT = {"fid": "moments", "kid": "features", "precision_recall": "features"}
 _CHECK_SIZES = {"fid": fid.check_sizes, "kid": kid.check_sizes, "precision_recall": precision_recall.check_sizes}
 
 Statistics = dict[str, dict[str, np.ndarray]]
-"""The statistics kept of features, as arrays by name: 'moments' (the attributes of `Moments`), 'features' [n, d]."""
+"""Statistics of features, by kind, as arrays by name: 'moments' (attributes of `Moments`), 'features' [n, d]."""
 
 
 class Evaluation:
   """Scores sets of fake images against one set of real ones, with one feature network.
 
-  FID and the Inception score keep sums only. KID and precision and recall keep the features of at most `MAX_FEATURES`
-  images, float32 on the host: 400 MB for 50,000 x 2048, each for real and fake.
+  FID and the Inception score need sums only. KID and precision and recall keep the features of at most `MAX_FEATURES`
+  images per set, float32 on the host: 400 MB for 50,000 x 2048.
 
   Args:
-    metrics: of `METRICS`.
+    metrics: names from `METRICS`.
     network: computes the features.
-    mesh: one axis, over which images are sharded.
-    real: None if only the Inception score is computed. Statistics are computed or loaded at the first call, and kept.
+    mesh: has one axis, over which images are sharded.
+    real: None if only the Inception score is computed. Its statistics are computed or loaded once, at the first call.
     cache: for the statistics of real images.
     batch_per_device: images in one forward pass on each device.
-    seed: of KID's subsets.
+    seed: for KID's subsets.
 
   Raises:
-    UserError: a metric is unknown, or needs real images and there are none.
+    UserError: a metric is unknown, or needs real images and `real` is None.
   """
 
   def __init__(
@@ -66,7 +66,7 @@ class Evaluation:
       if name not in METRICS:
         raise UserError(f"metrics: {name!r} is unknown: choose from {', '.join(METRICS)}")
       if real is None and name in _KEPT:
-        raise UserError(f"metrics: {name} compares with real images: give some")
+        raise UserError(f"metrics: {name} compares with real images, and there are none: leave it out")
     self._metrics = metrics
     self._kept = {_KEPT[name] for name in metrics if name in _KEPT}
     self._network = network
@@ -78,7 +78,7 @@ class Evaluation:
     self._real_statistics: Statistics | None = None
 
   def __call__(self, fake: ImageSet) -> dict[str, float]:
-    """Returns the numbers of all metrics by name; checks sizes before any work is done.
+    """Returns the numbers of all metrics by name; checks the sizes before any other work.
 
     Raises:
       UserError: see the metrics' functions and `FeatureExtractor`.
@@ -111,7 +111,7 @@ class Evaluation:
       return self._collect(real, self._kept)
     keys = {kind: self._key(real.fingerprint, real.size, kind) for kind in sorted(self._kept)}
     loaded = {kind: self._cache.load(key) for kind, key in keys.items()}
-    # All processes compute what one of them lacks.
+    # What one process lacks, all compute together.
     found = multihost_utils.process_allgather(np.array([arrays is not None for arrays in loaded.values()]))
     found_by_all = found.reshape(-1, len(loaded)).all(axis=0)
     statistics = {
@@ -128,9 +128,9 @@ class Evaluation:
 
   def _collect(self, images: ImageSet, kept: Set[str], score: InceptionScore | None = None) -> Statistics:
     if "features" in kept and images.size > MAX_FEATURES:
-      of_some = self._collect(images.thinned(MAX_FEATURES), {"features"})
+      features_of_part = self._collect(images.thinned(MAX_FEATURES), {"features"})
       rest = kept - {"features"}
-      return of_some | self._collect(images, rest, score) if rest or score else of_some
+      return features_of_part | self._collect(images, rest, score) if rest or score else features_of_part
     moments: Moments | None = None
     features: np.ndarray | None = None
     seen = 0

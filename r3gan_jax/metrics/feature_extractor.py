@@ -20,7 +20,8 @@ class ImageSet:
   Attributes:
     name: for messages, e.g. 'real'.
     size: the number of images.
-    images: int64 [n] in 0..size - 1 -> uint8 [n, H, W, C]; always the same image for the same index, on every process.
+    images: indices int64 [n] in 0..size - 1 -> uint8 [n, H, W, C]; an index always gives the same image, on every
+      process.
     fingerprint: identifies the set, including its preparation; None: its statistics are not cached.
   """
 
@@ -30,15 +31,15 @@ class ImageSet:
   fingerprint: str | None = None
 
   def thinned(self, size: int) -> "ImageSet":
-    """Returns `size` of the images, evenly spread."""
+    """Returns `size` images of the set, evenly spread."""
     spread = np.linspace(0, self.size - 1, size).astype(np.int64)
     return ImageSet(self.name, size, lambda indices: self.images(spread[indices]))
 
 
 class FeatureExtractor:
-  """Runs `network` on all devices of `mesh` (one axis), in batches of one size, the last one padded.
+  """Runs `network` on all devices of `mesh` (one axis), in batches of one size; the last batch is padded.
 
-  Each process reads the images of its own devices only, and gets the features of all.
+  Each process reads only the images of its own devices, and gets the features of all.
   """
 
   def __init__(self, network: FeatureNetwork, mesh: Mesh, batch_per_device: int):
@@ -52,10 +53,10 @@ class FeatureExtractor:
     self._is_mine = np.repeat(owners == jax.process_index(), batch_per_device)
 
   def __call__(self, images: ImageSet) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the network's outputs, [n, ...] by name, batch by batch, in order.
+    """Yields the network's outputs of each batch, [n, ...] by name, in order.
 
     Raises:
-      UserError: images are not uint8 or not of one size, or outputs are not finite.
+      UserError: images are not uint8 or differ in size, or outputs are not finite.
     """
     batch = len(self._is_mine)
     shape = None
@@ -84,7 +85,7 @@ def _checked(name: str, images: np.ndarray, shape: tuple[int, ...] | None) -> np
   if images.dtype != np.uint8:
     raise UserError(f"{name} images are {images.dtype}: give uint8 in 0..255")
   if shape not in (None, images.shape[1:]):
-    raise UserError(f"{name} images differ in size, {shape} and {images.shape[1:]}: resize them to one")
+    raise UserError(f"{name} images differ in size, {shape} and {images.shape[1:]}: resize them to one size")
   return images
 
 

@@ -21,10 +21,10 @@ class FeatureNetwork:
 
   Attributes:
     name: recorded with every number.
-    apply: (params, uint8 images [N, H, W, C]) -> 'features' float32 [N, D] and other outputs by name; pure, for any H
-      and W; the result of an image does not depend on the others.
-    params: its parameters.
-    resize: of `RESIZES`, recorded with every number; "none" if images are not resized.
+    apply: (params, uint8 images [N, H, W, C]) -> 'features' float32 [N, D] and other outputs by name. It is pure, takes
+      any H and W, and treats images independently.
+    params: the parameters.
+    resize: one of `RESIZES`, or "none" if images are not resized; recorded with every number.
   """
 
   name: str
@@ -34,14 +34,14 @@ class FeatureNetwork:
 
 
 def resize(images: jax.Array, side: int, convention: str) -> jax.Array:
-  """Resizes bilinearly, from two pixels along each axis, without antialiasing.
+  """Resizes bilinearly without antialiasing.
 
   Args:
     images: [N, H, W, C] of any dtype.
     side: height and width of the result, in pixels.
     convention: the position of output pixel j among W input pixels: "pytorch" (j + 1/2) W / side - 1/2, so that pixel
       centres correspond; "tensorflow" j W / side, as in TensorFlow 1, NVIDIA's Inception graph and the scores of the
-      StyleGAN family. Beyond the first and last pixel their values continue.
+      StyleGAN family. Positions beyond the first or last pixel get its value.
 
   Returns:
     float32 [N, side, side, C].

@@ -1,9 +1,9 @@
 """The Inception network of FID, KID and Inception score.
 
-Szegedy et al. 2015, arXiv 1512.00567, in the form of Google's graph of 2015-12-05 and its weights for PyTorch. It
-differs from torchvision's network, which changes the FID by about 1.5: average pools do not count padding, the last
-block uses max pooling, and there are 1008 logits. Layers have the names of the published weights, which are
-TensorFlow's; batch normalisation is folded into the convolutions (`interop.weights`).
+Szegedy et al. 2015, arXiv 1512.00567, in the form of Google's graph of 2015-12-05 and its port to PyTorch. It differs
+from torchvision's network, which changes the FID by about 1.5: average pools do not count padding, the last block uses
+max pooling, and there are 1008 logits. Layers have the names of the published weights, which are TensorFlow's; batch
+normalisation is folded into the convolutions (`interop.weights`).
 """
 
 import flax.linen as nn
@@ -117,7 +117,7 @@ class Inception(nn.Module):
   """The network: float32 [N, 299, 299, 3] in [-1, 1] -> pool3 [N, 2048], logits [N, 1008].
 
   Attributes:
-    logits_bias: whether logits have their bias; the Inception score uses them without.
+    logits_bias: whether logits include their bias; the Inception score uses them without.
   """
 
   logits_bias: bool = True
@@ -156,7 +156,7 @@ def abstract_params() -> dict:
 def feature_network(params: dict, convention: str = "tensorflow") -> FeatureNetwork:
   """Returns the network of 'features', pool3 [N, 2048], and 'logits_without_bias' [N, 1008].
 
-  The default convention of resizing is that of published scores.
+  The default `convention` of resizing is that of published scores.
   """
   network = Inception(logits_bias=False)
 

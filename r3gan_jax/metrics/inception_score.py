@@ -1,4 +1,4 @@
-"""Inception score."""
+"""The Inception score."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from r3gan_jax.errors import UserError
 class InceptionScore:
   """Computes exp(E KL(p(class | image) || p(class))) for `num_splits` consecutive parts of `num_images` images.
 
-  Logits come in batches and only sums are kept: E KL is the entropy of the mean p minus the mean entropy.
+  Logits are added in batches, and only sums are kept: E KL is the entropy of the mean p minus the mean entropy.
 
   Raises:
     UserError: fewer images than splits.
@@ -28,7 +28,7 @@ class InceptionScore:
     self._entropies = [0.0] * num_splits
 
   def add(self, logits: np.ndarray) -> None:
-    """Adds the logits of the next images, float [n, classes]; Inception's without bias, as in Google's graph."""
+    """Adds the logits of the next images, float [n, classes]; of Inception without bias, as in Google's graph."""
     logits = logits.astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))

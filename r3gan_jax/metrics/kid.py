@@ -1,4 +1,4 @@
-"""Kernel inception distance."""
+"""The kernel inception distance."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ def kid(
   """Computes the mean of `mmd2_unbiased` over random subsets of real [n, d] and fake [m, d] features; not times 1000.
 
   Estimator and subset size are those of the official code, which draws from the first 1,000,000 real images in file
-  order; `evaluation` draws from at most `MAX_FEATURES`.
+  order; `Evaluation` passes at most `MAX_FEATURES`.
 
   Returns:
     'kid', 'kid_std' (over the subsets), 'kid_subsets', 'kid_subset_size', 'kid_num_real' and 'kid_num_fake'.
@@ -39,7 +39,7 @@ def kid(
 
 
 def check_sizes(num_real: int, num_fake: int, subset_size: int = 1000) -> None:
-  """Raises the UserError of `kid`; for use before any work is done."""
+  """Raises the UserError of `kid`; for use before any other work."""
   if min(num_real, num_fake) < subset_size:
     raise UserError(
       f"KID needs at least {subset_size} images per side (its subset size), but has {num_real} real and {num_fake} "

@@ -21,8 +21,8 @@ class ModeCoverage:
   """Scores images by classifying the digit in each channel.
 
   Args:
-    classifier: of single digits.
-    real: real images for reference, uint8 [n, h, w, 3], as many as will be scored, since KL depends on their number
+    classifier: classifies single digits.
+    real: real images for reference, uint8 [n, h, w, 3]; as many as the fake ones, since KL depends on their number
       (26,000 in the literature).
   """
 

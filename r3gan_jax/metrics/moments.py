@@ -11,11 +11,11 @@ import numpy as np
 class Moments:
   """The count, mean and centred second moment of feature vectors.
 
-  The second moment is about the part's own mean and is shifted when parts merge: sums of raw outer products would lose
-  the digits of a variance much smaller than the squared mean.
+  The second moment is about the mean and is shifted when parts are merged: sums of raw outer products would lose the
+  digits of a variance much smaller than the squared mean.
 
   Attributes:
-    count: number of vectors.
+    count: the number of vectors.
     mean: float64 [d].
     scatter: float64 [d, d], the sum of outer products of deviations from `mean`.
 
@@ -48,7 +48,7 @@ class Moments:
   def covariance(self) -> np.ndarray:
     """The unbiased estimate, float64 [d, d], for count >= 2.
 
-    It is divided by count - 1, as in TTUR's code, pytorch-fid, clean-fid and torch-fidelity; the official code divides
-    by count.
+    The divisor is count - 1, as in TTUR's code, pytorch-fid, clean-fid and torch-fidelity, but count in the official
+    code.
     """
     return self.scatter / (self.count - 1)

@@ -18,17 +18,17 @@ def precision_recall(
 ) -> dict[str, float]:
   """Computes the fraction of fake images on the manifold of real ones (precision), and the reverse (recall).
 
-  The manifold of a set is the union of balls around its points; a radius is the distance to the `neighbours`-th nearest
-  other point. Features, distances and radii are float32. The official code computes all of them in float16. By a numpy
+  The manifold of a set is the union of balls around its points, whose radii are the distances to the `neighbours`-th
+  nearest other point. Features, distances and radii are float32; in the official code they are float16. In a numpy
   emulation, float16 features change nothing; float16 distances raise precision and recall by 0.002 and 0.001 on
-  tests/golden/metrics.npz (1,500 real, 1,200 fake), and by at most 0.004 and 0.002 on made-up features of VGG16's 4,096
-  dimensions (4,000 each).
+  tests/golden/metrics.npz (1,500 real, 1,200 fake), and by at most 0.004 and 0.002 on synthetic features of VGG16's
+  4,096 dimensions (4,000 each).
 
   Args:
     real: float32 [n, d].
     fake: float32 [m, d].
-    mesh: one axis, over which rows are sharded. A device holds one whole set, a share of both, and `block` x `block`
-      distances at a time. Every process needs all features.
+    mesh: has one axis, over which rows are sharded. A device holds one whole set, a share of both, and `block` x
+      `block` distances at a time. Every process needs all features.
     neighbours: 3 in the literature.
     block: the largest number of points in a block.
 
@@ -36,7 +36,7 @@ def precision_recall(
     'precision', 'recall', 'neighbours', 'precision_recall_num_real' and '..._num_fake'.
 
   Raises:
-    UserError: no more than `neighbours` images on a side.
+    UserError: a side has no more than `neighbours` images.
 
   References:
     Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models, 2019.
@@ -70,7 +70,7 @@ def precision_recall(
 
 
 def check_sizes(num_real: int, num_fake: int, neighbours: int = 3) -> None:
-  """Raises the UserError of `precision_recall`; for use before any work is done."""
+  """Raises the UserError of `precision_recall`; for use before any other work."""
   if min(num_real, num_fake) <= neighbours:
     raise UserError(
       f"precision and recall need at least {neighbours + 1} images per side (neighbours + 1), but have {num_real} real "
@@ -89,9 +89,10 @@ def count_covered(
   neighbours: int,
   block: int,
 ) -> jax.Array:
-  """Counts the first `query_count` queries on the manifold of the first `reference_count` reference points: int32 [].
+  """Counts how many of the first `query_count` queries lie on the manifold of the first `reference_count` points.
 
-  Both are float32 [rows, d], sharded over `mesh`; rows, with padding, are a multiple of `block` times its devices.
+  Both are float32 [rows, d], sharded over `mesh`; the rows, with padding, are a multiple of `block` times its devices.
+  Returns int32 [].
   """
   (axis,) = mesh.axis_names
 

@@ -1,4 +1,4 @@
-"""Caches statistics of real images on disk."""
+"""A cache of the statistics of real images on disk."""
 
 import hashlib
 import json
@@ -16,13 +16,13 @@ Key = dict[str, str | int]
 
 
 class StatisticsCache:
-  """Named arrays, in one .npz per key under `directory`."""
+  """Arrays by name, in one .npz per key under `directory`."""
 
   def __init__(self, directory: epath.PathLike):
     self._directory = epath.Path(directory)
 
   def load(self, key: Key) -> dict[str, np.ndarray] | None:
-    """Returns the arrays of `key`; None if there are none, or if their file is damaged."""
+    """Returns the arrays of `key`; None if their file is missing or damaged."""
     path = self._path(key)
     try:
       with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -34,7 +34,7 @@ class StatisticsCache:
       return None
 
   def save(self, key: Key, arrays: dict[str, np.ndarray]) -> None:
-    """Saves arrays under `key`; concurrent saves do not disturb each other."""
+    """Saves arrays under `key`; safe to call concurrently."""
     write_npz(self._path(key), arrays)
 
   def _path(self, key: Key) -> epath.Path:

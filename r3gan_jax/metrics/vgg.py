@@ -2,8 +2,8 @@
 
 Simonyan and Zisserman 2014, arXiv 1409.1556; Kynkäänniemi et al. 2019, arXiv 1904.06991. Weights and preprocessing are
 torchvision's: RGB in [0, 1], standardised by ImageNet's channel statistics, resized to 224 bilinearly with half-pixel
-centres and without antialiasing. NVIDIA's metrics use a file of their own, vgg16.pt, with other weights and
-preprocessing: precision and recall computed here compare with published numbers only roughly.
+centres and without antialiasing. NVIDIA's metrics use vgg16.pt, with other weights and preprocessing, so precision and
+recall computed here compare with published numbers only roughly.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The command, run as a user runs it: there, samples, training, and back; from files and from a server."""
+"""The command, from files and from a server: conversion, samples, training, and the way back."""
 
 import functools
 import hashlib
@@ -54,10 +54,10 @@ def server(tmp_path):
       pass
 
   handler = functools.partial(Quiet, directory=official_pickles.GOLDEN)
-  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as it:
-    threading.Thread(target=it.serve_forever).start()
-    yield f"http://127.0.0.1:{it.server_port}"
-    it.shutdown()
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+    threading.Thread(target=running.serve_forever).start()
+    yield f"http://127.0.0.1:{running.server_port}"
+    running.shutdown()
 
 
 def test_from_a_server(command, refused, tmp_path, server):
@@ -78,7 +78,7 @@ def test_from_a_server(command, refused, tmp_path, server):
     ((SNAPSHOT, f"--out={ROOT}"), f"--out={ROOT} exists"),
     (
       ("README.md",),
-      "README.md cannot be read as an official snapshot of R3GAN: replace it (UnpicklingError: it is no",
+      "README.md cannot be read as an official snapshot of R3GAN: replace it (UnpicklingError: it is not",
     ),
   ],
 )

@@ -1,4 +1,4 @@
-"""The artefact, loaded and run where r3gan_jax cannot be imported."""
+"""The exported file, loaded and run where r3gan_jax cannot be imported."""
 
 import json
 import re
@@ -29,7 +29,7 @@ try:
 except ImportError:
   pass
 else:
-  sys.exit("r3gan_jax is there")
+  sys.exit("r3gan_jax can be imported")
 for case in json.loads(sys.argv[1]):
   exported = jax.export.deserialize(bytearray(open(f"{case}.stablehlo", "rb").read()))
   with numpy.load(f"{case}_inputs.npz") as inputs:
@@ -40,7 +40,7 @@ for case in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def artefacts(command, refused, tmp_path_factory):
-  """Of each case its work directory and, in a directory made for it, its artefact."""
+  """A directory with each case's work directory, below runs/, and exported file, below new/."""
   directory = tmp_path_factory.mktemp("export")
   for case in CASES:
     write_workdir(read_snapshot(official_pickles.path(case)), directory / "runs" / case)
@@ -50,7 +50,7 @@ def artefacts(command, refused, tmp_path_factory):
   return directory
 
 
-def test_elsewhere_it_draws_the_images_of_the_sampler(environment, artefacts):
+def test_without_the_package_it_draws_the_images_of_the_sampler(environment, artefacts):
   elsewhere = artefacts / "new"
   expected = {}
   for case in CASES:
@@ -76,7 +76,7 @@ def test_elsewhere_it_draws_the_images_of_the_sampler(environment, artefacts):
         assert np.abs(difference).max() <= 1 and np.mean(difference != 0) < 0.01
 
 
-def test_for_every_platform_and_with_no_kernel_of_ours(artefacts):
+def test_it_is_for_all_platforms_and_has_no_custom_kernels(artefacts):
   for case, expected in (
     ("cond_8px", ["float32[b,8]", "int32[b]", "float32[b,8,8,3]"]),
     ("uncond_16px", ["float32[b,8]", "float32[b,16,16,3]"]),
@@ -84,5 +84,5 @@ def test_for_every_platform_and_with_no_kernel_of_ours(artefacts):
     exported = jax.export.deserialize(bytearray((artefacts / "new" / f"{case}.stablehlo").read_bytes()))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert [array.str_short() for array in (*exported.in_avals, *exported.out_avals)] == expected
-    # JAX itself checks the size of a batch.
+    # JAX's own check of the batch size.
     assert set(re.findall(r"custom_call @(\w+)", exported.mlir_module())) <= {"shape_assertion"}

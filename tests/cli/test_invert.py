@@ -23,7 +23,7 @@ INVERTED = {
 }
 REFUSED = [
   ("uncond_16px", ("nowhere.png",), (), "nowhere.png: No such file"),
-  ("uncond_16px", ("text.png",), (), "text.png is no image of PNG, JPEG"),
+  ("uncond_16px", ("text.png",), (), "text.png is not an image"),
   ("uncond_16px", ("cut.png",), (), "cut.png is damaged or cut short"),
   ("uncond_16px", ("b.webp",), ("--class=0",), "--class=0: "),
   ("uncond_16px", ("b.webp",), ("--interpolate=1",), "two images"),

@@ -1,4 +1,4 @@
-"""The command, run as a user runs it."""
+"""The command as a user runs it, interrupted in several ways."""
 
 import os
 import signal
@@ -18,14 +18,14 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def shards(directory):
-  """Each finished shard and the file it is: a shard written again is another file."""
+  """Returns name -> inode of the finished shards; a rewritten shard has another inode."""
   return {path.name: path.stat().st_ino for path in directory.glob("pictures-*")}
 
 
 def started(unfinished, arguments, more):
-  """The command, once it has finished a shard more."""
+  """Starts the command, and returns it when it has finished another shard."""
   before = len(shards(unfinished))
-  # Where the tests run in the background SIGINT is ignored, and no process can catch what it was started to ignore.
+  # When the tests run in the background, SIGINT is ignored, and child processes inherit that.
   heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
   command = [sys.executable, "-c", heed, sys.executable, "-m", "r3gan_jax.cli.prepare_data", *arguments, *more]
   process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -35,13 +35,13 @@ def started(unfinished, arguments, more):
 
 
 def children(process):
-  """The worker processes; the other child of a pool's parent tracks its semaphores."""
+  """Returns the ids of the worker processes; a pool has another child, which tracks semaphores."""
   found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
   return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def test_a_run_that_is_stopped_goes_on(command, tmp_path):
-  """By Ctrl-C, by the death of a worker, by SIGKILL: what is finished stays, and no half is taken for finished."""
+def test_an_interrupted_preparation_continues(command, tmp_path):
+  """After Ctrl-C, the death of a worker and SIGKILL: finished shards stay, and unfinished ones are written again."""
   images = write_images(tmp_path / "images", 2000)
   arguments = (f"--images={tmp_path / 'images'}", "--name=pictures", "--resolution=8", f"--data_dir={tmp_path}")
   unfinished = tmp_path / "pictures" / "1.0.0.unfinished"
@@ -88,11 +88,11 @@ def test_skipped_images_are_named_and_counted(command, refused, tmp_path):
   done = command("prepare_data", *arguments, "--skip_corrupt", "--grey=false", "--processes=1")
   assert "left out: 00001.png in" in done.stderr
   assert "3 images in" in done.stdout and ", 1 damaged; " in done.stdout
-  assert "2 images (1 corrupt ones left out) in " in done.stdout
+  assert "2 images (1 corrupt images left out) in " in done.stdout
 
 
-def test_what_training_would_not_find_by_name_is_named_by_its_directory(command, tmp_path):
-  """TFDS has configurations of imagenet_resized, and would look for them."""
+def test_a_data_set_that_tfds_would_not_find_by_name_is_referred_to_by_directory(command, tmp_path):
+  """TFDS has configurations of imagenet_resized, and would look for those."""
   write_images(tmp_path / "images", 1)
   arguments = (f"--images={tmp_path}/images", "--name=imagenet_resized", "--resolution=8", f"--data_dir={tmp_path}/d")
   done = command("prepare_data", *arguments)
@@ -117,7 +117,7 @@ def test_bad_input_is_one_line_that_names_the_cure(refused, tmp_path):
     (("--idx=a", "--name=mnist", "--nogrey"), "--grey does not go with --idx"),
     (("--tfds=cifar10", "--name=mine"), "--name does not go with --tfds"),
     (("--images=a", "--manual_dir=b"), "--manual_dir does not go with --images"),
-    ((f"--images={tmp_path}/images", "--name=a", "--resolution=8", "--background=whyte"), "background 'whyte' is no"),
+    ((f"--images={tmp_path}/images", "--name=a", "--resolution=8", "--background=whyte"), "background 'whyte' is"),
     (
       ("--idx=nowhere", "--name=mnist", "--data_dir=gs://bucket/data"),
       "--data_dir=gs://bucket/data: ",
@@ -127,7 +127,7 @@ def test_bad_input_is_one_line_that_names_the_cure(refused, tmp_path):
     assert message in refused("prepare_data", f"--data_dir={tmp_path}", *arguments)
 
 
-def test_home_is_expanded_behind_an_equals_sign(environment, tmp_path):
+def test_home_is_expanded_after_an_equals_sign(environment, tmp_path):
   write_images(tmp_path / "images", 1)
   arguments = ("--images=~/images", "--name=a", "--resolution=8", "--data_dir=~/data")
   commands.run(environment | {"HOME": str(tmp_path)}, "prepare_data", *arguments)

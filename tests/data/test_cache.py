@@ -23,18 +23,18 @@ class Counting:
 
 def test_each_example_is_read_once():
   source = Counting()
-  remembering = cached(source, limit_gib=1)
+  caching = cached(source, limit_gib=1)
   source.reads[:] = 0
   for indices in ([3, 1, 3], [1, 2], [3, 9, 2]):
-    examples, expected = remembering[np.array(indices)], GeneratedSource(8, 3, 5, 10)[np.array(indices)]
+    examples, expected = caching[np.array(indices)], GeneratedSource(8, 3, 5, 10)[np.array(indices)]
     np.testing.assert_array_equal(examples["image"], expected["image"])
     np.testing.assert_array_equal(examples["label"], expected["label"])
   np.testing.assert_array_equal(source.reads, [0, 1, 1, 1, 0, 0, 0, 0, 0, 1])
   examples["image"][:] = 0  # a copy: the loader flips in place
-  np.testing.assert_array_equal(remembering[np.array([3])]["image"], expected["image"][:1])
+  np.testing.assert_array_equal(caching[np.array([3])]["image"], expected["image"][:1])
 
 
-def test_what_exceeds_the_budget_is_not_kept():
+def test_a_source_larger_than_the_limit_is_not_cached():
   size = 10 * (8 * 8 * 3 + 4)
   source = Counting()
   assert cached(source, limit_gib=(size - 1) / 2**30) is source

@@ -1,4 +1,4 @@
-"""Which files are taken, which are passed over, and what is said of them."""
+"""Which files are read, which are skipped, and how they are described."""
 
 import os
 import pickle
@@ -20,7 +20,7 @@ from r3gan_jax.errors import UserError
 
 @contextmanager
 def as_somebody_else():
-  """Root may read everything; for tests of what may not be read."""
+  """Drops root's right to read everything."""
   user = os.geteuid()
   if user == 0:
     os.seteuid(65534)
@@ -36,8 +36,8 @@ def line(path):
   return describe(files, survey(files), "no classes", "white")
 
 
-def test_what_systems_leave_behind_is_not_taken(tmp_path):
-  """A zip made on a Mac holds `__MACOSX/cat/._1.png`, which is no image, beside `cat/1.png`."""
+def test_hidden_and_system_files_are_skipped(tmp_path):
+  """A zip made on a Mac has `__MACOSX/cat/._1.png`, which is not an image, beside `cat/1.png`."""
   images = tmp_path / "images"
   write_images(images / "cat", 2)
   for name in ("__MACOSX/cat/._00000.png", "cat/._00001.png", ".trash/a.png", "cat/.ipynb_checkpoints/b.png", ".c.png"):
@@ -49,7 +49,7 @@ def test_what_systems_leave_behind_is_not_taken(tmp_path):
     assert set(files.passed_over) == {"hidden"}
 
 
-def test_what_is_passed_over_is_counted_by_suffix(tmp_path):
+def test_skipped_files_are_counted_by_suffix(tmp_path):
   write_images(tmp_path / "images", 1)
   for name in ("readme.txt", "notes.TXT", "model.pkl", "0001", "archive.tar.gz"):
     (tmp_path / "images" / name).write_bytes(b"x")
@@ -60,7 +60,7 @@ def test_what_is_passed_over_is_counted_by_suffix(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jfif", "JPG", "jpe", "bmp", "tif", "TIFF", "gif", "webp", "png", "ppm", "avif"])
-def test_what_pillow_reads_is_taken(tmp_path, suffix):
+def test_all_formats_of_pillow_are_read(tmp_path, suffix):
   images = write_images(tmp_path, 1, suffix=suffix)
   files = ImageFiles(tmp_path)
   image = to_array(Decoder(3)(files.read(0), files.title(0)))
@@ -69,7 +69,7 @@ def test_what_pillow_reads_is_taken(tmp_path, suffix):
     np.testing.assert_array_equal(image, images[0])
 
 
-def test_links_that_lead_back_repeat_nothing(tmp_path):
+def test_circular_links_are_skipped(tmp_path):
   write_images(tmp_path / "images" / "cat" / "small", 2)
   for index, target in enumerate(("../..", "..", ".", "../../..", "/", "small/back0")):
     (tmp_path / "images" / "cat" / f"back{index}").symlink_to(target)
@@ -92,7 +92,7 @@ def test_links_to_elsewhere_are_followed_once(tmp_path):
   assert files.passed_over == {"linked a second time": 1, "linked to nothing": 1}
 
 
-def test_a_directory_goes_before_links_to_it(tmp_path):
+def test_a_directory_is_preferred_to_a_link_to_it(tmp_path):
   write_images(tmp_path / "z", 1)
   (tmp_path / "a").symlink_to("z")
   assert ImageFiles(tmp_path).names == ["z/00000.png"]
@@ -109,7 +109,7 @@ def test_pipes_do_not_hang(tmp_path):
 def test_directories_that_cannot_be_read_are_counted(tmp_path):
   write_images(tmp_path / "a", 1)
   write_images(tmp_path / "b", 1)
-  for directory in (tmp_path, *tmp_path.parents[:3]):  # which pytest makes for this user alone
+  for directory in (tmp_path, *tmp_path.parents[:3]):  # pytest makes them for this user alone
     directory.chmod(directory.stat().st_mode | 0o011)
   tmp_path.chmod(0o755)
   (tmp_path / "b").chmod(0)
@@ -123,7 +123,7 @@ def test_directories_that_cannot_be_read_are_counted(tmp_path):
   (tmp_path / "b").chmod(0o755)
 
 
-def test_special_members_of_a_zip_are_passed_over(tmp_path):
+def test_special_members_of_a_zip_are_skipped(tmp_path):
   write_images(tmp_path / "images", 1)
   path = zip_directory(tmp_path / "images", tmp_path / "images.zip")
   with zipfile.ZipFile(path, "a") as archive:
@@ -147,7 +147,7 @@ def test_names_as_windows_writes_them(tmp_path):
   np.testing.assert_array_equal([to_array(Decoder(3)(files.read(i), "")) for i in range(2)], images)
 
 
-def test_of_members_of_one_name_the_last_counts(tmp_path):
+def test_the_last_member_of_a_name_is_read(tmp_path):
   first, second = write_images(tmp_path / "a", 1), write_images(tmp_path / "b", 1, first=9)
   with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
     archive.write(tmp_path / "a" / "00000.png", "x.png")
@@ -160,7 +160,7 @@ def test_of_members_of_one_name_the_last_counts(tmp_path):
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_zip_whose_checksum_is_wrong_is_not_decoded(tmp_path, compression):
-  """BMP has no checksum of its own: the zip's is all that there is."""
+  """BMP has no checksum of its own."""
   write_images(tmp_path / "images", 3, suffix="bmp")
   path = zip_directory(tmp_path / "images", tmp_path / "images.zip", compression)
   with zipfile.ZipFile(path) as archive:
@@ -175,16 +175,16 @@ def test_a_zip_whose_checksum_is_wrong_is_not_decoded(tmp_path, compression):
   assert len(survey(files).corrupt) == 1
 
 
-def test_names_that_are_not_utf8_are_refused_at_once(tmp_path):
+def test_names_that_are_not_utf8_are_refused(tmp_path):
   write_images(tmp_path, 1)
   os.rename(tmp_path / "00000.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
   with pytest.raises(UserError, match=r"caf\\udce9.png in .* not UTF-8: rename it"):
     ImageFiles(tmp_path)
 
 
-def test_rare_compressions_matter_of_images_alone(tmp_path):
+def test_unsupported_compression_matters_only_for_images(tmp_path):
   write_images(tmp_path, 1)
-  for name, message in (("notes.txt", None), ("0.png", "0.png in .* is encrypted or compressed in a rare way")):
+  for name, message in (("notes.txt", None), ("0.png", "0.png in .* is encrypted, or compressed")):
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
       archive.write(tmp_path / "00000.png", "00000.png")
       archive.writestr(name, b"x" * 100, zipfile.ZIP_BZIP2)
@@ -196,7 +196,7 @@ def test_rare_compressions_matter_of_images_alone(tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_fingerprints_are_of_the_contents(tmp_path, packed):
+def test_fingerprints_depend_on_the_contents(tmp_path, packed):
   def fingerprints():
     path = zip_directory(tmp_path / "images", tmp_path / "images.zip") if packed else tmp_path / "images"
     return ImageFiles(path).fingerprints()
@@ -211,7 +211,7 @@ def test_fingerprints_are_of_the_contents(tmp_path, packed):
   assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
 
 
-def test_the_line_says_sizes_channels_and_transparency(tmp_path):
+def test_the_description_has_sizes_channels_and_transparency(tmp_path):
   write_images(tmp_path / "images", 2)
   write_images(tmp_path / "images", 1, side=16, channels=1, first=2)
   (tmp_path / "images" / "broken.png").write_bytes(b"no image")
@@ -225,7 +225,7 @@ def test_the_line_says_sizes_channels_and_transparency(tmp_path):
   )
 
 
-def test_threads_and_processes_read_a_zip_at_once(tmp_path):
+def test_threads_and_processes_read_a_zip_concurrently(tmp_path):
   images = write_images(tmp_path / "images", 64)
   files = pickle.loads(pickle.dumps(ImageFiles(zip_directory(tmp_path / "images", tmp_path / "images.zip"))))
   expected = [files.read(index) for index in range(64)]
@@ -234,7 +234,7 @@ def test_threads_and_processes_read_a_zip_at_once(tmp_path):
   assert len(images) == len(files)
 
 
-def test_a_file_that_goes_away_is_named(tmp_path):
+def test_a_file_that_disappears_is_named(tmp_path):
   write_images(tmp_path, 2)
   files = ImageFiles(tmp_path)
   (tmp_path / "00001.png").unlink()

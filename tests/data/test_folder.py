@@ -23,7 +23,7 @@ def everything(source):
 
 @pytest.fixture
 def labelled(tmp_path):
-  """As the tools of StyleGAN and EDM write it: (directory, images, labels)."""
+  """(directory, images, labels), in the format of StyleGAN's and EDM's tools."""
   directory = tmp_path / "images"
   images = write_images(directory / "00000", 6)
   labels = [2, 0, 1, 1, 0, 2]
@@ -33,7 +33,7 @@ def labelled(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["directory", zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_directory_and_a_zip_hold_the_same(labelled, tmp_path, kind):
+def test_a_directory_and_a_zip_are_read_alike(labelled, tmp_path, kind):
   directory, images, labels = labelled
   path = directory if kind == "directory" else zip_directory(directory, tmp_path / "images.zip", kind)
   examples = everything(folder(path, 3))
@@ -58,7 +58,7 @@ def test_long_names_in_a_zip(tmp_path):
 
 
 def broken(directory, how):
-  """The path to a folder that is wrong in one way."""
+  """Damages the directory in one way; returns the path to open."""
   file = directory / "00000" / "00003.png"
   labels = directory / "dataset.json"
   if how == "empty":
@@ -99,15 +99,15 @@ def broken(directory, how):
     ("empty", "empty has no images: put files named"),
     ("absent", "absent is neither a directory nor a zip"),
     ("mixed", r"00003.png in .*images is 16x16, but config.data.resolution = 8: .*prepare_data --images=.*images "),
-    ("no image", "00003.png in .*images is no image of PNG, .*: replace or remove it"),
+    ("no image", "00003.png in .*images is not an image of .*PNG, .*: replace or remove it"),
     ("cut short", r"00003.png in .*images is damaged or cut short \(.*\): replace or remove it"),
     ("out of range", "0000[05].png in .*images has label 7, but config.data.num_classes = 3: set it to match"),
     ("unlisted", "dataset.json in .*images does not list 00000/00006.png"),
     ("vector", r"dataset.json in .*images labels 00000/0000[05].png \[2, 1\]: give"),
-    ("no labels", "00003.png in .*images has no label: list it in dataset.json, or sort"),
+    ("no labels", "00003.png in .*images has no label: list it in dataset.json"),
     ("fewer classes", "images has 2 classes: 0 = 00000, 1 = 00001, by its directories, but .*num_classes = 3"),
-    ("null", "dataset.json in .*images says that there are no labels: set config.data.num_classes = 0"),
-    ("zip cut short", "images.zip is no zip"),
+    ("null", "dataset.json in .*images has no labels: set config.data.num_classes = 0"),
+    ("zip cut short", "images.zip is not a zip"),
   ],
 )
 def test_bad_folders_are_named(labelled, how, message):
@@ -127,15 +127,15 @@ def test_classes_have_names(tmp_path, caplog):
   np.testing.assert_array_equal(everything(source)["label"], [0, 0, 1])
 
 
-def test_transparent_images_are_put_over_the_background(tmp_path):
+def test_transparent_images_get_the_background(tmp_path):
   Image.new("LA", (8, 8), (0, 0)).save(tmp_path / "logo.png")
   assert (everything(folder(tmp_path))["image"] == 255).all()
   red = FolderSource(str(tmp_path), 8, Decoder(3, "#ff0000"), 0)
   assert (everything(red)["image"] == [255, 0, 0]).all()
 
 
-def test_corrupt_images_can_be_passed_over(tmp_path, caplog):
-  """The next one takes their place, whoever asks, and with its own label; one more at the end, and a whole batch."""
+def test_corrupt_images_can_be_skipped(tmp_path, caplog):
+  """The next readable image replaces them, with its own label, in any batch; after the last comes the first."""
   images = np.concatenate([write_images(tmp_path / "a", 3), write_images(tmp_path / "b", 3, first=3)])
   for name in ("a/00002.png", "b/00003.png", "b/00005.png"):
     (tmp_path / name).write_bytes(b"")

@@ -26,7 +26,7 @@ def test_jpeg_is_decoded():
   assert np.abs(to_array(Decoder(3)(encoded(smooth, "JPEG", quality=95), "x")).astype(int) - smooth).max() < 8
 
 
-def test_grey_becomes_rgb_and_colour_never_grey():
+def test_grey_becomes_rgb_but_colour_is_refused_as_grey():
   grey = RANDOM[..., 0]
   np.testing.assert_array_equal(to_array(Decoder(3)(encoded(grey), "x")), grey[..., None].repeat(3, -1))
   np.testing.assert_array_equal(to_array(Decoder(1)(encoded(grey), "x")), grey[..., None])
@@ -35,8 +35,8 @@ def test_grey_becomes_rgb_and_colour_never_grey():
 
 
 @pytest.mark.parametrize("background, colour", [("white", (255,) * 3), ("#102030", (16, 32, 48))])
-def test_transparency_is_put_over_the_background(background, colour):
-  """A black logo on transparency, opaque, half and clear, is no black square."""
+def test_transparent_pixels_get_the_background(background, colour):
+  """Black pixels: opaque, half transparent, transparent."""
   pixels = np.zeros((1, 3, 4), np.uint8)
   pixels[0, :, 3] = 255, 128, 0
   actual = to_array(Decoder(3, background)(encoded(pixels), "x"))
@@ -44,14 +44,14 @@ def test_transparency_is_put_over_the_background(background, colour):
   np.testing.assert_allclose(actual[0], [(0, 0, 0), half, colour], atol=1)
 
 
-def test_opaque_images_with_alpha_are_as_without():
+def test_an_opaque_alpha_channel_changes_nothing():
   with_alpha = np.concatenate([RANDOM, np.full_like(RANDOM[..., :1], 255)], -1)
   np.testing.assert_array_equal(to_array(Decoder(3)(encoded(with_alpha), "x")), RANDOM)
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "1", "RGB"])
-def test_a_transparent_colour_is_transparency(mode):
-  """PNG and GIF mark a colour of the palette, or one value, as transparent."""
+def test_transparent_colours(mode):
+  """PNG and GIF can mark one colour or palette entry as transparent."""
   image = Image.new(mode, (2, 2))
   if mode == "P":
     image.putpalette([0, 0, 0, 9, 9, 9])
@@ -73,8 +73,8 @@ def test_grey_with_alpha_stays_grey():
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_are_turned_upright(format, orientation):
-  """By EXIF's definition: where row 0 and column 0 of the stored pixels are seen."""
+def test_images_are_rotated_by_exif(format, orientation):
+  """EXIF defines at which edges row 0 and column 0 of the stored pixels are displayed."""
   upright = np.zeros((16, 24, 3), np.uint8)
   upright[:8, :8] = 255  # the top left corner
   upright[:8, 16:] = 100
@@ -84,7 +84,7 @@ def test_images_are_turned_upright(format, orientation):
     3: upright[::-1, ::-1],
     4: upright[::-1],
     5: upright.swapaxes(0, 1),
-    6: upright.swapaxes(0, 1)[::-1],  # seen after a quarter turn clockwise
+    6: upright.swapaxes(0, 1)[::-1],  # displayed after a quarter turn clockwise
     7: upright.swapaxes(0, 1)[::-1, ::-1],
     8: upright.swapaxes(0, 1)[:, ::-1],
   }[orientation]
@@ -106,13 +106,13 @@ def test_other_channels_are_refused(channels):
     Decoder(channels)
 
 
-def test_a_background_is_a_colour():
-  with pytest.raises(UserError, match="background 'whyte' is no colour"):
+def test_an_unknown_background_is_refused():
+  with pytest.raises(UserError, match="background 'whyte' is not a colour"):
     Decoder(3, "whyte")
 
 
 def test_any_flipped_bit_of_a_png_is_noticed():
-  """Pillow alone reads past a wrong checksum of the pixels."""
+  """Pillow itself ignores the checksums of pixels."""
   data = encoded(RANDOM)
   for place in range(8, len(data)):
     damaged = bytearray(data)
@@ -121,8 +121,8 @@ def test_any_flipped_bit_of_a_png_is_noticed():
       Decoder(3)(bytes(damaged), "x")
 
 
-def test_large_and_long_images_are_read(monkeypatch):
-  """180 megapixels, or an ICC profile of 3 MB, are no damage; what is too large to decode is called that."""
+def test_large_images_and_profiles_are_read(monkeypatch):
+  """180 megapixels or an ICC profile of 3 MB are valid; an image too large to decode is not reported as corrupt."""
   with_profile = encoded(RANDOM, icc_profile=bytes(3_000_000))
   np.testing.assert_array_equal(to_array(Decoder(3)(with_profile, "x")), RANDOM)
   panorama = encoded(np.zeros((10_000, 18_000), np.uint8))
@@ -134,7 +134,7 @@ def test_large_and_long_images_are_read(monkeypatch):
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", encoded(RANDOM)[:60], encoded(RANDOM, "JPEG")[:-100]])
-def test_what_is_no_image_is_named(data):
+def test_corrupt_images_are_named(data):
   with pytest.raises(CorruptImage, match=r"^the file (is|has)"):
     Decoder(3)(data, "the file")
 
@@ -152,13 +152,13 @@ def test_the_centred_square_is_kept():
 
 
 def test_resizing_does_not_alias():
-  """Stripes one pixel wide are their mean at a quarter of the size; every fourth pixel would be black or white."""
+  """At a quarter of the size, stripes of one pixel become their mean; every fourth pixel would be black or white."""
   stripes = np.broadcast_to((np.arange(64) % 2 * 255).astype(np.uint8)[None, :, None], (64, 64, 3))
   resized = to_array(fit(Image.fromarray(stripes), 16, "crop_resize", "x"))
   assert np.abs(resized[:, 2:-2].astype(int) - 127.5).max() < 3
 
 
-def test_padding_is_of_zeros_all_round():
+def test_padding_surrounds_with_zeros():
   padded = to_array(fit(Image.fromarray(np.full((28, 28), 9, np.uint8)), 32, "pad", "x"))
   assert padded.shape == (32, 32, 1) and (padded[2:30, 2:30] == 9).all() and padded.sum() == 9 * 28 * 28
   with pytest.raises(UserError, match=r"x is 28x28, .* 16"):

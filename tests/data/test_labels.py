@@ -18,7 +18,7 @@ def write_list(path, labels):
   "labels",
   [
     [["a/00000.png", 3], ["a/00001.png", 0]],
-    {"a/00000.png": 3, "a/00001.png": 0},  # which the official loader takes
+    {"a/00000.png": 3, "a/00001.png": 0},  # the official loader accepts this form too
     [["a\\00000.png", 3], ["a\\00001.png", 0]],
   ],
 )
@@ -29,15 +29,15 @@ def test_listed_labels(tmp_path, packed, labels):
   np.testing.assert_array_equal(listed_labels(ImageFiles(path)), [3, 0])
 
 
-def test_a_list_counts_from_its_own_directory(tmp_path):
-  """A zip of a whole folder, `images/dataset.json` and `images/a/00000.png`, is a data set like any other."""
+def test_names_are_relative_to_the_directory_of_the_list(tmp_path):
+  """So a zip of a whole folder, with `images/dataset.json` and `images/a/00000.png`, can be read."""
   write_images(tmp_path / "images" / "a", 2)
   write_list(tmp_path / "images" / "dataset.json", [["a/00000.png", 1], ["a/00001.png", 2], ["a/00002.png", 9]])
   files = ImageFiles(tmp_path)
   np.testing.assert_array_equal(listed_labels(files), [1, 2])
-  assert files.passed_over == {"listed in images/dataset.json but not there": 1}
+  assert files.passed_over == {"listed in images/dataset.json but missing": 1}
   write_list(tmp_path / "images" / "a" / "dataset.json", [["00000.png", 5], ["00001.png", 5]])
-  np.testing.assert_array_equal(listed_labels(ImageFiles(tmp_path)), [1, 2])  # the one above it
+  np.testing.assert_array_equal(listed_labels(ImageFiles(tmp_path)), [1, 2])  # the upper one is read
 
 
 def test_a_list_below_some_images_is_refused(tmp_path):
@@ -58,8 +58,8 @@ def test_null_labels_are_none(tmp_path):
 @pytest.mark.parametrize(
   "labels, message",
   [
-    ('{"labels": [\n["00000.png", 1],\n["a\\b.png", 1 1]]}', "no JSON: line 3, column 15: "),
-    ('{"labels": [["a\\i.png", 1]]}', r"no JSON, in which \\ is written \\\\: line 1, column 16"),
+    ('{"labels": [\n["00000.png", 1],\n["a\\b.png", 1 1]]}', "JSON: line 3, column 15: "),
+    ('{"labels": [["a\\i.png", 1]]}', r"JSON, in which \\ is written \\\\: line 1, column 16"),
     ("[]", "has no 'labels'"),
     ("{}", "has no 'labels'"),
     ([["00000.png"]], r"entry 0 is \[\"00000.png\"\], not \[name, class number\]"),
@@ -74,7 +74,7 @@ def test_null_labels_are_none(tmp_path):
     ([], "does not list 00000.png: list it, or remove"),
   ],
 )
-def test_what_is_wrong_with_a_list_is_said(tmp_path, labels, message):
+def test_bad_lists_are_refused(tmp_path, labels, message):
   write_images(tmp_path, 1)
   write_list(tmp_path / "dataset.json", labels)
   with pytest.raises(UserError, match=r"^dataset.json in .*" + message) as error:
@@ -92,7 +92,7 @@ def test_a_list_that_is_not_utf8(tmp_path):
 @pytest.mark.parametrize("below", ["", "train/all"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_directories_are_classes_in_the_order_of_their_names(tmp_path, below, packed):
-  """Hidden ones and what systems leave behind are none; directories inside a class belong to it."""
+  """Except for hidden and system directories; directories inside a class belong to it."""
   images = tmp_path / "images"
   write_images(images / below / "dog", 1)
   write_images(images / below / "dog" / "brown", 1, first=1)
@@ -110,15 +110,15 @@ def test_directories_are_classes_in_the_order_of_their_names(tmp_path, below, pa
   [
     (("train/cat", "train/dog", "val/cat"), r"train in .* would be a class, but has directories.* such as train,"),
     (("cat", "more/dog"), "more in .* would be a class, but has directories"),
-    (("train", "val"), "train, val in .* names are those of splits"),
+    (("train", "val"), "train, val in .* the names of splits"),
     (("Test", "train"), "Test, train in .* splits"),
-    (("cat", "dog "), "'dog ' in .* cannot be the name of a class: rename it"),
+    (("cat", "dog "), "'dog ' in .* cannot be the name of a class"),
     (("cat", "d\nog"), "'d.nog' in .* cannot be the name of a class"),
     (("", "cat"), "00000.png in .* has no label: list it in dataset.json"),
   ],
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_is_no_class_is_said(tmp_path, names, message, packed):
+def test_bad_class_directories_are_refused(tmp_path, names, message, packed):
   for name in names:
     write_images(tmp_path / "images" / name, 1)
   path = zip_directory(tmp_path / "images", tmp_path / "images.zip") if packed else tmp_path / "images"
@@ -128,8 +128,8 @@ def test_what_is_no_class_is_said(tmp_path, names, message, packed):
 
 @pytest.mark.parametrize("what", ["without suffix", "other suffix", "empty", "a link to a class"])
 @pytest.mark.parametrize("above", ["", "photos"])
-def test_no_class_vanishes(tmp_path, above, what):
-  """Or the others would get its number."""
+def test_a_class_without_images_is_refused(tmp_path, above, what):
+  """Ignoring it would renumber the other classes."""
   for name in ("cat", "fish"):
     write_images(tmp_path / above / name, 1)
   if what == "a link to a class":
@@ -138,5 +138,5 @@ def test_no_class_vanishes(tmp_path, above, what):
     (tmp_path / above / "dog").mkdir()
     if what != "empty":
       (tmp_path / above / "dog" / ("1" if what == "without suffix" else "1.heic")).write_bytes(b"x")
-  with pytest.raises(UserError, match=r"dog in .* would be a class, but has no image that can be read"):
+  with pytest.raises(UserError, match=r"dog in .* would be a class, but has no readable image"):
     directory_labels(ImageFiles(tmp_path))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class Numbered:
-  """Image i is filled with i, its left column with 255 - i."""
+  """A source whose image i is filled with i, its left column with 255 - i."""
 
   def __init__(self, size):
     self._size = size
@@ -30,7 +30,7 @@ class Numbered:
     return {"image": images, "label": indices.astype(np.int32)}
 
 
-def test_an_epoch_holds_everything_once_and_each_epoch_is_shuffled_anew():
+def test_an_epoch_has_every_image_once_and_each_epoch_its_own_order():
   loader = Loader(Numbered(10), seed=0, x_flip=False)
   order = loader.indices(np.arange(30)).reshape(3, 10)
   for epoch in order:
@@ -48,7 +48,7 @@ def test_the_order_does_not_depend_on_how_it_is_read():
   np.testing.assert_array_equal(loader.indices(scattered), whole[scattered])
 
 
-def test_x_flip_doubles_the_epoch_by_mirror_images():
+def test_x_flip_adds_mirror_images_to_each_epoch():
   examples = Loader(Numbered(5), seed=0, x_flip=True).examples(np.arange(10))
   assert sorted(examples["label"]) == sorted([*range(5)] * 2)
   left, right = examples["image"][:, 0, 0, 0], examples["image"][:, 0, -1, 0]
@@ -58,7 +58,7 @@ def test_x_flip_doubles_the_epoch_by_mirror_images():
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_iterations_are_the_same_wherever_one_starts(devices):
+def test_batches_do_not_depend_on_the_first_iteration(devices):
   loader = Loader(Numbered(50), seed=0, x_flip=False)
   sharding = batch_sharding(mesh_of(devices))
 
@@ -100,15 +100,15 @@ np.savez(out, rows=np.array([[*place, label] for place, label in rows.items()]),
 
 
 def take(loader, batch_sizes, first, count, sharding):
-  """The batches of `count` iterations, one after the other."""
+  """Returns the batches of `count` iterations as one list."""
   iterator = loader.iterate(batch_sizes, first, sharding)
   batches = [batch for batches in itertools.islice(iterator, count) for batch in batches]
   iterator.close()
   return batches
 
 
-def test_a_resumed_run_of_other_processes_and_devices_sees_the_same_images(tmp_path):
-  """Real processes: one of 1 device from the start; two of 2 devices each from iteration 2, in mid-epoch."""
+def test_a_run_resumed_on_other_processes_and_devices_sees_the_same_images(tmp_path):
+  """One process with 1 device from the start; two processes with 2 devices each from iteration 2, in mid-epoch."""
   (tmp_path / "process.py").write_text(PROCESS)
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
@@ -129,7 +129,7 @@ def test_a_resumed_run_of_other_processes_and_devices_sees_the_same_images(tmp_p
   parts = [{(n, row): label for n, row, label in part["rows"].tolist() if n < 4} for part in (first, second)]
   assert parts[0].keys().isdisjoint(parts[1]) and len(parts[0]) == len(parts[1])
   assert parts[0] | parts[1] == expected
-  # Each reads only its own, 12 images an iteration, of the 4 that were taken and some ahead; all would be 96 or more.
+  # Each reads only its own rows, 12 per iteration, for 4 iterations and those prefetched; all rows would be 96 or more.
   assert all(48 <= part["read"] <= 12 * (4 + PREFETCH + 1) < 96 for part in (first, second))
 
 

@@ -36,13 +36,13 @@ def run(path, data_dir, **changed):
 
 
 def read_by_tfds(directory, split):
-  """By the reader of TFDS, which shares no code with ours: images [n, H, W, C], records."""
+  """Reads a split with TFDS's own reader: images [n, H, W, C], records."""
   records = list(tfds.builder_from_directory(directory).as_data_source(split))
   return np.stack([record["image"] for record in records]), records
 
 
 def shards(directory):
-  """Each finished shard and the file it is: a shard written again is another file."""
+  """Returns name -> inode of the finished shards; a rewritten shard has another inode."""
   return {path.name: path.stat().st_ino for path in directory.glob("pictures-*")}
 
 
@@ -82,7 +82,7 @@ def test_listed_labels_are_kept(tmp_path):
     run(tmp_path / "images", tmp_path)
 
 
-def test_a_corrupt_image_stops_and_the_rest_goes_on_from_there(tmp_path, caplog):
+def test_a_preparation_stopped_by_a_corrupt_image_continues(tmp_path, caplog):
   images = tmp_path / "images"
   write_images(images, 14, side=4)
   good = (images / "00009.png").read_bytes()
@@ -104,7 +104,7 @@ def test_a_corrupt_image_stops_and_the_rest_goes_on_from_there(tmp_path, caplog)
   np.testing.assert_array_equal(read_by_tfds(prepared.directory, "train")[0], expected)
 
 
-def test_all_corrupt_is_no_data_set(tmp_path):
+def test_only_corrupt_images_are_refused(tmp_path):
   write_images(tmp_path / "images", 2)
   for file in (tmp_path / "images").iterdir():
     file.write_bytes(b"x")
@@ -112,7 +112,7 @@ def test_all_corrupt_is_no_data_set(tmp_path):
     run(tmp_path / "images", tmp_path, skip_corrupt=True)
 
 
-def test_another_data_set_is_never_written_over(tmp_path):
+def test_another_data_set_is_never_overwritten(tmp_path):
   write_images(tmp_path / "images", 5)
   prepared = run(tmp_path / "images", tmp_path)
   before = shards(prepared.directory)
@@ -132,7 +132,7 @@ def test_a_corrupt_image_can_be_removed_as_advised(tmp_path, caplog):
     run(tmp_path / "images", tmp_path)
   (tmp_path / "images" / "00006.png").unlink()
   prepared = run(tmp_path / "images", tmp_path)
-  assert "starting again in" in caplog.text and "9 images in split train, now 8" in caplog.text
+  assert "starting over in" in caplog.text and "9 images in split train, now 8" in caplog.text
   np.testing.assert_array_equal(read_by_tfds(prepared.directory, "train")[0], np.delete(images, 6, axis=0))
 
 
@@ -157,8 +157,8 @@ def test_renamed_classes_are_another_data_set(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"splits": 5}', b'{"splits": {"train": {}}}', None])
-def test_a_damaged_note_of_what_is_being_made(tmp_path, content):
-  """What a full disk left: the same command begins again; of a finished data set one line says so."""
+def test_a_damaged_recipe(tmp_path, content):
+  """An unfinished preparation starts over; a finished data set is refused."""
   write_images(tmp_path / "images", 5)
   unfinished = tmp_path / "pictures" / "1.0.0.unfinished"
   unfinished.mkdir(parents=True)
@@ -174,7 +174,7 @@ def test_a_damaged_note_of_what_is_being_made(tmp_path, content):
 
 @pytest.mark.parametrize("content", [b"", b"\xff{", None])
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "pictures-train.array_record-00001-of-00002"])
-def test_damage_to_what_is_finished_is_one_line(tmp_path, name, content):
+def test_a_damaged_data_set_is_refused(tmp_path, name, content):
   write_images(tmp_path / "images", 5)
   file = run(tmp_path / "images", tmp_path).directory / name
   file.unlink()
@@ -187,7 +187,7 @@ def test_damage_to_what_is_finished_is_one_line(tmp_path, name, content):
     TfdsSource("pictures", "train", str(tmp_path), 4, Decoder(3), "crop_resize")
 
 
-def test_a_higher_version_would_be_read_instead(tmp_path):
+def test_a_higher_version_is_refused(tmp_path):
   write_images(tmp_path / "images", 1)
   (tmp_path / "pictures" / "3.0.1").mkdir(parents=True)
   (tmp_path / "pictures" / "0.9.0").mkdir()
@@ -197,7 +197,7 @@ def test_a_higher_version_would_be_read_instead(tmp_path):
   assert run(tmp_path / "images", tmp_path).images == 1
 
 
-def test_two_at_once(tmp_path):
+def test_two_preparations_at_the_same_time(tmp_path):
   write_images(tmp_path / "images", 1)
   (tmp_path / "pictures").mkdir()
   lock = storage.locked(tmp_path / "pictures" / "1.0.0.lock", "unexpected")
@@ -208,7 +208,7 @@ def test_two_at_once(tmp_path):
   assert os.listdir(tmp_path / "pictures") == ["1.0.0"]
 
 
-def test_where_nothing_can_be_written(tmp_path):
+def test_an_unwritable_directory(tmp_path):
   write_images(tmp_path / "images", 1)
   (tmp_path / "file").touch()
   with pytest.raises(UserError, match=r"cannot write .*file/pictures/1.0.0: Not a directory"):
@@ -217,7 +217,7 @@ def test_where_nothing_can_be_written(tmp_path):
 
 @contextmanager
 def largest_file(size):
-  """A disk with as much space, nearly: what is written beyond fails."""
+  """Limits the size of files, like a full disk."""
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
   try:
@@ -227,7 +227,7 @@ def largest_file(size):
 
 
 @pytest.mark.parametrize("size", [0, 100_000])
-def test_a_full_disk_is_one_line_and_the_rest_goes_on(tmp_path, capsys, size):
+def test_a_preparation_stopped_by_a_full_disk_continues(tmp_path, capsys, size):
   images = write_images(tmp_path / "images", 12, side=128)
   message = "cannot write .*: .*File too large.*: the same command continues"
   with capsys.disabled(), redirect_stdout(None), largest_file(size), pytest.raises(UserError, match=message):
@@ -249,9 +249,9 @@ def test_the_background_is_part_of_the_data(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["FFHQ", "ffhq-64", "a/b", ""])
-def test_names_that_tfds_would_not_find_are_refused(tmp_path, name):
+def test_names_that_tfds_does_not_allow_are_refused(tmp_path, name):
   write_images(tmp_path / "images", 1)
-  with pytest.raises(UserError, match=f"^--name={name}: a data set's name"):
+  with pytest.raises(UserError, match=f"^--name={name}: use lower-case"):
     run(tmp_path / "images", tmp_path, name=name)
 
 
@@ -261,7 +261,7 @@ def idx_files(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_idx_files_become_what_tfds_itself_prepares(idx_files, tmp_path, name):
+def test_idx_files_are_prepared_as_tfds_does(idx_files, tmp_path, name):
   directory, splits = idx_files
   prepared = prepare_idx(directory, name, tmp_path / "data")
   assert prepared.images == 17 and prepared.directory == tmp_path / "data" / name / "3.0.1"
@@ -278,11 +278,11 @@ def test_idx_files_become_what_tfds_itself_prepares(idx_files, tmp_path, name):
     (lambda directory: (directory / "t10k-labels-idx1-ubyte").unlink(), "has neither t10k-labels-idx1-ubyte nor"),
     (
       lambda directory: (directory / "train-images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b"),
-      "train-images-idx3-ubyte.gz is no idx file of bytes",
+      "train-images-idx3-ubyte.gz is not an idx file",
     ),
     (
       lambda directory: (directory / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros((5, 28, 28), np.uint8))[:-1]),
-      "t10k-images-idx3-ubyte is no idx file",
+      "t10k-images-idx3-ubyte is not an idx file",
     ),
     (
       lambda directory: (directory / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(4, np.uint8))),
@@ -300,6 +300,6 @@ def test_bad_idx_files_are_named(idx_files, tmp_path, change, message):
     prepare_idx(idx_files[0], "mnist", tmp_path / "data")
 
 
-def test_idx_files_are_of_known_data_sets(idx_files, tmp_path):
+def test_idx_files_of_unknown_data_sets_are_refused(idx_files, tmp_path):
   with pytest.raises(UserError, match=r"--name=emnist: .*choose from mnist"):
     prepare_idx(idx_files[0], "emnist", tmp_path / "data")

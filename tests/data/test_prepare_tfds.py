@@ -17,7 +17,7 @@ with_tensorflow = pytest.mark.skipif(not importlib.util.find_spec("tensorflow"),
 
 @pytest.fixture
 def manual_dir(tmp_path):
-  """CIFAR-10's archive as it is published, but of 5 x 4 + 4 random images: (directory, images, labels)."""
+  """CIFAR-10's archive in its published form, with 5 x 4 + 4 random images: (directory, images, labels)."""
   random = np.random.default_rng(0)
   images = random.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
   labels = np.arange(24, dtype=np.uint8) % 10
@@ -36,17 +36,17 @@ def manual_dir(tmp_path):
 
 
 def by_label_and_content(images, labels):
-  """TFDS shuffles what it prepares."""
+  """Sorts examples, as TFDS shuffles them."""
   return sorted((int(label), image.tobytes()) for image, label in zip(images, labels, strict=True))
 
 
 @with_tensorflow
 @pytest.mark.filterwarnings("ignore")  # TensorFlow's own
-def test_cifar10_is_prepared_from_files_at_hand(manual_dir, tmp_path, monkeypatch):
+def test_cifar10_is_prepared_from_downloaded_files(manual_dir, tmp_path, monkeypatch):
   directory, images, labels = manual_dir
-  with pytest.raises(UserError, match=r"--tfds=cifar10: .*has wrong checksum.*: fetch the file again"):
+  with pytest.raises(UserError, match=r"--tfds=cifar10: .*has wrong checksum.*: download the file again"):
     prepare_tfds("cifar10", tmp_path / "data", directory)
-  # What TFDS notes of a file when it registers a new data set: its size, checksum and name.
+  # TFDS registers the size, checksum and name of each file.
   (url,) = tfds.builder("cifar10", data_dir=tmp_path).url_infos
   published = tfds.core.download.checksums.compute_url_info(directory / "cifar-10-binary.tar.gz")
   monkeypatch.setattr(type(tfds.builder("cifar10", data_dir=tmp_path)), "url_infos", {url: published})
@@ -57,7 +57,7 @@ def test_cifar10_is_prepared_from_files_at_hand(manual_dir, tmp_path, monkeypatc
   assert by_label_and_content(examples["image"], examples["label"]) == by_label_and_content(images, labels)
 
 
-@pytest.mark.skipif(bool(importlib.util.find_spec("tensorflow")), reason="TensorFlow is here")
+@pytest.mark.skipif(bool(importlib.util.find_spec("tensorflow")), reason="TensorFlow is installed")
 def test_without_tensorflow_the_extra_is_named(tmp_path):
   with pytest.raises(UserError, match=r"--tfds=cifar10 needs TensorFlow .*: pip install -e '.\[tfds\]'"):
     prepare_tfds("cifar10", tmp_path, None)
@@ -65,5 +65,5 @@ def test_without_tensorflow_the_extra_is_named(tmp_path):
 
 @with_tensorflow
 def test_an_unknown_data_set_is_named(tmp_path):
-  with pytest.raises(UserError, match="--tfds=cifar11: TFDS knows no such data set"):
+  with pytest.raises(UserError, match="--tfds=cifar11: TFDS has no such data set"):
     prepare_tfds("cifar11", tmp_path, None)

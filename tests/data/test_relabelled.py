@@ -9,7 +9,7 @@ CIFAR10_PAIRS = ((9, 1), (2, 0), (4, 7), (3, 5), (5, 3))
 
 
 class Classes:
-  """`size` images of 10 classes, in order or as `labels` say; image i shows i, its left column mirrors as 255."""
+  """Images of 10 classes, in turn or given by `labels`; image i is filled with i, its left column with 255."""
 
   classes = tuple("abcdefghij")
 
@@ -44,7 +44,7 @@ def test_transition_matrix():
   np.testing.assert_allclose(transition_matrix(4, 1), 0.25)
   matrix = transition_matrix(10, 0.7, CIFAR10_PAIRS)
   assert (matrix[9, 1], matrix[1, 9], matrix[3, 5], matrix[5, 3]) == (0.7, 0, 0.7, 0.7)
-  # Of noisy cars, the share that are cars: 1 / 1.7.
+  # The fraction of images labelled 1 that are of class 1: 1 / 1.7.
   np.testing.assert_allclose(matrix[1, 1] / matrix[:, 1].sum(), 0.5882, atol=5e-5)
   np.testing.assert_array_equal(matrix[[0, 1, 6, 7, 8]], np.eye(10)[[0, 1, 6, 7, 8]])
   for noise in (0, 0.1, 0.3, 0.7, 1):
@@ -53,7 +53,7 @@ def test_transition_matrix():
 
 
 @pytest.mark.parametrize("pairs", [(), CIFAR10_PAIRS])
-def test_noisy_labels_are_as_frequent_as_the_matrix_says(pairs):
+def test_noisy_labels_follow_the_transition_matrix(pairs):
   size = 200_000
   source = noisy(size, 0.7, pairs)
   counts = np.zeros((10, 10))
@@ -65,17 +65,17 @@ def test_noisy_labels_are_as_frequent_as_the_matrix_says(pairs):
   assert labels(source).dtype == np.int32
 
 
-def test_an_image_has_one_label_however_it_is_read():
+def test_the_label_of_an_image_does_not_depend_on_how_it_is_read():
   whole = labels(noisy(1000, labelled_images=500))
   scattered = np.random.default_rng(0).permutation(1000)
   np.testing.assert_array_equal(noisy(1000, labelled_images=500)[scattered]["label"], whole[scattered])
   source = noisy(1000, labelled_images=500)
   assert [int(source[np.array([index])]["label"][0]) for index in range(100)] == whole[:100].tolist()
-  # The rest of the data does not matter to an image's noise.
+  # An image's noise does not depend on the rest of the data.
   np.testing.assert_array_equal(labels(noisy(500)), labels(noisy(1000))[:500])
 
 
-def test_training_meets_the_same_labels_in_every_epoch_of_every_seed_mirrored_or_not():
+def test_labels_are_the_same_in_all_epochs_and_seeds_mirrored_or_not():
   expected = labels(noisy(40, labelled_images=30))
   for seed in (0, 1):
     loader = Loader(noisy(40, labelled_images=30), seed, x_flip=True)
@@ -86,7 +86,7 @@ def test_training_meets_the_same_labels_in_every_epoch_of_every_seed_mirrored_or
     np.testing.assert_array_equal(examples["label"], expected[images])
 
 
-def test_labels_are_kept_evenly():
+def test_labelled_images_are_balanced():
   random = np.random.default_rng(0).integers(0, 10, 5000)
   clean = Classes(5000, random)
   source = RelabelledSource(clean, 10, 0.0, (), 123)
@@ -98,7 +98,7 @@ def test_labels_are_kept_evenly():
   assert np.flatnonzero(kept >= 0).max() > 4000  # from all over the data
 
 
-def test_no_more_is_read_than_it_takes():
+def test_only_as_many_images_are_read_as_needed():
   source = Classes(5000)
   RelabelledSource(source, 10, 0.5, (), 0)
   assert source.read == 0
@@ -106,7 +106,7 @@ def test_no_more_is_read_than_it_takes():
   assert 0 < source.read <= 256
 
 
-def test_labels_that_are_kept_are_noisy_and_the_source_stays_clean():
+def test_kept_labels_are_noisy_and_the_source_stays_clean():
   clean = Classes(1000)
   labels(RelabelledSource(clean, 10, 0.5, (), 200))
   np.testing.assert_array_equal(labels(clean), np.arange(1000) % 10)
@@ -120,16 +120,16 @@ def test_labels_that_are_kept_are_noisy_and_the_source_stays_clean():
 @pytest.mark.parametrize(
   "settings, message",
   [
-    ({"num_classes": 0}, r"config.data.num_classes = 0: there are no labels"),
+    ({"num_classes": 0}, r"config.data.num_classes = 0: .*label_noise"),
     ({"noise": 1.5}, r"config.data.label_noise = 1.5 must lie between 0 and 1"),
     ({"noise": float("nan")}, r"config.data.label_noise = nan must lie"),
     ({"pairs": ((0, 1), (10, 2))}, r"label_noise_pairs: \(10, 2\) must be \(from, to\), .* from 0 to 9"),
     ({"pairs": ((0, -1),)}, r"label_noise_pairs: \(0, -1\) must be"),
     ({"pairs": ((3, 3),)}, r"label_noise_pairs: \(3, 3\) must be .* two different classes"),
     ({"pairs": (9, 1)}, r"label_noise_pairs: 9 must be \(from, to\)"),
-    ({"pairs": ((0, 1), (0, 2))}, r"label_noise_pairs = \(\(0, 1\), \(0, 2\)\): give each class that is redrawn one"),
-    ({"labelled_images": 9}, r"labelled_images = 9 must lie from config.data.num_classes = 10 to .* images, 100"),
-    ({"labelled_images": 101}, r"labelled_images = 101 must lie from .* to the number of images, 100; 0: all"),
+    ({"pairs": ((0, 1), (0, 2))}, r"label_noise_pairs = \(\(0, 1\), \(0, 2\)\): give at most one"),
+    ({"labelled_images": 9}, r"labelled_images = 9 must lie between config.data.num_classes = 10 and .* images, 100"),
+    ({"labelled_images": 101}, r"labelled_images = 101 must lie .* images, 100"),
     ({"labelled_images": -1}, r"labelled_images = -1 must lie"),
   ],
 )
@@ -140,5 +140,5 @@ def test_refusals(settings, message):
 
 def test_too_few_images_of_a_class_are_refused():
   few = [7, *(label for label in range(10) if label != 7 for _ in range(11))]
-  with pytest.raises(UserError, match=r"= 20 needs 2 images of class 7, but there are 1"):
+  with pytest.raises(UserError, match=r"= 20 needs 2 images of class 7, but there are only 1"):
     RelabelledSource(Classes(100, few), 10, 0.0, (), 20)

@@ -13,7 +13,7 @@ def test_stacked_digits_are_three_real_digits():
   assert images.shape == (3000, 8, 8, 3)
   known = {digit.tobytes(): label for digit, label in zip(digits, labels, strict=True)}
   modes = [tuple(known[image[..., c].tobytes()] for c in range(3)) for image in images]
-  # 1000 equally likely modes: of 3000 draws, 950 +- 7 different ones.
+  # 3000 draws of 1000 equally likely modes hit 950 +- 7.
   assert 900 < len(set(modes)) < 1000
   np.testing.assert_array_equal(source[np.array([7, 2])]["image"], images[[7, 2]])
 

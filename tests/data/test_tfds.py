@@ -15,7 +15,7 @@ from r3gan_jax.errors import UserError
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-  """Data sets "colour", with 2 classes, and "grey", of 8x8 images."""
+  """Data sets "colour", with 2 classes, and "grey", without classes, of 8x8 images."""
   root = tmp_path_factory.mktemp("data")
   for name, channels in (("colour", 3), ("grey", 1)):
     for first, label in enumerate(("cat", "dog")):
@@ -32,7 +32,7 @@ def everything(some):
   return some[np.arange(len(some))]
 
 
-def test_any_order_and_any_part(data_dir):
+def test_examples_in_any_order_and_parts_of_a_split(data_dir):
   examples = everything(source(data_dir, num_classes=2))
   assert examples["label"].dtype == np.int32 and len(np.unique(examples["image"], axis=0)) == 8
   np.testing.assert_array_equal(examples["label"], [0] * 4 + [1] * 4)
@@ -66,23 +66,23 @@ def test_grey_becomes_rgb(data_dir):
     ({"split": "test"}, r"config.data.split = 'test': .*colour.* has the splits \['train'\]"),
     ({"split": "train[:0]"}, r"config.data.split = 'train\[:0\]': .* has no images in it"),
     ({"num_classes": 3}, "has 2 classes, but config.data.num_classes = 3: set it to match"),
-    ({"num_classes": 2, "label_key": "kind"}, r"config.data.label_key = 'kind': .*features \['image', 'label'\]"),
-    ({"name": "grey", "num_classes": 2}, r"config.data.label_key = 'label': .*or set config.data.num_classes = 0"),
+    ({"num_classes": 2, "label_key": "kind"}, r"config.data.label_key = 'kind' .*choose from \['image', 'label'\]"),
+    ({"name": "grey", "num_classes": 2}, r"config.data.label_key = 'label' .*or set config.data.num_classes = 0"),
     ({"channels": 1}, "has colour images: set config.data.channels = 3"),
-    ({"name": ""}, "config.data.name = '': name a prepared data set"),
-    ({"name": "my data"}, "config.data.name = 'my data': name a prepared data set"),
+    ({"name": ""}, "config.data.name = '': give the name of a prepared data set"),
+    ({"name": "my data"}, "config.data.name = 'my data': give the name of a prepared data set"),
     ({"name": "no_such"}, "is not prepared under .*prepare_data --images=FOLDER_OR_ZIP --name=no_such --resolution=N"),
     ({"name": "cifar10"}, "is not prepared under .*: run .*prepare_data --tfds=cifar10$"),
     ({"name": "imagenet_resized/64x64"}, "prepare_data --tfds=imagenet_resized/64x64$"),
     ({"name": "mnist"}, "prepare_data --idx=DIRECTORY --name=mnist$"),
   ],
 )
-def test_what_does_not_fit_is_named(data_dir, arguments, message):
+def test_mismatched_settings_are_refused(data_dir, arguments, message):
   with pytest.raises(UserError, match=message):
     source(data_dir, **arguments)
 
 
-def test_a_damaged_shard_is_found_at_start(data_dir, tmp_path):
+def test_a_damaged_shard_is_found_at_the_start(data_dir, tmp_path):
   directory = data_dir / "colour" / "1.0.0"
   copy = tmp_path / "copy"
   copy.mkdir()
@@ -103,7 +103,7 @@ def test_a_home_directory_is_expanded(data_dir, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float32", "uint16"])
 def test_images_of_other_types_are_refused(tmp_path, dtype):
-  """TFDS keeps floats in PNG, four bytes a value: decoded as an image they are noise."""
+  """TFDS stores floats as PNG, four bytes per value; decoded as an image they would be noise."""
   identity = tfds.core.dataset_info.DatasetIdentity(
     name="depth", version=tfds.core.Version("1.0.0"), data_dir=str(tmp_path), module_name=__name__
   )
@@ -122,17 +122,17 @@ def test_images_of_other_types_are_refused(tmp_path, dtype):
   info.set_splits(tfds.core.splits.SplitDict([split]))
   directory.mkdir(parents=True)
   info.write_to_directory(directory)
-  with pytest.raises(UserError, match=f"depth.* has images of {dtype}, not of 8 bits"):
+  with pytest.raises(UserError, match=f"depth.* has images of {dtype} instead of uint8"):
     source(tmp_path, "depth", channels=1)
 
 
-def test_the_limit_of_open_files_is_raised_or_named(data_dir, monkeypatch):
-  """macOS allows 256 unless asked for more; a data set may have 512 shards."""
+def test_the_limit_of_open_files_is_raised(data_dir, monkeypatch):
+  """macOS allows 256 by default; a data set may have 512 shards."""
   asked = []
   monkeypatch.setattr(resource, "getrlimit", lambda which: (128, 4096))
   monkeypatch.setattr(resource, "setrlimit", lambda which, limits: asked.append(limits))
   assert len(source(data_dir)) == 8
   assert asked == [(129, 4096)]
   monkeypatch.setattr(resource, "getrlimit", lambda which: (128, 128))
-  with pytest.raises(UserError, match="has 1 files, but a process may open 128: raise that limit: ulimit -n 129"):
+  with pytest.raises(UserError, match="has 1 files, but a process may open only 128: run ulimit -n 129"):
     source(data_dir)

@@ -1,7 +1,7 @@
-"""Google Cloud Storage on loopback: as much of its JSON API as gcsfs, google-cloud-storage and TensorStore speak.
+"""A local Google Cloud Storage: the part of its JSON API that gcsfs, google-cloud-storage and TensorStore use.
 
-What a run relies on is kept: objects appear whole, each write is a new generation, writes may depend on the generation
-that they replace, lists come in pages, and nothing can be appended to.
+It has the properties that matter to runs: objects appear whole, each write is a new generation, writes may be
+conditional on the generation that they replace, lists come in pages, and nothing can be appended to.
 """
 
 import base64
@@ -20,19 +20,19 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 BUCKET = "bucket"
 OBJECTS_ONLY = "objects-only"
 FORBIDDEN = "forbidden"
-"""All the buckets: anybody may read and write one, by a second name only its objects, and nobody may the third."""
+"""Buckets: one to read and write; the same with access to objects only; one without access."""
 
 PAGE = 5
-"""Entries of a list that come at once, at most."""
+"""The most entries in one page of a list."""
 
 
 @contextmanager
 def gcs_server():
-  """Yields (objects, environment): the bucket's {name: bytes}, as it is now, and what leads a process there."""
+  """Yields the bucket's live {name: bytes}, and the environment variables that lead a process to the server."""
   server = _Server(("127.0.0.1", 0), _Handler)
   server.objects, server.uploads = {}, {}
   server.lock, server.numbers = Lock(), count(1)
-  server.generations = defaultdict(lambda: next(server.numbers))  # a test may put objects there
+  server.generations = defaultdict(lambda: next(server.numbers))  # tests may add objects themselves
   Thread(target=server.serve_forever, daemon=True).start()
   url = f"http://127.0.0.1:{server.server_port}"
   try:
@@ -41,7 +41,7 @@ def gcs_server():
       {
         "STORAGE_EMULATOR_HOST": url,  # gcsfs, google-cloud-storage
         "TENSORSTORE_GCS_HTTP_URL": url,
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks by gRPC what kind of bucket it is
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # would ask for the kind of bucket by gRPC
         "NO_GCE_CHECK": "true",  # no search for credentials in the network
         "GCE_METADATA_ROOT": f"127.0.0.1:{server.server_port}",
       },
@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
       self._reply(self._resource(name))
 
   def _list(self):
-    """Names under the prefix; those with the delimiter in their rest are cut off after it."""
+    """Lists the names under the prefix, cut off after the next delimiter."""
     prefix, delimiter = self._query.get("prefix", ""), self._query.get("delimiter")
     entries = {}
     first, end = self._query.get("startOffset", ""), self._query.get("endOffset", chr(0x10FFFF))

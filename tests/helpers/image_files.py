@@ -1,4 +1,4 @@
-"""Image and idx files for the tests of data/: small, different, and known."""
+"""Small image and idx files of random content for the tests of data/."""
 
 import gzip
 import struct
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def write_images(directory, count, side=8, channels=3, suffix="png", first=0):
-  """Writes `count` random images 00000.png, ... below `directory`; uint8 [count, side, side, channels]."""
+  """Writes random images 00000.png, ... to `directory`; returns them, uint8 [count, side, side, channels]."""
   images = np.random.default_rng(first).integers(0, 256, (count, side, side, channels), dtype=np.uint8)
   directory.mkdir(parents=True, exist_ok=True)
   for index, image in enumerate(images, first):
@@ -18,7 +18,7 @@ def write_images(directory, count, side=8, channels=3, suffix="png", first=0):
 
 
 def zip_directory(directory, path, compression=zipfile.ZIP_STORED):
-  """Packs all files below `directory`, in reverse order: a reader must not rely on it."""
+  """Packs all files below `directory`, in reverse order, on which no reader may rely."""
   with zipfile.ZipFile(path, "w", compression) as archive:
     for file in sorted(directory.rglob("*"), reverse=True):
       archive.write(file, file.relative_to(directory))
@@ -26,12 +26,12 @@ def zip_directory(directory, path, compression=zipfile.ZIP_STORED):
 
 
 def idx(array):
-  """A uint8 array in MNIST's format."""
+  """Encodes a uint8 array in MNIST's format."""
   return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def write_idx_files(directory):
-  """MNIST's four files, the training files gzipped; {prefix: (uint8 [n, 28, 28], labels uint8 [n])}."""
+  """Writes MNIST's four files, those for training gzipped; returns prefix -> (uint8 [n, 28, 28], labels uint8 [n])."""
   random = np.random.default_rng(0)
   splits = {}
   for prefix, count in (("train", 12), ("t10k", 5)):

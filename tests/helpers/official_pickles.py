@@ -1,7 +1,7 @@
-"""Official snapshots as objects that tests can look into, change and write again, by Python's own pickle.
+"""Official snapshots as objects that tests can inspect, change and write again, with Python's own pickle.
 
-This executes nothing but what stands here: for a moment, modules of made-up classes and functions take the places of
-PyTorch and of the official implementation.
+While a pickle is read or written, modules of stand-in classes and functions replace PyTorch and the official
+implementation.
 """
 
 import pickle
@@ -30,7 +30,7 @@ FUNCTIONS = {"torch._utils": ("_rebuild_parameter", "_rebuild_tensor_v2"), "torc
 
 
 class Call:
-  """What a function was called with; pickled as that call."""
+  """A call of a function; pickled as that call."""
 
   def __init__(self, function, arguments):
     self.function, self.arguments = function, list(arguments)
@@ -74,11 +74,11 @@ def _pretended():
   try:
     yield
   finally:
-    for module, it in before.items():
-      if it is None:
+    for module, replaced in before.items():
+      if replaced is None:
         del sys.modules[module]
       else:
-        sys.modules[module] = it
+        sys.modules[module] = replaced
 
 
 def path(case):
@@ -97,7 +97,7 @@ def write(content, file):
 
 
 def array(call):
-  """The contiguous float32 tensor, or parameter, that this call rebuilds."""
+  """Returns the contiguous float32 tensor, or parameter, that this call rebuilds."""
   if call.function.__name__ == "_rebuild_parameter":
     return array(call.arguments[0])
   storage, offset, shape, *_ = call.arguments
@@ -109,15 +109,15 @@ def array(call):
 
 
 def calls(module, kind="_parameters"):
-  """Name -> call, as PyTorch's named_parameters or named_buffers."""
+  """Returns name -> call, as PyTorch's named_parameters or named_buffers."""
   found = {name: call for name, call in vars(module)[kind].items() if call is not None}
-  for child, it in module._modules.items():
-    found |= {f"{child}.{name}": call for name, call in calls(it, kind).items()}
+  for name, child in module._modules.items():
+    found |= {f"{name}.{inner}": call for inner, call in calls(child, kind).items()}
   return found
 
 
 def retype(call, storage, dtype):
-  """Stores the values of a tensor or parameter in another type, under PyTorch's name of it."""
+  """Changes the type of a tensor or parameter to `dtype`, whose PyTorch storage is `storage`."""
   if call.function.__name__ == "_rebuild_parameter":
     return retype(call.arguments[0], storage, dtype)
   values = array(call)

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine."""
+"""Downloads from a local server."""
 
 import hashlib
 import http.server
@@ -26,14 +26,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server():
-  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as it:
-    threading.Thread(target=it.serve_forever).start()
-    yield f"http://127.0.0.1:{it.server_port}"
-    it.shutdown()
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as running:
+    threading.Thread(target=running.serve_forever).start()
+    yield f"http://127.0.0.1:{running.server_port}"
+    running.shutdown()
 
 
 @pytest.mark.parametrize("sha256", ["", DIGEST[:8], DIGEST])
-def test_whole(tmp_path, server, sha256):
+def test_a_download(tmp_path, server, sha256):
   fetch(f"{server}/file", tmp_path / "new" / "file", sha256, otherwise="")
   assert (tmp_path / "new" / "file").read_bytes() == CONTENT
   assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
@@ -47,7 +47,7 @@ def test_whole(tmp_path, server, sha256):
     ("file", "0123abcd", rf"file is damaged: its SHA-256 begins with {DIGEST[:8]}, not 0123abcd"),
   ],
 )
-def test_what_fails_leaves_nothing(tmp_path, server, name, sha256, message):
+def test_a_failed_download_leaves_nothing(tmp_path, server, name, sha256, message):
   with pytest.raises(UserError, match=message):
     fetch(f"{server}/{name}", tmp_path / "file", sha256, otherwise="name it")
   assert not list(tmp_path.iterdir())

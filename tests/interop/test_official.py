@@ -1,4 +1,4 @@
-"""The official snapshots of tests/golden, and files that only pretend to be."""
+"""The official snapshots of tests/golden, and files that imitate them."""
 
 import functools
 import io
@@ -19,7 +19,8 @@ import pytest
 from helpers import golden_cases, official_pickles
 
 from r3gan_jax.errors import UserError
-from r3gan_jax.interop.official import official_parameters, read_snapshot, resampling_kernels, to_params, to_state_dict
+from r3gan_jax.interop.official import read_snapshot
+from r3gan_jax.interop.official_names import official_parameters, resampling_kernels, to_params, to_state_dict
 
 LETTERS = {"generator": "G", "discriminator": "D"}
 
@@ -39,16 +40,16 @@ def test_the_networks(case):
   generate = jax.jit(lambda params: snapshot.generator.apply({"params": params}, arrays["z"], labels))
   for params, images in ((snapshot.params["generator"], "fake"), (snapshot.ema, "ema_fake")):
     np.testing.assert_allclose(generate(params), arrays[images], rtol=1e-5, atol=1e-5 * np.abs(arrays[images]).max())
-  judge = jax.jit(lambda images: snapshot.discriminator.apply({"params": params}, images, labels))
+  discriminate = jax.jit(lambda images: snapshot.discriminator.apply({"params": params}, images, labels))
   params = snapshot.params["discriminator"]
   for images in ("real", "fake"):
     logits = arrays[f"{images}_logits"]
-    np.testing.assert_allclose(judge(arrays[images]), logits, rtol=1e-5, atol=1e-5 * np.abs(logits).max())
+    np.testing.assert_allclose(discriminate(arrays[images]), logits, rtol=1e-5, atol=1e-5 * np.abs(logits).max())
 
 
 @golden_cases.cases
 def test_there_and_back_bit_for_bit(case):
-  """Against what an independent reader finds in the file."""
+  """Compared with an independent reader of the file."""
   snapshot, official = read_snapshot(official_pickles.path(case)), official_pickles.read(case)
   for name, letter in LETTERS.items():
     network = getattr(snapshot, name)
@@ -71,8 +72,8 @@ def test_there_and_back_bit_for_bit(case):
 
 
 @golden_cases.cases
-def test_names_and_shapes_are_those_of_the_modules(case):
-  """`official_parameters` says shapes by itself: flax says the same ones."""
+def test_shapes_are_those_of_the_modules(case):
+  """`official_parameters` and Flax agree on all names and shapes."""
   algorithm = golden_cases.load(case).algorithm
   trees = jax.eval_shape(lambda: algorithm.init(jax.random.key(0))[0])
   for name, tree in trees.items():
@@ -87,14 +88,14 @@ def official():
 
 
 def test_module_names_of_the_published_snapshots(tmp_path, monkeypatch, official):
-  """Those of the implementation before it was renamed: the same networks."""
+  """They have the names that the implementation had before it was renamed."""
   for module, classes in list(official_pickles.MODULES.items()):
     if module.startswith(("R3GAN", "training")):
       earlier = module.replace("R3GAN", "BaselineGAN").replace("training.networks", "training.networks_baseline")
       monkeypatch.setitem(official_pickles.MODULES, earlier, classes)
       monkeypatch.delitem(official_pickles.MODULES, module)
-      for it in classes.values():
-        monkeypatch.setattr(it, "__module__", earlier)
+      for cls in classes.values():
+        monkeypatch.setattr(cls, "__module__", earlier)
   file = official_pickles.write(official, tmp_path / "snapshot.pkl")
   assert b"BaselineGAN.Networks" in file.read_bytes() and b"R3GAN" not in file.read_bytes()
   expected = read_snapshot(official_pickles.path("cond_8px"))
@@ -108,7 +109,7 @@ def test_other_dtypes_and_views(tmp_path, official):
   official_pickles.retype(parameters[first], "HalfStorage", np.float16)
   official_pickles.retype(parameters[second], "BFloat16Storage", ml_dtypes.bfloat16)
   official_pickles.retype(parameters[third], "DoubleStorage", np.float64)
-  strided = parameters[fourth].arguments[0]  # a 1x1 or 3x3 convolution's, in channels_last
+  strided = parameters[fourth].arguments[0]  # of a 1x1 or 3x3 convolution, in channels_last
   outputs, inputs, height, width = strided.arguments[2]
   strided.arguments[3] = (inputs * height * width, 1, width * inputs, inputs)
   snapshot = read_snapshot(official_pickles.write(official, tmp_path / "snapshot.pkl"))
@@ -136,7 +137,7 @@ def test_without_adam(tmp_path, official):
   snapshot = read_snapshot(official_pickles.write(official, tmp_path / "snapshot.pkl"))
   assert snapshot.updates == {"generator": 0, "discriminator": 0}
   jax.tree.map(
-    lambda zero, it: np.testing.assert_array_equal(zero, np.zeros_like(it)), snapshot.second_moments, moments
+    lambda zero, other: np.testing.assert_array_equal(zero, np.zeros_like(other)), snapshot.second_moments, moments
   )
 
 
@@ -189,17 +190,20 @@ def _integers(official):
     (_tied, "share a storage"),
     (_missing, r"G_ema\.Model\.MainLayers\.1\.Layers\.1\.LinearLayer1\.Layer\.weight is absent, not \(32, 16, 1, 1\)"),
     (_other_filter, "another filter"),
-    (_not_the_highest, "bfloat16 are not the highest"),
-    (_steps_differ, "differ in their updates"),
-    (_itself, "nested as R3GAN's are not"),
-    (_integers, "tensors of integers"),
-    (lambda official: official.pop("G"), "G is no module"),
-    (lambda official: official.pop("cur_nimg"), "cur_nimg is no number"),
-    (lambda official: official.update(cur_nimg=2**31), "cur_nimg is no number"),
-    (lambda official: official.update(cur_nimg=True), "cur_nimg is no number"),
-    (lambda official: official.update(G_opt_state=official["D_opt_state"]), "is .*, not .*: not R3GAN"),
+    (_not_the_highest, "bfloat16 stages are not those of the highest"),
+    (_steps_differ, "counts of updates differ"),
+    (_itself, "nested unlike R3GAN's"),
+    (_integers, "integer tensors"),
+    (lambda official: official.pop("G"), "G is not a module"),
+    (lambda official: official.pop("cur_nimg"), "cur_nimg is not a number"),
+    (lambda official: official.update(cur_nimg=2**31), "cur_nimg is not a number"),
+    (lambda official: official.update(cur_nimg=True), "cur_nimg is not a number"),
+    (
+      lambda official: official.update(G_opt_state=official["D_opt_state"]),
+      "is .*, not .*: the networks are not R3GAN's",
+    ),
     (lambda official: official["G_opt_state"]["state"].pop(0), "Adam has other parameters"),
-    (lambda official: official["G_opt_state"]["param_groups"][0]["params"].reverse(), "not one of all"),
+    (lambda official: official["G_opt_state"]["param_groups"][0]["params"].reverse(), "all parameters in one group"),
   ],
 )
 def test_other_networks_are_refused(tmp_path, official, change, message):
@@ -219,16 +223,16 @@ def _opcodes(opcodes):
 
 
 def _storage_of(content):
-  """A call of torch.storage._load_from_bytes."""
+  """A pickle that calls torch.storage._load_from_bytes."""
   load = b"\x8c\x0dtorch.storage\x8c\x10_load_from_bytes\x93"
   return _opcodes(load + b"B" + len(content).to_bytes(4, "little") + content + b"\x85R")
 
 
 def _claimed(size):
-  """torch.save's legacy form of a storage of so many float32, of which there are none."""
+  """torch.save's legacy form of a storage that claims `size` float32 and has none."""
   number = pickle.dumps(size, protocol=2)[2:-1]
   storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0kX\x03\0\0\0cpu" + number + b"NtQ"
-  header = [pickle.dumps(it, protocol=2) for it in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+  header = [pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
   return b"".join([*header, b"\x80\x02" + storage + b".", pickle.dumps(["k"], protocol=2), size.to_bytes(8, "little")])
 
 
@@ -259,23 +263,23 @@ TERABYTE = (2**40).to_bytes(8, "little")
     (SNAPSHOT.replace(b"training.networks", b"straining.network"), r"asks for straining\.network\.Generator"),
     (SNAPSHOT[:-1], "EOFError"),
     (SNAPSHOT[:300_000], "exhausted before end of frame"),
-    (_deflated(), "it is no pickle"),
-    (_storage_of(_deflated()), "a storage that torch.save's legacy form does not hold"),
+    (_deflated(), "it is not a pickle"),
+    (_storage_of(_deflated()), "a storage that is not in torch.save's legacy form"),
     (_storage_of(_claimed(2**40)), "cut short"),
     (_storage_of(_claimed(2**62)), "cut short"),
-    (b"\x80\x04\x95" + TERABYTE + b"}.", "G is no module"),  # FRAME
+    (b"\x80\x04\x95" + TERABYTE + b"}.", "G is not a module"),  # FRAME
     (_opcodes(b"\x8e" + TERABYTE), "EOFError"),  # BINBYTES8
     (_opcodes(b"\x96" + TERABYTE), "an opcode that PyTorch does not write"),  # BYTEARRAY8
     (_opcodes(b"}K\x01" + b"2\x86" * 60 + b"K\x01s"), "a key that is neither"),  # tuples in tuples: 2^60 hashes
     (_opcodes(b"\x8f(K\x01" + b"2\x86" * 60 + b"\x90"), "a key that is neither"),
-    (_opcodes(b"}Nr\xff\xff\xff\xff0"), "G is no module"),  # a memo of 2^32
-    (b"once upon a time there was a snapshot\n", "it is no pickle"),
-    (b"<!DOCTYPE html><html><body>404</body></html>", "it is no pickle"),
+    (_opcodes(b"}Nr\xff\xff\xff\xff0"), "G is not a module"),  # a memo of 2^32
+    (b"once upon a time there was a snapshot\n", "it is not a pickle"),
+    (b"<!DOCTYPE html><html><body>404</body></html>", "it is not a pickle"),
     (b"", "empty file"),
-    (pickle.dumps([1, 2]), "holds no dict"),
+    (pickle.dumps([1, 2]), "it is not a dict"),
   ],
 )
-def test_hostile_files_are_refused_at_once_and_not_executed(tmp_path, monkeypatch, content, message):
+def test_hostile_files_are_refused_fast_and_not_executed(tmp_path, monkeypatch, content, message):
   monkeypatch.chdir(tmp_path)
   path = tmp_path / "hostile.pkl"
   path.write_bytes(content)
@@ -299,13 +303,13 @@ def test_no_file(tmp_path):
 
 
 def mutants(count, seed):
-  """Damaged snapshots: bytes changed, cut off, cut out, doubled or swapped; half of them outside of the weights."""
+  """Yields damaged snapshots: bytes changed, removed, inserted or copied, half of them outside the weights."""
   rng = random.Random(seed)
   snapshots = [official_pickles.path(case).read_bytes() for case in ("uncond_16px", "cond_8px")]
   for _ in range(count):
     chosen = rng.randrange(len(snapshots))
     content = bytearray(snapshots[chosen])
-    structure = _outside_of_weights(snapshots[chosen])
+    structure = _outside_weights(snapshots[chosen])
 
     def position(content=content, structure=structure):
       return min(rng.choice((rng.randrange(len(content)), rng.choice(structure))), len(content) - 1)
@@ -331,14 +335,14 @@ def mutants(count, seed):
 
 
 @functools.cache
-def _outside_of_weights(content):
-  """Where opcodes are, and the first 300 bytes of each pickle within the pickle."""
+def _outside_weights(content):
+  """Returns the positions of opcodes, and of the first 300 bytes of each pickle within the pickle."""
   starts = [start for _, _, start in pickletools.genops(content)] + [len(content)]
   return [at for start, end in itertools.pairwise(starts) for at in range(start, min(end, start + 300))]
 
 
 def read_or_refuse(path):
-  """Whether it was read: a clean result or a clean error."""
+  """Returns whether the file was read; checks that the result, or the error, is clean."""
   try:
     snapshot = read_snapshot(path)
   except UserError as error:

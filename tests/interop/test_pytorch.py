@@ -1,4 +1,4 @@
-"""State dicts that PyTorch wrote (tests/golden/state_dict*.pth, by 2.13), and files that only pretend to be."""
+"""State dicts written by PyTorch 2.13 (tests/golden/state_dict*.pth), and files that imitate them."""
 
 import pickle
 import random
@@ -30,16 +30,16 @@ EXPECTED = {
 FORMS = pytest.mark.parametrize("form", ["state_dict.pth", "state_dict_legacy.pth"])
 
 STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0kX\x03\0\0\0cpuK\x02tQ"
-"""Opcodes of a reference to the storage "k", of two float32."""
+"""Opcodes of a reference to the storage "k" of two float32."""
 
 
 def tensor(offset=b"K\x00", shape=b"K\x02\x85", strides=b"K\x01\x85"):
-  """Opcodes of a tensor of that storage."""
+  """Returns the opcodes of a tensor in that storage."""
   return b"ctorch._utils\n_rebuild_tensor\n(" + STORAGE + offset + shape + strides + b"tR"
 
 
 def entry(value):
-  """A pickle of {"a": what the opcodes `value` make}."""
+  """Returns a pickle of {"a": value}, given the opcodes of the value."""
   return b"\x80\x02}X\x01\0\0\0a" + value + b"s."
 
 
@@ -54,7 +54,7 @@ def archive(path, pickled, storage=STORED, compression=zipfile.ZIP_STORED):
 
 
 @FORMS
-def test_what_pytorch_wrote(form):
+def test_files_of_pytorch(form):
   state = read_state_dict(GOLDEN / form)
   assert state.keys() == EXPECTED.keys() | {"weight"}
   for name, expected in EXPECTED.items():
@@ -81,7 +81,7 @@ def test_npz(tmp_path):
 
 
 def test_as_pytorch_0_1_wrote_it(tmp_path):
-  """torchvision's VGG16 is of that age: tensors of four arguments, in Parameters that set their state."""
+  """As torchvision's VGG16: tensors of four arguments, in Parameters that set their state."""
   parameter = b"ctorch.nn.parameter\nParameter\n" + tensor() + b"\x85R(\x88\x89Ntb"
   path = archive(tmp_path / "old.pth", entry(parameter))
   np.testing.assert_array_equal(read_state_dict(path)["a"], np.array([3, 4], np.float32))
@@ -97,14 +97,14 @@ def test_as_pytorch_0_1_wrote_it(tmp_path):
     (b"ctorch\nload\n", "torch.load, which"),
     (tensor(shape=b"K\x03\x85"), "exceeds its storage"),
     (tensor(offset=b"K\x01"), "exceeds its storage"),
-    (tensor(offset=b"J\xff\xff\xff\xff"), "not one of a view"),
-    (tensor(shape=b"K\x02\x85", strides=b"J\xff\xff\xff\xff\x85"), "not one of a view"),
+    (tensor(offset=b"J\xff\xff\xff\xff"), "invalid offset"),
+    (tensor(shape=b"K\x02\x85", strides=b"J\xff\xff\xff\xff\x85"), "invalid offset, shape or strides"),
     (tensor(shape=b"J\xff\xff\xff\x7f\x85", strides=b"K\x00\x85"), "exceeds its storage"),
-    (tensor(shape=b"]"), "no shape"),
-    (STORAGE, "holds more than tensors"),
-    (b"K\x01", "holds more than tensors"),
+    (tensor(shape=b"]"), "invalid shape"),
+    (STORAGE, "has more than tensors"),
+    (b"K\x01", "has more than tensors"),
     (tensor().replace(b"FloatStorage", b"QInt8Storage"), "torch.QInt8Storage, which"),
-    (tensor().replace(b"K\x02tQ", b"J\xff\xff\xff\x7ftQ"), "8 bytes where 8589934588 are needed"),
+    (tensor().replace(b"K\x02tQ", b"J\xff\xff\xff\x7ftQ"), "8 bytes, not 8589934588"),
     (tensor().replace(b"kX", b"zX"), "no item named 'archive/data/z'"),
   ],
 )
@@ -117,8 +117,8 @@ def test_hostile_pickles_are_refused_and_not_executed(tmp_path, monkeypatch, val
   assert [file.name for file in tmp_path.iterdir()] == ["hostile.pth"]
 
 
-def test_the_state_of_what_is_admitted_cannot_be_set(tmp_path):
-  """Else one file could change how the next is read."""
+def test_the_state_of_accepted_names_cannot_be_set(tmp_path):
+  """Otherwise one file could change how the next is read."""
   path = archive(
     tmp_path / "hostile.pth", entry(b"ctorch._utils\n_rebuild_tensor\n(N}X\x0c\0\0\0__defaults__K\x01\x85stb")
   )
@@ -161,7 +161,7 @@ def test_truncated(tmp_path, form):
 
 @FORMS
 def test_mutated(tmp_path, form):
-  """A clean result or a clean error."""
+  """Damaged files give a clean result or a clean error."""
   whole = (GOLDEN / form).read_bytes()
   rng = random.Random(0)
   refused = 0

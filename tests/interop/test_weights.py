@@ -1,4 +1,4 @@
-"""Published weights: where they are looked for, downloaded from and when they are refused."""
+"""Published weights: where they are found, when they are downloaded, and when they are refused."""
 
 import hashlib
 
@@ -22,14 +22,14 @@ ABSTRACT = {"layer": {"kernel": np.zeros((3, 2, 1, 2)), "bias": np.zeros(2)}}
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-  """A published file, served from a directory; the user's cache is empty."""
+  """A published file at a file:// URL, with an empty cache: (weights, file, its place in the cache)."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   file = tmp_path / f"made_up-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
   file.write_bytes(CONTENT)
   return PublishedWeights(file.as_uri(), read_whole), file, tmp_path / "cache" / "r3gan_jax" / file.name
 
 
-def test_downloaded_only_when_asked_and_only_once(published):
+def test_downloads_only_on_request_and_only_once(published):
   weights, file, cached = published
   with pytest.raises(UserError) as error:
     weights.params(ABSTRACT)
@@ -58,7 +58,7 @@ def test_no_network(published):
     weights.params(ABSTRACT, download=True)
 
 
-def test_a_damaged_file_at_hand(published):
+def test_a_damaged_file_in_the_cache(published):
   weights, _, cached = published
   cached.parent.mkdir(parents=True)
   cached.write_bytes(CONTENT.replace(b"weight", b"height"))

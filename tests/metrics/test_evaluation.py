@@ -1,4 +1,4 @@
-"""Images to metrics, end to end, with a tiny linear feature network."""
+"""From images to metrics, with a tiny linear feature network."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def features(images):
 
 
 class Images:
-  """Images by number, and how many were asked for."""
+  """Images by index, counting how many are read."""
 
   def __init__(self, images):
     self._images = images
@@ -51,7 +51,7 @@ def image_set(name, images, fingerprint=None):
   return ImageSet(name, len(images), Images(images), fingerprint)
 
 
-def test_all_metrics_are_those_of_the_features():
+def test_all_metrics():
   mesh = mesh_of(8)
   evaluation = Evaluation(METRICS, NETWORK, mesh, image_set("real", REAL), batch_per_device=32, seed=3)
   result = evaluation(image_set("fake", FAKE))
@@ -64,7 +64,7 @@ def test_all_metrics_are_those_of_the_features():
   assert result["num_real"] == 1100 and result["num_fake"] == 1050
 
 
-def test_of_a_large_set_features_are_of_an_even_part_and_moments_of_all(monkeypatch):
+def test_a_large_set_has_features_of_an_even_part_and_moments_of_all(monkeypatch):
   monkeypatch.setattr("r3gan_jax.metrics.evaluation.MAX_FEATURES", 300)
   metrics, mesh = ["fid", "inception_score", "precision_recall"], mesh_of(8)
   result = Evaluation(metrics, NETWORK, mesh, image_set("real", REAL))(image_set("fake", FAKE))
@@ -92,20 +92,20 @@ def test_statistics_of_real_images_are_computed_once(tmp_path):
     result = evaluation(image_set("fake", FAKE))
     asked = images.images.asked
     evaluation(image_set("fake", FAKE))
-    assert images.images.asked == asked, "kept from one call to the next"
+    assert images.images.asked == asked, "kept between calls"
     return result, asked > 0
 
   first, computed = evaluate(["fid"])
   assert computed
   both, computed = evaluate()
-  assert computed and both["fid"] == first["fid"], "features are still missing"
+  assert computed and both["fid"] == first["fid"], "features were not cached yet"
   assert evaluate() == (both, False)
-  # Each part of the key counts.
+  # Each part of the key matters.
   assert evaluate(fingerprint="other")[1] and evaluate(real=REAL[:1000])[1] and evaluate(fingerprint=None)[1]
   assert evaluate(network=FeatureNetwork("linear", linear, 2 * WEIGHTS, "none"))[1]
   assert evaluate(network=FeatureNetwork("linear", linear, WEIGHTS, "other"))[1]
   assert evaluate(network=FeatureNetwork("other", linear, WEIGHTS, "none"))[1]
-  # Damaged files are computed anew, once; nothing else lies about.
+  # Damaged files are recomputed once, and there are no other files.
   files = list((tmp_path / "cache").iterdir())
   assert len(files) == 12 and all(file.suffix == ".npz" for file in files)
   for number, file in enumerate(files):
@@ -117,7 +117,7 @@ def test_statistics_of_real_images_are_computed_once(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:300], lambda data: b"x" * len(data)])
-def test_a_damaged_cache_file_counts_as_none(tmp_path, damage):
+def test_a_damaged_cache_file_counts_as_missing(tmp_path, damage):
   cache = StatisticsCache(tmp_path)
   assert cache.load({"size": 1}) is None
   cache.save({"size": 1}, {"mean": np.arange(99.0)})
@@ -132,7 +132,7 @@ def test_inception_score_alone_needs_no_real_images():
   assert set(result) == {"inception_score", "inception_score_std", "inception_score_splits", "num_fake"}
 
 
-def test_bad_input_is_named():
+def test_bad_input_is_refused():
   mesh = mesh_of(8)
 
   def evaluate(fake, metrics=("fid",), network=NETWORK, real=REAL):

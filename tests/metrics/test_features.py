@@ -1,4 +1,4 @@
-"""Both conventions of resizing, computed otherwise."""
+"""Both conventions of resizing against other implementations."""
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ def test_pytorch(images, side):
 
 @pytest.mark.parametrize("images, side", SIZES, indirect=["images"])
 def test_tensorflow(images, side):
-  """Sampled one axis after the other."""
+  """Interpolated along one axis after the other."""
   made = images.astype(np.float64)
   for axis in (1, 2):
     size = made.shape[axis]
@@ -37,7 +37,7 @@ def test_tensorflow(images, side):
 
 @pytest.mark.parametrize("images, side", SIZES, indirect=["images"])
 def test_both_as_torch_computes_them(images, side):
-  """ "tensorflow" as NVIDIA's graph writes it: a grid of samples, shifted by half a pixel of either size."""
+  """ "tensorflow" as in NVIDIA's graph: a sampling grid, shifted by half a pixel of each size."""
   torch = pytest.importorskip("torch")
   nchw = torch.tensor(np.moveaxis(images, -1, 1)).float()
   half_pixel = torch.nn.functional.interpolate(nchw, (side, side), mode="bilinear", align_corners=False)

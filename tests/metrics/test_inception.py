@@ -1,4 +1,4 @@
-"""Inception against numbers recorded from PyTorch's port of it, on made-up weights (tests/golden)."""
+"""Inception against numbers recorded from its port to PyTorch, with random weights (tests/golden)."""
 
 import json
 import zlib
@@ -27,7 +27,7 @@ def params(golden, tmp_path_factory):
 
 
 def made_up(name, shape):
-  """The rule by which the golden weights were made."""
+  """Returns the golden case's random weight of this name."""
   random = np.random.default_rng(zlib.crc32(name.encode()))
   if name.endswith("num_batches_tracked"):
     return np.zeros(shape, np.int64)
@@ -64,7 +64,7 @@ def test_golden_features_and_logits(golden, params):
   assert relative_error(logits, golden["logits"]) < 1e-4
 
 
-def test_the_feature_network_leaves_the_bias_out_and_takes_grey_images(golden, params):
+def test_the_feature_network_omits_the_bias_and_accepts_grey_images(golden, params):
   network = inception.feature_network(params, "pytorch")
   assert (network.name, network.resize) == ("inception-2015-12-05", "pytorch")
   grey = golden["images"][:2, ..., :1]

@@ -1,7 +1,9 @@
+from functools import partial
+
 import numpy as np
 
 from r3gan_jax.data.stacked import StackedSource, load_small_digits
-from r3gan_jax.metrics.digits_svm import DigitsSVM
+from r3gan_jax.metrics import digits_svm
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.modes import ModeCoverage, mode_statistics
 
@@ -18,16 +20,16 @@ def test_statistics_by_hand():
 
 def test_real_digits_cover_all_modes():
   digits, labels = load_small_digits()
-  classifier = DigitsSVM(digits, labels)
-  assert classifier.accuracy >= 0.97
+  machine, accuracy = digits_svm.train(digits, labels)
+  assert accuracy >= 0.97
   source = StackedSource(digits)
   real = ImageSet("real", 26_000, lambda indices: source[indices]["image"])
   one = ImageSet("fake", 100, lambda indices: source[0 * indices]["image"])
-  scores = ModeCoverage(classifier, real)(one)
+  scores = ModeCoverage(partial(digits_svm.classify, machine), real)(one)
   assert scores["modes"] == 1 and scores["modes_samples"] == 100
   np.testing.assert_allclose(scores["modes_kl"], np.log(1000))
   assert scores["real_modes"] == 1000 and scores["real_modes_samples"] == 26_000
-  # KL of 26 000 uniform draws over 1000 modes: about 999 / 52 000.
+  # The KL of 26,000 uniform draws over 1000 modes is about 999 / 52,000.
   assert 0.01 < scores["real_modes_kl"] < 0.04
 
 

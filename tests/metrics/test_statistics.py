@@ -1,4 +1,4 @@
-"""FID, KID, Inception score, precision and recall: recorded numbers, closed forms, laws."""
+"""FID, KID, Inception score, precision and recall: recorded numbers, closed forms, invariances."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def golden(name):
 
 def test_golden_fid():
   assert fid(Moments.of(REAL), Moments.of(FAKE)) == {"fid": golden("fid"), "num_real": 1500, "num_fake": 1200}
-  # Recorded as "halves of real"; of the splits tried, this one is it (to 1e-12), and the even one is 0.5621.
+  # Recorded as "halves of real", which agrees with this split to 1e-12; an even one gives 0.5621.
   assert fid(Moments.of(REAL[:700]), Moments.of(REAL[700:]))["fid"] == golden("fid_self")
 
 
@@ -40,7 +40,7 @@ def test_golden_kid():
 
 def test_golden_inception_score():
   score = InceptionScore(1000)
-  for batch in np.split(GOLDEN["logits"], [64, 128, 350, 999]):  # across the splits' bounds
+  for batch in np.split(GOLDEN["logits"], [64, 128, 350, 999]):  # batches cross the splits' bounds
     score.add(batch)
   assert score.result() == {
     "inception_score": golden("is_mean"),
@@ -63,7 +63,7 @@ def test_golden_precision_and_recall(devices):
 
 def test_merged_moments_are_those_of_the_whole():
   rng = np.random.default_rng(0)
-  # A mean a million times the deviation: sums of raw outer products would leave few right digits of the variance.
+  # The mean is a million times the deviation: sums of raw outer products would lose most digits of the variance.
   features = 1e3 + 1e-3 * rng.normal(size=(500, 6))
   merged = Moments.of(features[:1])
   for batch in np.split(features[1:], [7, 100, 480]):
@@ -81,7 +81,7 @@ def test_frechet_distance_of_gaussians_in_closed_form():
   covariance1, covariance2 = ((rotation * d**2) @ rotation.T for d in (deviation1, deviation2))
   expected = np.sum((mean1 - mean2) ** 2) + np.sum((deviation1 - deviation2) ** 2)  # they commute
   assert frechet_distance(mean1, covariance1, mean2, covariance2) == pytest.approx(expected, rel=1e-12)
-  # In two dimensions, not commuting: tr (C1 C2)^(1/2) = sqrt(tr(C1 C2) + 2 sqrt(det(C1 C2))).
+  # Two dimensions, not commuting: tr (C1 C2)^(1/2) = sqrt(tr(C1 C2) + 2 sqrt(det(C1 C2))).
   covariance1, covariance2 = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[1.0, -0.7], [-0.7, 3.0]])
   product = covariance1 @ covariance2
   expected = 7.0 - 2.0 * np.sqrt(np.trace(product) + 2.0 * np.sqrt(np.linalg.det(product)))
@@ -105,10 +105,10 @@ def test_fid_of_a_set_against_itself_is_0(count):
   assert abs(fid(moments, shuffled)["fid"]) < 1e-6
 
 
-def test_kid_expects_0_of_equal_distributions_and_repeats():
+def test_kid_of_equal_distributions_averages_0_and_is_reproducible():
   rng = np.random.default_rng(3)
   distances = [mmd2_unbiased(rng.normal(size=(60, 4)), rng.normal(size=(50, 4))) for _ in range(400)]
-  assert abs(np.mean(distances)) < 3 * np.std(distances) / 20  # the biased form is off by 20 such errors
+  assert abs(np.mean(distances)) < 3 * np.std(distances) / 20  # the biased estimator is off by 20 standard errors
   real, fake = rng.normal(size=(300, 8)), rng.normal(size=(200, 8)) + 0.5
   first = kid(real, fake, seed=5, num_subsets=10, subset_size=100)
   assert first == kid(real, fake, seed=5, num_subsets=10, subset_size=100)
@@ -134,9 +134,9 @@ def test_precision_and_recall_of_identical_disjoint_and_nested_sets():
 
   assert scores(points, points) == (1.0, 1.0)
   assert scores(points, points + 100.0) == (0.0, 0.0)
-  # A generator that always makes one and the same real image: right, and of no variety.
+  # A generator that always returns the same real image has precision 1 and almost no recall.
   assert scores(points, points[:1].repeat(50, axis=0)) == (1.0, 1 / 70)
-  # Repeated images have balls of radius 0, which hold exactly their own kind, whatever a product's rounding.
+  # Repeated images have balls of radius 0, which contain exactly their copies, however products are rounded.
   many = np.random.default_rng(6).normal(size=(61, 777)).astype(np.float32)
   repeated = np.random.default_rng(7).permutation(many.repeat(5, axis=0))
   result = precision_recall(repeated, many, mesh_of(1), block=47)
@@ -170,7 +170,7 @@ def test_distances_of_20k_by_20k_take_less_than_1_gib():
   assert memory.argument_size_in_bytes + memory.temp_size_in_bytes < 2**30
 
 
-def test_too_few_images_say_how_many_are_needed():
+def test_too_few_images_are_refused():
   one = np.zeros((1, 2), np.float32)
   with pytest.raises(UserError, match=r"FID needs at least 2 images per side, .* 1 real and 1 fake"):
     fid(Moments.of(one), Moments.of(one))

@@ -1,4 +1,4 @@
-"""VGG16 against PyTorch's own layers, on made-up weights under the published names."""
+"""VGG16 against PyTorch's own layers, with random weights under the published names."""
 
 import zlib
 
@@ -14,7 +14,7 @@ CONVOLUTIONS = {
   0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256),
   17: (256, 512), 19: (512, 512), 21: (512, 512), 24: (512, 512), 26: (512, 512), 28: (512, 512),
 }  # fmt: skip
-"""torchvision's `features`: index -> channels in, out; a ReLU follows each, and 2x2 max pools are at:"""
+"""torchvision's `features`: index -> channels in, out. A ReLU follows each; 2x2 max pools are at `POOLS`."""
 POOLS = (4, 9, 16, 23, 30)
 
 
@@ -30,7 +30,7 @@ def state():
 
 
 def made_up(name, shape):
-  """Normal numbers, repeated with a period that fits no layer: 134 million would take seconds to draw."""
+  """Returns normal numbers, repeated with a period that divides no layer: drawing 134 million would take seconds."""
   return np.resize(np.random.default_rng(zlib.crc32(name.encode())).standard_normal(10007).astype(np.float32), shape)
 
 
@@ -41,13 +41,13 @@ def images():
 
 @pytest.fixture(scope="module")
 def features(state, images):
-  network = vgg.feature_network(VGG16.convert(state, vgg.abstract_params(), "made up"))
+  network = vgg.feature_network(VGG16.convert(state, vgg.abstract_params(), "random"))
   assert network.resize == "pytorch"
   return np.asarray(jax.jit(network.apply)(network.params, images)["features"])
 
 
 def test_as_recorded(features):
-  """By `torch_features` below, in PyTorch 2.13: every 16th of the 4096."""
+  """Every 16th of the 4096 features was recorded by `torch_features` below with PyTorch 2.13."""
   recorded = np.load(GOLDEN / "vgg16_made_up.npy")
   assert features.shape == (2, 4096) and features.min() == 0
   np.testing.assert_allclose(features[:, ::16], recorded, rtol=1e-3, atol=1e-4 * recorded.max())

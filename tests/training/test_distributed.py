@@ -110,7 +110,7 @@ def test_sigterm_to_one_process_saves_and_ends_all(environment, tmp_path):
 
 
 def test_a_single_process_ignores_the_environment(environment, tmp_path):
-  """For example an incomplete SLURM environment, as inside an allocation that another program uses."""
+  """An incomplete SLURM environment, as inside an allocation that another program uses."""
   slurm = {
     "SLURM_JOB_ID": "x",
     "SLURM_STEP_NODELIST": "",

@@ -89,7 +89,7 @@ def test_max_rollbacks(tmp_path):
 
 
 def test_a_full_disk_is_reported_and_saving_retried(tmp_path, caplog):
-  """On a real file system of 100 MB, which only root can mount."""
+  """The disk is a real file system of 100 MB, which only root can mount."""
   mounted = tmp_path / "small"
   mounted.mkdir()
   if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", mounted], capture_output=True).returncode:

@@ -272,7 +272,7 @@ class Repeated(Zoo):
 
 @pytest.mark.parametrize("devices, micro_batches", [(1, None), (2, None), (1, {"both": 2})])
 def test_a_phase_that_is_repeated(devices, micro_batches):
-  """By hand: each update has its own batch and keys, each network its own optimiser; metrics are means."""
+  """Updates by hand: each has its own batch and keys, each network its own optimiser; metrics are means."""
   state, metrics = Repeated().trained(1, devices, micro_batches)
   a, trace, b, total = 1.0, 0.0, 1.0, 0.0
   for mean in (1.5, 5.5, 9.5):

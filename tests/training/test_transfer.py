@@ -176,7 +176,7 @@ def test_which_layers_are_initialised():
 
 
 def test_adding_classes(workdirs):
-  """With a zero embedding G is unchanged: z keeps its rows."""
+  """G is unchanged where the new embedding is zero: z keeps its rows."""
   source_algorithm, source, experiment, start = begin(workdirs, "uncond_16px", num_classes=3)
   z = golden_cases.load("uncond_16px").arrays["z"]
   labels = jnp.zeros(len(z), jnp.int32)
@@ -286,7 +286,7 @@ def test_a_run_with_a_checkpoint_resumes_from_it(workdirs):
 
 
 def test_trains_from_golden_weights_at_double_the_resolution(environment, workdirs, tmp_path):
-  """In two processes; only one logs the table."""
+  """Two processes train; only one logs the table."""
   source, run = tmp_path / "source", tmp_path / "run"
   shutil.copytree(workdirs / "cond_8px", source)
   before = {path: path.stat().st_mtime_ns for path in source.rglob("*")}
