@@ -64,7 +64,8 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
   on_first_process(claim)
   logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
   snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scorer)
-  with Trainer(experiment, loader, workdir, make_writer(workdir), snapshots) as trainer:
+  writer = make_writer(workdir, newest_checkpoint(workdir / DIRECTORY))
+  with Trainer(experiment, loader, workdir, writer, snapshots) as trainer:
     trainer.train(start)
 
 

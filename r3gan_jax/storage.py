@@ -3,6 +3,7 @@
 Object stores have no directories, cannot append, and rename by copying, but every object appears whole or not at all.
 """
 
+import errno
 import fcntl
 import os
 import uuid
@@ -84,13 +85,25 @@ def read(path: epath.Path, start: int | None = None, stop: int | None = None) ->
     return file.read() if stop is None else file.read(stop - file.tell())
 
 
-def append(path: epath.Path, text: str) -> None:
-  """Appends to a file, which is created if needed; in an object store it is read and rewritten."""
+def append_lines(path: epath.Path, text: str) -> None:
+  """Appends lines to a file, which is created if needed; in an object store it is read and rewritten.
+
+  After a line that was cut off, by a crash or a full disk, they begin a line of their own.
+  """
   if is_remote(path):
-    path.write_text((path.read_text() if path.exists() else "") + text)
-  else:
-    with path.open("a") as file:
-      file.write(text)
+    before = path.read_bytes() if path.exists() else b""
+    path.write_bytes(before + _separator(before[-1:]) + text.encode())
+    return
+  with open(path, "a+b", buffering=0) as file:
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    data = _separator(file.read(1)) + text.encode()
+    if file.write(data) < len(data):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _separator(last: bytes) -> bytes:
+  return b"" if last in (b"", b"\n") else b"\n"
 
 
 @contextmanager

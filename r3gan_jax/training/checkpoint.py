@@ -1,7 +1,8 @@
 """Orbax checkpoints of the training state, named by images seen, with a checksum of every array."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.storage import absolute, failing_as, is_remote
-from r3gan_jax.training.distributed import from_first_process, is_first_process
+from r3gan_jax.training.distributed import from_first_process, is_first_process, on_any_process
 from r3gan_jax.training.state import TrainState
 
 DIRECTORY = "checkpoints"
@@ -34,28 +35,32 @@ class Checkpoints:
   Args:
     directory: e.g. <workdir>/checkpoints; created if it does not exist.
     keep_last: how many of the newest to keep.
-    keep_every_images: checkpoints at multiples of this are kept, too; 0: none.
+    keep_every_images: the first checkpoint at or after each multiple of this is kept, too; 0: none.
   """
 
   def __init__(self, directory: epath.PathLike, keep_last: int = 1, keep_every_images: int = 0):
     self.directory = absolute(directory)
-    self._manager = _manager(self.directory, max_to_keep=keep_last, keep_period=keep_every_images or None)
+    self._manager = _manager(self.directory, preservation_policy=_Preserved(keep_last, keep_every_images))
 
   def save(self, state: TrainState) -> bool:
     """Waits for an earlier save, then starts saving `state`.
 
     Returns:
-      False if the disk is too full. This is logged, as is an earlier save that failed.
+      False if it cannot be saved, e.g. as the disk is too full. This is logged, as is an earlier save that failed.
     """
     images_seen = int(state.images_seen)
     _finish_earlier_save(self._manager)
     if images_seen in self._manager.all_steps():
       return True
-    if not _has_room_for(self.directory, state):
-      return False
-    if not self._manager.save(images_seen, args=_saved(state)):
-      raise RuntimeError(f"checkpoint {images_seen} was not saved: {self.directory} holds newer ones")
-    return True
+    return _has_room_for(self.directory, state) and _start_save(self._manager, images_seen, state)
+
+  def failed(self) -> bool:
+    """Returns whether the last save has failed; does not wait for one that is under way."""
+    return on_any_process(not self._manager.is_saving_in_progress() and not _finish_earlier_save(self._manager))
+
+  def finish(self) -> bool:
+    """Waits for the last save; returns whether it succeeded."""
+    return _finish_earlier_save(self._manager)
 
   def restore_latest(self, abstract_state: Any, images_seen: int | None = None) -> TrainState | None:
     """Returns the newest readable checkpoint whose checksums agree; None if there are no checkpoints.
@@ -95,7 +100,8 @@ class Checkpoints:
     newer = [step for step in self._manager.all_steps() if step > images_seen]
     if newer and is_first_process():
       for step in newer:
-        damaged = self.directory / f"damaged-{step}"
+        names = (f"damaged-{step}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
+        damaged = next(path for path in map(self.directory.joinpath, names) if not path.exists())
         (self.directory / str(step)).rename(damaged)
         logging.warning("the damaged checkpoint at %s images is now %s", f"{step:,}", damaged)
     multihost_utils.sync_global_devices("checkpoints set aside")
@@ -103,7 +109,27 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits for the last save and frees the manager's threads."""
+    _finish_earlier_save(self._manager)
     self._manager.close()
+
+
+@dataclass(frozen=True)
+class _Preserved:
+  """Orbax's policy: the newest checkpoints, and the first at or after each multiple of `interval` images."""
+
+  newest: int
+  interval: int
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    """Returns for each checkpoint, in order, whether it is kept. The first after a multiple stays the first."""
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    newest = steps[-self.newest :]
+    firsts = {
+      step
+      for before, step in zip([0, *steps], steps, strict=False)
+      if self.interval and step // self.interval > before // self.interval
+    }
+    return [step in newest or step in firsts for step in steps]
 
 
 def has_checkpoint(directory: epath.PathLike) -> bool:
@@ -153,22 +179,41 @@ class BestCheckpoint:
       return
     logging.info("the best %s so far: %g, at %s images", self._metric, score, f"{images_seen:,}")
     # `force`, because a run that resumes from an older checkpoint may be behind the best one.
-    self._manager.save(images_seen, args=_saved(state), metrics=dict(scores), force=True)
+    _start_save(self._manager, images_seen, state, metrics=dict(scores), force=True)
 
   def close(self) -> None:
     """Waits for the last save and frees the manager's threads."""
+    _finish_earlier_save(self._manager)
     self._manager.close()
 
   def _score(self, scores: Mapping[str, float]) -> float:
     return scores.get(self._metric, self._worst)
 
 
-def _finish_earlier_save(manager: ocp.CheckpointManager) -> None:
+def _start_save(manager: ocp.CheckpointManager, images_seen: int, state: TrainState, **options: Any) -> bool:
+  try:
+    return manager.save(images_seen, args=_saved(state), **options)
+  except Exception as error:  # the layers below can raise anything
+    _clean_up(manager, error)
+    return False
+
+
+def _finish_earlier_save(manager: ocp.CheckpointManager) -> bool:
   try:
     manager.wait_until_finished()
   except Exception as error:  # the layers below can raise anything
-    logging.error("the last checkpoint could not be written (%s)", _first_line(error))
-    manager.reload()
+    _clean_up(manager, error)
+    return False
+  return True
+
+
+def _clean_up(manager: ocp.CheckpointManager, error: Exception) -> None:
+  """Logs a save that failed, and removes what it left."""
+  logging.error("a checkpoint could not be written to %s (%s)", manager.directory, _first_line(error))
+  if is_first_process():
+    for unfinished in epath.Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
+      unfinished.rmtree(missing_ok=True)
+  manager.reload()
 
 
 def _manager(directory: epath.Path, **options: Any) -> ocp.CheckpointManager:

@@ -89,6 +89,11 @@ def from_first_process(value: bool) -> bool:
   return bool(_broadcast(np.array(value)))
 
 
+def on_any_process(value: bool) -> bool:
+  """Returns whether `value` is true on any process."""
+  return bool(np.any(multihost_utils.process_allgather(np.array(value)))) if jax.process_count() > 1 else value
+
+
 def gathered(rows: np.ndarray, share: int) -> np.ndarray:
   """Gathers the rows [n, ...] of all processes, each padded to `share`: returns [share * processes, ...]."""
   padded = np.zeros((share, *rows.shape[1:]), rows.dtype)
@@ -110,34 +115,42 @@ def _broadcast(value: np.ndarray) -> np.ndarray:
 
 
 class Preemption:
-  """Notices SIGTERM, sent before maintenance, at the end of a SLURM job, or on preemption.
+  """Notices SIGTERM, sent before maintenance, at the end of a SLURM job or on preemption; and Ctrl-C and SIGHUP.
 
-  If one process receives it, all learn of it at the same iteration.
+  If one process receives SIGTERM, all learn of it at the same iteration. A second Ctrl-C ends the process at once.
   """
 
   def __init__(self) -> None:
+    self.signal = "SIGTERM"
     self._signalled = False
 
   def requested(self, iteration: int) -> bool:
-    """Returns whether SIGTERM has been received; call it after every iteration, with consecutive numbers."""
-    # With several processes JAX's runtime handles the signal itself.
+    """Returns whether to stop; call it after every iteration, with consecutive numbers."""
+    # With several processes JAX's runtime handles SIGTERM itself.
     return multihost_utils.reached_preemption_sync_point(iteration) or self._signalled
 
   @contextmanager
   def watched(self) -> Iterator["Preemption"]:
-    """Catches SIGTERM within the context, so that only `requested` reports it."""
+    """Catches the signals within the context, so that only `requested` reports them."""
     if jax.distributed.is_initialized() or threading.current_thread() is not threading.main_thread():
       yield self
       return
 
     def notice(signum: int, frame: FrameType | None) -> None:
-      self._signalled = True
+      self._signalled, self.signal = True, signal.Signals(signum).name
+      if signum == signal.SIGINT:
+        logging.warning("Ctrl-C: saving after this iteration; a second one ends at once, without saving")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGTERM, notice)
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+      if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+        before[number] = signal.signal(number, notice)
     try:
       yield self
     finally:
-      signal.signal(signal.SIGTERM, before)
+      for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Watchdog:

@@ -5,17 +5,22 @@ import json
 import re
 import shutil
 import sys
+import time
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
-import tensorboardX
+from absl import logging
 from etils import epath
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from r3gan_jax.storage import append, is_remote, write_whole
+from r3gan_jax.errors import one_line
+from r3gan_jax.storage import append_lines, is_remote, write_whole
 
 if importlib.util.find_spec("tensorflow") is None:
   # clu imports this module for its TensorFlow writer, which is not used here.
@@ -29,6 +34,8 @@ from clu.metric_writers import MetricWriter as MetricWriter
 from r3gan_jax.training.distributed import is_first_process
 
 METRICS_FILE = "metrics.jsonl"
+RESUMED = "resumed"
+"""The 'event' of a line at which a run resumes: lines before it, of more images seen, are of a part that was lost."""
 
 
 class _ScalarsAndImagesWriter(MetricWriter):
@@ -65,13 +72,13 @@ class _ScalarsAndImagesWriter(MetricWriter):
 class JsonLinesWriter(_ScalarsAndImagesWriter):
   """Appends one line per call, {"images_seen": ..., name: value, ...}, to a file.
 
-  A resumed run repeats the images since its last checkpoint: for equal images seen, the last line counts. In an object
-  store, lines are written at `flush`.
+  A resumed run repeats the images since its last checkpoint: its first line says so, and what was logged after that
+  checkpoint no longer counts. In an object store, lines are written at `flush`. Lines that cannot be written wait.
   """
 
-  def __init__(self, path: epath.Path):
+  def __init__(self, path: epath.Path, resumed_from: int | None = None):
     self._path = path
-    self._waiting = ""
+    self._waiting = "" if resumed_from is None else _line(resumed_from, {"event": RESUMED})
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
     self._waiting += _line(step, {name: float(value) for name, value in scalars.items()})
@@ -80,36 +87,50 @@ class JsonLinesWriter(_ScalarsAndImagesWriter):
 
   def flush(self) -> None:
     if self._waiting:
-      append(self._path, self._waiting)
+      append_lines(self._path, self._waiting)
       self._waiting = ""
 
 
 class TensorBoardWriter(_ScalarsAndImagesWriter):
-  """TensorBoard event files by tensorboardX; the step axis is images seen."""
+  """TensorBoard event files; the step axis is images seen.
 
-  def __init__(self, directory: epath.Path):
-    self._writer = tensorboardX.SummaryWriter(str(directory))
+  Written in the caller's thread, which gets the errors: tensorboardX's own writer would hang on a full disk.
+
+  Args:
+    directory: created if needed.
+    resumed_from: images seen; TensorBoard hides what an interrupted run wrote after that.
+  """
+
+  def __init__(self, directory: epath.Path, resumed_from: int | None = None):
+    directory.mkdir(parents=True, exist_ok=True)
+    self._events = EventsWriter(str(directory / "events"))
+    if resumed_from is not None:
+      start = SessionLog(status=SessionLog.START)
+      self._events.write_event(Event(wall_time=time.time(), step=resumed_from + 1, session_log=start))
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
     for name, value in scalars.items():
-      self._writer.add_scalar(name, float(value), step)
+      self._write(step, summary.scalar(name, float(value)))
 
   def write_images(self, step: int, images: Mapping[str, Any]) -> None:
     for name, batch in images.items():
-      self._writer.add_images(name, np.asarray(batch), step, dataformats="NHWC")
+      self._write(step, summary.image(name, np.asarray(batch), dataformats="NHWC"))
+
+  def _write(self, step: int, value: Any) -> None:
+    self._events.write_event(Event(wall_time=time.time(), step=step, summary=value))
 
   def flush(self) -> None:
-    self._writer.flush()
+    self._events.flush()
 
   def close(self) -> None:
-    self._writer.close()
+    self._events.close()
 
 
 class RemoteTensorBoardWriter(_ScalarsAndImagesWriter):
   """TensorBoard event files in an object store, a new one after each `flush`; TensorBoard reads them in order."""
 
-  def __init__(self, directory: epath.Path):
-    self._directory = directory
+  def __init__(self, directory: epath.Path, resumed_from: int | None = None):
+    self._directory, self._resumed_from = directory, resumed_from
     self._flushed = 0
     self._local: tuple[Path, TensorBoardWriter] | None = None
 
@@ -122,7 +143,8 @@ class RemoteTensorBoardWriter(_ScalarsAndImagesWriter):
   def _writer(self) -> TensorBoardWriter:
     if not self._local:
       directory = Path(mkdtemp(prefix="r3gan_jax-"))
-      self._local = directory, TensorBoardWriter(epath.Path(directory))
+      resumed_from = None if self._flushed else self._resumed_from
+      self._local = directory, TensorBoardWriter(epath.Path(directory), resumed_from)
     return self._local[1]
 
   def flush(self) -> None:
@@ -139,23 +161,65 @@ class RemoteTensorBoardWriter(_ScalarsAndImagesWriter):
     self.flush()
 
 
-def make_writer(workdir: epath.Path) -> MetricWriter:
-  """Returns the writer of a run: log, metrics.jsonl and tensorboard/ on process 0, nothing on the others."""
+class _PatientWriter(_ScalarsAndImagesWriter):
+  """Another writer that may fail, as training must not end for its log: failures are logged, once in a row.
+
+  Args:
+    make: makes the other writer; called again after a failure.
+    errors: what counts as a failure.
+  """
+
+  def __init__(self, make: Callable[[], MetricWriter], errors: type[Exception]):
+    self._make, self._errors = make, errors
+    self._writer: MetricWriter | None = None
+    self._failing = False
+
+  def _try(self, act: Callable[[MetricWriter], None]) -> None:
+    try:
+      self._writer = self._writer or self._make()
+      act(self._writer)
+      self._failing = False
+    except self._errors as error:
+      if not self._failing:
+        logging.error("metrics cannot be written (%s): training continues", one_line(error))
+      self._writer, self._failing = None, True
+
+  def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+    self._try(lambda writer: writer.write_scalars(step, scalars))
+
+  def write_images(self, step: int, images: Mapping[str, Any]) -> None:
+    self._try(lambda writer: writer.write_images(step, images))
+
+  def flush(self) -> None:
+    self._try(lambda writer: writer.flush())
+
+  def close(self) -> None:
+    self._try(lambda writer: writer.close())
+
+
+def make_writer(workdir: epath.Path, resumed_from: int | None = None) -> MetricWriter:
+  """Returns the writer of a run: log, metrics.jsonl and tensorboard/ on process 0, nothing on the others.
+
+  Args:
+    resumed_from: images seen of the checkpoint that the run resumes, if it does.
+  """
   if not is_first_process():
     return metric_writers.MultiWriter([])
+  lines = JsonLinesWriter(workdir / METRICS_FILE, resumed_from)
   tensorboard = RemoteTensorBoardWriter if is_remote(workdir) else TensorBoardWriter
+  errors = Exception if is_remote(workdir) else OSError
   return metric_writers.MultiWriter(
     [
       metric_writers.LoggingWriter(),
-      JsonLinesWriter(workdir / METRICS_FILE),
-      tensorboard(workdir / "tensorboard"),
+      _PatientWriter(lambda: lines, errors),  # the same again: it has the lines that are not written yet
+      _PatientWriter(lambda: tensorboard(workdir / "tensorboard", resumed_from), errors),
     ]
   )
 
 
 def append_line(path: epath.Path, images_seen: int, values: Mapping[str, float | str]) -> None:
   """Appends one line to a metrics.jsonl."""
-  append(path, _line(images_seen, values))
+  append_lines(path, _line(images_seen, values))
 
 
 def _line(images_seen: int, values: Mapping[str, float | str]) -> str:
@@ -169,17 +233,34 @@ def read_metrics(workdir: epath.PathLike) -> dict[str, tuple[np.ndarray, np.ndar
   """
   series: dict[str, dict[int, float]] = {}
   path = epath.Path(workdir) / METRICS_FILE
-  for line in path.read_text().splitlines() if path.exists() else []:
-    try:
-      scalars = json.loads(line)
-    except json.JSONDecodeError:  # a line cut off by a crash
+  foreign = 0
+  for line in path.read_bytes().splitlines() if path.exists() else []:
+    record = _record(line)
+    if record is None:
+      foreign += bool(line.strip())
       continue
-    images_seen = scalars.pop("images_seen")
-    for name, value in scalars.items():
-      if not isinstance(value, str):
+    images_seen, values = record
+    if values.get("event") == RESUMED:
+      series = {name: {n: value for n, value in kept.items() if n <= images_seen} for name, kept in series.items()}
+    for name, value in values.items():
+      if isinstance(value, int | float):
         name = re.sub("^knobs/", "hyperparameters/", name)  # the prefix in older runs
-        series.setdefault(name, {})[images_seen] = value
+        series.setdefault(name, {})[images_seen] = float(value)
+  if foreign:
+    logging.warning("%d lines of %s are no records of a run, e.g. cut off by a crash: passed over", foreign, path)
   return {
     name: (np.array(sorted(values), np.int64), np.array([values[n] for n in sorted(values)]))
     for name, values in series.items()
+    if values
   }
+
+
+def _record(line: bytes) -> tuple[int, dict[str, Any]] | None:
+  """Returns (images seen, values) of a line; None if it is no record."""
+  try:
+    values = json.loads(line)
+  except ValueError:  # no JSON, or no UTF-8
+    return None
+  if not isinstance(values, dict) or type(values.get("images_seen")) is not int:
+    return None
+  return values.pop("images_seen"), values

@@ -153,7 +153,13 @@ class Trainer:
     """
     experiment = self._experiment
     state = self._restore()
-    if state is not None:
+    if state is not None and int(state.images_seen) >= experiment.total_images:
+      logging.warning(
+        "this run is finished, at %s images: to train on, raise config.run.total_images = %s",
+        f"{int(state.images_seen):,}",
+        f"{experiment.total_images:,}",
+      )
+    elif state is not None:
       logging.info("resumed from %s at %s images", self._checkpoints.directory, f"{int(state.images_seen):,}")
     elif start is not None:
       state = start
@@ -214,6 +220,7 @@ class Trainer:
           watchdog.reset()
           if log_due or snapshot_due or interrupted:
             window.check_pending()
+          is_saved = is_saved and not (log_due and self._checkpoints.failed())
           if log_due:
             self._writer.write_scalars(images_seen, window.means() | progress.report(images_seen))
           if snapshot_due:
@@ -224,8 +231,15 @@ class Trainer:
           elif interrupted or (log_due and not is_saved):
             is_saved = self._checkpoints.save(state)
           if interrupted and not last:
-            lost = "" if is_saved else ", which could not be saved"
-            raise Interrupted(f"stopped by SIGTERM at {images_seen:,} images{lost}: the same command resumes")
+            lost = "" if is_saved and self._checkpoints.finish() else ", which could not be saved"
+            raise Interrupted(
+              f"stopped by {preemption.signal} at {images_seen:,} images{lost}: the same command resumes"
+            )
+        if not (is_saved and self._checkpoints.finish()):
+          raise UserError(
+            f"the end of the run, at {images_seen:,} images, could not be saved in {self._checkpoints.directory}: make "
+            "room; the same command continues from the last checkpoint"
+          )
     finally:
       watchdog.pause()
       batches.close()  # type: ignore[attr-defined]
@@ -252,7 +266,10 @@ class Trainer:
     params, carry = averaged(self._experiment.algorithm, state)
     scores: dict[str, float] = {}
     for snapshot in self._snapshots:
-      scores |= snapshot(params, carry, images_seen, self._writer)
+      try:
+        scores |= snapshot(params, carry, images_seen, self._writer)
+      except OSError as error:  # pictures must not end a training either
+        logging.error("a snapshot at %s images could not be written (%s): training continues", images_seen, error)
     if self._best and is_saved:
       self._best.offer(state, scores)
     self._writer.write_scalars(images_seen, {SNAPSHOT_SECONDS: time.perf_counter() - began})

@@ -7,10 +7,12 @@ import signal
 import sys
 import sysconfig
 import textwrap
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -23,6 +25,10 @@ _SIGINT_STATUS = 128 + signal.SIGINT
 """The exit status by which shells report Ctrl-C."""
 
 
+class _Terminated(BaseException):
+  """Raised by SIGTERM; not an Exception, which code that tries another way could take for a failure."""
+
+
 def run(main: Callable[..., None], max_arguments: int = 0) -> None:
   """Parses flags and calls `main`. Bad flags, `UserError` and `Interrupted` print one line and exit with their status.
 
@@ -30,7 +36,10 @@ def run(main: Callable[..., None], max_arguments: int = 0) -> None:
     max_arguments: how many positional arguments `main` takes at most.
   """
   logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().addFilter(_only_ours_below_warning)
+  logging.get_absl_handler().addFilter(_is_for_users)
+  sys.excepthook = _without_libraries(sys.excepthook)
+  threading.excepthook = _without_libraries(threading.excepthook)
+  signal.signal(signal.SIGTERM, _stop)
   # gcsfs logs a traceback of everything that it raises.
   standard_logging.getLogger("gcsfs").setLevel(standard_logging.CRITICAL)
 
@@ -44,13 +53,14 @@ def run(main: Callable[..., None], max_arguments: int = 0) -> None:
       _end(f"error: {error}", USER_ERROR)
     except Interrupted as error:
       _end(str(error), INTERRUPTED)
+    except _Terminated:
+      _end("stopped by SIGTERM: the same command continues, or begins again", INTERRUPTED)
     except KeyboardInterrupt:
       _end("stopped by Ctrl-C: the same command continues from what is saved", _SIGINT_STATUS)
     except jax.errors.JaxRuntimeError as error:
       if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):  # a restart would not help
         raise
       _end(f"error: another process has ended, or this one failed: {str(error).splitlines()[0]}", INTERRUPTED)
-
     except (AssertionError, RuntimeError) as error:  # without a GPU, JAX_PLATFORMS=cuda fails an assertion of JAX
       if traceback.extract_tb(error.__traceback__)[-1].name != "backends":
         raise
@@ -113,10 +123,14 @@ def _help() -> str:
   lines = [(main.__doc__ or "").strip(), "", "Flags:"]
   for module in (sys.argv[0], *shared):
     for flag in flags.FLAGS.get_flags_for_module(module):
-      default = "" if flag.default in (None, "") else f" Default: {flag.default_as_str.strip(chr(39))}."
+      default = "" if flag.default in (None, "") else f" Default: {str(flag.default_as_str).strip(chr(39))}."
       name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}=..."
       lines += textwrap.wrap(flag.help + default, 100, initial_indent=f"  {name:<22} ", subsequent_indent=" " * 25)
   return "\n".join(lines)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+  raise _Terminated
 
 
 def _fail(message: str) -> NoReturn:
@@ -131,6 +145,18 @@ def _end(message: str, status: int) -> NoReturn:
   sys.exit(status)
 
 
-def _only_ours_below_warning(record: standard_logging.LogRecord) -> bool:
-  """Drops the INFO lines of libraries: Orbax logs every step of a save."""
-  return record.levelno >= standard_logging.WARNING or "r3gan_jax" in record.pathname or "/clu/" in record.pathname
+def _is_for_users(record: standard_logging.LogRecord) -> bool:
+  """Drops the INFO lines of libraries, and all of Orbax's: a save that fails is reported once, by us."""
+  is_ours = record.pathname.startswith(_PACKAGE) or "/clu/" in record.pathname
+  return is_ours or (record.levelno >= standard_logging.WARNING and "/orbax/" not in record.pathname)
+
+
+def _without_libraries(hook: Callable[..., object]) -> Callable[..., None]:
+  """Returns an excepthook that drops errors outside our code: those of Orbax's threads if a save fails."""
+
+  def quiet(*error: Any) -> None:
+    trace = error[0].exc_traceback if len(error) == 1 else error[2]
+    if any(frame.filename.startswith(_PACKAGE) for frame in traceback.extract_tb(trace)):
+      hook(*error)
+
+  return quiet
