@@ -15,7 +15,7 @@ setup(
   packages=find_packages(include=["r3gan_jax", "r3gan_jax.*", "configs", "configs.*"]),
   py_modules=["main"],
   package_data={
-    "r3gan_jax.cli": ["report.html"],
+    "r3gan_jax.reporting": ["report.html"],
     "r3gan_jax.ops": ["*.cc"],  # compiled at first use, if there is a compiler
   },
   install_requires=[

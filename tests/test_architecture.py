@@ -13,7 +13,7 @@ FLOORS = (
   ("algorithms", "interop", "metrics", "recipe"),
   ("inversion", "sampling", "sources", "training"),
   ("conversion", "factory", "planning"),
-  ("scoring",),
+  ("reporting", "scoring"),
   ("runs",),
   ("cli",),
 )

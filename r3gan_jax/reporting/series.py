@@ -1,0 +1,219 @@
+"""What the series of metrics.jsonl are to a reader: scores with their protocol, and panels of curves."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from r3gan_jax.factory import BEST_METRICS
+from r3gan_jax.reporting import health
+
+Metrics = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""See `training.logging.read_metrics`."""
+
+TITLES = {
+  "fid": "FID",
+  "kid": "KID",
+  "inception_score": "Inception score",
+  "modes": "modes of 1000",
+  "modes_kl": "KL(samples || uniform), nats",
+}
+LOGARITHMIC = ("fid", "kid", "modes_kl")
+
+_DETAILS = {
+  "fid": ("num_real", "num_fake"),
+  "kid": ("kid_",),
+  "inception_score": ("inception_score_", "num_fake"),
+  "precision": ("precision_recall_", "neighbours"),
+  "recall": ("precision_recall_", "neighbours"),
+  "modes": ("modes_samples",),
+  "modes_kl": ("modes_samples",),
+}
+"""Score -> how the names of those series begin that say how it was computed."""
+_ENDINGS = ("_samples", "num_real", "num_fake", "neighbours", "_subsets", "_subset_size", "_splits", "_std", "seed")
+"""How the names of such series end: they are no scores themselves."""
+
+_TRAINING: dict[str, tuple[bool, dict[str, str]]] = {
+  "adversarial losses": (
+    False,
+    {
+      "discriminator/adversarial_loss": "D",
+      "discriminator/loss": "D",
+      "generator/loss": "G",
+      "pairs/loss": "D",
+      "pairs/generator_and_encoder_loss": "G and encoder",
+    },
+  ),
+  "Wasserstein estimate": (False, {"discriminator/wasserstein_estimate": ""}),
+  "gradient penalties": (True, {"discriminator/r1": "R1 (on reals)", "discriminator/r2": "R2 (on fakes)"}),
+  "norm of the critic's gradient at mixed images": (False, {"discriminator/input_gradient_norm": ""}),
+  "relativistic logits: mean sign": (
+    False,
+    {"discriminator/relativistic_sign": "D", "generator/relativistic_sign": "G"},
+  ),
+  "D's mean logits": (
+    False,
+    {
+      "discriminator/real_logits": "of reals",
+      "discriminator/fake_logits": "of fakes",
+      "pairs/real_logits": "of reals",
+      "pairs/fake_logits": "of fakes",
+    },
+  ),
+  "gradient norms": (
+    True,
+    {"discriminator/gradient_norm": "D", "generator/gradient_norm": "G", "encoder/gradient_norm": "encoder"},
+  ),
+  "path length": (False, {"generator/path_length": ""}),
+  "D's loss with its penalties": (False, {}),
+}
+"""Title -> (whether the axis is logarithmic, series -> label)."""
+_SPEED = {
+  "progress/images_per_second": ("images/s", 1.0),
+  "progress/peak_memory_bytes": ("peak memory, GiB", 2.0**-30),
+  "progress/snapshot_seconds": ("snapshots, seconds", 1.0),
+}
+_SCHEDULES = {
+  "augment_p": "augmentation probability",
+  "beta2": "Adam's beta2",
+  "ema_half_life": "half-life of the moving average, images",
+}
+
+
+class Curve(NamedTuple):
+  label: str
+  images_seen: np.ndarray  # int64 [n]
+  values: np.ndarray  # float64 [n]
+
+
+class Panel(NamedTuple):
+  title: str
+  curves: list[Curve]
+  note: str = ""  # what is healthy
+  logarithmic: bool = False  # where all values are positive
+
+
+class Score(NamedTuple):
+  """One score by one protocol, at all counts of images seen."""
+
+  name: str  # "fid"
+  suffix: str  # what differs from the run's protocol, " (num_samples=1000)" or ""
+  details: str  # the whole protocol
+  curve: Curve
+  real: float  # the same of real images; NaN if unknown
+
+  @property
+  def title(self) -> str:
+    return TITLES.get(self.name, self.name.replace("_", " ")) + self.suffix
+
+  @property
+  def aim(self) -> str:
+    """Returns "min", "max", or "" if it is unknown what is best."""
+    return BEST_METRICS[self.name][1] if self.name in BEST_METRICS else ""
+
+  @property
+  def best(self) -> tuple[float, int] | None:
+    """Returns (value, images seen), the first of equals; None if it is unknown what is best."""
+    values = self.curve.values
+    finite = np.flatnonzero(np.isfinite(values))
+    if not self.aim or not len(finite):
+      return None
+    index = finite[np.argmin(values[finite]) if self.aim == "min" else np.argmax(values[finite])]
+    return float(values[index]), int(self.curve.images_seen[index])
+
+
+def scores(metrics: Metrics, protocol: Mapping[str, Any]) -> list[Score]:
+  """Returns the scores of a run, whose own protocol is `protocol`."""
+  found = {
+    tuple(name.removeprefix("metrics/").partition(" ")[::2]): series
+    for name, series in metrics.items()
+    if name.startswith("metrics/")
+  }
+  return [
+    Score(
+      name,
+      f" {differences}" if differences else "",
+      _details(name, differences, protocol, {key: found[key, d][1][-1] for key, d in found if d == differences}),
+      Curve("", *series),
+      found[f"real_{name}", differences][1][-1] if (f"real_{name}", differences) in found else np.nan,
+    )
+    for (name, differences), series in found.items()
+    if not name.endswith(_ENDINGS) and not name.startswith("real_")
+  ]
+
+
+def _details(name: str, differences: str, protocol: Mapping[str, Any], numbers: Mapping[str, float]) -> str:
+  """Returns the protocol of a score as text.
+
+  Args:
+    differences: "(num_samples=1000, seed=1)" or "".
+    numbers: the last values of the series by the same protocol.
+  """
+  parts = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in protocol.items()}
+  parts |= dict(part.split("=", 1) for part in differences.strip("()").split(", ") if "=" in part)
+  if name.startswith("modes"):  # their classifier needs neither
+    parts = {key: value for key, value in parts.items() if key not in ("network", "resize")}
+  for key, value in numbers.items():
+    counts_samples = key.endswith(("_samples", "num_fake"))
+    if (
+      key.startswith(_DETAILS.get(name, ()))
+      and key.endswith(_ENDINGS)
+      and not (counts_samples and "num_samples" in parts)
+    ):
+      parts[key.removeprefix(f"{name}_")] = f"{value:,.4g}" if value % 1 else f"{value:,.0f}"
+  return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in parts.items())
+
+
+def score_panels(found: list[Score]) -> list[Panel]:
+  """Returns a panel per score."""
+  panels = []
+  for score in found:
+    curves = [score.curve]
+    if np.isfinite(score.real):
+      ends = score.curve.images_seen[[0, -1]]
+      curves = [score.curve._replace(label="generated"), Curve("of real images", ends, np.full(2, score.real))]
+    panels.append(Panel(score.title, curves, health.SCORES.get(score.name, ""), score.name in LOGARITHMIC))
+  return panels
+
+
+def training_panels(metrics: Metrics, config: Mapping[str, Any]) -> list[Panel]:
+  """Returns the panels of losses and of what else is measured in training: known ones share panels."""
+  panels, left = (
+    [],
+    [name for name in metrics if name.partition("/")[0] not in ("metrics", "hyperparameters", "progress")],
+  )
+  for title, (logarithmic, labels) in _TRAINING.items():
+    labels = {name: label for name, label in labels.items() if name in left}
+    if "discriminator/adversarial_loss" in labels:
+      labels.pop("discriminator/loss", None)
+    if title == "D's loss with its penalties" and "discriminator/loss" in left:
+      labels = {"discriminator/loss": ""}
+    left = [name for name in left if name not in labels]
+    if labels:
+      curves = [Curve(label, *metrics[name]) for name, label in labels.items()]
+      panels.append(Panel(title, curves, health.of_training(title, metrics.keys(), config), logarithmic))
+  return panels + [Panel(name.replace("_", " "), [Curve("", *metrics[name])]) for name in left]
+
+
+def schedule_panels(metrics: Metrics) -> tuple[list[Panel], dict[str, float]]:
+  """Returns the panels of the schedules that change, and the values of the others by name."""
+  panels, constant = [], {}
+  for name, (images_seen, values) in metrics.items():
+    if name.startswith("hyperparameters/"):
+      short = name.removeprefix("hyperparameters/")
+      title = _SCHEDULES.get(short, short.replace("_", " "))
+      if np.all(values == values[0]):
+        constant[title] = float(values[0])
+      else:
+        panels.append(Panel(title, [Curve("", images_seen, values)]))
+  return panels, constant
+
+
+def speed_panels(metrics: Metrics) -> list[Panel]:
+  """Returns the panels of speed and memory."""
+  panels = []
+  for name, (images_seen, values) in metrics.items():
+    if name.startswith("progress/"):
+      title, scale = _SPEED.get(name, (name.removeprefix("progress/").replace("_", " "), 1.0))
+      panels.append(Panel(title, [Curve("", images_seen, values * scale)], health.SPEED.get(name, "")))
+  return panels
