@@ -25,14 +25,15 @@ PANELS_IN_PICTURE = 3
 def main() -> None:
   workdir = as_path(_WORKDIR.value)
   config = read_config(workdir)
-  metrics, protocol = read_metrics(workdir), read_protocol(workdir)
+  with failing_as(f"cannot read {workdir}", workdir):
+    metrics, events, protocol = read_metrics(workdir), read_events(workdir), read_protocol(workdir)
   scores = series.scores(metrics, protocol)
   if _CURVES.value:
     panels = series.training_panels(metrics, config)[:PANELS_IN_PICTURE] + series.score_panels(scores)
     if not panels:
       raise UserError(f"--curves: nothing has been logged in {workdir} yet")
     _write(as_path(_CURVES.value), drawing.png(panels), "--curves")
-  text = page(workdir, config, metrics, read_events(workdir), protocol)
+  text = page(workdir, config, metrics, events, protocol)
   _write(workdir / "report.html", text.encode(errors="replace"), "--workdir")
   for score in scores:
     best = f" (best {score.best[0]:g}, at {score.best[1]:,} images seen)" if score.best else ""

@@ -5,58 +5,61 @@ from typing import Any
 
 SCORES = {
   "fid": (
-    "Lower is better. It falls fast, then ever more slowly; a rise that lasts means that training drifts, or that D has "
-    "memorised the data. FIDs compare only by the same protocol."
+    "Lower is better. It falls fast, then ever more slowly; a rise that lasts means that training drifts, or that D "
+    "memorises the data. FIDs compare only by the same protocol."
   ),
   "kid": "Lower is better. It is unbiased, so close to 0 it may be negative by chance.",
-  "inception_score": "Higher is better, up to that of the real images. It compares only within one data set.",
+  "inception_score": "Higher is better, up to that of real images. It compares only within one data set.",
   "precision": "The fraction of generated images that look real. A fall while recall is level: images get worse.",
   "recall": "The fraction of real images that G can draw. A fall while precision rises: variety is lost.",
-  "modes": "1000 is all: a fall after a rise means that G drops modes.",
-  "modes_kl": "0 is a uniform cover of the modes. Random draws alone leave about 1000 / (2 samples): 0.02 of 26,000.",
+  "modes": "1000 is all. A fall after a rise means that G drops modes.",
+  "modes_kl": "0 is a uniform cover of the modes. Random draws alone leave about 500 / samples: 0.02 of 26,000.",
 }
 
 SPEED = {
-  "progress/images_per_second": "Level, after the first value, which includes compiling. Dips: the data or another program.",
+  "progress/images_per_second": "Level after the first value, which includes compiling. Dips: data, or other programs.",
   "progress/peak_memory_bytes": "Level after the first snapshot. Steady growth means a leak.",
 }
 
 _RELATIVISTIC_LOSS = (
-  "ln 2 = 0.69 means that D cannot tell. Healthy: D's loss below it and G's above it, both level. D's near 0 means that "
-  "D wins and G learns little: raise gamma."
+  "Both are ln 2 = 0.69 where D cannot tell. Healthy: D's below and G's above, both level. D's near 0 means that D "
+  "wins and G learns little: raise gamma."
 )
 _NON_SATURATING_LOSS = (
-  "D's loss is 2 ln 2 = 1.39 and G's ln 2 = 0.69 where D cannot tell. Healthy: D's below and G's above, both level. D's "
+  "D's is 2 ln 2 = 1.39 and G's ln 2 = 0.69 where D cannot tell. Healthy: D's below and G's above, both level. D's "
   "near 0 means that D wins and G learns little."
 )
 _PAIRS_LOSS = (
-  "Both are ln 2 = 0.69 where D cannot tell pairs. Healthy: D's below and the other's above, both level. D's near 0 means "
-  "that D wins."
+  "Both are ln 2 = 0.69 where D cannot tell. Healthy: D's below and the other above, both level. D's near 0 means that "
+  "D wins and the others learn little."
 )
 _CRITIC_LOSS = "By itself it means nothing, as the critic's outputs have no zero: see the Wasserstein estimate."
 
-_TRAINING = {
-  "Wasserstein estimate": "Positive, and slowly falling as samples improve. Swings of sign or growth: training is unstable.",
-  "gradient penalties": (
-    "The squared norms of D's gradient at the images, before gamma / 2. Healthy: alike, and level or slowly changing. Growth "
-    "by orders of magnitude comes before divergence: raise gamma. Near 0, D is flat: lower it."
-  ),
-  "norm of the critic's gradient at mixed images": "The penalty pulls it to 1; healthy values stay close to it.",
-  "relativistic logits: mean sign": (
-    "How often D ranks a real image above a generated one: 0 is by chance, 1 always; G's is the negative. Healthy: between, "
-    "and level. Close to 1 for long: D memorises the data (augment more), or has won."
-  ),
-  "gradient norms": "Level within an order of magnitude; peaks far above announce divergence.",
-  "path length": "It settles at a level of its own, which the penalty keeps alike for all images.",
-  "D's loss with its penalties": "What D minimises: its adversarial loss and gamma / 2 times the penalties.",
-}
 _RELATIVISTIC_LOGITS = (
-  "Only their difference counts, as the loss is relativistic: both may drift together. Healthy: a level gap. A growing gap "
-  "means that D wins."
+  "Only their difference counts, as the loss is relativistic: both may drift together. Healthy: a level gap. A growing "
+  "one means that D wins."
 )
 _LOGITS = (
-  "Reals above 0 and fakes below it, at a level gap. A growing gap means that D wins; none, that D learns nothing."
+  "Healthy: reals above 0, fakes below, at a level gap. A growing one means that D wins; none, that D cannot tell."
 )
+
+_TRAINING = {
+  "Wasserstein estimate": (
+    "Healthy: positive, and slowly falling as samples improve. Changes of sign or growth: training is unstable."
+  ),
+  "gradient penalties": (
+    "The squared norms of D's gradient at images, before gamma / 2. Healthy: alike, and level or slowly changing. "
+    "Growth by orders of magnitude comes before divergence: raise gamma. Near 0, D is flat: lower it."
+  ),
+  "norm of the critic's gradient at mixed images": "The penalty pulls it to 1. Healthy: close to it.",
+  "relativistic logits: mean sign": (
+    "D ranks a real image above a generated one by chance at 0, and always at 1; G's is the opposite. Healthy: level, "
+    "below 1. A slow rise to 1 means that D memorises the data: augment more."
+  ),
+  "gradient norms": "Healthy: level within an order of magnitude. Peaks far above it announce divergence.",
+  "path length": "Healthy: it settles at a level of its own.",
+  "D's loss with its penalties": "What D minimises: its adversarial loss, and gamma / 2 times the penalties.",
+}
 
 
 def of_training(title: str, names: Collection[str], config: Mapping[str, Any]) -> str:

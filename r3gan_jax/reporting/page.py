@@ -71,24 +71,22 @@ def _results(scores: Sequence[Score]) -> str:
   rows = []
   for score in scores:
     best, at = score.best or (np.nan, 0)
-    curve = score.curve
-    rows.append(
-      (
-        f"{score.title} {_ARROWS[score.aim]}".strip(),
-        f"{best:,.6g}" if score.best else "",
-        f"{at:,}" if score.best else "",
-        f"{curve.values[-1]:,.6g}",
-        f"{curve.images_seen[-1]:,}",
-        f"{score.real:,.6g}" if np.isfinite(score.real) else "",
-        score.details,
-      )
-    )
-  head = ["score", "best", "at images seen", "last", "at images seen", "real images", "protocol"]
-  if not any(row[5] for row in rows):
-    head, rows = head[:5] + head[6:], [row[:5] + row[6:] for row in rows]
+    row = {
+      "score": f"{score.title} {_ARROWS[score.aim]}".strip(),
+      "best": f"{best:,.6g}" if score.best else "",
+      "best at images": f"{at:,}" if score.best else "",
+      "last": f"{score.curve.values[-1]:,.6g}",
+      "last at images": f"{score.curve.images_seen[-1]:,}",
+      "real images": f"{score.real:,.6g}" if np.isfinite(score.real) else "",
+      "protocol": score.details,
+    }
+    rows.append(row)
+  head = [name for name in rows[0] if any(row[name] for row in rows)]
   aims = {score.aim for score in scores if score.aim}
   legend = ", ".join(f"{_ARROWS[aim]} {_AIMS[aim]}" for aim in sorted(aims))
-  return _table(head, rows, "results") + (f"\n<p class=note>{legend}</p>\n" if legend else "")
+  return _table(head, [[row[name] for name in head] for row in rows], "results") + (
+    f"\n<p class=note>{legend}</p>\n" if legend else ""
+  )
 
 
 def _schedules(panels: Sequence[Panel], constants: Mapping[str, float]) -> str:
@@ -101,7 +99,7 @@ def _events(events: status.Events) -> str:
   for at, texts in events:
     rest = {name: text for name, text in texts.items() if name != "event"}
     rows.append((f"{at:,}", texts["event"], "; ".join(rest.values())))
-  return _table(("at images seen", "event", ""), rows)
+  return _table(("at images seen", "event", "details"), rows)
 
 
 def _panels(panels: Sequence[Panel]) -> str:

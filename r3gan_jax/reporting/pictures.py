@@ -13,6 +13,9 @@ MAX_GRIDS_BYTES = 1_500_000
 """Grids larger than this in total are embedded as JPEGs of at most `MAX_SIDE` pixels a side."""
 MAX_SIDE = 1024
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for damaged pictures."""
+
 
 def samples(directory: epath.Path, newest: int | None) -> str:
   """Returns the grids by images seen, with a slider, and the real images beside them.
@@ -36,7 +39,7 @@ def samples(directory: epath.Path, newest: int | None) -> str:
   def embedded(path: epath.Path, text: str) -> str:
     try:
       return _image(path, text, compress)
-    except OSError as error:  # damaged, or deleted since
+    except UNREADABLE as error:  # damaged, or deleted since
       notes.append(f"{path.name} cannot be read ({error})")
       return ""
 
@@ -77,7 +80,7 @@ def _image(path: epath.Path, text: str, compress: bool) -> str:
   """Returns a picture that a click enlarges.
 
   Raises:
-    OSError: it cannot be read.
+    One of `UNREADABLE`: it cannot be read.
   """
   data, kind = path.read_bytes(), "png"
   image: Image.Image = Image.open(BytesIO(data))

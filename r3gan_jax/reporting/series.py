@@ -212,8 +212,9 @@ def schedule_panels(metrics: Metrics) -> tuple[list[Panel], dict[str, float]]:
 def speed_panels(metrics: Metrics) -> list[Panel]:
   """Returns the panels of speed and memory."""
   panels = []
-  for name, (images_seen, values) in metrics.items():
-    if name.startswith("progress/"):
-      title, scale = _SPEED.get(name, (name.removeprefix("progress/").replace("_", " "), 1.0))
-      panels.append(Panel(title, [Curve("", images_seen, values * scale)], health.SPEED.get(name, "")))
+  names = [name for name in metrics if name.startswith("progress/")]
+  for name in sorted(names, key=lambda name: [*_SPEED, name].index(name)):
+    title, scale = _SPEED.get(name, (name.removeprefix("progress/").replace("_", " "), 1.0))
+    images_seen, values = metrics[name]
+    panels.append(Panel(title, [Curve("", images_seen, values * scale)], health.SPEED.get(name, "")))
   return panels

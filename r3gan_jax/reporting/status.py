@@ -10,7 +10,7 @@ from etils import epath
 
 from r3gan_jax.reporting.series import Metrics
 from r3gan_jax.training.logging import ENDED, FINISHED, METRICS_FILE, ROLLED_BACK
-from r3gan_jax.training.workdir import read_history
+from r3gan_jax.training.workdir import LOCK_FILE, read_history
 
 Events = Sequence[tuple[int, Mapping[str, str]]]
 """See `training.logging.read_events`."""
@@ -27,7 +27,7 @@ class Status(NamedTuple):
 
 
 def status(workdir: epath.Path, config: Mapping[str, Any], metrics: Metrics, events: Events) -> Status:
-  """Returns the state of a run; without an event that says so, the age of the last line tells whether it still runs."""
+  """Returns the state of a run; if nothing says so, the age of the last line tells whether it still runs."""
   ends = [int(images_seen[-1]) for images_seen, _ in metrics.values()] + [at for at, _ in events[-1:]]
   images_seen = max(ends, default=0)
   run = config.get("run")
@@ -45,28 +45,26 @@ def status(workdir: epath.Path, config: Mapping[str, Any], metrics: Metrics, eve
   if not ends or not path.exists():
     return Status("not started", "", images_seen, total)
   age = max(0.0, time.time() - path.stat().mtime)
-  if age < max(_PATIENCE_SECONDS, 3 * _seconds_per_line(metrics)):
+  is_left = bool(events) and not (workdir / LOCK_FILE).exists()
+  if not is_left and age < max(_PATIENCE_SECONDS, 3 * np.max(_seconds(metrics), initial=0.0)):
     return Status("running", f"last line {duration(age)} ago", images_seen, total)
   reason = f"without a word, as when it is killed; last line {duration(age)} ago"
   return Status("stopped", reason, images_seen, total)
 
 
 def facts(metrics: Metrics, events: Events, changes: int) -> dict[str, str]:
-  """Returns what a reader first asks of a run, by name."""
+  """Returns what a reader first asks of a run, by name; `changes`: of settings."""
   starts = [texts for _, texts in events if "devices" in texts]
-  rollbacks = [at for at, texts in events if texts.get("event") == ROLLED_BACK]
+  rollbacks = [at for at, texts in events if texts["event"] == ROLLED_BACK]
   seconds = training_seconds(metrics)
+  began = starts[0].get("time", "").replace("T", " ").replace("+00:00", " UTC") if starts else "not recorded"
   return {
     "training time": duration(seconds) if seconds else "unknown",
-    "started": (starts[0].get("time", "?") + (f", resumed {len(starts) - 1} times" * (len(starts) > 1)))
-    if starts
-    else "",
-    "hardware": " / ".join(dict.fromkeys(texts["devices"] for texts in starts)),
-    "versions": starts[-1].get("versions", "") if starts else "not recorded",
-    "rollbacks": f"{len(rollbacks)}, to {', '.join(f'{at:,}' for at in rollbacks[-5:])} images"
-    if rollbacks
-    else "none",
-    "changed settings": f"{changes}, see below" if changes else "",
+    "started": began + (f", resumed {len(starts) - 1} times" if len(starts) > 1 else ""),
+    "hardware": "; ".join(dict.fromkeys(texts["devices"] for texts in starts)) or "not recorded",
+    "versions": "; ".join(dict.fromkeys(texts.get("versions", "") for texts in starts)) or "not recorded",
+    "rollbacks": f"{len(rollbacks)}, the last to {rollbacks[-1]:,} images" if rollbacks else "none",
+    "changed settings": f"{changes}, listed below" if changes else "none",
   }
 
 
@@ -84,27 +82,25 @@ def changed_settings(workdir: epath.Path) -> list[tuple[str, str, str, str]]:
 
 def training_seconds(metrics: Metrics) -> float:
   """Returns the time that what is kept of the run took: by the logged images/s, and snapshots."""
-  images_seen, rates = metrics.get("progress/images_per_second", (np.zeros(0, np.int64), np.zeros(0)))
+  return float(np.sum(_seconds(metrics)))
+
+
+def _seconds(metrics: Metrics) -> np.ndarray:
+  """Returns the times between log lines, by the logged images/s, and of snapshots."""
+  nothing = (np.zeros(0, np.int64), np.zeros(0))
+  images_seen, rates = metrics.get("progress/images_per_second", nothing)
   known = np.isfinite(rates) & (rates > 0)
-  snapshots = metrics.get("progress/snapshot_seconds", ((), np.zeros(0)))[1]
-  trained = np.diff(images_seen, prepend=0)[known] / rates[known]
-  return float(np.sum(trained) + np.sum(snapshots[np.isfinite(snapshots)]))
-
-
-def _seconds_per_line(metrics: Metrics) -> float:
-  """Returns the longest time that a line has taken."""
-  images_seen, rates = metrics.get("progress/images_per_second", (np.zeros(0, np.int64), np.zeros(0)))
-  steps = np.diff(images_seen, prepend=0)[rates > 0] / rates[rates > 0]
-  snapshots = metrics.get("progress/snapshot_seconds", ((), np.zeros(0)))[1]
-  return max([0.0, *steps[np.isfinite(steps)], *snapshots[np.isfinite(snapshots)]])
+  snapshots = metrics.get("progress/snapshot_seconds", nothing)[1]
+  return np.concatenate([np.diff(images_seen, prepend=0)[known] / rates[known], snapshots[np.isfinite(snapshots)]])
 
 
 def duration(seconds: float) -> str:
   """Returns e.g. "2 d 3 h", "4 h 5 min", "6 min" or "7 s"."""
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  days, hours = divmod(hours, 24)
-  units = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
-  first = next((i for i, (count, _) in enumerate(units) if count), 3)
-  shown = units[first : first + 2] if first < 2 else units[first : first + 1]
-  return " ".join(f"{count} {unit}" for count, unit in shown if count) if first < 3 else f"{seconds} s"
+  minutes, hours = round(seconds / 60), round(seconds / 3600)
+  if seconds < 60:
+    return f"{seconds:.0f} s"
+  if minutes < 60:
+    return f"{minutes} min"
+  if minutes < 24 * 60:
+    return f"{minutes // 60} h {minutes % 60} min"
+  return f"{hours // 24} d {hours % 24} h"

@@ -280,7 +280,7 @@ def read_metrics(workdir: epath.PathLike) -> dict[str, tuple[np.ndarray, np.ndar
     if values.get("event") in (STARTED, RESUMED, ROLLED_BACK):
       series = {name: {n: value for n, value in kept.items() if n <= images_seen} for name, kept in series.items()}
     for name, value in values.items():
-      if isinstance(value, int | float):
+      if isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63):
         name = re.sub("^knobs/", "hyperparameters/", name)  # the prefix in older runs
         series.setdefault(name, {})[images_seen] = float(value)
   return {
@@ -312,8 +312,10 @@ def _record(line: bytes) -> tuple[int, dict[str, Any]] | None:
   """Returns (images seen, values) of a line; None if it is no record."""
   try:
     values = json.loads(line)
-  except ValueError:  # no JSON, or no UTF-8
+  except (ValueError, RecursionError):  # no JSON, or no UTF-8
     return None
   if not isinstance(values, dict) or type(values.get("images_seen")) is not int:
+    return None
+  if not 0 <= values["images_seen"] < 2**63:
     return None
   return values.pop("images_seen"), values

@@ -26,6 +26,15 @@ def keep_protocol(workdir: epath.Path, protocol: Protocol) -> None:
       write_whole(path, json.dumps(protocol, indent=2) + "\n")
 
 
+def read_protocol(workdir: epath.Path) -> dict[str, str | int]:
+  """Returns the recorded protocol, for readers; empty if there is none, or none that can be read."""
+  try:
+    kept = json.loads((workdir / PROTOCOL_FILE).read_text())
+  except (OSError, ValueError):
+    return {}
+  return {name: value for name, value in kept.items() if isinstance(value, str | int)} if isinstance(kept, dict) else {}
+
+
 def protocol_differences(workdir: epath.Path, protocol: Protocol) -> dict[str, tuple[str | int, str | int]]:
   """Returns name -> (recorded, new) values for what differs between the recorded protocol and `protocol`."""
   path = workdir / PROTOCOL_FILE

@@ -145,10 +145,10 @@ _BEFORE_GAN = {
 
 def _with_gan(config: dict[str, Any]) -> dict[str, Any]:
   """Converts a configuration from before `gan` existed; returns others unchanged."""
-  if "gan" in config or config.get("algorithm") not in _BEFORE_GAN:
+  network = config.get("network", {})
+  if "gan" in config or str(config.get("algorithm")) not in _BEFORE_GAN or not isinstance(network, dict):
     return config
   top, below_network = _BEFORE_GAN[config["algorithm"]]
-  network = config.get("network", {})
   gan = {name: config[name] for name in top if name in config}
   gan |= {"network" if name == "name" else name: network[name] for name in below_network if name in network}
   rest = {name: value for name, value in config.items() if name != "network" and name not in _BEFORE_GAN["r3gan"][0]}
