@@ -4,6 +4,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from io import BytesIO
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -20,8 +21,8 @@ MAX_POINTS = 600
 """Longer curves are thinned; their peaks stay."""
 
 _INK = "#010203"
-_LARGEST = 1e300
-"""Where larger values are drawn: matplotlib computes differences."""
+_LARGEST = 1e250
+"""Where larger values are drawn: matplotlib computes with them."""
 
 
 def svg(panel: Panel, label: str) -> str:
@@ -56,22 +57,17 @@ def png(panels: Sequence[Panel]) -> bytes:
 
 def _draw(axis: Axes, panel: Panel) -> None:
   millions = max(curve.images_seen[-1] for curve in panel.curves) >= 10_000_000
-  drawn = [_thinned(curve) for curve in panel.curves]
-  for curve, style in zip(drawn, ("-", "--", ":", "-."), strict=False):
-    marker = "o" if len(curve.values) < 20 else None
-    x = curve.images_seen / (1e6 if millions else 1e3)
-    axis.plot(x, curve.values, style, label=curve.label, marker=marker, markersize=3)
-  axis.set_xlabel(f"images seen ({'millions' if millions else 'thousands'})")
+  drawn = [thinned(curve) for curve in panel.curves]
   values = np.concatenate([curve.values for curve in drawn])
-  if panel.logarithmic and len(values) and values.min() > 0:
-    axis.set_yscale("log")
-    decades = np.log10(values.max()) - np.log10(values.min())
-    several = decades > 0.7
-    axis.yaxis.set_major_locator(
-      ticker.LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)) if several else ticker.MaxNLocator(5)
-    )
-    axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.4g}"))
-    axis.yaxis.set_minor_formatter(ticker.NullFormatter())
+  logarithmic = panel.logarithmic and len(values) > 0 and values.min() > 0
+  for curve, style in zip(drawn, cycle(("-", "--", ":", "-."))):
+    marker = "o" if len(curve.values) < 20 else None
+    y = np.maximum(curve.values, 1 / _LARGEST) if logarithmic else curve.values
+    x = curve.images_seen / (1e6 if millions else 1e3)
+    axis.plot(x, y, style, label=curve.label, marker=marker, markersize=3)
+  axis.set_xlabel(f"images seen ({'millions' if millions else 'thousands'})")
+  if logarithmic:
+    _make_logarithmic(axis, np.log10(values.max()) - np.log10(values.min()))
   else:
     axis.ticklabel_format(useOffset=False)
   axis.grid(alpha=0.2)
@@ -79,7 +75,16 @@ def _draw(axis: Axes, panel: Panel) -> None:
     axis.legend(framealpha=0)
 
 
-def _thinned(curve: Curve) -> Curve:
+def _make_logarithmic(axis: Axes, decades: float) -> None:
+  """Labels the axis of values with plain numbers, enough of them also if they span few `decades`."""
+  axis.set_yscale("log")
+  many = ticker.LogLocator(subs=(1, 2, 5) if decades < 3 else (1,))
+  axis.yaxis.set_major_locator(many if decades > 0.7 else ticker.MaxNLocator(5))
+  axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.4g}"))
+  axis.yaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def thinned(curve: Curve) -> Curve:
   """Drops values that are not finite, and of many keeps the smallest and the largest of each part, and the last."""
   finite = np.isfinite(curve.values)
   label, x, y = curve.label, curve.images_seen[finite], np.clip(curve.values[finite], -_LARGEST, _LARGEST)

@@ -112,11 +112,15 @@ def _panel(panel: Panel) -> str:
     (f"{curve.label}: " if len(panel.curves) > 1 else "") + f"{curve.values[-1]:,.4g}" for curve in panel.curves
   )
   lost = sum(int(np.sum(~np.isfinite(curve.values))) for curve in panel.curves)
-  title, last = html.escape(panel.title), html.escape(last) + (f"; {lost} values are not finite" if lost else "")
+  title, last = html.escape(panel.title), html.escape(last) + _not_finite(lost)
   return (
     f"<figure><h3>{title}</h3>\n{drawing.svg(panel, f'{title}, last {last}')}"
     f"<figcaption><b>last {last}</b> {html.escape(panel.note)}</figcaption></figure>\n"
   )
+
+
+def _not_finite(count: int) -> str:
+  return "" if not count else "; 1 value is not finite" if count == 1 else f"; {count} values are not finite"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:

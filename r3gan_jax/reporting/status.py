@@ -58,9 +58,10 @@ def facts(metrics: Metrics, events: Events, changes: int) -> dict[str, str]:
   rollbacks = [at for at, texts in events if texts["event"] == ROLLED_BACK]
   seconds = training_seconds(metrics)
   began = starts[0].get("time", "").replace("T", " ").replace("+00:00", " UTC") if starts else "not recorded"
+  resumed = len(starts) - 1
   return {
     "training time": duration(seconds) if seconds else "unknown",
-    "started": began + (f", resumed {len(starts) - 1} times" if len(starts) > 1 else ""),
+    "started": began + (f", resumed {resumed} time{'s' * (resumed > 1)}" if resumed > 0 else ""),
     "hardware": "; ".join(dict.fromkeys(texts["devices"] for texts in starts)) or "not recorded",
     "versions": "; ".join(dict.fromkeys(texts.get("versions", "") for texts in starts)) or "not recorded",
     "rollbacks": f"{len(rollbacks)}, the last to {rollbacks[-1]:,} images" if rollbacks else "none",
@@ -97,7 +98,7 @@ def _seconds(metrics: Metrics) -> np.ndarray:
 def duration(seconds: float) -> str:
   """Returns e.g. "2 d 3 h", "4 h 5 min", "6 min" or "7 s"."""
   minutes, hours = round(seconds / 60), round(seconds / 3600)
-  if seconds < 60:
+  if seconds < 59.5:
     return f"{seconds:.0f} s"
   if minutes < 60:
     return f"{minutes} min"

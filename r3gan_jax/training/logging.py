@@ -318,4 +318,4 @@ def _record(line: bytes) -> tuple[int, dict[str, Any]] | None:
     return None
   if not 0 <= values["images_seen"] < 2**63:
     return None
-  return values.pop("images_seen"), values
+  return values.pop("images_seen"), {name.encode(errors="replace").decode(): value for name, value in values.items()}
