@@ -21,7 +21,7 @@ MAX_POINTS = 600
 """Longer curves are thinned; their peaks stay."""
 
 _INK = "#010203"
-_LARGEST = 1e250
+_LARGEST = 1e100
 """Where larger values are drawn: matplotlib computes with them."""
 
 

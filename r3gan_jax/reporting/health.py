@@ -53,8 +53,8 @@ _TRAINING = {
   ),
   "norm of the critic's gradient at mixed images": "The penalty pulls it to 1. Healthy: close to it.",
   "relativistic logits: mean sign": (
-    "D ranks a real image above a generated one by chance at 0, and always at 1; G's is the opposite. Healthy: level, "
-    "below 1. A slow rise to 1 means that D memorises the data: augment more."
+    "D ranks a real image above a generated one by chance at 0, and always at 1; G's is the opposite. Healthy: level. "
+    "Near 1 while scores get worse, D memorises the data: augment more."
   ),
   "gradient norms": "Healthy: level within an order of magnitude. Peaks far above it announce divergence.",
   "path length": "Healthy: it settles at a level of its own.",

@@ -109,7 +109,7 @@ def _panels(panels: Sequence[Panel]) -> str:
 def _panel(panel: Panel) -> str:
   """Returns one panel, with its last values and what is healthy below it."""
   last = ", ".join(
-    (f"{curve.label}: " if len(panel.curves) > 1 else "") + f"{curve.values[-1]:,.4g}" for curve in panel.curves
+    (f"{curve.label}: " if len(panel.curves) > 1 else "") + _number(curve.values[-1]) for curve in panel.curves
   )
   lost = sum(int(np.sum(~np.isfinite(curve.values))) for curve in panel.curves)
   title, last = html.escape(panel.title), html.escape(last) + _not_finite(lost)
@@ -117,6 +117,10 @@ def _panel(panel: Panel) -> str:
     f"<figure><h3>{title}</h3>\n{drawing.svg(panel, f'{title}, last {last}')}"
     f"<figcaption><b>last {last}</b> {html.escape(panel.note)}</figcaption></figure>\n"
   )
+
+
+def _number(value: float) -> str:
+  return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:,.4g}"
 
 
 def _not_finite(count: int) -> str:

@@ -160,7 +160,7 @@ def _details(name: str, differences: str, protocol: Mapping[str, Any], numbers: 
       and key.endswith(_ENDINGS)
       and not (counts_samples and "num_samples" in parts)
     ):
-      parts[key.removeprefix(f"{name}_")] = f"{value:,.4g}" if value % 1 else f"{value:,.0f}"
+      parts[key] = f"{value:,.4g}" if value % 1 else f"{value:,.0f}"
   return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in parts.items())
 
 
@@ -202,7 +202,7 @@ def schedule_panels(metrics: Metrics) -> tuple[list[Panel], dict[str, float]]:
     if name.startswith("hyperparameters/"):
       short = name.removeprefix("hyperparameters/")
       title = _SCHEDULES.get(short, short.replace("_", " "))
-      if np.all(values == values[0]):
+      if np.allclose(values, values[0], rtol=1e-5, atol=0):  # computed in float32
         constant[title] = float(values[0])
       else:
         panels.append(Panel(title, [Curve("", images_seen, values)]))

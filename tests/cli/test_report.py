@@ -69,10 +69,10 @@ def test_a_run(command, tmp_path):
   rows = page.table("score")
   shown = [(row["score"][:3], row["best"], row["best at images"], row["last"], row["protocol"]) for row in rows]
   assert shown == [
-    ("mod", "987", "2,000", "987", "samples 26,000"),
-    ("KL(", "0.4375", "2,000", "0.4375", "samples 26,000"),
+    ("mod", "987", "2,000", "987", "modes samples 26,000"),
+    ("KL(", "0.4375", "2,000", "0.4375", "modes samples 26,000"),
     ("fid", "", "", "12.5", ""),
-    ("KID", "0.25", "2,000", "0.25", "num samples 90, num real 70"),
+    ("KID", "0.25", "2,000", "0.25", "num samples 90, kid num real 70"),
   ]
   assert [row["real images"] for row in rows] == ["1,000", "", "", ""]
   assert rows[2]["score"] == "fid<i>$x$" and "(num_samples=90)" in rows[3]["score"]
