@@ -174,15 +174,16 @@ class _PatientWriter(_ScalarsAndImagesWriter):
     self._writer: MetricWriter | None = None
     self._failing = False
 
-  def _try(self, act: Callable[[MetricWriter], None]) -> None:
+  def _try(self, act: Callable[[MetricWriter], None]) -> bool:
     try:
       self._writer = self._writer or self._make()
       act(self._writer)
-      self._failing = False
+      return True
     except self._errors as error:
       if not self._failing:
         logging.error("metrics cannot be written (%s): training continues", one_line(error))
       self._writer, self._failing = None, True
+      return False
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
     self._try(lambda writer: writer.write_scalars(step, scalars))
@@ -191,7 +192,8 @@ class _PatientWriter(_ScalarsAndImagesWriter):
     self._try(lambda writer: writer.write_images(step, images))
 
   def flush(self) -> None:
-    self._try(lambda writer: writer.flush())
+    if self._try(lambda writer: writer.flush()):
+      self._failing = False  # other calls may have written to a buffer only
 
   def close(self) -> None:
     self._try(lambda writer: writer.close())
