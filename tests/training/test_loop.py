@@ -16,7 +16,7 @@ from r3gan_jax import factory
 from r3gan_jax.data.images import CorruptImage
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import UserError
-from r3gan_jax.training.logging import make_writer, metric_writers, read_metrics
+from r3gan_jax.training.logging import JsonLinesWriter, make_writer, metric_writers, read_events, read_metrics
 from r3gan_jax.training.loop import SNAPSHOT_SECONDS, Trainer
 from r3gan_jax.training.progress import Diverged
 
@@ -68,13 +68,24 @@ def test_rollbacks_get_past_a_fault_and_are_logged(tmp_path, caplog):
   examples = loader.examples
   loader.examples = lambda samples, order=0: asked.append((order, samples)) or examples(samples, order)
   with caplog.at_level("WARNING"), pytest.raises(Diverged, match=r"generator/gradient_norm.* not finite.*on_nonfinite"):
-    run(tmp_path / "stop", one_in=40)
+    run(tmp_path / "stop", one_in=40, writer=JsonLinesWriter(epath.Path(tmp_path / "stop/metrics.jsonl")))
   assert "rolling back" not in caplog.text
+  (_, start), (_, end) = read_events(tmp_path / "stop")
+  assert (start["event"], end["event"]) == ("started", "ended") and end["reason"].startswith("training diverged at ")
   stopped_after = saved(tmp_path / "stop")[-1]
   logging.use_absl_handler()
   with caplog.at_level("WARNING", logger="absl"):
-    state = run(tmp_path / "back", one_in=40, max_rollbacks=20, loader=loader)
+    state = run(
+      tmp_path / "back",
+      JsonLinesWriter(epath.Path(tmp_path / "back/metrics.jsonl")),
+      one_in=40,
+      max_rollbacks=20,
+      loader=loader,
+    )
   assert int(state.images_seen) == 64
+  events = [(images_seen, texts["event"]) for images_seen, texts in read_events(tmp_path / "back")]
+  assert events[1] == (stopped_after, "rolled back") and events[-1] == (64, "ended")
+  assert len(events) == int(state.rollbacks) + 2 and read_events(tmp_path / "back")[-1][1]["reason"] == "finished"
   assert f"rolling back to {stopped_after} images (1 of 20)" in caplog.text
   assert f"({int(state.rollbacks)} of 20)" in caplog.text
   assert {order for order, _ in asked} == set(range(int(state.rollbacks) + 1))
@@ -145,9 +156,9 @@ def test_an_interrupted_snapshot_is_repeated_when_the_run_resumes(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     run(tmp_path, make_writer(tmp_path), [cut_off])
   assert saved(tmp_path) == [0, 16, 32]  # saved before scoring
-  run(tmp_path, make_writer(tmp_path), [cut_off])
+  run(tmp_path, make_writer(tmp_path, 32), [cut_off])
   assert seen == [0, 16, 32, 32, 48, 64]
-  run(tmp_path, make_writer(tmp_path), [cut_off])
+  run(tmp_path, make_writer(tmp_path, 64), [cut_off])
   assert seen == [0, 16, 32, 32, 48, 64]
   assert read_metrics(tmp_path)[SNAPSHOT_SECONDS][0].tolist() == [0, 16, 32, 48, 64]
 
