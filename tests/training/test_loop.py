@@ -2,6 +2,7 @@
 
 import dataclasses
 import subprocess
+from contextlib import suppress
 
 import jax
 import jax.numpy as jnp
@@ -99,32 +100,49 @@ def test_max_rollbacks(tmp_path):
   assert saved(tmp_path) == [0]
 
 
-def test_a_full_disk_is_reported_and_saving_retried(tmp_path, caplog):
-  """The disk is a real file system of 100 MB, which only root can mount."""
+def test_a_full_disk_does_not_end_a_training(tmp_path, caplog):
+  """Logs, pictures and checkpoints are tried again, and the log is whole in the end. Only the last state must be saved.
+
+  The disk is a real file system of 100 MB, which only root can mount.
+  """
   mounted = tmp_path / "small"
   mounted.mkdir()
   if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", mounted], capture_output=True).returncode:
     pytest.skip("mounting a small file system needs root")
   try:
     ballast = mounted / "ballast"
-    workdir = mounted / "run"
+    workdir = epath.Path(mounted / "run")
     run(workdir, total_images=16)
-    filled = []
+    room = [48]
 
-    def fill(params, carry, images_seen, writer):
+    def fill():
+      with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(b"x" * 2**20):
+          pass
+
+    def snapshot(params, carry, images_seen, writer):
       if images_seen == 16:
-        ballast.write_bytes(b"x" * 2**20 * 60)
-        filled.append(images_seen)
-      if images_seen == 48:
-        ballast.unlink()
+        fill()
+      if images_seen in room:
+        ballast.unlink(missing_ok=True)
+      (workdir / f"{images_seen}.png").write_bytes(b"x" * 10_000)
       return {}
 
+    def train(total_images):
+      writer = make_writer(workdir)
+      return run(workdir, writer, [snapshot], total_images=total_images, log_every_images=8)
+
     with caplog.at_level("ERROR", logger="absl"):
-      state = run(workdir, snapshots=[fill], log_every_images=8)
-    assert filled == [16] and int(state.images_seen) == 64
+      assert int(train(64).images_seen) == 64
     assert "no checkpoint was written" in caplog.text and "are free" in caplog.text
     # It is retried at every log line.
     assert saved(workdir) == [0, 16, 56, 64]
+    assert read_metrics(workdir)["generator/loss"][0].tolist() == list(range(24, 65, 8))
+    fill()
+    with pytest.raises(UserError, match=r"the end of the run, at 72 images, could not be saved in .*checkpoints: make"):
+      train(72)
+    room.append(72)
+    assert int(train(72).images_seen) == 72 and saved(workdir)[-1] == 72
   finally:
     subprocess.run(["umount", mounted], check=True)
 
@@ -142,9 +160,9 @@ def test_an_interrupted_snapshot_is_repeated_when_the_run_resumes(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     run(tmp_path, make_writer(tmp_path), [cut_off])
   assert saved(tmp_path) == [0, 16, 32]  # saved before scoring
-  run(tmp_path, make_writer(tmp_path, 32), [cut_off])
+  run(tmp_path, make_writer(tmp_path), [cut_off])
   assert seen == [0, 16, 32, 32, 48, 64]
-  run(tmp_path, make_writer(tmp_path, 64), [cut_off])
+  run(tmp_path, make_writer(tmp_path), [cut_off])
   assert seen == [0, 16, 32, 32, 48, 64]
   assert read_metrics(tmp_path)[SNAPSHOT_SECONDS][0].tolist() == [0, 16, 32, 48, 64]
 
