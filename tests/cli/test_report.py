@@ -1,6 +1,7 @@
 """The command, and the whole page that it writes, read as a browser reads it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ def test_a_run(command, tmp_path):
   write_run(workdir, config, lines, grids)
   Image.new("L", (8, 6), 77).save(workdir / "samples" / "reals.png")
   (workdir / "samples" / "fakes_mine.png").write_text("not the run's")
+  shutil.copy(workdir / "samples" / "fakes_0000000000.png", workdir / "samples" / "fakes_0000002500.png")  # lost, too
   for seen, level in ((1000, 33), (2000, 44)):
     Image.new("L", (8, 6), level).save(workdir / "samples" / f"reals_and_reconstructions_{seen:010}.png")
 
