@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "r3gan_jax"
 FLOORS = (
   ("errors",),
-  ("ops", "optimizers", "schedules", "settings", "storage"),
+  ("ops", "optimizers", "progress_bar", "schedules", "settings", "storage"),
   ("augment", "data", "losses", "networks"),
   ("algorithms", "interop", "metrics", "recipe"),
   ("inversion", "sampling", "sources", "training"),
