@@ -12,7 +12,7 @@ FLOORS = (
   ("augment", "data", "losses", "networks"),
   ("algorithms", "interop", "metrics", "recipe"),
   ("inversion", "sampling", "sources", "training"),
-  ("conversion", "factory", "planning"),
+  ("comparison", "conversion", "factory", "planning"),
   ("scoring",),
   ("runs",),
   ("cli",),
