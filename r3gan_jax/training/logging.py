@@ -1,17 +1,23 @@
 """Writes metrics to the log, metrics.jsonl and TensorBoard files, through clu's writers, without TensorFlow."""
 
+import contextlib
 import importlib.util
 import json
+import os
+import platform
 import re
 import shutil
 import sys
 import time
 import types
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 from etils import epath
@@ -34,8 +40,11 @@ from clu.metric_writers import MetricWriter as MetricWriter
 from r3gan_jax.training.distributed import is_first_process
 
 METRICS_FILE = "metrics.jsonl"
-RESUMED = "resumed"
-"""The 'event' of a line at which a run resumes: lines before it, of more images seen, are of a part that was lost."""
+STARTED, RESUMED, ROLLED_BACK, ENDED = "started", "resumed", "rolled back", "ended"
+"""What the 'event' of a line may be. At the first three a run continues from the line's images seen: lines before it,
+of more images seen, are of a part that was lost."""
+FINISHED = "finished"
+"""The 'reason' of `ENDED` for a run that has seen all its images; other reasons are error messages."""
 
 
 class _ScalarsAndImagesWriter(MetricWriter):
@@ -72,16 +81,25 @@ class _ScalarsAndImagesWriter(MetricWriter):
 class JsonLinesWriter(_ScalarsAndImagesWriter):
   """Appends one line per call, {"images_seen": ..., name: value, ...}, to a file.
 
-  A resumed run repeats the images since its last checkpoint: its first line says so, and what was logged after that
-  checkpoint no longer counts. In an object store, lines are written at `flush`. Lines that cannot be written wait.
+  Before its first line is one of the start: when, on what, with which versions. A resumed run repeats the images since
+  its last checkpoint, and what was logged after that checkpoint no longer counts. Events are lines, too, of texts. In
+  an object store, lines are written at `flush`. Lines that cannot be written wait.
   """
 
   def __init__(self, path: epath.Path, resumed_from: int | None = None):
     self._path = path
-    self._waiting = "" if resumed_from is None else _line(resumed_from, {"event": RESUMED})
+    event = STARTED if resumed_from is None else RESUMED
+    self._start, self._waiting = _line(resumed_from or 0, {"event": event} | _circumstances()), ""
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-    self._waiting += _line(step, {name: float(value) for name, value in scalars.items()})
+    self._write(step, {name: float(value) for name, value in scalars.items()})
+
+  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+    self._write(step, texts)
+
+  def _write(self, step: int, values: Mapping[str, float | str]) -> None:
+    self._waiting += self._start + _line(step, values)
+    self._start = ""
     if not is_remote(self._path):
       self.flush()
 
@@ -89,6 +107,22 @@ class JsonLinesWriter(_ScalarsAndImagesWriter):
     if self._waiting:
       append_lines(self._path, self._waiting)
       self._waiting = ""
+
+
+def _circumstances() -> dict[str, str]:
+  """Returns what a report says of a start of a run: time, devices and versions."""
+  kind, processes = jax.devices()[0].device_kind, jax.process_count()
+  if kind == "cpu":
+    kind = f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
+  versions = [f"Python {platform.python_version()}"]
+  for package in ("jax", "jaxlib", "flax", "r3gan_jax"):
+    with contextlib.suppress(PackageNotFoundError):  # ours, in a checkout that is not installed
+      versions.append(f"{package} {version(package)}")
+  return {
+    "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    "devices": f"{jax.device_count()} x {kind}" + (f" in {processes} processes" if processes > 1 else ""),
+    "versions": ", ".join(versions),
+  }
 
 
 class TensorBoardWriter(_ScalarsAndImagesWriter):
@@ -174,15 +208,16 @@ class _PatientWriter(_ScalarsAndImagesWriter):
     self._writer: MetricWriter | None = None
     self._failing = False
 
-  def _try(self, act: Callable[[MetricWriter], None]) -> None:
+  def _try(self, act: Callable[[MetricWriter], None]) -> bool:
     try:
       self._writer = self._writer or self._make()
       act(self._writer)
-      self._failing = False
+      return True
     except self._errors as error:
       if not self._failing:
         logging.error("metrics cannot be written (%s): training continues", one_line(error))
       self._writer, self._failing = None, True
+      return False
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
     self._try(lambda writer: writer.write_scalars(step, scalars))
@@ -190,11 +225,22 @@ class _PatientWriter(_ScalarsAndImagesWriter):
   def write_images(self, step: int, images: Mapping[str, Any]) -> None:
     self._try(lambda writer: writer.write_images(step, images))
 
+  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+    self._try(lambda writer: writer.write_texts(step, texts))
+
   def flush(self) -> None:
-    self._try(lambda writer: writer.flush())
+    if self._try(lambda writer: writer.flush()):
+      self._failing = False  # other calls may have written to a buffer only
 
   def close(self) -> None:
     self._try(lambda writer: writer.close())
+
+
+class _LogWriter(metric_writers.LoggingWriter):
+  """clu's writer to the log, without events, which the log has as messages."""
+
+  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+    pass
 
 
 def make_writer(workdir: epath.Path, resumed_from: int | None = None) -> MetricWriter:
@@ -210,7 +256,7 @@ def make_writer(workdir: epath.Path, resumed_from: int | None = None) -> MetricW
   errors = Exception if is_remote(workdir) else OSError
   return metric_writers.MultiWriter(
     [
-      metric_writers.LoggingWriter(),
+      _LogWriter(),
       _PatientWriter(lambda: lines, errors),  # the same again: it has the lines that are not written yet
       _PatientWriter(lambda: tensorboard(workdir / "tensorboard", resumed_from), errors),
     ]
@@ -232,27 +278,36 @@ def read_metrics(workdir: epath.PathLike) -> dict[str, tuple[np.ndarray, np.ndar
   Empty before the first log line, when the file does not exist.
   """
   series: dict[str, dict[int, float]] = {}
-  path = epath.Path(workdir) / METRICS_FILE
-  foreign = 0
-  for line in path.read_bytes().splitlines() if path.exists() else []:
-    record = _record(line)
-    if record is None:
-      foreign += bool(line.strip())
-      continue
-    images_seen, values = record
-    if values.get("event") == RESUMED:
+  for images_seen, values in _records(epath.Path(workdir) / METRICS_FILE):
+    if values.get("event") in (STARTED, RESUMED, ROLLED_BACK):
       series = {name: {n: value for n, value in kept.items() if n <= images_seen} for name, kept in series.items()}
     for name, value in values.items():
       if isinstance(value, int | float):
         name = re.sub("^knobs/", "hyperparameters/", name)  # the prefix in older runs
         series.setdefault(name, {})[images_seen] = float(value)
-  if foreign:
-    logging.warning("%d lines of %s are no records of a run, e.g. cut off by a crash: passed over", foreign, path)
   return {
     name: (np.array(sorted(values), np.int64), np.array([values[n] for n in sorted(values)]))
     for name, values in series.items()
     if values
   }
+
+
+def read_events(workdir: epath.PathLike) -> list[tuple[int, dict[str, str]]]:
+  """Reads the events of metrics.jsonl in order: (images seen, texts); runs before there were events have none."""
+  return [
+    (images_seen, {name: text for name, text in values.items() if isinstance(text, str)})
+    for images_seen, values in _records(epath.Path(workdir) / METRICS_FILE)
+    if isinstance(values.get("event"), str)
+  ]
+
+
+def _records(path: epath.Path) -> list[tuple[int, dict[str, Any]]]:
+  """Returns (images seen, values) of every line; passes over what is no record, and logs how many there are."""
+  lines = [line for line in (path.read_bytes().splitlines() if path.exists() else []) if line.strip()]
+  records = [record for record in map(_record, lines) if record]
+  if foreign := len(lines) - len(records):
+    logging.warning("%d lines of %s are no records of a run, e.g. cut off by a crash: passed over", foreign, path)
+  return records
 
 
 def _record(line: bytes) -> tuple[int, dict[str, Any]] | None:

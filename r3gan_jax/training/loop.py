@@ -22,10 +22,10 @@ from etils import epath
 from r3gan_jax.algorithms.base import Algorithm, Params
 from r3gan_jax.data.images import CorruptImage
 from r3gan_jax.data.loader import Loader
-from r3gan_jax.errors import Interrupted, UserError
+from r3gan_jax.errors import Interrupted, UserError, one_line
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, BestCheckpoint, Checkpoints
 from r3gan_jax.training.distributed import Preemption, Watchdog, from_first_process
-from r3gan_jax.training.logging import MetricWriter, read_metrics
+from r3gan_jax.training.logging import ENDED, FINISHED, ROLLED_BACK, MetricWriter, read_metrics
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.profile import Profile
 from r3gan_jax.training.progress import Diverged, MetricWindow, Progress
@@ -123,17 +123,25 @@ class Trainer:
     self._mesh = make_mesh()
     self._step = make_train_step(experiment.algorithm, self._mesh, experiment.micro_batches)
     self._iteration = 0  # since the start of this process
+    self._images_seen = 0  # at the last step
     self._checkpoints = Checkpoints(workdir / DIRECTORY, experiment.keep_checkpoints, experiment.keep_every_images)
     self._best = None
     if experiment.best_metric:
       self._best = BestCheckpoint(workdir / BEST_DIRECTORY, experiment.best_metric, experiment.best_mode)
-    self._watchdog = Watchdog(experiment.stall_seconds)
+    self._watchdog = Watchdog(
+      experiment.stall_seconds,
+      f"no iteration has finished for {experiment.stall_seconds:g} seconds (config.run.stall_seconds), so this process "
+      "or another one hangs: the same command resumes from the last checkpoint",
+    )
     self._profile = Profile(workdir / "profile", experiment.profile)
 
   def __enter__(self) -> "Trainer":
     return self
 
-  def __exit__(self, *_: object) -> None:
+  def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+    if self._iteration:
+      reason = one_line(error) if error else FINISHED
+      self._writer.write_texts(self._images_seen, {"event": ENDED, "reason": reason})
     self._watchdog.close()
     self._profile.close()
     self._checkpoints.close()
@@ -177,6 +185,7 @@ class Trainer:
         logging.warning("%s", error)
         images_seen = f"{int(state.images_seen):,}"
         logging.warning("rolling back to %s images (%d of %d)", images_seen, rollbacks, experiment.max_rollbacks)
+        self._writer.write_texts(int(state.images_seen), {"event": ROLLED_BACK, "reason": str(error)})
         state = _with_other_draws(state, rollbacks)
 
   def _restore(self) -> TrainState | None:
@@ -212,6 +221,7 @@ class Trainer:
           self._profile.after(self._iteration, metrics)
           self._iteration += 1
           previous, images_seen = images_seen, images_seen + increment
+          self._images_seen = images_seen
           last = images_seen >= experiment.total_images
           snapshot_due = last or _crosses(experiment.snapshot_every_images, previous, images_seen)
           log_due = last or _crosses(experiment.log_every_images, previous, images_seen)
