@@ -88,6 +88,7 @@ def test_arrays_statistics_and_a_part_of_the_images(own_cache, files, tmp_path):
     score(saved, b, "refused", "--metrics=fid,kid"),
     score(a, saved, "refused"),
     score(a, b, "refused", "--num_samples=121"),
+    (f"--real={a}", f"--save_statistics={tmp_path / 'no.npz'}", "--num_samples=50", *digits(files)),
     score(a, b, "refused", "--save_statistics=statistics.txt"),
     score(a, b, "refused", "--metrics=kid", f"--save_statistics={tmp_path / 'no.npz'}"),
     score(saved, b, "refused", f"--weights={files / 'another' / 'classifier.npz'}"),
@@ -114,6 +115,7 @@ def test_arrays_statistics_and_a_part_of_the_images(own_cache, files, tmp_path):
       "mu and sigma, which only FID compares with: for kid give --real images",
       "statistics instead of images: give it as --real",
       "fake has 120 images, fewer than 121",
+      "--num_samples is about the samples of a --workdir, or the images of --fake",
       "--save_statistics=statistics.txt: give the name of an .npz",
       "add fid to the metrics",
       "weights = ",
@@ -176,6 +178,19 @@ def test_a_run(evaluate, own_cache, files, tmp_path):
   assert numbers(tmp_path / "before.json")["fid"] != first["fid"]
   assert "--real" in either
   assert "choose from [64, 32, 0]" in which
+
+  # What is computed is shown even if it cannot be written; a damaged record of the protocol is noticed before.
+  lines = (run / "metrics.jsonl").read_text()
+  (run / "metrics.jsonl").unlink()
+  (run / "metrics.jsonl").mkdir()
+  done = evaluate(*score, f"--json={tmp_path}", status=2)
+  assert f"{first['fid']:.6g}" in done.stdout and "shown but not logged" in done.stderr
+  assert done.stderr.splitlines()[-1].startswith(f"error: cannot write --json={tmp_path}: ")
+  (run / "metrics.jsonl").rmdir()
+  (run / "metrics.jsonl").write_text(lines)
+  (run / "protocol.json").write_text("[]")
+  done = evaluate(*score, status=2)
+  assert "protocol.json is damaged" in done.stderr and not done.stdout
 
   # What was drawn while it trained is of the same kind; the grid's rows are classes.
   trained = runs.open_run(run)

@@ -136,6 +136,14 @@ def test_a_damaged_cache_file_counts_as_missing(tmp_path, damage):
   assert cache.load({"size": 1}) is None
 
 
+def test_a_cache_that_cannot_be_written_costs_nothing_computed(tmp_path, caplog):
+  (tmp_path / "file").write_text("no directory")
+  cache = StatisticsCache(tmp_path / "file")
+  assert cache.load({"size": 1}) is None
+  cache.save({"size": 1}, {"mean": np.arange(99.0)})
+  assert "cannot be kept" in caplog.text
+
+
 def test_inception_score_alone_needs_no_real_images():
   result = Evaluation(["inception_score"], NETWORK, mesh_of(8))(image_set("fake", FAKE))
   assert set(result) == {"inception_score", "inception_score_std", "inception_score_splits", "num_fake"}
