@@ -25,7 +25,16 @@ from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import Interrupted, UserError, one_line
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, BestCheckpoint, Checkpoints
 from r3gan_jax.training.distributed import Preemption, Watchdog, from_first_process
-from r3gan_jax.training.logging import ENDED, FINISHED, ROLLED_BACK, MetricWriter, read_metrics
+from r3gan_jax.training.logging import (
+  ENDED,
+  FINISHED,
+  RESUMED,
+  ROLLED_BACK,
+  STARTED,
+  MetricWriter,
+  read_metrics,
+  started,
+)
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.profile import Profile
 from r3gan_jax.training.progress import Diverged, MetricWindow, Progress
@@ -161,6 +170,7 @@ class Trainer:
     """
     experiment = self._experiment
     state = self._restore()
+    event = STARTED if state is None else RESUMED
     if state is not None and int(state.images_seen) >= experiment.total_images:
       logging.warning(
         "this run is finished, at %s images: to train on, raise config.run.total_images = %s",
@@ -174,6 +184,8 @@ class Trainer:
     else:
       init = partial(init_state, experiment.algorithm, experiment.seed)
       state = jax.jit(init, out_shardings=replicated(self._mesh))()
+    if int(state.images_seen) < experiment.total_images:
+      self._writer.write_texts(int(state.images_seen), started(event))
     while True:
       rollbacks = int(state.rollbacks) + 1
       try:
