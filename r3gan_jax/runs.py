@@ -21,7 +21,7 @@ from r3gan_jax.locks import holder, locked
 from r3gan_jax.ops.images import to_float, to_uint8
 from r3gan_jax.recipe import Data, Run
 from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
-from r3gan_jax.scoring import Scorer, numbers
+from r3gan_jax.scoring import Scorer
 from r3gan_jax.storage import as_path, failing_as, make_directory
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints, has_checkpoint, newest_checkpoint
 from r3gan_jax.training.distributed import check_same_everywhere, is_first_process, on_first_process
@@ -230,8 +230,10 @@ def build_snapshots(
     return [grid]
 
   def score(params: Params, carry: Carry, images_seen: int, writer: MetricWriter) -> Mapping[str, float]:
-    scores = numbers(scorer(*local_copy((params, carry))))
-    writer.write_scalars(images_seen, as_series(scores, {}))
+    scores: dict[str, float] = {}
+    for _, part in scorer(*local_copy((params, carry))):
+      writer.write_scalars(images_seen, as_series(part, {}))
+      scores |= part
     return scores
 
   return [grid, score]

@@ -206,6 +206,41 @@ def test_killed_at_random_moments_it_goes_on_from_the_last_complete_checkpoint(c
   assert_bitwise_equal(final_state(killed), final_state(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_and_ends_and_nobody_else_trains_there(refused, environment, tmp_path, number):
+  train = ("main", SMOKE, f"--workdir={tmp_path}", "--config.run.total_images=1000000")
+  process = Command(environment, *train)
+  while process.poll() is None and not (tmp_path / "samples" / "fakes_0000000064.png").exists():
+    time.sleep(0.01)
+  if number == signal.SIGINT:
+    assert f"{tmp_path} is in use by process {process.pid} on " in refused(*train)
+  process.send_signal(number)
+  done = process.finish()
+  assert done.returncode == INTERRUPTED, done.stderr
+  (images_seen,) = re.search(rf"stopped by {number.name} at ([\d,]+) images", done.stderr).groups()
+  assert (tmp_path / "checkpoints" / images_seen.replace(",", "")).exists() and not (tmp_path / "lock").exists()
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, INTERRUPTED), (signal.SIGINT, 128 + signal.SIGINT)])
+def test_a_signal_while_it_starts(environment, tmp_path, number, status):
+  process = Command(environment, "main", SMOKE, f"--workdir={tmp_path}")
+  while process.poll() is None and not (tmp_path / "lock").exists():
+    time.sleep(0.01)
+  process.send_signal(number)
+  done = process.finish()
+  assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
+  assert "stopped by " in done.stderr.splitlines()[-1] and not (tmp_path / "lock").exists()
+
+
+def test_a_run_that_begins_anew_forgets_its_best(command, finished, tmp_path):
+  shutil.copytree(finished, tmp_path / "run")
+  shutil.move(tmp_path / "run" / "checkpoints", tmp_path / "run" / "best")
+  command("main", SMOKE, f"--workdir={tmp_path}/run")
+  assert not (tmp_path / "run" / "best").exists()
+  done = command("main", SMOKE, f"--workdir={tmp_path}/run", "--config.run.total_images=32")
+  assert "this run is finished, at 64 images" in done.stderr
+
+
 def test_a_truncated_newest_checkpoint_falls_back(command, finished, tmp_path):
   shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
   for file in (tmp_path / "checkpoints" / "64").rglob("*"):

@@ -1,5 +1,6 @@
 """Finds or downloads the published weights of feature networks, verifies them, and converts them to Flax parameters."""
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.download import check_sum, fetch
 from r3gan_jax.interop.pytorch import read_state_dict
+from r3gan_jax.storage import failing_as
 
 Params = dict[str, Any]
 Reader = Callable[[str, tuple[int, ...]], np.ndarray]
@@ -47,8 +50,8 @@ class PublishedWeights:
 
     Args:
       abstract: the parameters as `jax.ShapeDtypeStruct`s.
-      path: the published file, or an .npz of its tensors with their published names; default: the published file in
-        `cache_directory()`.
+      path: the published file, or a state dict or .npz of its tensors with their published names, of any values;
+        default: the published file in `cache_directory()`.
       download: downloads the published file if it is missing.
 
     Raises:
@@ -61,20 +64,23 @@ class PublishedWeights:
         raise UserError(f"{path} does not exist: put {self.url} there, or download it with --download")
       fetch(self.url, path, self.sha256, otherwise=f"put it at {path}")
     if path.name == self.file_name:
-      check_sum(path, self.sha256)
-    return self.convert(read_state_dict(path), abstract, str(path))
+      with failing_as(f"cannot read {path}", path):
+        check_sum(path, self.sha256)
+    try:
+      return self.convert(read_state_dict(path), abstract, str(path))
+    except UserError as error:
+      raise UserError(
+        f"{error}: give {self.url}, or a state dict (.pth) or .npz that has its tensors by name and shape"
+      ) from None
 
   def convert(self, tensors: Mapping[str, np.ndarray], abstract: Params, title: str) -> Params:
     """Converts published tensors by name to `params`; `title` names them in errors."""
 
     def read(name: str, shape: tuple[int, ...]) -> np.ndarray:
       if name not in tensors:
-        raise UserError(f"{title} has no tensor {name}: it does not have the weights of {self.file_name}")
-      if tensors[name].shape != shape:
-        raise UserError(
-          f"{title}: {name} has the shape {tensors[name].shape}, not {shape}: it does not have the weights of "
-          f"{self.file_name}"
-        )
+        raise UserError(f"{title} has no tensor {name}")
+      if tensors[name].shape != shape or not jnp.issubdtype(tensors[name].dtype, jnp.number):
+        raise UserError(f"{title}: {name} is {tensors[name].dtype} {tensors[name].shape}, not numbers {shape}")
       return tensors[name].astype(np.float32)
 
     leaves = flatten_dict(abstract)
@@ -82,6 +88,17 @@ class PublishedWeights:
     return unflatten_dict(
       {(*path, leaf): value for path, shape in layers.items() for leaf, value in self.layer(read, path, shape).items()}
     )
+
+
+def published(path: Path) -> bool:
+  """Returns whether `path` has the name of a published file, so that its checksum is verified when it is read."""
+  return path.name in (INCEPTION.file_name, VGG16.file_name)
+
+
+def file_fingerprint(path: Path) -> str:
+  """Returns the first 8 hex digits of the SHA-256 of a file."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
 def cache_directory() -> Path:

@@ -48,7 +48,7 @@ NETWORK = FeatureNetwork("linear", linear, WEIGHTS, "none")
 
 
 def image_set(name, images, fingerprint=None):
-  return ImageSet(name, len(images), Images(images), fingerprint)
+  return ImageSet(name, len(images), images.shape[1:], Images(images), fingerprint and (lambda: fingerprint))
 
 
 def test_all_metrics():
@@ -56,7 +56,7 @@ def test_all_metrics():
   evaluation = Evaluation(METRICS, NETWORK, mesh, image_set("real", REAL), batch_per_device=32, seed=3)
   result = evaluation(image_set("fake", FAKE))
   real, fake = features(REAL), features(FAKE)
-  score = InceptionScore(len(fake))
+  score = InceptionScore(len(fake), seed=3)
   score.add(fake)
   expected = fid(Moments.of(real), Moments.of(fake)) | kid(real, fake, seed=3) | score.result()
   expected |= precision_recall(real, fake, mesh_of(1))
@@ -116,6 +116,15 @@ def test_statistics_of_real_images_are_computed_once(tmp_path):
   assert evaluate() == (both, False)
 
 
+def test_other_data_on_another_process(tmp_path, monkeypatch):
+  both = "r3gan_jax.metrics.evaluation.multihost_utils.process_allgather"
+  monkeypatch.setattr(both, lambda own: np.stack([own, own ^ 1]))
+  images = image_set("real", REAL, "data")
+  with pytest.raises(UserError, match="the real images are not the same on all processes"):
+    Evaluation(["fid"], NETWORK, mesh_of(8), images, StatisticsCache(tmp_path))(image_set("fake", FAKE))
+  assert images.images.asked == 0
+
+
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:300], lambda data: b"x" * len(data)])
 def test_a_damaged_cache_file_counts_as_missing(tmp_path, damage):
   cache = StatisticsCache(tmp_path)
@@ -127,6 +136,14 @@ def test_a_damaged_cache_file_counts_as_missing(tmp_path, damage):
   assert cache.load({"size": 1}) is None
 
 
+def test_a_cache_that_cannot_be_written_costs_nothing_computed(tmp_path, caplog):
+  (tmp_path / "file").write_text("no directory")
+  cache = StatisticsCache(tmp_path / "file")
+  assert cache.load({"size": 1}) is None
+  cache.save({"size": 1}, {"mean": np.arange(99.0)})
+  assert "cannot be kept" in caplog.text
+
+
 def test_inception_score_alone_needs_no_real_images():
   result = Evaluation(["inception_score"], NETWORK, mesh_of(8))(image_set("fake", FAKE))
   assert set(result) == {"inception_score", "inception_score_std", "inception_score_splits", "num_fake"}
@@ -136,7 +153,7 @@ def test_bad_input_is_refused():
   mesh = mesh_of(8)
 
   def evaluate(fake, metrics=("fid",), network=NETWORK, real=REAL):
-    return Evaluation(metrics, network, mesh, image_set("real", real))(ImageSet("fake", 1050, fake))
+    return Evaluation(metrics, network, mesh, image_set("real", real))(ImageSet("fake", 1050, (2, 2, 3), fake))
 
   with pytest.raises(UserError, match="'fud' is unknown: choose from fid, kid"):
     evaluate(FAKE.__getitem__, metrics=["fud"])
@@ -158,7 +175,7 @@ def test_bad_input_is_refused():
 
 
 def test_too_few_images_are_refused_before_any_work():
-  real = image_set("real", REAL[:999])
-  with pytest.raises(UserError, match=r"KID needs at least 1000 images per side .* 999 real and 1050 fake"):
+  real = image_set("real", REAL[:1])
+  with pytest.raises(UserError, match=r"KID needs at least 2 images per side, .* 1 real and 1050 fake"):
     Evaluation(["kid"], NETWORK, mesh_of(8), real)(image_set("fake", FAKE))
   assert real.images.asked == 0

@@ -1,6 +1,7 @@
 """Faults of a run: non-finite values, full disks, interrupted snapshots, corrupt images."""
 
 import dataclasses
+import signal
 import subprocess
 from contextlib import suppress
 
@@ -16,6 +17,7 @@ from r3gan_jax import factory
 from r3gan_jax.data.images import CorruptImage
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import UserError
+from r3gan_jax.training.distributed import Preemption
 from r3gan_jax.training.logging import JsonLinesWriter, make_writer, metric_writers, read_events, read_metrics
 from r3gan_jax.training.loop import SNAPSHOT_SECONDS, Trainer
 from r3gan_jax.training.progress import Diverged
@@ -113,7 +115,6 @@ def test_a_full_disk_does_not_end_a_training(tmp_path, caplog):
     ballast = mounted / "ballast"
     workdir = epath.Path(mounted / "run")
     run(workdir, total_images=16)
-    room = [48]
 
     def fill():
       with suppress(OSError), ballast.open("wb", buffering=0) as file:
@@ -123,8 +124,8 @@ def test_a_full_disk_does_not_end_a_training(tmp_path, caplog):
     def snapshot(params, carry, images_seen, writer):
       if images_seen == 16:
         fill()
-      if images_seen in room:
-        ballast.unlink(missing_ok=True)
+      if images_seen == 48:
+        ballast.unlink()
       (workdir / f"{images_seen}.png").write_bytes(b"x" * 10_000)
       return {}
 
@@ -141,7 +142,7 @@ def test_a_full_disk_does_not_end_a_training(tmp_path, caplog):
     fill()
     with pytest.raises(UserError, match=r"the end of the run, at 72 images, could not be saved in .*checkpoints: make"):
       train(72)
-    room.append(72)
+    ballast.unlink()
     assert int(train(72).images_seen) == 72 and saved(workdir)[-1] == 72
   finally:
     subprocess.run(["umount", mounted], check=True)
@@ -165,6 +166,16 @@ def test_an_interrupted_snapshot_is_repeated_when_the_run_resumes(tmp_path):
   run(tmp_path, make_writer(tmp_path), [cut_off])
   assert seen == [0, 16, 32, 32, 48, 64]
   assert read_metrics(tmp_path)[SNAPSHOT_SECONDS][0].tolist() == [0, 16, 32, 48, 64]
+
+
+def test_ctrl_c_twice_ends_at_once():
+  with Preemption().watched() as preemption:
+    assert not preemption.requested(1)
+    signal.raise_signal(signal.SIGINT)
+    assert preemption.requested(2) and preemption.signal == "SIGINT"
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_trace_is_written_on_request(tmp_path):
