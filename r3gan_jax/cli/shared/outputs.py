@@ -1,0 +1,44 @@
+"""Flags that name what a command writes: a file of a known type, or a directory."""
+
+import re
+from collections.abc import Sequence
+
+from etils import epath
+
+from r3gan_jax.errors import UserError
+from r3gan_jax.storage import as_path, failing_as
+
+_FILE_TYPE = re.compile(r"\.[a-z]{2,}\d?", re.IGNORECASE)
+"""A suffix such as .jpg or .mp4; not the end of a name such as run_1.5 or run.v2."""
+
+
+def output_path(flag: str, value: str, suffixes: Sequence[str] = (), directory: bool = False) -> epath.Path:
+  """Returns the path in a flag, where a command writes; upper-case suffixes count as lower-case ones.
+
+  A directory is what is one already, ends with a slash, or has no suffix of a file type.
+
+  Args:
+    flag: its name, without dashes.
+    value: the path.
+    suffixes: of the files that the command writes, in lower case.
+    directory: whether it also, or only, writes directories.
+
+  Raises:
+    UserError: the command writes nothing of that type, or something of the other kind is in the way.
+  """
+  path = as_path(value)
+  with failing_as(f"cannot use --{flag}={value}", path):
+    exists = path.exists()
+    is_directory = path.is_dir()
+  wants_directory = value.endswith("/") or is_directory or not _FILE_TYPE.fullmatch(path.suffix)
+  if directory and wants_directory:
+    if exists and not is_directory:
+      raise UserError(f"--{flag}={value} is a file, not a directory: choose another name")
+    return path
+  if is_directory:
+    raise UserError(f"--{flag}={value} is a directory: give a file in it, such as {path / f'NAME{suffixes[0]}'}")
+  # Others that exist, such as /dev/stdout, are no files that a suffix could describe.
+  if path.suffix.lower() in suffixes or (suffixes and exists and not path.is_file()):
+    return path
+  choices = [*suffixes, *(["a directory (its name ends with / if it has such a suffix)"] * directory)]
+  raise UserError(f"--{flag}={value} cannot be written: choose {' or '.join(choices)}")
