@@ -1,6 +1,8 @@
 """Trains runs, and opens what their work directories hold."""
 
+import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,11 +17,12 @@ from r3gan_jax import factory
 from r3gan_jax.algorithms.base import Algorithm, Carry, HasPictures, Params
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import UserError
+from r3gan_jax.locks import holder, locked
 from r3gan_jax.ops.images import to_float, to_uint8
 from r3gan_jax.recipe import Data, Run
 from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
 from r3gan_jax.scoring import Scorer, numbers
-from r3gan_jax.storage import as_path, make_directory
+from r3gan_jax.storage import as_path, failing_as, make_directory
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints, has_checkpoint, newest_checkpoint
 from r3gan_jax.training.distributed import check_same_everywhere, is_first_process, on_first_process
 from r3gan_jax.training.logging import MetricWriter, make_writer
@@ -28,7 +31,9 @@ from r3gan_jax.training.mesh import local_copy, make_mesh
 from r3gan_jax.training.protocol import as_series, keep_protocol, protocol_differences
 from r3gan_jax.training.state import TrainState, abstract_state, averaged
 from r3gan_jax.training.transfer import transferred_state
-from r3gan_jax.training.workdir import check_data, claim_workdir, read_config
+from r3gan_jax.training.workdir import LOCK_FILE, check_data, claim_workdir, read_config
+
+_SECONDS_TO_SEE = 10
 
 
 def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool = False) -> None:
@@ -45,6 +50,9 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
   experiment = factory.build_experiment(config, jax.device_count())
   check_same_everywhere("the configuration", config.to_dict())
   source = factory.build_source(config)
+  if jax.process_count() > 1:
+    some = source[np.array([0, len(source) // 2, len(source) - 1])]["image"]
+    check_same_everywhere("the data", [len(source), *source.classes, some.tolist()], "give all the same data")
   loader = factory.build_loader(config, source)
   scorer = Scorer(config, experiment.algorithm, source) if config.run.metrics else None
   start = build_start(config, experiment, workdir)
@@ -55,18 +63,37 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
         f"the scores in {workdir} were computed with {name} = {kept!r}, but now it is {now!r}: keep the setting, or "
         "leave config.run.metrics empty and score with cli.evaluate, which keeps series apart"
       )
+    with failing_as(f"cannot write to the work directory {workdir}", workdir, "choose another --workdir"):
+      lock.enter_context(locked(workdir / LOCK_FILE, f"the work directory {workdir}"))
     images_seen = _check_changes(workdir, experiment) if change_settings else None
     claim_workdir(workdir, factory.checked(config.to_dict()), factory.completed, images_seen)
     check_data(workdir, len(source), source.classes)
+    if newest_checkpoint(workdir / DIRECTORY) is None and (workdir / BEST_DIRECTORY).exists():
+      (workdir / BEST_DIRECTORY).rmtree()  # of a run whose checkpoints have been deleted
     if scorer:
       keep_protocol(workdir, scorer.protocol)
 
-  on_first_process(claim)
-  logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
-  snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scorer)
-  writer = make_writer(workdir, newest_checkpoint(workdir / DIRECTORY))
-  with Trainer(experiment, loader, workdir, writer, snapshots) as trainer:
-    trainer.train(start)
+  with ExitStack() as lock:
+    on_first_process(claim)
+    check_same_everywhere(
+      f"the work directory {workdir}",
+      _seen_by_all(workdir),
+      "several processes need one directory that all of them see",
+    )
+    logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
+    snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scorer)
+    writer = make_writer(workdir, newest_checkpoint(workdir / DIRECTORY))
+    with Trainer(experiment, loader, workdir, writer, snapshots) as trainer:
+      trainer.train(start)
+
+
+def _seen_by_all(workdir: epath.Path) -> str:
+  """Returns the lock of the work directory, which other hosts may see some seconds late."""
+  for _ in range(_SECONDS_TO_SEE):
+    if held_by := holder(workdir / LOCK_FILE):
+      return held_by
+    time.sleep(1)
+  return ""
 
 
 def _check_changes(workdir: epath.Path, experiment: Experiment) -> int | None:

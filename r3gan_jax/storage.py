@@ -4,7 +4,6 @@ Object stores have no directories, cannot append, and rename by copying, but eve
 """
 
 import errno
-import fcntl
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -142,30 +141,6 @@ def write_npz(path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes arrays by name as an .npz, by `whole_file`."""
   with whole_file(path) as file:
     np.savez(file, allow_pickle=False, **arrays)
-
-
-@contextmanager
-def locked(path: epath.PathLike, busy: str) -> Iterator[None]:
-  """Holds a lock file on a disk; the system releases the lock when the process ends in any way.
-
-  Raises:
-    UserError: with message `busy`, if another process holds it.
-  """
-  while True:
-    file = os.open(path, os.O_CREAT | os.O_RDWR)
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      os.close(file)
-      raise UserError(busy) from None
-    if os.path.exists(path) and os.path.samestat(os.fstat(file), os.stat(path)):
-      break
-    os.close(file)  # its holder has just removed it
-  try:
-    yield
-  finally:
-    os.unlink(path)
-    os.close(file)
 
 
 def remote_versions(directory: epath.Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "r3gan_jax"
 FLOORS = (
   ("errors",),
   ("ops", "optimizers", "schedules", "settings", "storage"),
+  ("locks",),
   ("augment", "data", "losses", "networks"),
   ("algorithms", "interop", "metrics", "recipe"),
   ("inversion", "sampling", "sources", "training"),

@@ -27,7 +27,8 @@ from tqdm import tqdm
 from r3gan_jax.data.images import CorruptImage
 from r3gan_jax.data.tfds import open_directory
 from r3gan_jax.errors import UserError
-from r3gan_jax.storage import failing_as, locked, write_whole
+from r3gan_jax.locks import locked
+from r3gan_jax.storage import failing_as, write_whole
 
 _WRITING = "writing-"
 
@@ -93,10 +94,9 @@ def write_data_set(
     "splits": {split: {"images": len(records), "digest": records.digest()} for split, records in splits.items()},
     "images_per_shard": images_per_shard,
   }
-  busy = f"another process is preparing {directory}: wait for it"
   with failing_as(f"cannot write {directory}", directory, "the same command continues from there"):
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with locked(directory.with_name(f"{directory.name}.lock"), busy):
+    with locked(directory.with_name(f"{directory.name}.lock"), str(directory)):
       if directory.exists():
         _check_finished(directory, recipe)
         logging.info("%s is already prepared", directory)

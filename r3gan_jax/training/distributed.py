@@ -4,6 +4,7 @@ import faulthandler
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,7 +19,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from r3gan_jax.errors import INTERRUPTED, UserError
+from r3gan_jax.errors import INTERRUPTED, UserError, one_line
 
 _LONGEST_MESSAGE = 4096
 
@@ -29,34 +30,51 @@ def initialize(
   """Joins this process with its peers; call it before JAX looks for devices.
 
   If the first three arguments are None the environment decides: a TPU pod, SLURM, Open MPI, or a single process.
-  Afterwards, processes other than 0 log only warnings and errors.
+  Afterwards, processes other than 0 log only warnings and errors. If the peers do not come, the process exits with
+  status `INTERRUPTED`.
 
   Args:
     coordinator: host:port of process 0.
     num_processes: their number; 1: a single process, whatever the environment.
     process_id: the index of this process.
-    peer_timeout_seconds: seconds without a heartbeat from one process before all exit.
+    peer_timeout_seconds: seconds to wait for the others, and seconds without a heartbeat from one before all exit.
 
   Raises:
-    UserError: only some of the first three are given, or the peers do not join.
+    UserError: the first three do not fit together, or the environment cannot be understood.
   """
   given = [value is not None for value in (coordinator, num_processes, process_id)]
   if num_processes == 1:
     return
   if any(given) and not all(given):
     raise UserError("--coordinator, --num_processes and --process_id go together: give all three, or none")
+  if coordinator and num_processes and process_id is not None:
+    if not re.fullmatch(r".+:\d+", coordinator):
+      raise UserError(f"--coordinator={coordinator} has no port: give host:port of process 0, e.g. {coordinator}:1234")
+    if not 0 <= process_id < num_processes:
+      raise UserError(f"--process_id={process_id} of {num_processes} processes: choose 0 to {num_processes - 1}")
+    logging.info("process %d waits for all %d at %s", process_id, num_processes, coordinator)
+  # JAX's own timeout, which is longer, would end the process with a stack trace.
+  watchdog = Watchdog(
+    peer_timeout_seconds,
+    f"not all processes have come within {peer_timeout_seconds} seconds: start all, with the same --coordinator "
+    "(for a single process, --num_processes=1)",
+  )
+  watchdog.reset()
   try:
     jax.distributed.initialize(
       coordinator,
       num_processes,
       process_id,
+      initialization_timeout=2 * peer_timeout_seconds + 60,
       heartbeat_timeout_seconds=peer_timeout_seconds,
       shutdown_timeout_seconds=peer_timeout_seconds,
     )
   except Exception as error:  # detecting the environment can raise anything
     if any(given) or "coordinator_address should be defined" not in str(error):
       cure = "for a single process, --num_processes=1"
-      raise UserError(f"the processes could not be joined ({str(error).splitlines()[0]}): {cure}") from None
+      raise UserError(f"the processes could not be joined ({one_line(error)}): {cure}") from None
+  finally:
+    watchdog.close()
   if jax.process_index() > 0:
     logging.set_verbosity(logging.WARNING)
   if jax.process_count() > 1:
@@ -101,13 +119,13 @@ def gathered(rows: np.ndarray, share: int) -> np.ndarray:
   return multihost_utils.process_allgather(padded).reshape(-1, *rows.shape[1:])
 
 
-def check_same_everywhere(what: str, value: Any) -> None:
+def check_same_everywhere(what: str, value: Any, cure: str = "start all with the same command") -> None:
   """Raises a UserError on all processes unless `value`, as JSON, is the same on all."""
   digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
   digests = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8)).reshape(-1, len(digest))
   differing = np.flatnonzero((digests != digests[0]).any(axis=1))
   if len(differing):
-    raise UserError(f"{what} of process {differing[0]} differs from that of process 0: start all with the same command")
+    raise UserError(f"{what} of process {differing[0]} differs from that of process 0: {cure}")
 
 
 def _broadcast(value: np.ndarray) -> np.ndarray:
@@ -154,14 +172,14 @@ class Preemption:
 
 
 class Watchdog:
-  """Exits the process with status `INTERRUPTED` if `reset` is not called for `seconds`.
+  """Prints a message and exits the process with status `INTERRUPTED` if `reset` is not called for `seconds`.
 
   JAX's runtime notices peers that have ended, but not a peer that hangs: collectives wait for it forever, and a thread
   that waits inside the accelerator's runtime cannot be interrupted.
   """
 
-  def __init__(self, seconds: float):
-    self._seconds = seconds
+  def __init__(self, seconds: float, message: str):
+    self._seconds, self._message = seconds, message
     self._last_reset: float | None = None
     self._closed = threading.Event()
     threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -182,10 +200,5 @@ class Watchdog:
     while not self._closed.wait(min(1.0, self._seconds / 4)):
       last_reset = self._last_reset
       if last_reset is not None and time.monotonic() - last_reset > self._seconds:
-        print(
-          f"error: no iteration has finished for {self._seconds:g} seconds (config.run.stall_seconds), so this "
-          "process or another one hangs: the same command resumes from the last checkpoint",
-          file=sys.stderr,
-          flush=True,
-        )
+        print(f"error: {self._message}", file=sys.stderr, flush=True)
         os._exit(INTERRUPTED)

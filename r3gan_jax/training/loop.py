@@ -127,7 +127,11 @@ class Trainer:
     self._best = None
     if experiment.best_metric:
       self._best = BestCheckpoint(workdir / BEST_DIRECTORY, experiment.best_metric, experiment.best_mode)
-    self._watchdog = Watchdog(experiment.stall_seconds)
+    self._watchdog = Watchdog(
+      experiment.stall_seconds,
+      f"no iteration has finished for {experiment.stall_seconds:g} seconds (config.run.stall_seconds), so this process "
+      "or another one hangs: the same command resumes from the last checkpoint",
+    )
     self._profile = Profile(workdir / "profile", experiment.profile)
 
   def __enter__(self) -> "Trainer":

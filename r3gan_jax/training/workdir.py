@@ -17,6 +17,7 @@ from r3gan_jax.storage import as_path, failing_as, make_directory, write_whole
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
+LOCK_FILE = "lock"
 HISTORY = "history"
 RUN_SECTION = "run"
 """The settings that may change when a run resumes: how it is carried out, not what is trained."""
@@ -54,7 +55,7 @@ def claim_workdir(
         )
       if changes:
         history.append({"images_seen": images_seen, "changes": changes})
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and any(file.name != LOCK_FILE for file in path.iterdir()):
       raise UserError(f"{path} is not empty and is not a work directory of r3gan_jax: choose another --workdir")
     write_whole(path / CONFIG_FILE, json.dumps(config | ({HISTORY: history} if history else {}), indent=2) + "\n")
 

@@ -9,13 +9,13 @@ import tensorflow_datasets as tfds
 from helpers.image_files import idx, write_idx_files, write_images, zip_directory
 from PIL import Image
 
-from r3gan_jax import storage
 from r3gan_jax.data import prepare
 from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.images import CorruptImage, Decoder, fit, to_array
 from r3gan_jax.data.prepare import prepare_idx, prepare_images
 from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.errors import UserError
+from r3gan_jax.locks import locked
 
 
 @pytest.fixture(autouse=True)
@@ -200,8 +200,8 @@ def test_a_higher_version_is_refused(tmp_path):
 def test_two_preparations_at_the_same_time(tmp_path):
   write_images(tmp_path / "images", 1)
   (tmp_path / "pictures").mkdir()
-  lock = storage.locked(tmp_path / "pictures" / "1.0.0.lock", "unexpected")
-  with lock, pytest.raises(UserError, match=r"another process is preparing .*pictures/1.0.0: wait for it"):
+  lock = locked(tmp_path / "pictures" / "1.0.0.lock", "unexpected")
+  with lock, pytest.raises(UserError, match=rf"pictures/1.0.0 is in use by process {os.getpid()} on .*: wait until"):
     run(tmp_path / "images", tmp_path)
   (tmp_path / "pictures" / "1.0.0.lock").touch()  # as a killed process leaves it
   assert run(tmp_path / "images", tmp_path).images == 1
