@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
+from etils import epath
 from ml_collections import ConfigDict
 
 from r3gan_jax import settings
@@ -78,13 +80,56 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the configuration of an older run with today's settings: new ones have their defaults, old ones go.
 
-  That of a converted snapshot, which names no data, is returned as it is: it leaves settings open.
+  One warning names both. That of a converted snapshot, which names no data, is returned as it is: it leaves settings
+  open.
   """
   if "source" not in config.get("data", {}):
     return dict(config)
-  sections = {name: cls for name, cls in _sections(config["algorithm"]).items() if name in config}
-  top = settings.complete(Recipe, {name: value for name, value in config.items() if name not in sections}, "")
-  return top | {name: settings.complete(cls, config[name], name) for name, cls in sections.items()}
+  sections = _sections(config["algorithm"])
+  known = {"": settings.defaults(Recipe)} | {f"{name}.": settings.defaults(cls) for name, cls in sections.items()}
+  kept = {"": {name: value for name, value in config.items() if name not in sections}}
+  kept |= {f"{name}.": config.get(name, {}) for name in sections}
+  new, old = (
+    [f"config.{part}{name}" for part in known for name in sorted(these[part].keys() - those[part].keys())]
+    for these, those in ((known, kept), (kept, known))
+  )
+  if new or old:
+    logging.warning(
+      "the configuration is of another version%s%s",
+      f": {', '.join(new)}: the default is used" if new else "",
+      f": {', '.join(old)} does not exist any more and is left out" if old else "",
+    )
+  full = {
+    part: defaults | {name: value for name, value in kept[part].items() if name in defaults}
+    for part, defaults in known.items()
+  }
+  return full[""] | {name: full[f"{name}."] for name in sections}
+
+
+def opened(kept: Mapping[str, Any], path: epath.PathLike) -> ConfigDict:
+  """Returns the configuration of a run that is not trained on, `completed`.
+
+  Args:
+    kept: the contents of its config.json.
+    path: of that file, for errors.
+
+  Raises:
+    UserError: it names no algorithm, or a setting has another type or is out of range.
+  """
+  if not isinstance(kept.get("algorithm"), str):
+    raise UserError(f"{path} is not of a work directory of r3gan_jax: it names no algorithm")
+  for name in ("data", "gan", "run"):
+    if not isinstance(kept.get(name, {}), Mapping):
+      raise UserError(f"{path}: config.{name} = {kept[name]!r} must be a mapping of names to values: restore the file")
+  config = {"data": {}, "gan": {}} | completed(kept)
+  try:
+    checked({"run": {}} | config)
+  except UserError as error:
+    raise UserError(f"{path}: {error}: restore the file") from None
+  # A converted snapshot has no data and no `run`.
+  opened = ConfigDict({"data": {"background": Data().background}, "run": asdict(Run())}, type_safe=False)
+  opened.update(config)
+  return opened
 
 
 def _module(algorithm: str) -> ModuleType:

@@ -74,6 +74,7 @@ class Scorer:
       the run's data set, from the user's cache.
     download: fetches published weights that are missing.
     batch_per_device: images in one forward pass of the feature network.
+    title: see `Sampler`.
 
   Raises:
     UserError: an unknown metric, network or resize, missing weights, or 'modes' of data that are not stacked digits.
@@ -88,6 +89,7 @@ class Scorer:
     weights: Path | None = None,
     download: bool = False,
     batch_per_device: int = 64,
+    title: str | None = "the generator",
   ):
     run = config.run
     for metric in run.metrics:
@@ -103,7 +105,7 @@ class Scorer:
       compared, real, _network(config), run.resize, weights, download, batch_per_device, seed
     )
     self._quantised_in = factory.quantised_in(config, algorithm)
-    self._draw = fake_images(algorithm, source, run.metric_samples, seed, self._quantised_in)
+    self._draw = fake_images(algorithm, source, run.metric_samples, seed, self._quantised_in, title)
 
   def __call__(self, params: Params, carry: Carry) -> list[Scores]:
     """Scores averaged parameters and carry, on this process's devices; one entry per feature network."""
@@ -186,11 +188,16 @@ def real_images(config: ConfigDict, source: Source, num_samples: int) -> ImageSe
 
 
 def fake_images(
-  algorithm: Algorithm, source: Source, num_samples: int, seed: int, quantised_in: DTypeLike = jnp.float32
+  algorithm: Algorithm,
+  source: Source,
+  num_samples: int,
+  seed: int,
+  quantised_in: DTypeLike = jnp.float32,
+  title: str | None = "the generator",
 ) -> Callable[[Params, Carry], ImageSet]:
   """Returns (averaged params, carry) -> `num_samples` samples; different seeds share no sample.
 
-  Classes are drawn from the labels of `source`, so they have its distribution. `quantised_in`: see `Sampler`.
+  Classes are drawn from the labels of `source`, so they have its distribution. `quantised_in`, `title`: see `Sampler`.
   """
   seeds = seed * num_samples + np.arange(num_samples)
   if seeds[-1] >= 2**32:
@@ -200,7 +207,7 @@ def fake_images(
     chosen = np.random.default_rng(seed).integers(len(source), size=num_samples)
     parts = np.array_split(chosen, -(-num_samples // 1000))
     labels = np.concatenate([source[part]["label"] for part in parts])
-  sampler = Sampler(algorithm, make_mesh(jax.local_devices()), quantised_in=quantised_in)
+  sampler = Sampler(algorithm, make_mesh(jax.local_devices()), quantised_in=quantised_in, title=title)
 
   def drawn_from(params: Params, carry: Carry) -> ImageSet:
     def images(indices: np.ndarray) -> np.ndarray:
