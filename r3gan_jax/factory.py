@@ -147,6 +147,14 @@ def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorith
   return _module(config.algorithm).build(chosen_settings(config), images, platform or jax.default_backend())
 
 
+def portable_algorithm(config: ConfigDict) -> Algorithm:
+  """Builds the algorithm for export with a symbolic batch size: in float32, without custom kernels."""
+  config = config.copy_and_resolve_references()
+  chosen = {"bfloat16": "off", "grouped_conv": "auto"}
+  config.gan.update({name: value for name, value in chosen.items() if name in config.gan})
+  return build_algorithm(config, platform="cpu")
+
+
 def quantised_in(config: ConfigDict, algorithm: Algorithm) -> jnp.dtype:
   """Returns the dtype in which samples become uint8 (`ops.images.to_uint8`), by config.run.quantisation."""
   official = algorithm.image_dtype if isinstance(algorithm, HasImageDtype) else jnp.dtype(jnp.float32)

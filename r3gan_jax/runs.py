@@ -20,10 +20,16 @@ from r3gan_jax.errors import UserError
 from r3gan_jax.locks import holder, locked
 from r3gan_jax.ops.images import to_float, to_uint8
 from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
-from r3gan_jax.scoring import Scorer, numbers
+from r3gan_jax.scoring import Scorer
 from r3gan_jax.storage import as_path, failing_as, make_directory
-from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints
-from r3gan_jax.training.checkpoint import checkpoint_steps, has_checkpoint, newest_checkpoint
+from r3gan_jax.training.checkpoint import (
+  BEST_DIRECTORY,
+  DIRECTORY,
+  Checkpoints,
+  checkpoint_steps,
+  has_checkpoint,
+  newest_checkpoint,
+)
 from r3gan_jax.training.distributed import check_same_everywhere, is_first_process, on_first_process
 from r3gan_jax.training.logging import MetricWriter, make_writer
 from r3gan_jax.training.loop import Experiment, Snapshot, Trainer
@@ -139,14 +145,6 @@ def open_run(workdir: epath.PathLike, checkpoint: str = "") -> TrainedRun:
   return TrainedRun(config, algorithm, params, carry, images_seen, title)
 
 
-def portable_algorithm(config: ConfigDict) -> Algorithm:
-  """Builds the algorithm for export with a symbolic batch size: in float32, without custom kernels."""
-  config = config.copy_and_resolve_references()
-  chosen = {"bfloat16": "off", "grouped_conv": "auto"}
-  config.gan.update({name: value for name, value in chosen.items() if name in config.gan})
-  return factory.build_algorithm(config, platform="cpu")
-
-
 def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDict, Algorithm, TrainState]:
   """Reads a checkpoint of a work directory and changes nothing in it.
 
@@ -235,8 +233,10 @@ def build_snapshots(
     return [grid]
 
   def score(params: Params, carry: Carry, images_seen: int, writer: MetricWriter) -> Mapping[str, float]:
-    scores = numbers(scorer(*local_copy((params, carry))))
-    writer.write_scalars(images_seen, as_series(scores, {}))
+    scores: dict[str, float] = {}
+    for _, part in scorer(*local_copy((params, carry))):
+      writer.write_scalars(images_seen, as_series(part, {}))
+      scores |= part
     return scores
 
   return [grid, score]

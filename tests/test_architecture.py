@@ -8,12 +8,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "r3gan_jax"
 FLOORS = (
   ("errors",),
-  ("ops", "optimizers", "schedules", "settings", "storage"),
+  ("ops", "optimizers", "progress_bar", "schedules", "settings", "storage"),
   ("locks",),
   ("augment", "data", "losses", "networks"),
   ("algorithms", "interop", "metrics", "recipe"),
   ("inversion", "sampling", "sources", "training"),
-  ("conversion", "factory", "planning"),
+  ("comparison", "conversion", "factory", "planning"),
   ("scoring",),
   ("runs",),
   ("cli",),

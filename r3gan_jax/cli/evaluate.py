@@ -5,35 +5,36 @@
     python -m r3gan_jax.cli.evaluate --real=A --fake=B --metrics=fid,kid,precision_recall
 
 A run is scored against all the images that it trains on, by its own settings below config.run unless flags say
-otherwise, so the numbers equal those that training logs. A and B are directories or zips of images, each of one size.
+otherwise, so the numbers equal those that training logs. A and B are directories, zips or .npz files of images, each of
+one size; an .npz has them as `images` or `arr_0`, uint8 [n, H, W, C]. For FID, A may have reference statistics instead:
+an .npz with `mu` and `sigma`, as of pytorch-fid and EDM, computed with the same --network and --resize.
 
-The numbers go to the terminal, to the run's metrics.jsonl and, with --json, to a file, together with the feature
-network, resize and sizes. In metrics.jsonl, scores by another protocol than the run's first ones have names of their
-own, such as "metrics/fid (num_samples=1000)". The same seed gives the same numbers.
+Each number goes to the run's metrics.jsonl, to the terminal and, with --json, to a file as soon as it is computed,
+together with what it depends on. In metrics.jsonl, scores by another protocol than the run's first ones have names of
+their own, such as "metrics/fid (num_samples=1000)". The same seed gives the same numbers.
 
+    --save_statistics=FILE.npz  also writes the reference statistics of the real images; with --real, without --fake
     --quantisation=official     samples become uint8 in bfloat16 if G's last stage computes in it (never on CPUs), as in
                                 the official code: 41 % of values are one level higher (ops/images.py)
 """
 
-import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from absl import flags, logging
+from absl import flags
+from etils import epath
 
-from r3gan_jax import factory, runs, scoring
+from r3gan_jax import comparison, factory, runs, scoring
 from r3gan_jax.cli.shared.processes import join_processes
 from r3gan_jax.cli.shared.runner import run
-from r3gan_jax.data.files import ImageFiles
-from r3gan_jax.data.images import Decoder, to_array
-from r3gan_jax.data.survey import describe, survey
+from r3gan_jax.comparison import Settings
 from r3gan_jax.errors import UserError
-from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.features import RESIZES
-from r3gan_jax.scoring import Scorer, Scores
-from r3gan_jax.storage import absolute, as_path, failing_as, write_whole
+from r3gan_jax.metrics.image_sets import open_images, open_real
+from r3gan_jax.metrics.reference import Reference, write_reference
+from r3gan_jax.scoring import Scorer
+from r3gan_jax.storage import as_path, failing_as, write_whole
 from r3gan_jax.training.distributed import is_first_process
 from r3gan_jax.training.logging import METRICS_FILE, append_line
 from r3gan_jax.training.protocol import as_series, keep_protocol, protocol_differences
@@ -41,17 +42,21 @@ from r3gan_jax.training.protocol import as_series, keep_protocol, protocol_diffe
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of a run.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "With --workdir: its images seen, or 'best'; default: the newest.")
 _NUM_SAMPLES = flags.DEFINE_integer(
-  "num_samples", None, "With --workdir: how many samples to draw; default: config.run.metric_samples.", lower_bound=1
+  "num_samples",
+  None,
+  "How many samples of a run to draw, by default config.run.metric_samples; or how many random images of --fake to "
+  "score, by default all.",
+  lower_bound=1,
 )
-_REAL = flags.DEFINE_string("real", None, "A directory or zip of real images.")
-_FAKE = flags.DEFINE_string("fake", None, "A directory or zip of images to score.")
+_REAL = flags.DEFINE_string("real", None, "Real images: a directory, zip or .npz; for FID also statistics in an .npz.")
+_FAKE = flags.DEFINE_string("fake", None, "The images to score: a directory, zip or .npz.")
 _METRICS = flags.DEFINE_list(
   "metrics", None, f"A list of {', '.join(scoring.METRICS)}; default: config.run.metrics, or fid."
 )
 _NETWORK = flags.DEFINE_enum(
   "network",
   None,
-  scoring.FEATURE_NETWORKS,
+  comparison.FEATURE_NETWORKS,
   "Default: the run's; else VGG16 for precision_recall, Inception for the others.",
 )
 _RESIZE = flags.DEFINE_enum(
@@ -60,36 +65,55 @@ _RESIZE = flags.DEFINE_enum(
 _QUANTISATION = flags.DEFINE_string(
   "quantisation", None, "With --workdir: how samples become uint8, 'float32' or 'official'; default: the run's."
 )
-_WEIGHTS = flags.DEFINE_string("weights", None, "With --network: the file of its weights.")
+_WEIGHTS = flags.DEFINE_string(
+  "weights", None, "With --network: the file of its weights, in the form that docs/evaluation.md describes."
+)
 _DOWNLOAD = flags.DEFINE_bool("download", False, "Fetch published weights that are missing.")
 _BATCH = flags.DEFINE_integer("batch", 64, "Images in one forward pass on each device.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the samples, and of KID's subsets.", lower_bound=0)
+_SEED = flags.DEFINE_integer(
+  "seed",
+  0,
+  "Of the samples, of --num_samples, of KID's subsets and of the parts of the Inception score.",
+  lower_bound=0,
+  upper_bound=2**32 - 1,
+)
 _JSON = flags.DEFINE_string("json", None, "Also write the numbers to this file.")
+_SAVE_STATISTICS = flags.DEFINE_string(
+  "save_statistics", None, "Also write the reference statistics of the real images to this .npz."
+)
 
 
 def main() -> None:
   join_processes()
   if _WEIGHTS.value and not _NETWORK.value:
     raise UserError("--weights needs --network: whose weights are they?")
-  if not bool(_WORKDIR.value) == (not _REAL.value) == (not _FAKE.value):
+  statistics_only = bool(_SAVE_STATISTICS.value and _REAL.value and not _FAKE.value)
+  if bool(_WORKDIR.value) == bool(_REAL.value) or bool(_REAL.value) != bool(_FAKE.value or statistics_only):
     raise UserError("name either a --workdir, or --real and --fake")
   for metric in _METRICS.value or ():
     if metric not in scoring.METRICS:
       raise UserError(f"--metrics={metric} is unknown: choose from {', '.join(scoring.METRICS)}")
+  statistics = as_path(_SAVE_STATISTICS.value) if _SAVE_STATISTICS.value else None
+  if statistics and statistics.suffix != ".npz":
+    raise UserError(f"--save_statistics={statistics}: give the name of an .npz")
   weights = Path(_WEIGHTS.value).expanduser() if _WEIGHTS.value else None
-  scores = _of_run(_WORKDIR.value, weights) if _WORKDIR.value else _of_files(weights)
-  if not is_first_process():
-    return
-  for part in scores:
-    for name, value in part.items():
-      print(f"{name:28}{value if isinstance(value, str) else format(value, '.6g')}")
-  if _JSON.value:
-    with failing_as(f"cannot write --json={_JSON.value}", _JSON.value):
-      write_whole(as_path(_JSON.value), json.dumps(scores, indent=2) + "\n")
+  scores = _of_run(_WORKDIR.value, weights, statistics) if _WORKDIR.value else _of_files(weights, statistics)
+  shown: list[dict[str, str | float]] = []
+  for settings, numbers in scores:
+    shown.append(settings | numbers)
+    if not is_first_process():
+      continue
+    if _JSON.value:
+      with failing_as(f"cannot write --json={_JSON.value}", _JSON.value):
+        write_whole(as_path(_JSON.value), json.dumps(shown, indent=2) + "\n")
+    for name, value in shown[-1].items():
+      print(f"{name:28}{format(value, '.6g') if isinstance(value, float) else value}", flush=True)
 
 
-def _of_run(workdir: str, weights: Path | None) -> list[Scores]:
-  """Scores a run, and logs the numbers in its metrics.jsonl."""
+def _of_run(
+  workdir: str, weights: Path | None, statistics: epath.Path | None
+) -> Iterator[tuple[Settings, dict[str, float]]]:
+  """Scores a run; yields what `Scorer` does, after logging the numbers in metrics.jsonl."""
   trained = runs.open_run(workdir, _CHECKPOINT.value)
   source = factory.build_source(trained.config)
 
@@ -103,25 +127,34 @@ def _of_run(workdir: str, weights: Path | None) -> list[Scores]:
     "quantisation": _QUANTISATION.value,
   }
   run.update({name: value for name, value in chosen.items() if value is not None})
-  scorer = Scorer(trained.config, trained.algorithm, source, _SEED.value, weights, _DOWNLOAD.value, _BATCH.value)
-  scores = scorer(trained.params, trained.carry)
-  if is_first_process():
-    keep_protocol(path, own or scorer.protocol)
-    series = as_series(scoring.numbers(scores), protocol_differences(path, scorer.protocol))
-    append_line(path / METRICS_FILE, trained.images_seen, series)
-    print(f"{'images_seen':28}{trained.images_seen}")
-  return scores
+  scorer = Scorer(
+    trained.config, trained.algorithm, source, _SEED.value, weights, _DOWNLOAD.value, _BATCH.value, trained.title
+  )
+  if statistics:
+    _write_statistics(statistics, scorer.reference())
+  for settings, numbers in scorer(trained.params, trained.carry):
+    if is_first_process():
+      keep_protocol(path, own or scorer.protocol)
+      series = as_series(numbers, protocol_differences(path, scorer.protocol))
+      with failing_as(f"cannot log the scores in {path / METRICS_FILE}", path):
+        append_line(path / METRICS_FILE, trained.images_seen, series)
+    yield {"images_seen": trained.images_seen, **settings}, numbers
 
 
-def _of_files(weights: Path | None) -> list[Scores]:
-  """Scores --fake against --real."""
+def _of_files(weights: Path | None, statistics: epath.Path | None) -> Iterator[tuple[Settings, dict[str, float]]]:
+  """Scores --fake against --real; yields what numbers depend on, and the numbers."""
   metrics = _METRICS.value or ["fid"]
   if "modes" in metrics:
     raise UserError("--metrics=modes needs the --workdir of a run on stacked digits")
-  if _QUANTISATION.value or _NUM_SAMPLES.value:
-    raise UserError("--quantisation and --num_samples are about the samples of a --workdir: leave them out")
-  real, fake = image_set("real", _REAL.value or ""), image_set("fake", _FAKE.value or "")
-  evaluations = scoring.build_evaluations(
+  if _QUANTISATION.value:
+    raise UserError("--quantisation is about the samples of a --workdir: leave it out")
+  described: Settings = {"real": _REAL.value or "", "fake": _FAKE.value or ""}
+  real = open_real(_REAL.value or "", metrics)
+  fake = open_images("fake", _FAKE.value) if _FAKE.value else None
+  if _NUM_SAMPLES.value and fake:
+    fake = fake.drawn(_NUM_SAMPLES.value, _SEED.value)
+    described["num_samples"] = _NUM_SAMPLES.value
+  evaluations = comparison.build_evaluations(
     metrics,
     real,
     _NETWORK.value or "",
@@ -131,34 +164,20 @@ def _of_files(weights: Path | None) -> list[Scores]:
     batch_per_device=_BATCH.value,
     seed=_SEED.value,
   )
-  return [{**described, **evaluation(fake)} for described, evaluation in evaluations]
+  if fake:
+    for _, evaluation in evaluations:
+      evaluation.check(fake.size, fake.shape)
+  if statistics:
+    _write_statistics(statistics, comparison.reference(evaluations))
+  if fake:
+    for settings, evaluation in evaluations:
+      yield described | settings | {"seed": _SEED.value}, evaluation(fake)
 
 
-def image_set(name: str, path: str) -> ImageSet:
-  """All images under `path`, as RGB. Known again by their names and contents."""
-  files = ImageFiles(path)
-  decoder = Decoder(channels=3)
-  found = survey(files)
-  if found.corrupt:
-    raise found.corrupt[0]
-  logging.info("%s: %s", name, describe(files, found, "classes are not looked at", decoder.background))
-  size = found.headers[0].size
-  threads = ThreadPoolExecutor(thread_name_prefix=name)
-
-  def read(index: int) -> np.ndarray:
-    image = decoder(files.read(index), files.title(index))
-    if image.size != size:
-      raise UserError(
-        f"{files.title(index)} is {'x'.join(map(str, image.size))}, but the first one is {'x'.join(map(str, size))}: "
-        "bring all to one size"
-      )
-    return to_array(image)
-
-  def images(indices: np.ndarray) -> np.ndarray:
-    return np.stack(list(threads.map(read, indices.tolist())))
-
-  described = [str(absolute(files.path)), *files.names, *files.fingerprints()]
-  return ImageSet(name, len(files), images, hashlib.sha256("\n".join(described).encode()).hexdigest())
+def _write_statistics(path: epath.Path, reference: Reference) -> None:
+  if is_first_process():
+    write_reference(path, reference)
+    print(f"{'statistics':28}{path}", flush=True)
 
 
 if __name__ == "__main__":

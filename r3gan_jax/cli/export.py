@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from absl import flags
 from jax import export
 
-from r3gan_jax import runs
+from r3gan_jax import factory, runs
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
 from r3gan_jax.runs import TrainedRun
@@ -52,7 +52,7 @@ def main() -> None:
 
 def exported_generator(trained: TrainedRun) -> export.Exported:
   """Returns (noise float32 [b, noise_dim][, labels int32 [b]]) -> images float32 [b, H, W, C], for any b."""
-  algorithm = runs.portable_algorithm(trained.config)
+  algorithm = factory.portable_algorithm(trained.config)
 
   def generate(noise: jax.Array, labels: jax.Array | None = None) -> jax.Array:
     return algorithm.generate(trained.params, trained.carry, noise, labels)

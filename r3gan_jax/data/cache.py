@@ -37,3 +37,6 @@ class CachedSource:
         self._values[name][missing] = values
       self._present[missing] = True  # last, for other threads
     return {name: values[indices] for name, values in self._values.items()}
+
+  def fingerprint(self) -> str:
+    return self._source.fingerprint()

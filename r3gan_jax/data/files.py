@@ -4,6 +4,7 @@ Other files are skipped and counted by kind: hidden files and what operating sys
 broken and circular links, pipes, unreadable directories.
 """
 
+import hashlib
 import os
 import stat
 import struct
@@ -21,6 +22,7 @@ from etils import epath
 from r3gan_jax import storage
 from r3gan_jax.data.images import SUFFIXES, CorruptImage
 from r3gan_jax.errors import UserError
+from r3gan_jax.progress_bar import progress_bar
 
 LISTS = "dataset.json"
 """The name of files with labels: see data/labels.py."""
@@ -120,13 +122,10 @@ class ImageFiles:
       raise CorruptImage(f"{name} in {self.path} is damaged (its checksum is wrong): replace or remove it")
     return data
 
-  def fingerprints(self, progress: Callable[[Iterable[str]], Iterable[str]] = iter) -> list[str]:
+  def fingerprints(self) -> list[str]:
     """Returns a fingerprint of the bytes of each image: checksum and length.
 
     A zip records them; files in a directory are read; an object store reports versions of its own.
-
-    Args:
-      progress: wraps the iteration over fingerprints, e.g. in a progress bar.
     """
     if storage.is_remote(self.path) and not self._is_zip:
       versions = storage.remote_versions(self.path)
@@ -138,7 +137,12 @@ class ImageFiles:
       data = self.read(index)
       return f"{zlib.crc32(data):08x} {len(data)}"
 
-    return list(progress(in_threads(fingerprint, range(len(self)))))
+    with progress_bar(in_threads(fingerprint, range(len(self))), total=len(self), title="checksums") as found:
+      return list(found)
+
+  def digest(self) -> str:
+    """Returns a hash of the bytes of all images in their order, whatever their names and place."""
+    return hashlib.sha256("\n".join(self.fingerprints()).encode()).hexdigest()
 
 
 def counted(counts: Counter[str]) -> str:

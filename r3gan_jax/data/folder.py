@@ -53,6 +53,9 @@ class FolderSource:
     examples = {"image": np.stack([self._image(index) for index in indices.tolist()])}
     return examples if self._labels is None else examples | {"label": self._labels[indices]}
 
+  def fingerprint(self) -> str:
+    return f"{self._files.digest()} {self._decoder}"
+
   def _image(self, index: int) -> np.ndarray:
     image = self._decoder(self._files.read(index), self._files.title(index))
     self._check_size(image.size, index)

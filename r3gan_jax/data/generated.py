@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from r3gan_jax.data.source import Examples
+from r3gan_jax.data.source import Examples, digest
 
 
 class GeneratedSource:
@@ -23,3 +23,6 @@ class GeneratedSource:
   def __getitem__(self, indices: np.ndarray) -> Examples:
     examples = {"image": self._images[indices]}
     return examples if self._labels is None else examples | {"label": self._labels[indices]}
+
+  def fingerprint(self) -> str:
+    return digest(self._images)

@@ -7,14 +7,12 @@ import math
 import re
 import struct
 import zlib
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from etils import epath
 from PIL import Image
-from tqdm import tqdm
 
 from r3gan_jax.data.files import LISTS, ImageFiles
 from r3gan_jax.data.images import Decoder, fit
@@ -53,8 +51,7 @@ class ImageRecords:
   def digest(self) -> str:
     """Returns a hash of the names, contents and labels of the files, and of the background."""
     labels = [None] * len(self) if self._labels is None else self._labels.tolist()
-    reading = partial(tqdm, total=len(self), desc="checksums", unit="image", delay=2, disable=None)
-    described = zip(self._files.names, self._files.fingerprints(reading), labels, strict=True)
+    described = zip(self._files.names, self._files.fingerprints(), labels, strict=True)
     return hashlib.sha256("\n".join(map(str, (self._decoder.background, *described))).encode()).hexdigest()
 
 

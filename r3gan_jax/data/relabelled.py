@@ -85,6 +85,9 @@ class RelabelledSource:
     noisy = exceeds.sum(axis=1, dtype=np.int32)
     return examples | {"label": np.where(self._labelled[indices], noisy, np.int32(-1))}
 
+  def fingerprint(self) -> str:
+    return self._source.fingerprint()
+
 
 def _is_pair(pair: Sequence[int], num_classes: int) -> bool:
   return (

@@ -22,12 +22,12 @@ from typing import Any, NamedTuple, Protocol
 
 from absl import logging
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-from tqdm import tqdm
 
 from r3gan_jax.data.images import CorruptImage
 from r3gan_jax.data.tfds import open_directory
 from r3gan_jax.errors import UserError
 from r3gan_jax.locks import locked
+from r3gan_jax.progress_bar import progress_bar
 from r3gan_jax.storage import failing_as, write_whole
 
 _WRITING = "writing-"
@@ -192,7 +192,7 @@ def _write(
 ) -> None:
   missing = [shard for shard in shards if not shard.path.exists()]
   total, left = (sum(shard.stop - shard.start for shard in some) for some in (shards, missing))
-  with tqdm(total=total, initial=total - left, unit="image", disable=None) as bar:
+  with progress_bar(total=total, title="prepared", initial=total - left) as bar:
     for shard, corrupt in _written(missing, splits, features, processes, skip_corrupt):
       bar.update(shard.stop - shard.start)
       for message in corrupt:

@@ -29,6 +29,9 @@ class SkippingSource:
       readable = [self._readable(index) for index in indices.tolist()]
     return {name: np.concatenate([examples[name] for examples in readable]) for name in readable[0]}
 
+  def fingerprint(self) -> str:
+    return self._source.fingerprint()
+
   def _readable(self, index: int) -> Examples:
     for candidate in ((index + step) % len(self) for step in range(len(self))):
       if candidate not in self._corrupt:

@@ -6,7 +6,7 @@ StackedMNIST (Metz et al. 2017, arXiv 1611.02163) stacks MNIST, padded to 32x32;
 
 import numpy as np
 
-from r3gan_jax.data.source import Examples
+from r3gan_jax.data.source import Examples, digest
 
 
 class StackedSource:
@@ -28,6 +28,9 @@ class StackedSource:
 
   def __getitem__(self, indices: np.ndarray) -> Examples:
     return {"image": np.moveaxis(self._digits[self._triples[indices]], 1, -1)}
+
+  def fingerprint(self) -> str:
+    return digest(self._digits, self._triples)
 
 
 def load_small_digits() -> tuple[np.ndarray, np.ndarray]:

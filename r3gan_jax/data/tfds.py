@@ -1,5 +1,6 @@
 """Reads TFDS data sets prepared as ArrayRecord, by index and without TensorFlow."""
 
+import hashlib
 import re
 import resource
 from itertools import accumulate
@@ -8,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from r3gan_jax.data.files import in_threads
 from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.data.source import Examples
 from r3gan_jax.data.survey import name_classes
 from r3gan_jax.errors import UserError, one_line
-from r3gan_jax.storage import as_path, is_remote
+from r3gan_jax.progress_bar import progress_bar
+from r3gan_jax.storage import as_path, failing_as, is_remote
 
 _IF_DAMAGED = "if it is damaged, remove it and prepare it again"
 
@@ -60,16 +63,16 @@ class TfdsSource:
     self.classes: tuple[str, ...] = ()
     self._check_features(dict(builder.info.features.items()))
     try:
-      files = builder.info.splits[split].file_instructions
+      self._files = builder.info.splits[split].file_instructions
     except (KeyError, ValueError):
       known = sorted(builder.info.splits)
       raise UserError(f"config.data.split = {split!r}: {self._title} has the splits {known}") from None
-    if not files:
+    if not self._files:
       raise UserError(f"config.data.split = {split!r}: {self._title} has no images in it")
-    _allow_open_files(len(files), self._title)
+    _allow_open_files(len(self._files), self._title)
     # Raw records: TFDS would decode every feature, and images at half the speed.
     self._records: Any = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-    first_of_each_file = [0, *accumulate(file.take for file in files)][:-1]
+    first_of_each_file = [0, *accumulate(file.take for file in self._files)][:-1]
     self._read(first_of_each_file)
 
   def __len__(self) -> int:
@@ -82,6 +85,17 @@ class TfdsSource:
     if self._label_key is None:
       return examples
     return examples | {"label": np.array([self._label(*pair) for pair in zip(records, titles, strict=True)], np.int32)}
+
+  def fingerprint(self) -> str:
+    def of_file(index: int) -> str:
+      part = self._files[index]
+      with failing_as(f"cannot read {part.filename}", part.filename, _IF_DAMAGED), open(part.filename, "rb") as file:
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()} {part.skip} {part.take}"
+
+    count = len(self._files)
+    with progress_bar(in_threads(of_file, range(count)), total=count, title="checksums", unit="files") as found:
+      parts = [*found, str((self._decoder, self._resolution, self._fit_by))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
   def _read(self, indices: list[int]) -> list[Any]:
     from tensorflow_datasets.proto import tf_example_pb2

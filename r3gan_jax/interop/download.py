@@ -5,9 +5,8 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
-from tqdm import tqdm
-
 from r3gan_jax.errors import UserError
+from r3gan_jax.progress_bar import progress_bar
 from r3gan_jax.storage import whole_file
 
 _BLOCK = 2**20
@@ -29,7 +28,7 @@ def fetch(url: str, path: Path, sha256: str, otherwise: str) -> None:
   try:
     with urllib.request.urlopen(url, timeout=60) as response, whole_file(path) as file:
       total = int(response.headers.get("Content-Length") or 0) or None
-      with tqdm(total=total, unit="B", unit_scale=True, desc=path.name, disable=None) as progress:
+      with progress_bar(total=total, title=path.name, unit="B") as progress:
         while block := response.read(_BLOCK):
           digest.update(block)
           progress.update(file.write(block))

@@ -1,5 +1,6 @@
 """Finds or downloads the published weights of feature networks, verifies them, and converts them to Flax parameters."""
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.download import check_sum, fetch
 from r3gan_jax.interop.pytorch import read_state_dict
+from r3gan_jax.storage import failing_as
 
 Params = dict[str, Any]
 Reader = Callable[[str, tuple[int, ...]], np.ndarray]
@@ -60,21 +62,24 @@ class PublishedWeights:
       if not download:
         raise UserError(f"{path} does not exist: put {self.url} there, or download it with --download")
       fetch(self.url, path, self.sha256, otherwise=f"put it at {path}")
-    if path.name == self.file_name:
-      check_sum(path, self.sha256)
-    return self.convert(read_state_dict(path), abstract, str(path))
+    try:
+      if path.name == self.file_name:
+        with failing_as(f"cannot read {path}", path):
+          check_sum(path, self.sha256)
+      return self.convert(read_state_dict(path), abstract, str(path))
+    except UserError as error:
+      raise UserError(
+        f"{error}; the weights are read from {self.url}, or from an .npz or .pth of tensors with its names and shapes"
+      ) from None
 
   def convert(self, tensors: Mapping[str, np.ndarray], abstract: Params, title: str) -> Params:
     """Converts published tensors by name to `params`; `title` names them in errors."""
 
     def read(name: str, shape: tuple[int, ...]) -> np.ndarray:
       if name not in tensors:
-        raise UserError(f"{title} has no tensor {name}: it does not have the weights of {self.file_name}")
+        raise UserError(f"{title} has no tensor {name}")
       if tensors[name].shape != shape:
-        raise UserError(
-          f"{title}: {name} has the shape {tensors[name].shape}, not {shape}: it does not have the weights of "
-          f"{self.file_name}"
-        )
+        raise UserError(f"{title}: {name} has the shape {tensors[name].shape}, not {shape}")
       return tensors[name].astype(np.float32)
 
     leaves = flatten_dict(abstract)
@@ -82,6 +87,17 @@ class PublishedWeights:
     return unflatten_dict(
       {(*path, leaf): value for path, shape in layers.items() for leaf, value in self.layer(read, path, shape).items()}
     )
+
+
+def published(path: Path) -> bool:
+  """Returns whether `path` has the name of a published file, so that its checksum is verified when it is read."""
+  return path.name in (INCEPTION.file_name, VGG16.file_name)
+
+
+def file_fingerprint(path: Path) -> str:
+  """Returns the first 8 hex digits of the SHA-256 of a file."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
 def cache_directory() -> Path:

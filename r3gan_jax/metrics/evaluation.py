@@ -1,7 +1,8 @@
 """Computes metrics in one pass over the real images, unless their statistics are cached, and one over the fake ones."""
 
 import hashlib
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
+from functools import cached_property
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from r3gan_jax.metrics.feature_extractor import FeatureExtractor, ImageSet
 from r3gan_jax.metrics.features import FeatureNetwork
 from r3gan_jax.metrics.inception_score import InceptionScore
 from r3gan_jax.metrics.moments import Moments
+from r3gan_jax.metrics.reference import Reference
 from r3gan_jax.metrics.statistics_cache import Key, StatisticsCache
 
 MAX_FEATURES = 200_000
@@ -46,10 +48,10 @@ class Evaluation:
     real: None if only the Inception score is computed. Its statistics are computed or loaded once, at the first call.
     cache: for the statistics of real images.
     batch_per_device: images in one forward pass on each device.
-    seed: for KID's subsets.
+    seed: for KID's subsets, and the parts of the Inception score.
 
   Raises:
-    UserError: a metric is unknown, or needs real images and `real` is None.
+    UserError: a metric is unknown, or needs real images and `real` has none.
   """
 
   def __init__(
@@ -57,7 +59,7 @@ class Evaluation:
     metrics: Sequence[str],
     network: FeatureNetwork,
     mesh: Mesh,
-    real: ImageSet | None = None,
+    real: ImageSet | Reference | None = None,
     cache: StatisticsCache | None = None,
     batch_per_device: int = 64,
     seed: int = 0,
@@ -65,7 +67,7 @@ class Evaluation:
     for name in metrics:
       if name not in METRICS:
         raise UserError(f"metrics: {name!r} is unknown: choose from {', '.join(METRICS)}")
-      if real is None and name in _KEPT:
+      if name in _KEPT and (real is None or (isinstance(real, Reference) and name != "fid")):
         raise UserError(f"metrics: {name} compares with real images, and there are none: leave it out")
     self._metrics = metrics
     self._kept = {_KEPT[name] for name in metrics if name in _KEPT}
@@ -75,29 +77,24 @@ class Evaluation:
     self._cache = cache
     self._seed = seed
     self._extract = FeatureExtractor(network, mesh, batch_per_device)
-    self._real_statistics: Statistics | None = None
+    self._outputs_by_shape: dict[tuple[int, ...], Mapping[str, jax.ShapeDtypeStruct]] = {}
 
   def __call__(self, fake: ImageSet) -> dict[str, float]:
-    """Returns the numbers of all metrics by name; checks the sizes before any other work.
+    """Returns the numbers of all metrics by name.
 
     Raises:
-      UserError: see the metrics' functions and `FeatureExtractor`.
+      UserError: see `check` and `FeatureExtractor`.
     """
-    score = InceptionScore(fake.size) if "inception_score" in self._metrics else None
-    if self._real and self._kept:
-      for name in self._metrics:
-        if name in _CHECK_SIZES:
-          _CHECK_SIZES[name](self._real.size, fake.size)
-      if self._real_statistics is None:
-        self._real_statistics = self._statistics_of_real(self._real)
-    real_statistics = self._real_statistics or {}
+    self.check(fake.size, fake.shape)
+    score = InceptionScore(fake.size, self._seed) if "inception_score" in self._metrics else None
+    real = self._statistics
     statistics = self._collect(fake, self._kept, score)
 
     result: dict[str, float] = {}
     if "fid" in self._metrics:
-      result |= fid.fid(*(_moments(kept["moments"]) for kept in (real_statistics, statistics)))
+      result |= fid.fid(self.reference(), _moments(statistics["moments"]))
     if "features" in self._kept:
-      real_features, features = (kept["features"]["features"] for kept in (real_statistics, statistics))
+      real_features, features = (kept["features"]["features"] for kept in (real, statistics))
       if "kid" in self._metrics:
         result |= kid.kid(real_features, features, self._seed)
       if "precision_recall" in self._metrics:
@@ -106,10 +103,55 @@ class Evaluation:
       result |= score.result()
     return result
 
-  def _statistics_of_real(self, real: ImageSet) -> Statistics:
+  def check(self, num_fake: int, shape: tuple[int, int, int]) -> None:
+    """Checks everything that `num_fake` images of `shape` could fail for, before any other work.
+
+    Raises:
+      UserError: there are too few images for a metric, or the network does not take them, has no logits for the
+        Inception score, or is not that of the reference statistics.
+    """
+    if "inception_score" in self._metrics:
+      InceptionScore(num_fake)
+      if "logits_without_bias" not in self._outputs(shape):
+        raise UserError(
+          f"metrics: inception_score needs class logits, which {self._network.name} does not have: leave it out"
+        )
+    dimension = self._outputs(shape)["features"].shape[1]
+    if isinstance(self._real, Reference):
+      self._real.check(dimension, self._settings)
+    elif self._real and self._kept:
+      for name in self._metrics:
+        if name in _CHECK_SIZES:
+          _CHECK_SIZES[name](self._real.size, num_fake)
+      if self._outputs(self._real.shape)["features"].shape[1] != dimension:
+        raise UserError(
+          f"real images have {self._real.shape[2]} channels and fake ones {shape[2]}: {self._network.name} compares "
+          "images of the same number"
+        )
+
+  @property
+  def has_reference(self) -> bool:
+    """Whether FID is one of the metrics."""
+    return "fid" in self._metrics
+
+  def reference(self) -> Reference:
+    """Returns the reference statistics of the real images, for an evaluation with FID."""
+    if isinstance(self._real, Reference):
+      return self._real
+    assert self._real
+    moments = _moments(self._statistics["moments"])
+    return Reference(self._real.name, moments.mean, moments.covariance, moments.count, self._settings)
+
+  @cached_property
+  def _statistics(self) -> Statistics:
+    """Those of the real images."""
+    real = self._real
+    if not isinstance(real, ImageSet) or not self._kept:
+      return {}
     if self._cache is None or real.fingerprint is None:
       return self._collect(real, self._kept)
-    keys = {kind: self._key(real.fingerprint, real.size, kind) for kind in sorted(self._kept)}
+    fingerprint = _agreed(real.name, real.fingerprint())
+    keys = {kind: self._key(fingerprint, real.size, kind) for kind in sorted(self._kept)}
     loaded = {kind: self._cache.load(key) for kind, key in keys.items()}
     # What one process lacks, all compute together.
     found = multihost_utils.process_allgather(np.array([arrays is not None for arrays in loaded.values()]))
@@ -137,10 +179,6 @@ class Evaluation:
     for outputs in self._extract(images):
       batch = outputs["features"]
       if score:
-        if "logits_without_bias" not in outputs:
-          raise UserError(
-            f"metrics: inception_score needs class logits, which {self._network.name} does not have: leave it out"
-          )
         score.add(outputs["logits_without_bias"])
       if "moments" in kept:
         part = Moments.of(batch)
@@ -158,22 +196,33 @@ class Evaluation:
     return statistics
 
   def _key(self, fingerprint: str, size: int, kind: str) -> Key:
-    return {
-      "data": fingerprint,
-      "size": size,
-      "network": self._network.name,
-      "weights": self._weights_digest,
-      "resize": self._network.resize,
-      "kind": kind,
-    }
+    most = {"most": MAX_FEATURES} if kind == "features" else {}
+    return {"data": fingerprint, "size": size, "kind": kind, **most, **self._settings}
 
-  @property
-  def _weights_digest(self) -> str:
+  @cached_property
+  def _settings(self) -> dict[str, str]:
+    """What features depend on besides the images."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(self._network.params):
       digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
       digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
+    return {"network": self._network.name, "weights": digest.hexdigest()[:16], "resize": self._network.resize}
+
+  def _outputs(self, shape: tuple[int, int, int]) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Returns shapes and dtypes of the network's outputs for one image of `shape`."""
+    if shape not in self._outputs_by_shape:
+      image = jax.ShapeDtypeStruct((1, *shape), np.uint8)
+      self._outputs_by_shape[shape] = jax.eval_shape(self._network.apply, self._network.params, image)
+    return self._outputs_by_shape[shape]
+
+
+def _agreed(name: str, fingerprint: str) -> str:
+  """Returns the fingerprint, which has to be the same on all processes."""
+  own = np.frombuffer(hashlib.sha256(fingerprint.encode()).digest(), np.uint8)
+  digests = multihost_utils.process_allgather(own).reshape(-1, len(own))
+  if (digests != own).any():
+    raise UserError(f"the {name} images are not the same on all processes: give all the same data")
+  return fingerprint
 
 
 def _moments(arrays: dict[str, np.ndarray]) -> Moments:

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from tqdm import tqdm
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics.features import FeatureNetwork
+from r3gan_jax.progress_bar import progress_bar
 
 
 @dataclass(frozen=True)
@@ -20,20 +20,35 @@ class ImageSet:
   Attributes:
     name: for messages, e.g. 'real'.
     size: the number of images.
+    shape: (H, W, C) of each.
     images: indices int64 [n] in 0..size - 1 -> uint8 [n, H, W, C]; an index always gives the same image, on every
       process.
-    fingerprint: identifies the set, including its preparation; None: its statistics are not cached.
+    fingerprint: identifies the images by their content, and may have to read them; None: their statistics are not
+      cached.
   """
 
   name: str
   size: int
+  shape: tuple[int, int, int]
   images: Callable[[np.ndarray], np.ndarray]
-  fingerprint: str | None = None
+  fingerprint: Callable[[], str] | None = None
 
   def thinned(self, size: int) -> "ImageSet":
     """Returns `size` images of the set, evenly spread."""
-    spread = np.linspace(0, self.size - 1, size).astype(np.int64)
-    return ImageSet(self.name, size, lambda indices: self.images(spread[indices]))
+    return self._only(np.linspace(0, self.size - 1, size).astype(np.int64))
+
+  def drawn(self, size: int, seed: int) -> "ImageSet":
+    """Returns `size` random images of the set, each at most once, in their order.
+
+    Raises:
+      UserError: there are fewer.
+    """
+    if size > self.size:
+      raise UserError(f"{self.name} has {self.size:,} images, fewer than {size:,}: take fewer of them, or all")
+    return self._only(np.sort(np.random.default_rng(seed).choice(self.size, size, replace=False)))
+
+  def _only(self, chosen: np.ndarray) -> "ImageSet":
+    return ImageSet(self.name, len(chosen), self.shape, lambda indices: self.images(chosen[indices]))
 
 
 class FeatureExtractor:
@@ -49,7 +64,6 @@ class FeatureExtractor:
     self._params = jax.device_put(network.params, NamedSharding(mesh, P()))
     self._sharding = NamedSharding(mesh, rows)
     owners = np.array([device.process_index for device in mesh.devices.flat])
-    self._quiet = True if jax.process_index() else None  # None: quiet unless it is a terminal
     self._is_mine = np.repeat(owners == jax.process_index(), batch_per_device)
 
   def __call__(self, images: ImageSet) -> Iterator[dict[str, np.ndarray]]:
@@ -59,15 +73,13 @@ class FeatureExtractor:
       UserError: images are not uint8 or differ in size, or outputs are not finite.
     """
     batch = len(self._is_mine)
-    shape = None
     running: tuple[dict[str, jax.Array], int] | None = None
-    with tqdm(total=images.size, unit="image", desc=images.name, disable=self._quiet) as bar:
+    with progress_bar(total=images.size, title=images.name, quiet=jax.process_index() > 0) as bar:
       for start in range(0, images.size, batch):
         # Padding repeats the last image.
         indices = np.minimum(np.arange(start, start + batch), images.size - 1)[self._is_mine]
-        mine = _checked(images.name, images.images(indices), shape)
-        shape = mine.shape[1:]
-        placed = jax.make_array_from_process_local_data(self._sharding, mine, (batch, *shape))
+        mine = _checked(images.name, images.images(indices), images.shape)
+        placed = jax.make_array_from_process_local_data(self._sharding, mine, (batch, *images.shape))
         # The devices compute this batch while the host fetches the one before.
         started = self._apply(self._params, placed), min(batch, images.size - start)
         if running:
@@ -79,12 +91,12 @@ class FeatureExtractor:
         bar.update(running[1])
 
 
-def _checked(name: str, images: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
+def _checked(name: str, images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   if not np.isfinite(images).all():
     raise UserError(f"{name} images have NaN or infinity: leave them out")
   if images.dtype != np.uint8:
     raise UserError(f"{name} images are {images.dtype}: give uint8 in 0..255")
-  if shape not in (None, images.shape[1:]):
+  if images.shape[1:] != shape:
     raise UserError(f"{name} images differ in size, {shape} and {images.shape[1:]}: resize them to one size")
   return images
 

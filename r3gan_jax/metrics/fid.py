@@ -1,5 +1,7 @@
 """The Fréchet inception distance."""
 
+from typing import Protocol
+
 import numpy as np
 from absl import logging
 from scipy import linalg
@@ -8,7 +10,20 @@ from r3gan_jax.errors import UserError
 from r3gan_jax.metrics.moments import Moments
 
 
-def fid(real: Moments, fake: Moments) -> dict[str, float]:
+class Gaussian(Protocol):
+  """The count (None: not known), mean float64 [d] and covariance float64 [d, d] of features."""
+
+  @property
+  def count(self) -> int | None: ...
+
+  @property
+  def mean(self) -> np.ndarray: ...
+
+  @property
+  def covariance(self) -> np.ndarray: ...
+
+
+def fid(real: Gaussian, fake: Moments) -> dict[str, float]:
   """Computes |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of Gaussians with the moments of real and fake features.
 
   It needs 2 images per side. With no more images than features a covariance is singular; the distance is still that of
@@ -19,7 +34,7 @@ def fid(real: Moments, fake: Moments) -> dict[str, float]:
   lower.
 
   Returns:
-    'fid', 'num_real' and 'num_fake'.
+    'fid', 'num_real' (if it is known) and 'num_fake'.
 
   Raises:
     UserError: fewer than 2 images per side.
@@ -29,18 +44,18 @@ def fid(real: Moments, fake: Moments) -> dict[str, float]:
   """
   check_sizes(real.count, fake.count)
   dimension = len(real.mean)
-  if min(real.count, fake.count) <= dimension:
+  if min(real.count or fake.count, fake.count) <= dimension:
     logging.warning(
-      "FID of %d real and %d fake images is biased upwards: %d features need at least %d images per side",
-      *(real.count, fake.count, dimension, dimension + 1),
+      "FID of %s real and %d fake images is biased upwards: %d features need at least %d images per side",
+      *(real.count or "?", fake.count, dimension, dimension + 1),
     )
   distance = frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
-  return {"fid": distance, "num_real": real.count, "num_fake": fake.count}
+  return {"fid": distance} | ({"num_real": real.count} if real.count else {}) | {"num_fake": fake.count}
 
 
-def check_sizes(num_real: int, num_fake: int) -> None:
-  """Raises the UserError of `fid`; for use before any other work."""
-  if min(num_real, num_fake) < 2:
+def check_sizes(num_real: int | None, num_fake: int) -> None:
+  """Raises the UserError of `fid`; for use before any other work. `num_real` may be unknown."""
+  if num_fake < 2 or (num_real is not None and num_real < 2):
     raise UserError(
       f"FID needs at least 2 images per side, but has {num_real} real and {num_fake} fake ones: give more images"
     )

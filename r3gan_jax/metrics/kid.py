@@ -1,28 +1,34 @@
 """The kernel inception distance."""
 
 import numpy as np
+from absl import logging
 
 from r3gan_jax.errors import UserError
 
 
 def kid(
-  real: np.ndarray, fake: np.ndarray, seed: int = 0, num_subsets: int = 100, subset_size: int = 1000
+  real: np.ndarray, fake: np.ndarray, seed: int = 0, num_subsets: int = 100, max_subset_size: int = 1000
 ) -> dict[str, float]:
   """Computes the mean of `mmd2_unbiased` over random subsets of real [n, d] and fake [m, d] features; not times 1000.
 
-  Estimator and subset size are those of the official code, which draws from the first 1,000,000 real images in file
-  order; `Evaluation` passes at most `MAX_FEATURES`.
+  Estimator and subset size, min(n, m, `max_subset_size`), are those of the official code and clean-fid. The official
+  code draws from the first 1,000,000 real images in file order; `Evaluation` passes at most `MAX_FEATURES`.
 
   Returns:
     'kid', 'kid_std' (over the subsets), 'kid_subsets', 'kid_subset_size', 'kid_num_real' and 'kid_num_fake'.
 
   Raises:
-    UserError: fewer than `subset_size` images per side.
+    UserError: fewer than 2 images per side.
 
   References:
     Binkowski et al., Demystifying MMD GANs, 2018.
   """
-  check_sizes(len(real), len(fake), subset_size)
+  check_sizes(len(real), len(fake))
+  subset_size = min(len(real), len(fake), max_subset_size)
+  if subset_size < max_subset_size:
+    logging.warning(
+      "KID of %d real and %d fake images has subsets of %d, not %d", len(real), len(fake), subset_size, max_subset_size
+    )
   rng = np.random.default_rng(seed)
   distances = [
     mmd2_unbiased(*(features[rng.choice(len(features), subset_size, replace=False)] for features in (real, fake)))
@@ -38,12 +44,11 @@ def kid(
   }
 
 
-def check_sizes(num_real: int, num_fake: int, subset_size: int = 1000) -> None:
+def check_sizes(num_real: int, num_fake: int) -> None:
   """Raises the UserError of `kid`; for use before any other work."""
-  if min(num_real, num_fake) < subset_size:
+  if min(num_real, num_fake) < 2:
     raise UserError(
-      f"KID needs at least {subset_size} images per side (its subset size), but has {num_real} real and {num_fake} "
-      "fake ones: give more images"
+      f"KID needs at least 2 images per side, but has {num_real} real and {num_fake} fake ones: give more images"
     )
 
 

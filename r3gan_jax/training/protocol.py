@@ -32,10 +32,11 @@ def protocol_differences(workdir: epath.Path, protocol: Protocol) -> dict[str, t
   with failing_as(f"cannot read the protocol of the scores from {path}", path):
     try:
       kept = json.loads(path.read_text())
-      return {name: (kept[name], value) for name, value in protocol.items() if kept[name] != value}
+      # What older runs did not record counts as the same.
+      return {name: (kept[name], value) for name, value in protocol.items() if kept.get(name, value) != value}
     except FileNotFoundError:
       return {}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, AttributeError):
       raise UserError(f"{path} is damaged: restore it, or delete it and evaluate again") from None
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from r3gan_jax import scoring
+from r3gan_jax.comparison import build_feature_network
 from r3gan_jax.data.stacked import load_small_digits
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics import digits_cnn
@@ -25,7 +25,7 @@ def test_it_is_saved_and_loaded_as_the_feature_network_of_stacked_digits(digits,
   path = tmp_path / "cache" / "digits-cnn-small.npz"
   digits_cnn.save(path, params, 0.75)
   assert digits_cnn.load(path)[1] == 0.75
-  network = scoring.build_feature_network("digits", weights=path)
+  network = build_feature_network("digits", weights=path)
   assert (network.name, network.resize) == ("digits-cnn-small", "none")
   stacked = np.moveaxis(digits[0][:6].reshape(2, 3, 32, 32), 1, -1)
   run = jax.jit(network.apply)
@@ -40,11 +40,11 @@ def test_bad_input(params, tmp_path):
   with pytest.raises(UserError, match="needs images of 32x32, not 28x28"):
     digits_cnn.classify(params, np.zeros((1, 28, 28), np.uint8))
   with pytest.raises(UserError, match=r"none\.npz does not exist: .*r3gan_jax\.cli\.train_classifier"):
-    scoring.build_feature_network("digits", weights=tmp_path / "none.npz")
+    build_feature_network("digits", weights=tmp_path / "none.npz")
   (tmp_path / "broken.npz").write_text("no weights")
   with pytest.raises(UserError, match=r"broken\.npz cannot be read .*r3gan_jax\.cli\.train_classifier"):
     digits_cnn.load(tmp_path / "broken.npz")
   with pytest.raises(UserError, match="feature network 'resnet' is unknown: choose from"):
-    scoring.build_feature_network("resnet")
+    build_feature_network("resnet")
   with pytest.raises(UserError, match="resize 'nearest' is unknown"):
-    scoring.build_feature_network("inception", "nearest")
+    build_feature_network("inception", "nearest")

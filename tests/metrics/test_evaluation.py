@@ -48,7 +48,7 @@ NETWORK = FeatureNetwork("linear", linear, WEIGHTS, "none")
 
 
 def image_set(name, images, fingerprint=None):
-  return ImageSet(name, len(images), Images(images), fingerprint)
+  return ImageSet(name, len(images), images.shape[1:], Images(images), fingerprint and (lambda: fingerprint))
 
 
 def test_all_metrics():
@@ -56,7 +56,7 @@ def test_all_metrics():
   evaluation = Evaluation(METRICS, NETWORK, mesh, image_set("real", REAL), batch_per_device=32, seed=3)
   result = evaluation(image_set("fake", FAKE))
   real, fake = features(REAL), features(FAKE)
-  score = InceptionScore(len(fake))
+  score = InceptionScore(len(fake), seed=3)
   score.add(fake)
   expected = fid(Moments.of(real), Moments.of(fake)) | kid(real, fake, seed=3) | score.result()
   expected |= precision_recall(real, fake, mesh_of(1))
@@ -136,7 +136,7 @@ def test_bad_input_is_refused():
   mesh = mesh_of(8)
 
   def evaluate(fake, metrics=("fid",), network=NETWORK, real=REAL):
-    return Evaluation(metrics, network, mesh, image_set("real", real))(ImageSet("fake", 1050, fake))
+    return Evaluation(metrics, network, mesh, image_set("real", real))(ImageSet("fake", 1050, (2, 2, 3), fake))
 
   with pytest.raises(UserError, match="'fud' is unknown: choose from fid, kid"):
     evaluate(FAKE.__getitem__, metrics=["fud"])
@@ -158,7 +158,7 @@ def test_bad_input_is_refused():
 
 
 def test_too_few_images_are_refused_before_any_work():
-  real = image_set("real", REAL[:999])
-  with pytest.raises(UserError, match=r"KID needs at least 1000 images per side .* 999 real and 1050 fake"):
+  real = image_set("real", REAL[:1])
+  with pytest.raises(UserError, match=r"KID needs at least 2 images per side, .* 1 real and 1050 fake"):
     Evaluation(["kid"], NETWORK, mesh_of(8), real)(image_set("fake", FAKE))
   assert real.images.asked == 0

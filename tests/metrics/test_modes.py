@@ -23,8 +23,8 @@ def test_real_digits_cover_all_modes():
   machine, accuracy = digits_svm.train(digits, labels)
   assert accuracy >= 0.97
   source = StackedSource(digits)
-  real = ImageSet("real", 26_000, lambda indices: source[indices]["image"])
-  one = ImageSet("fake", 100, lambda indices: source[0 * indices]["image"])
+  real = ImageSet("real", 26_000, (8, 8, 3), lambda indices: source[indices]["image"])
+  one = ImageSet("fake", 100, (8, 8, 3), lambda indices: source[0 * indices]["image"])
   scores = ModeCoverage(partial(digits_svm.classify, machine), real)(one)
   assert scores["modes"] == 1 and scores["modes_samples"] == 100
   np.testing.assert_allclose(scores["modes_kl"], np.log(1000))
@@ -42,5 +42,8 @@ def test_channels_are_hundreds_tens_and_ones():
     seen.append(digits.shape)
     return digits[:, 0, 0].astype(int)
 
-  assert ModeCoverage(classifier, ImageSet("real", 1, images.__getitem__))._real["real_modes"] == 1
-  assert seen == [(3, 2, 2)]
+  one = ImageSet("real", 1, (2, 2, 3), images.__getitem__)
+  coverage = ModeCoverage(classifier, one)
+  assert not seen, "nothing is computed before it is asked for"
+  assert coverage(one)["real_modes"] == 1
+  assert seen == [(3, 2, 2)] * 2

@@ -33,14 +33,26 @@ def test_golden_fid():
 
 def test_golden_kid():
   assert mmd2_unbiased(REAL, FAKE) == golden("mmd2_poly3_unbiased")
-  result = kid(REAL[:1200], FAKE, num_subsets=2, subset_size=1200)
+  result = kid(REAL[:1200], FAKE, num_subsets=2, max_subset_size=1200)
   assert result["kid"] == golden("kid_equal_m")
   assert result["kid_std"] == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.parametrize("num_real, num_fake, size", [(1500, 1200, 1000), (999, 1200, 999), (300, 300, 300), (2, 9, 2)])
+def test_subsets_of_kid_are_as_large_as_the_smaller_side(num_real, num_fake, size):
+  """As in StyleGAN3 and clean-fid: min(n, m, 1000)."""
+  result = kid(REAL[:num_real], FAKE[:num_fake], num_subsets=3)
+  assert (result["kid_subsets"], result["kid_subset_size"]) == (3, size)
+  assert (result["kid_num_real"], result["kid_num_fake"]) == (num_real, num_fake)
+  if size == num_real == num_fake:  # all of them in every subset
+    assert result["kid"] == pytest.approx(mmd2_unbiased(REAL[:size], FAKE[:size]), rel=1e-9)
+
+
 def test_golden_inception_score():
   score = InceptionScore(1000)
-  for batch in np.split(GOLDEN["logits"], [64, 128, 350, 999]):  # batches cross the splits' bounds
+  logits = np.empty_like(GOLDEN["logits"])
+  logits[np.random.RandomState(0).permutation(1000)] = GOLDEN["logits"]  # so that they are in order once shuffled
+  for batch in np.split(logits, [64, 128, 350, 999]):
     score.add(batch)
   assert score.result() == {
     "inception_score": golden("is_mean"),
@@ -110,18 +122,38 @@ def test_kid_of_equal_distributions_averages_0_and_is_reproducible():
   distances = [mmd2_unbiased(rng.normal(size=(60, 4)), rng.normal(size=(50, 4))) for _ in range(400)]
   assert abs(np.mean(distances)) < 3 * np.std(distances) / 20  # the biased estimator is off by 20 standard errors
   real, fake = rng.normal(size=(300, 8)), rng.normal(size=(200, 8)) + 0.5
-  first = kid(real, fake, seed=5, num_subsets=10, subset_size=100)
-  assert first == kid(real, fake, seed=5, num_subsets=10, subset_size=100)
-  assert first["kid"] != kid(real, fake, seed=6, num_subsets=10, subset_size=100)["kid"]
+  first = kid(real, fake, seed=5, num_subsets=10, max_subset_size=100)
+  assert first == kid(real, fake, seed=5, num_subsets=10, max_subset_size=100)
+  assert first["kid"] != kid(real, fake, seed=6, num_subsets=10, max_subset_size=100)["kid"]
   assert first["kid_std"] > 0
   assert first["kid"] == pytest.approx(mmd2_unbiased(real, fake), rel=0.2)
 
 
 def test_inception_score_by_hand():
   certain = InceptionScore(8, num_splits=2)
-  certain.add(1e4 * np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0, 0, 1, 1]])
+  classes = np.empty(8, int)
+  classes[np.random.RandomState(0).permutation(8)] = [0, 1, 2, 3, 0, 0, 1, 1]
+  certain.add(1e4 * np.eye(4, dtype=np.float32)[classes])
   result = certain.result()  # 4 classes evenly, then 2 classes
   assert result["inception_score"] == pytest.approx(3.0) and result["inception_score_std"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("seed", [0, 2020])
+def test_inception_score_of_a_folder_in_class_order(seed):
+  """As torch-fidelity computes it, whose seed is 2020, on logits that it shuffles; unshuffled parts have one class."""
+  rng = np.random.default_rng(8)
+  logits = (8 * np.eye(10)[np.arange(1003) // 101] + rng.normal(size=(1003, 10))).astype(np.float32)
+  score = InceptionScore(1003, seed)
+  for batch in np.split(logits, [7, 64, 640]):
+    score.add(batch)
+
+  shuffled = logits[np.random.RandomState(seed).permutation(1003)].astype(np.float64)
+  p = np.exp(shuffled) / np.exp(shuffled).sum(axis=1, keepdims=True)
+  parts = [p[1003 * k // 10 : 1003 * (k + 1) // 10] for k in range(10)]
+  scores = [np.exp(np.mean(np.sum(part * np.log(part / part.mean(axis=0)), axis=1))) for part in parts]
+  result = score.result()
+  assert result["inception_score"] == pytest.approx(np.mean(scores), rel=1e-12) and np.mean(scores) > 8
+  assert result["inception_score_std"] == pytest.approx(np.std(scores), rel=1e-9)
 
 
 def test_precision_and_recall_of_identical_disjoint_and_nested_sets():
@@ -174,8 +206,8 @@ def test_too_few_images_are_refused():
   one = np.zeros((1, 2), np.float32)
   with pytest.raises(UserError, match=r"FID needs at least 2 images per side, .* 1 real and 1 fake"):
     fid(Moments.of(one), Moments.of(one))
-  with pytest.raises(UserError, match="KID needs at least 1000 images"):
-    kid(REAL, FAKE[:999])
+  with pytest.raises(UserError, match="KID needs at least 2 images"):
+    kid(REAL, FAKE[:1])
   with pytest.raises(UserError, match="at least 4 images per side"):
     precision_recall(REAL, FAKE[:3], mesh_of(1))
   with pytest.raises(UserError, match="at least 10 images"):

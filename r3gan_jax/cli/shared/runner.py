@@ -29,8 +29,8 @@ _SIGINT_STATUS = 128 + signal.SIGINT
 class _Output:
   """Standard output or error, which may be full or closed: the command goes on, and `error` is the first reason."""
 
-  def __init__(self, stream: TextIO):
-    self.stream = stream
+  def __init__(self, stream: TextIO | None):
+    self.stream = stream or open(os.devnull, "w")  # noqa: SIM115  the shell has closed it
     self.error: OSError | None = None
 
   def write(self, text: str) -> int:
@@ -96,7 +96,7 @@ def run(main: Callable[..., None], max_arguments: int = 0) -> None:
         raise
       _fail(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: no such device can be used here: {one_line(error)}")
 
-  out, err = (_Output(stream or open(os.devnull, "w")) for stream in (sys.stdout, sys.stderr))
+  out, err = _Output(sys.stdout), _Output(sys.stderr)
   with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
     try:
       app.run(guarded, flags_parser=_parse)
