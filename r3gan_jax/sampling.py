@@ -4,7 +4,7 @@ A seed gives noise, and noise and a class give an image; interpolation is betwee
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from itertools import chain
@@ -202,7 +202,7 @@ def encoded_png(image: np.ndarray, scale: int = 1) -> bytes:
   return buffer.getvalue()
 
 
-def save_pngs(directory: epath.Path, names: Sequence[str], batches: Iterable[np.ndarray]) -> None:
+def save_pngs(directory: epath.Path, names: Iterable[str], batches: Iterable[np.ndarray]) -> None:
   """Writes the images of uint8 [., H, W, C] `batches` with the next of `names`, in threads.
 
   At most two batches wait to be written.

@@ -23,7 +23,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from itertools import product
 
 import jax
 import matplotlib
@@ -79,16 +78,15 @@ class Result:
 def main() -> None:
   config = _CONFIG.value
   join_processes(config.run.peer_timeout_seconds)
-  seeds = parse_numbers("seeds", _SEEDS.value, 2**31).tolist()
+  seeds = parse_numbers("seeds", _SEEDS.value, 2**31)
   out = as_path(_OUT.value)
   if not config.run.metrics:
     raise UserError("config.run.metrics is empty: choose what to compare, e.g. --config.run.metrics=\"('fid',)\"")
   if out.exists() and not out.is_dir():
     raise UserError(f"--out={out} is not a directory")
-  planned = [_configured(config, loss, seed) for loss, seed in product(_LOSSES.value, seeds)]
-  for one in planned:
-    factory.build_experiment(one, jax.device_count())  # reports errors in any of them before training
-  for one in planned:
+  for loss in _LOSSES.value:  # reports errors in any of them before training
+    factory.build_experiment(_configured(config, loss, next(iter(seeds))), jax.device_count())
+  for one in (_configured(config, loss, seed) for loss in _LOSSES.value for seed in seeds):
     _train(one, out / one.name / loss_name(one) / f"seed_{one.seed}")
     results = _results(out)
     if is_first_process():

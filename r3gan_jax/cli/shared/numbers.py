@@ -19,6 +19,9 @@ class Numbers:
   def __iter__(self) -> Iterator[int]:
     return chain.from_iterable(self.ranges)
 
+  def __contains__(self, number: object) -> bool:
+    return any(number in part for part in self.ranges)
+
   def distinct(self) -> "Numbers":
     """Returns every number once, in ascending order."""
     merged: list[range] = []

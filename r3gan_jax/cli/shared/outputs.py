@@ -12,8 +12,8 @@ _FILE_TYPE = re.compile(r"\.[a-z]{2,}\d?", re.IGNORECASE)
 """A suffix such as .jpg or .mp4; not the end of a name such as run_1.5 or run.v2."""
 
 
-def output_path(flag: str, value: str, suffixes: Sequence[str] = (), directory: bool = False) -> epath.Path:
-  """Returns the path in a flag, where a command writes; upper-case suffixes count as lower-case ones.
+def output_path(flag: str, value: str, suffixes: Sequence[str] = (), directory: bool = False) -> tuple[epath.Path, str]:
+  """Returns the path in a flag, where a command writes, and its suffix in lower case; "" for a directory.
 
   A directory is what is one already, ends with a slash, or has no suffix of a file type.
 
@@ -34,11 +34,11 @@ def output_path(flag: str, value: str, suffixes: Sequence[str] = (), directory: 
   if directory and wants_directory:
     if exists and not is_directory:
       raise UserError(f"--{flag}={value} is a file, not a directory: choose another name")
-    return path
+    return path, ""
   if is_directory:
     raise UserError(f"--{flag}={value} is a directory: give a file in it, such as {path / f'NAME{suffixes[0]}'}")
   # Others that exist, such as /dev/stdout, are no files that a suffix could describe.
   if path.suffix.lower() in suffixes or (suffixes and exists and not path.is_file()):
-    return path
+    return path, path.suffix.lower()
   choices = [*suffixes, *(["a directory (its name ends with / if it has such a suffix)"] * directory)]
   raise UserError(f"--{flag}={value} cannot be written: choose {' or '.join(choices)}")
