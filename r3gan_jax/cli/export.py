@@ -24,22 +24,20 @@ from absl import flags
 from jax import export
 
 from r3gan_jax import factory, runs
+from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
-from r3gan_jax.errors import UserError
 from r3gan_jax.runs import TrainedRun
-from r3gan_jax.storage import as_path, failing_as, write_whole
+from r3gan_jax.storage import failing_as, write_whole
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
-_OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The checkpoint: its images seen, or 'best'; default: the newest.")
+_OUT = flags.DEFINE_string("out", None, "The .stablehlo to write.", required=True)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def main() -> None:
-  out = as_path(_OUT.value)
-  if out.is_dir():
-    raise UserError(f"--out={out} is a directory: give a file in it")
+  out, _ = output_path("out", _OUT.value, (".stablehlo",))
   trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
   serialized = exported_generator(trained).serialize()
   with failing_as(f"cannot write --out={out}", out):

@@ -60,7 +60,7 @@ from r3gan_jax.training.distributed import gathered, is_first_process, on_first_
 from r3gan_jax.training.mesh import make_mesh
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The checkpoint: its images seen, or 'best'; default: the newest.")
 _SEEDS = flags.DEFINE_string("seeds", "0-63", "Seeds, e.g. 0-63 or 1,5,10-19.")
 _CLASS = flags.DEFINE_string("class", None, "Classes to draw, e.g. 3 or 0-9; default: each seed draws one.")
 _INTERPOLATE = flags.DEFINE_float(
