@@ -121,8 +121,8 @@ def opened(kept: Mapping[str, Any], path: epath.PathLike) -> ConfigDict:
   for name in ("data", "gan", "run"):
     if not isinstance(kept.get(name, {}), Mapping):
       raise UserError(f"{path}: config.{name} = {kept[name]!r} must be a mapping of names to values: restore the file")
-  config = {"data": {}, "gan": {}} | completed(kept)
   try:
+    config = {"data": {}, "gan": {}} | completed(kept)
     checked({"run": {}} | config)
   except UserError as error:
     raise UserError(f"{path}: {error}: restore the file") from None

@@ -45,8 +45,7 @@ def output_path(flag: str, value: str, suffixes: Sequence[str] = (), directory: 
     return path, ""
   if is_directory:
     raise UserError(f"--{flag}={value} is a directory: give a file in it, such as {path / f'NAME{suffixes[0]}'}")
-  # Others that exist, such as /dev/stdout, are no files that a suffix could describe.
-  if path.suffix.lower() in suffixes or (suffixes and exists and not path.is_file()):
+  if path.suffix.lower() in suffixes or (suffixes and value.startswith("/dev/")):  # such as /dev/stdout
     return path, path.suffix.lower()
   choices = [*suffixes, *(["a directory (its name ends with / if it has such a suffix)"] * directory)]
   raise UserError(f"cannot write --{flag}={value}: choose {' or '.join(choices)}")

@@ -66,6 +66,7 @@ def run(main: Callable[..., None], max_arguments: int = 0) -> None:
     max_arguments: how many positional arguments `main` takes at most.
   """
   logging.set_verbosity(logging.INFO)
+  logging.use_absl_handler()  # now, as it replaces handlers of the same sys.stderr only
   logging.get_absl_handler().addFilter(_is_for_users)
   sys.excepthook = _without_libraries(sys.excepthook)
   threading.excepthook = _without_libraries(threading.excepthook)
