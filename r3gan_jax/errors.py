@@ -16,6 +16,6 @@ class Interrupted(Exception):
   """The command was stopped from outside, with nothing lost; the exit status is `INTERRUPTED`."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
   """Returns the text of an exception on one line, or its type if it has none."""
   return " ".join(str(error).split()) or type(error).__name__

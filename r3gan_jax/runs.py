@@ -88,8 +88,7 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
     )
     logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
     snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scorer)
-    writer = make_writer(workdir, newest_checkpoint(workdir / DIRECTORY))
-    with Trainer(experiment, loader, workdir, writer, snapshots) as trainer:
+    with Trainer(experiment, loader, workdir, make_writer(workdir), snapshots) as trainer:
       trainer.train(start)
 
 

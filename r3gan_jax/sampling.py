@@ -175,18 +175,32 @@ def labels_of_seeds(seeds: np.ndarray, num_classes: int) -> np.ndarray:
   return np.array([np.random.default_rng(seed).integers(num_classes) for seed in seeds.tolist()], np.int32)
 
 
+GUTTER = 128
+"""The grey between images in a grid, which sets off black as well as white."""
+
+
 def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
-  """Arranges uint8 [n, H, W, C] as a grid [rows * H, columns * W, C]; the last row is filled up with black."""
+  """Arranges uint8 [n, H, W, C] as a grid with gutters between the images; the last row is filled up with their grey.
+
+  Gutters have an even width, so that a grid of even images has even sides, as videos need.
+  """
   rows = -(-len(images) // columns)
   height, width, channels = images.shape[1:]
-  images = np.concatenate([images, np.zeros((rows * columns - len(images), height, width, channels), np.uint8)])
-  return images.reshape(rows, columns, height, width, channels).swapaxes(1, 2).reshape(rows * height, -1, channels)
+  gutter = 2 * max(1, height // 64)
+  cells = np.full((rows * columns, height + gutter, width + gutter, channels), GUTTER, np.uint8)
+  cells[: len(images), :height, :width] = images
+  grid = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
+  return grid.reshape(rows * cells.shape[1], -1, channels)[:-gutter, :-gutter]
 
 
 def beside_its_channels(images: np.ndarray) -> np.ndarray:
-  """Puts the red, green and blue of each image beside it, in grey: uint8 [n, H, W, 3] -> [n, H, 4 W, 3]."""
-  channels = [images[..., c : c + 1].repeat(3, axis=-1) for c in range(3)]
-  return np.concatenate([images, *channels], axis=2)
+  """Puts the red, green and blue of each image beside it, in grey, a black column between: -> uint8 [n, H, 4 W + 3, 3].
+
+  Args:
+    images: uint8 [n, H, W, 3].
+  """
+  parts = [images, *(images[..., c : c + 1].repeat(3, axis=-1) for c in range(3))]
+  return np.concatenate([np.pad(part, ((0, 0), (0, 0), (0, 1), (0, 0))) for part in parts], axis=2)[:, :, :-1]
 
 
 def save_png(path: epath.PathLike, image: np.ndarray, scale: int = 1) -> None:

@@ -84,25 +84,32 @@ def read(path: epath.Path, start: int | None = None, stop: int | None = None) ->
     return file.read() if stop is None else file.read(stop - file.tell())
 
 
+def append(path: epath.PathLike, data: bytes) -> None:
+  """Appends to a file on a disk, all of `data` or, if this fails, nothing. Creates file and directory if needed."""
+  os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+  with open(path, "ab", buffering=0) as file:
+    end = file.seek(0, os.SEEK_END)
+    try:
+      if file.write(data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+      file.truncate(end)
+      raise
+
+
 def append_lines(path: epath.Path, text: str) -> None:
   """Appends lines to a file, which is created if needed; in an object store it is read and rewritten.
 
-  After a line that was cut off, by a crash or a full disk, they begin a line of their own.
+  After a line that was cut off by a crash they begin a line of their own.
   """
+  before = b""
+  if path.exists():
+    before = path.read_bytes() if is_remote(path) else read(path, max(0, path.stat().length - 1))
+  data = (b"" if before[-1:] in (b"", b"\n") else b"\n") + text.encode()
   if is_remote(path):
-    before = path.read_bytes() if path.exists() else b""
-    path.write_bytes(before + _separator(before[-1:]) + text.encode())
-    return
-  with open(path, "a+b", buffering=0) as file:
-    end = file.seek(0, os.SEEK_END)
-    file.seek(max(0, end - 1))
-    data = _separator(file.read(1)) + text.encode()
-    if file.write(data) < len(data):
-      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _separator(last: bytes) -> bytes:
-  return b"" if last in (b"", b"\n") else b"\n"
+    path.write_bytes(before + data)
+  else:
+    append(path, data)
 
 
 @contextmanager

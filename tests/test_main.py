@@ -58,9 +58,10 @@ def test_every_smoke_variant_trains(command, tmp_path, name):
   assert re.search(r"4 of 4 images \| \S+ s/kimg \| \d+ images/s \| ETA 0:00:00 \| \S+ GiB", done.stderr)
   side = factory.build_algorithm(ConfigDict(read_config(tmp_path))).image_shape[0]
   for picture in ("reals.png", "fakes_0000000000.png", "fakes_0000000004.png"):
-    assert picture_size(tmp_path / "samples" / picture)[0] % (4 * side) == 0
+    assert (picture_size(tmp_path / "samples" / picture)[0]) % (4 * side + 3 * 2 * max(1, side // 64)) == 0
   lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-  assert [(line["images_seen"], len(line) > 2) for line in lines] == [(0, False), (4, True), (4, False)]
+  assert [line.get("event") for line in lines] == ["started", None, None, None, "ended"]
+  assert [(line["images_seen"], len(line) > 2) for line in lines[1:4]] == [(0, False), (4, True), (4, False)]
   for metric in (
     "discriminator/r1",
     "discriminator/r2",
@@ -68,7 +69,7 @@ def test_every_smoke_variant_trains(command, tmp_path, name):
     "hyperparameters/gamma",
     "progress/images_per_second",
   ):
-    assert np.isfinite(lines[1][metric])
+    assert np.isfinite(lines[2][metric])
   assert list((tmp_path / "tensorboard").iterdir())
 
 
@@ -203,6 +204,41 @@ def test_killed_at_random_moments_it_goes_on_from_the_last_complete_checkpoint(c
     assert process.finish().returncode == (INTERRUPTED if attempt % 2 else -signal.SIGKILL)
   command("main", SMOKE, f"--workdir={killed}", *frequent)
   assert_bitwise_equal(final_state(killed), final_state(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_and_ends_and_nobody_else_trains_there(refused, environment, tmp_path, number):
+  train = ("main", SMOKE, f"--workdir={tmp_path}", "--config.run.total_images=1000000")
+  process = Command(environment, *train)
+  while process.poll() is None and not (tmp_path / "samples" / "fakes_0000000064.png").exists():
+    time.sleep(0.01)
+  if number == signal.SIGINT:
+    assert f"{tmp_path} is in use by process {process.pid} on " in refused(*train)
+  process.send_signal(number)
+  done = process.finish()
+  assert done.returncode == INTERRUPTED, done.stderr
+  (images_seen,) = re.search(rf"stopped by {number.name} at ([\d,]+) images", done.stderr).groups()
+  assert (tmp_path / "checkpoints" / images_seen.replace(",", "")).exists() and not (tmp_path / "lock").exists()
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, INTERRUPTED), (signal.SIGINT, 128 + signal.SIGINT)])
+def test_a_signal_while_it_starts(environment, tmp_path, number, status):
+  process = Command(environment, "main", SMOKE, f"--workdir={tmp_path}")
+  while process.poll() is None and not (tmp_path / "lock").exists():
+    time.sleep(0.01)
+  process.send_signal(number)
+  done = process.finish()
+  assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
+  assert "stopped by " in done.stderr.splitlines()[-1] and not (tmp_path / "lock").exists()
+
+
+def test_a_run_that_begins_anew_forgets_its_best(command, finished, tmp_path):
+  shutil.copytree(finished, tmp_path / "run")
+  shutil.move(tmp_path / "run" / "checkpoints", tmp_path / "run" / "best")
+  command("main", SMOKE, f"--workdir={tmp_path}/run")
+  assert not (tmp_path / "run" / "best").exists()
+  done = command("main", SMOKE, f"--workdir={tmp_path}/run", "--config.run.total_images=32")
+  assert "this run is finished, at 64 images" in done.stderr
 
 
 def test_a_truncated_newest_checkpoint_falls_back(command, finished, tmp_path):
@@ -347,7 +383,7 @@ def test_sampling(command, refused, tmp_path):
   np.testing.assert_array_equal(everything["images"][[4, 2]], some["images"])
   np.testing.assert_array_equal(everything["labels"][[4, 2]], some["labels"])
   assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [f"seed{i:08}.png" for i in range(3)]
-  assert picture_size(tmp_path / "grid.png") == (64, 64)
+  assert picture_size(tmp_path / "grid.png") == (66, 66)
 
 
 def test_the_report_of_a_run_in_a_relative_work_directory(command, finished, tmp_path):

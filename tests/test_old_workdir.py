@@ -65,7 +65,7 @@ def test_settings_that_are_missing_or_unknown_are_one_warning(tmp_path, caplog):
   ],
 )
 def test_a_configuration_that_cannot_be_used_is_one_line(tmp_path, changes, message):
-  with pytest.raises(UserError, match="config.json") as error:
+  with pytest.raises(UserError, match=r"config\.json") as error:
     runs.open_run(changed(tmp_path, **changes))
   assert message in str(error.value) and "\n" not in str(error.value)
 

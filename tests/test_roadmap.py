@@ -84,7 +84,7 @@ def test_it_samples(environment, trained, tmp_path):
   assert call(environment, "sample", sample) == [None] * len(names)
   for name in names:
     with Image.open(tmp_path / f"{name}.png") as grid:
-      assert grid.size == (16, 16) and np.asarray(grid).std() > 1
+      assert grid.size == (18, 18) and np.asarray(grid).std() > 1
 
 
 @pytest.mark.parametrize("name", ["b", "d1", "e1"])

@@ -12,6 +12,7 @@ from PIL import Image
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import (
   FRAME_RATE,
+  GUTTER,
   Sampler,
   beside_its_channels,
   image_grid,
@@ -137,20 +138,31 @@ def test_video(tmp_path, suffix):
   assert np.abs(np.array(read) - expected).max() <= 3
 
 
-def test_grid_is_filled_by_rows_and_ends_in_black():
-  images = np.arange(1, 6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
+@pytest.mark.parametrize(("side", "gutter"), [(2, 2), (64, 2), (100, 2), (128, 4), (256, 8)])
+def test_grid_is_filled_by_rows_with_grey_between_and_at_the_end(side, gutter):
+  images = np.arange(1, 6, dtype=np.uint8)[:, None, None, None] * np.ones((1, side, side + 1, 3), np.uint8)
   grid = image_grid(images, columns=2)
-  assert grid.shape == (6, 6, 1)
-  np.testing.assert_array_equal(grid[::2, ::3, 0], [[1, 2], [3, 4], [5, 0]])
+  assert grid.shape == (3 * side + 2 * gutter, 2 * (side + 1) + gutter, 3)
+  expected = np.full_like(grid, GUTTER)
+  for index, image in enumerate(images):
+    top, left = index // 2 * (side + gutter), index % 2 * (side + 1 + gutter)
+    expected[top : top + side, left : left + side + 1] = image
+  np.testing.assert_array_equal(grid, expected)
+
+
+def test_a_grid_of_one_image_is_the_image():
+  image = np.random.default_rng(0).integers(0, 256, (1, 7, 5, 1), dtype=np.uint8)
+  np.testing.assert_array_equal(image_grid(image, columns=1), image[0])
 
 
 def test_beside_its_channels():
   images = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
   shown = beside_its_channels(images)
-  assert shown.shape == (2, 4, 20, 3)
+  assert shown.shape == (2, 4, 23, 3)
   np.testing.assert_array_equal(shown[:, :, :5], images)
+  assert not shown[:, :, 5::6].any()
   for channel in range(3):
-    grey = shown[:, :, 5 * (channel + 1) : 5 * (channel + 2)]
+    grey = shown[:, :, 6 * (channel + 1) :][:, :, :5]
     for c in range(3):
       np.testing.assert_array_equal(grey[..., c], images[..., channel])
 

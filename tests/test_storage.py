@@ -1,12 +1,13 @@
 """Work directories and data in an object store: a local server with Google Cloud Storage's API."""
 
+import errno
 import json
 import os
 import re
+import socket
 import struct
 import subprocess
 import sys
-import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,13 +25,14 @@ from helpers.states import final_state
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from r3gan_jax import storage
+from r3gan_jax import locks, storage
 from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.folder import FolderSource
 from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.prepare import prepare_idx
 from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.errors import UserError
+from r3gan_jax.locks import holder, locked
 from r3gan_jax.sampling import image_grid
 from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.logging import append_line, make_writer, read_metrics
@@ -64,10 +66,12 @@ def upload(directory, objects, prefix):
 def test_files(place):
   storage.make_directory(place / "a")
   assert storage.as_path(str(place)) == place == storage.absolute(place)
-  for text in ("0123", "4567"):
-    storage.append(place / "a" / "file", text)
-  assert storage.read(place / "a" / "file") == b"01234567"
-  assert storage.read(place / "a" / "file", 2, 5) == b"234"
+  for text in ("0123\n", "4567"):
+    storage.append_lines(place / "a" / "file", text)
+  assert storage.read(place / "a" / "file") == b"0123\n4567"
+  assert storage.read(place / "a" / "file", 2, 6) == b"23\n4"
+  storage.append_lines(place / "a" / "file", "89\n")  # the line before it was cut off
+  assert storage.read(place / "a" / "file") == b"0123\n4567\n89\n"
   for index in range(12):
     (place / f"{index}").write_text("x" * index)
   names = ["a/file", *map(str, range(12))]
@@ -143,6 +147,63 @@ write_whole(sys.argv[1], "x" * 5000)
   assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
 
 
+@pytest.fixture
+def soon(monkeypatch):
+  """Locks in a store give a sign of life more often."""
+  monkeypatch.setattr(locks, "BEAT_SECONDS", 0.2)
+  monkeypatch.setattr(locks, "_SETTLING_SECONDS", 0.02)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_lock_names_its_holder(place):
+  for _ in range(2):
+    with locked(place / "lock", "the run"):
+      first = holder(place / "lock")
+      message = rf"the run is in use by process {os.getpid()} on {socket.gethostname()} since \d{{4}}-"
+      with pytest.raises(UserError, match=message), locked(place / "lock", "the run"):
+        pass
+      assert holder(place / "lock") == first
+    assert not (place / "lock").exists()
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("content", ["", "{", '{"process": 1, "host": "x", "since": "1970", "id": "y"}\n7\n'])
+def test_a_stale_lock_is_taken_over(place, content):
+  """As a killed process leaves it."""
+  storage.make_directory(place)
+  (place / "lock").write_text(content)
+  with locked(place / "lock", "the run"):
+    assert json.loads(holder(place / "lock"))["process"] == os.getpid()
+  assert not (place / "lock").exists()
+
+
+def test_a_process_that_was_away_for_long_ends_when_its_lock_was_taken_over(server):
+  """It must not save: another process writes the same directory."""
+  program = """
+import time
+from etils import epath
+from r3gan_jax import locks
+locks.BEAT_SECONDS = locks._SETTLING_SECONDS = 0.1
+path = epath.Path("gs://%s/taken/lock")
+with locks.locked(path, "the run"):
+  path.write_text('{"process": 1, "host": "other", "since": "1970", "id": "y"}')
+  time.sleep(60)
+"""
+  command = [sys.executable, "-c", program % BUCKET]
+  done = subprocess.run(command, cwd=ROOT, env=server[1], capture_output=True, text=True)
+  assert done.returncode == 2 and "the run is in use by process 1 on other since 1970" in done.stderr
+  epath.Path(f"gs://{BUCKET}/taken/lock").unlink()  # the other's
+
+
+def test_a_disk_without_locks(tmp_path, monkeypatch, caplog):
+  def flock(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+  monkeypatch.setattr(locks.fcntl, "flock", flock)
+  with locked(tmp_path / "lock", "the run"):
+    assert "the run: its file system has no locks" in caplog.text
+
+
 def test_a_work_directory(place):
   claim_workdir(str(place), CONFIG)
   claim_workdir(str(place), CONFIG | {"run": {"total_images": 16}})
@@ -183,7 +244,6 @@ def test_logs(place):
       writer.flush()
       append_line(place / "metrics.jsonl", step, {"metrics/fid": 1.0})
     writer.close()
-    time.sleep(1)  # tensorboardX names its files by the second
   metrics = read_metrics(place)
   np.testing.assert_array_equal(metrics["loss"], [[0, 1, 2, 3], [0, 0.5, 1, 1.5]])
   np.testing.assert_array_equal(metrics["metrics/fid"][0], [0, 1, 2, 3])
@@ -303,5 +363,5 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(server, tmp_path):
   assert [path.name for path in (expected / "best").iterdir()] == [best]
   assert re.search(rf"images_seen +{best}\n", shown)
   with np.load(BytesIO(objects["samples.npz"])) as samples, Image.open(grids[-2]) as grid:
-    np.testing.assert_array_equal(np.asarray(grid), image_grid(samples["images"], 4).repeat(4, 0).repeat(4, 1))
+    np.testing.assert_array_equal(np.asarray(grid), image_grid(samples["images"], 4).repeat(6, 0).repeat(6, 1))
   assert b"No samples" not in objects["run/report.html"] and b"of 32" in objects["run/report.html"]

@@ -42,7 +42,8 @@ class Checkpoints:
 
   def __init__(self, directory: epath.PathLike, keep_last: int = 1, keep_every_images: int = 0):
     self.directory = absolute(directory)
-    self._manager = _manager(self.directory, preservation_policy=_Preserved(keep_last, keep_every_images))
+    self._saver = _Saver(self.directory, preservation_policy=_Preserved(keep_last, keep_every_images))
+    self._manager = self._saver.manager
 
   def save(self, state: TrainState) -> bool:
     """Waits for an earlier save, then starts saving `state`.
@@ -51,18 +52,16 @@ class Checkpoints:
       False if it cannot be saved, e.g. as the disk is too full. This is logged, as is an earlier save that failed.
     """
     images_seen = int(state.images_seen)
-    _finish_earlier_save(self._manager)
-    if images_seen in self._manager.all_steps():
-      return True
-    return _has_room_for(self.directory, state) and _start_save(self._manager, images_seen, state)
+    self._saver.finish()
+    return images_seen in self._manager.all_steps() or self._saver.start(images_seen, state)
 
   def failed(self) -> bool:
     """Returns whether the last save has failed; does not wait for one that is under way."""
-    return on_any_process(not self._manager.is_saving_in_progress() and not _finish_earlier_save(self._manager))
+    return on_any_process(not self._manager.is_saving_in_progress() and not self._saver.finish())
 
   def finish(self) -> bool:
     """Waits for the last save; returns whether it succeeded."""
-    return _finish_earlier_save(self._manager)
+    return self._saver.finish()
 
   def restore_latest(self, abstract_state: Any, images_seen: int | None = None) -> TrainState | None:
     """Returns the newest readable checkpoint whose checksums agree; None if there are no checkpoints.
@@ -74,7 +73,7 @@ class Checkpoints:
     Raises:
       UserError: there are checkpoints but none can be read, or there is none at `images_seen`.
     """
-    _finish_earlier_save(self._manager)
+    self._saver.finish()
     arguments = {_STATE: ocp.args.StandardRestore(abstract_state), _CHECKSUMS: ocp.args.JsonRestore()}
     tried: set[int] = set()
     while (step := self._newest(images_seen, tried)) is not None:
@@ -115,8 +114,7 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits for the last save and frees the manager's threads."""
-    _finish_earlier_save(self._manager)
-    self._manager.close()
+    self._saver.close()
 
 
 @dataclass(frozen=True)
@@ -167,73 +165,100 @@ class BestCheckpoint:
   def __init__(self, directory: epath.PathLike, metric: str, mode: str):
     self._metric, self._mode = metric, mode
     self._worst = float("inf") if mode == "min" else -float("inf")
-    self._manager = _manager(
-      absolute(directory),
-      max_to_keep=1,
-      best_mode=mode,
-      # `self._score`, because the checkpoint kept by a resumed run may lack this score.
-      best_fn=self._score,
-    )
+    # `self._score`, because the checkpoint kept by a resumed run may lack this score.
+    self._saver = _Saver(absolute(directory), max_to_keep=1, best_mode=mode, best_fn=self._score)
+    self._manager = self._saver.manager
 
   def offer(self, state: TrainState, scores: Mapping[str, float]) -> None:
     """Starts saving `state` if its score is the best so far; the old best is removed once the new one is complete.
 
     Waits for an earlier save first. One that failed is logged, and does not count.
     """
-    _finish_earlier_save(self._manager)
+    self._saver.finish()
     images_seen, score = int(state.images_seen), scores[self._metric]
     kept = self._manager.best_step()
     best = self._worst if kept is None else self._score(self._manager.metrics(kept) or {})
     if not (score < best if self._mode == "min" else score > best):
       return
-    if images_seen in self._manager.all_steps() or not _has_room_for(self._manager.directory, state):
+    if images_seen in self._manager.all_steps():
       return
     logging.info("the best %s so far: %g, at %s images", self._metric, score, f"{images_seen:,}")
     # `force`, because a run that resumes from an older checkpoint may be behind the best one.
-    _start_save(self._manager, images_seen, state, metrics=dict(scores), force=True)
+    self._saver.start(images_seen, state, metrics=dict(scores), force=True)
 
   def close(self) -> None:
     """Waits for the last save and frees the manager's threads."""
-    _finish_earlier_save(self._manager)
-    self._manager.close()
+    self._saver.close()
 
   def _score(self, scores: Mapping[str, float]) -> float:
     return scores.get(self._metric, self._worst)
 
 
-def _start_save(manager: ocp.CheckpointManager, images_seen: int, state: TrainState, **options: Any) -> bool:
-  try:
-    return manager.save(images_seen, args=_saved(state), **options)
-  except Exception as error:  # the layers below can raise anything
-    _clean_up(manager, error)
-    return False
+class _Saver:
+  """Saves by Orbax's `manager`. Failures are logged, once in a row, and leave nothing behind."""
+
+  def __init__(self, directory: epath.Path, **options: Any):
+    self._directory = directory
+    self._started = self._failing = False
+    self._writes = False  # or it reads, perhaps beside a training that has unfinished saves of its own
+    with failing_as(f"cannot use {directory}", directory):
+      self.manager = _opened(directory, ocp.CheckpointManagerOptions(**options))
+
+  def start(self, images_seen: int, state: TrainState, **options: Any) -> bool:
+    """Starts to save `state`; returns False if this fails. No earlier save may be under way."""
+    self._writes = True
+    self._remove_unfinished()  # e.g. of a process that was killed
+    if missing := _missing_room(self._directory, state):
+      self._report(missing)
+      return False
+    try:
+      self._started = True
+      return self.manager.save(images_seen, args=_saved(state), **options)
+    except Exception as error:  # the layers below can raise anything
+      self._clean_up(error)
+      return False
+
+  def finish(self) -> bool:
+    """Waits for the save that is under way; returns False if it failed."""
+    try:
+      self.manager.wait_until_finished()
+    except Exception as error:  # the layers below can raise anything
+      self._clean_up(error)
+      return False
+    if self._started:
+      self._started = self._failing = False
+    return True
+
+  def close(self) -> None:
+    """Waits for the save that is under way and frees the manager's threads."""
+    self.finish()
+    self.manager.close()
+    if self._writes:
+      self._remove_unfinished()
+
+  def _clean_up(self, error: Exception) -> None:
+    self._started = False
+    self._report(_first_line(error))
+    self._remove_unfinished()
+    self.manager.reload()
+
+  def _report(self, why: str) -> None:
+    if not self._failing:
+      logging.error("no checkpoint was written to %s (%s): training continues and will retry", self._directory, why)
+    self._failing = True
+
+  def _remove_unfinished(self) -> None:
+    if is_first_process():
+      for unfinished in self._directory.glob("*.orbax-checkpoint-tmp*"):
+        with suppress(Exception):  # threads of a save that has failed may still write
+          unfinished.rmtree()
 
 
-def _finish_earlier_save(manager: ocp.CheckpointManager) -> bool:
-  try:
-    manager.wait_until_finished()
-  except Exception as error:  # the layers below can raise anything
-    _clean_up(manager, error)
-    return False
-  return True
-
-
-def _clean_up(manager: ocp.CheckpointManager, error: Exception) -> None:
-  """Logs a save that failed, and removes what it left."""
-  logging.error("a checkpoint could not be written to %s (%s)", manager.directory, _first_line(error))
-  if is_first_process():
-    for unfinished in epath.Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
-      unfinished.rmtree(missing_ok=True)
-  manager.reload()
-
-
-def _manager(directory: epath.Path, **options: Any) -> ocp.CheckpointManager:
-  chosen = ocp.CheckpointManagerOptions(**options)
-  with failing_as(f"cannot use {directory}", directory):
-    for _ in range(_LISTINGS - 1):
-      with suppress(FileNotFoundError, NotADirectoryError):  # a training removed a checkpoint while it was listed
-        return ocp.CheckpointManager(directory, options=chosen, item_names=(_STATE, _CHECKSUMS))
-    return ocp.CheckpointManager(directory, options=chosen, item_names=(_STATE, _CHECKSUMS))
+def _opened(directory: epath.Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+  for _ in range(_LISTINGS - 1):
+    with suppress(FileNotFoundError, NotADirectoryError):  # a training removed a checkpoint while it was listed
+      return ocp.CheckpointManager(directory, options=options, item_names=(_STATE, _CHECKSUMS))
+  return ocp.CheckpointManager(directory, options=options, item_names=(_STATE, _CHECKSUMS))
 
 
 def _saved(state: TrainState) -> ocp.args.Composite:
@@ -263,18 +288,12 @@ def _check(state: TrainState, checksums: Mapping[str, int]) -> None:
       raise ValueError(f"{name} differs from what was saved")
 
 
-def _has_room_for(directory: epath.Path, state: TrainState) -> bool:
-  """Returns whether `state` fits on the disk, and logs an error if not; remote storage is taken to have room."""
+def _missing_room(directory: epath.Path, state: TrainState) -> str:
+  """Returns what to say if `state` does not fit on the disk, else ""; remote storage is taken to have room."""
   needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SPARE_BYTES
   free = needed if is_remote(directory) else shutil.disk_usage(directory).free
-  if free < needed:
-    logging.error(
-      "no checkpoint was written to %s: it needs %.2f GiB, %.2f are free; training continues and will retry",
-      directory,
-      needed / 2**30,
-      free / 2**30,
-    )
-  return from_first_process(free >= needed)
+  fits = from_first_process(free >= needed)
+  return "" if fits else f"it needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} are free"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,26 +1,30 @@
 """Writes metrics to the log, metrics.jsonl and TensorBoard files, through clu's writers, without TensorFlow."""
 
+import contextlib
 import importlib.util
 import json
+import os
+import platform
 import re
-import shutil
+import struct
 import sys
 import time
 import types
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from tempfile import mkdtemp
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 from etils import epath
 from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 
 from r3gan_jax.errors import one_line
-from r3gan_jax.storage import append_lines, is_remote, write_whole
+from r3gan_jax.storage import append, append_lines, is_remote, write_whole
 
 if importlib.util.find_spec("tensorflow") is None:
   # clu imports this module for its TensorFlow writer, which is not used here.
@@ -34,8 +38,12 @@ from clu.metric_writers import MetricWriter as MetricWriter
 from r3gan_jax.training.distributed import is_first_process
 
 METRICS_FILE = "metrics.jsonl"
-RESUMED = "resumed"
-"""The 'event' of a line at which a run resumes: lines before it, of more images seen, are of a part that was lost."""
+STARTED, RESUMED, ROLLED_BACK, ENDED = "started", "resumed", "rolled back", "ended"
+"""What the 'event' of a line may be."""
+STARTS = (STARTED, RESUMED, ROLLED_BACK)
+"""Here a run continues from the line's images seen: earlier lines, of more images seen, are of a part that was lost."""
+FINISHED = "finished"
+"""The 'reason' of `ENDED` for a run that has seen all its images; other reasons are error messages."""
 
 
 class _ScalarsAndImagesWriter(MetricWriter):
@@ -70,18 +78,23 @@ class _ScalarsAndImagesWriter(MetricWriter):
 
 
 class JsonLinesWriter(_ScalarsAndImagesWriter):
-  """Appends one line per call, {"images_seen": ..., name: value, ...}, to a file.
+  """Appends one line per call, {"images_seen": ..., name: number or text, ...}, to a file.
 
-  A resumed run repeats the images since its last checkpoint: its first line says so, and what was logged after that
-  checkpoint no longer counts. In an object store, lines are written at `flush`. Lines that cannot be written wait.
+  In an object store, lines are written at `flush`. Lines that cannot be written wait.
   """
 
-  def __init__(self, path: epath.Path, resumed_from: int | None = None):
+  def __init__(self, path: epath.Path):
     self._path = path
-    self._waiting = "" if resumed_from is None else _line(resumed_from, {"event": RESUMED})
+    self._waiting = ""
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-    self._waiting += _line(step, {name: float(value) for name, value in scalars.items()})
+    self._write(step, {name: float(value) for name, value in scalars.items()})
+
+  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+    self._write(step, texts)
+
+  def _write(self, step: int, values: Mapping[str, float | str]) -> None:
+    self._waiting += _line(step, values)
     if not is_remote(self._path):
       self.flush()
 
@@ -92,129 +105,115 @@ class JsonLinesWriter(_ScalarsAndImagesWriter):
 
 
 class TensorBoardWriter(_ScalarsAndImagesWriter):
-  """TensorBoard event files; the step axis is images seen.
+  """TensorBoard event files; the step axis is images seen. Events that cannot be written wait.
 
-  Written in the caller's thread, which gets the errors: tensorboardX's own writer would hang on a full disk.
-
-  Args:
-    directory: created if needed.
-    resumed_from: images seen; TensorBoard hides what an interrupted run wrote after that.
+  tensorboardX's own writer writes in a thread of its own, which a full disk ends. In an object store, every `flush`
+  writes a new file; TensorBoard reads them in order.
   """
 
-  def __init__(self, directory: epath.Path, resumed_from: int | None = None):
-    directory.mkdir(parents=True, exist_ok=True)
-    self._events = EventsWriter(str(directory / "events"))
-    if resumed_from is not None:
-      start = SessionLog(status=SessionLog.START)
-      self._events.write_event(Event(wall_time=time.time(), step=resumed_from + 1, session_log=start))
+  def __init__(self, directory: epath.Path):
+    self._path = directory / f"events.out.tfevents.{time.time_ns()}"
+    self._files = 0
+    self._waiting: list[Event] = []
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
     for name, value in scalars.items():
-      self._write(step, summary.scalar(name, float(value)))
+      self._add(step, summary=summary.scalar(name, float(value)))
+    if not is_remote(self._path):
+      self.flush()
 
   def write_images(self, step: int, images: Mapping[str, Any]) -> None:
     for name, batch in images.items():
-      self._write(step, summary.image(name, np.asarray(batch), dataformats="NHWC"))
+      self._add(step, summary=summary.image(name, np.asarray(batch), dataformats="NHWC"))
 
-  def _write(self, step: int, value: Any) -> None:
-    self._events.write_event(Event(wall_time=time.time(), step=step, summary=value))
+  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+    if texts.get("event") in STARTS:  # TensorBoard hides what was written after this step
+      self._add(step + 1, session_log=SessionLog(status=SessionLog.START))
 
-  def flush(self) -> None:
-    self._events.flush()
-
-  def close(self) -> None:
-    self._events.close()
-
-
-class RemoteTensorBoardWriter(_ScalarsAndImagesWriter):
-  """TensorBoard event files in an object store, a new one after each `flush`; TensorBoard reads them in order."""
-
-  def __init__(self, directory: epath.Path, resumed_from: int | None = None):
-    self._directory, self._resumed_from = directory, resumed_from
-    self._flushed = 0
-    self._local: tuple[Path, TensorBoardWriter] | None = None
-
-  def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-    self._writer().write_scalars(step, scalars)
-
-  def write_images(self, step: int, images: Mapping[str, Any]) -> None:
-    self._writer().write_images(step, images)
-
-  def _writer(self) -> TensorBoardWriter:
-    if not self._local:
-      directory = Path(mkdtemp(prefix="r3gan_jax-"))
-      resumed_from = None if self._flushed else self._resumed_from
-      self._local = directory, TensorBoardWriter(epath.Path(directory), resumed_from)
-    return self._local[1]
+  def _add(self, step: int, **content: Any) -> None:
+    self._waiting.append(Event(wall_time=time.time(), step=step, **content))
 
   def flush(self) -> None:
-    if self._local:
-      directory, writer = self._local
-      writer.close()
-      (events,) = directory.iterdir()
-      write_whole(self._directory / f"{events.name}.{self._flushed:05}", events.read_bytes())
-      shutil.rmtree(directory)
-      self._flushed += 1
-      self._local = None
+    if not self._waiting:
+      return
+    is_new = is_remote(self._path) or not self._path.exists()
+    first = [Event(wall_time=time.time(), file_version="brain.Event:2")] if is_new else []
+    data = b"".join(map(_record_of, first + self._waiting))
+    if is_remote(self._path):
+      write_whole(self._path.with_name(f"{self._path.name}.{self._files:06}"), data)
+      self._files += 1
+    else:
+      append(self._path, data)
+    self._waiting = []
 
-  def close(self) -> None:
-    self.flush()
+
+def _record_of(event: Event) -> bytes:
+  """Returns an event in the format of TensorBoard's files, TFRecord."""
+  data = event.SerializeToString()
+  size = struct.pack("<Q", len(data))
+  return size + struct.pack("<I", masked_crc32c(size)) + data + struct.pack("<I", masked_crc32c(data))
 
 
 class _PatientWriter(_ScalarsAndImagesWriter):
-  """Another writer that may fail, as training must not end for its log: failures are logged, once in a row.
+  """Another writer, whose failures are logged, once in a row: training must not end for its log."""
 
-  Args:
-    make: makes the other writer; called again after a failure.
-    errors: what counts as a failure.
-  """
-
-  def __init__(self, make: Callable[[], MetricWriter], errors: type[Exception]):
-    self._make, self._errors = make, errors
-    self._writer: MetricWriter | None = None
+  def __init__(self, writer: MetricWriter, errors: type[Exception]):
+    self._writer, self._errors = writer, errors
     self._failing = False
 
-  def _try(self, act: Callable[[MetricWriter], None]) -> None:
+  def _try(self, act: Callable[..., None], *arguments: Any) -> None:
     try:
-      self._writer = self._writer or self._make()
-      act(self._writer)
+      act(*arguments)
       self._failing = False
     except self._errors as error:
       if not self._failing:
-        logging.error("metrics cannot be written (%s): training continues", one_line(error))
-      self._writer, self._failing = None, True
+        logging.error("metrics cannot be written (%s): training continues and will retry", one_line(error))
+      self._failing = True
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-    self._try(lambda writer: writer.write_scalars(step, scalars))
+    self._try(self._writer.write_scalars, step, scalars)
 
   def write_images(self, step: int, images: Mapping[str, Any]) -> None:
-    self._try(lambda writer: writer.write_images(step, images))
+    self._writer.write_images(step, images)
+
+  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+    self._try(self._writer.write_texts, step, texts)
 
   def flush(self) -> None:
-    self._try(lambda writer: writer.flush())
-
-  def close(self) -> None:
-    self._try(lambda writer: writer.close())
+    self._try(self._writer.flush)
 
 
-def make_writer(workdir: epath.Path, resumed_from: int | None = None) -> MetricWriter:
-  """Returns the writer of a run: log, metrics.jsonl and tensorboard/ on process 0, nothing on the others.
+class _LogWriter(metric_writers.LoggingWriter):
+  """clu's writer to the log, without events, which the log has as messages."""
 
-  Args:
-    resumed_from: images seen of the checkpoint that the run resumes, if it does.
-  """
+  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+    pass
+
+
+def make_writer(workdir: epath.Path) -> MetricWriter:
+  """Returns the writer of a run: log, metrics.jsonl and tensorboard/ on process 0, nothing on the others."""
   if not is_first_process():
     return metric_writers.MultiWriter([])
-  lines = JsonLinesWriter(workdir / METRICS_FILE, resumed_from)
-  tensorboard = RemoteTensorBoardWriter if is_remote(workdir) else TensorBoardWriter
   errors = Exception if is_remote(workdir) else OSError
-  return metric_writers.MultiWriter(
-    [
-      metric_writers.LoggingWriter(),
-      _PatientWriter(lambda: lines, errors),  # the same again: it has the lines that are not written yet
-      _PatientWriter(lambda: tensorboard(workdir / "tensorboard", resumed_from), errors),
-    ]
-  )
+  files = (JsonLinesWriter(workdir / METRICS_FILE), TensorBoardWriter(workdir / "tensorboard"))
+  return metric_writers.MultiWriter([_LogWriter(), *(_PatientWriter(writer, errors) for writer in files)])
+
+
+def started(event: str) -> dict[str, str]:
+  """Returns the texts of an event of `STARTS`: with time, devices and versions, for the report."""
+  kind, processes = jax.devices()[0].device_kind, jax.process_count()
+  if kind == "cpu":
+    kind = f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
+  versions = [f"Python {platform.python_version()}"]
+  for package in ("jax", "jaxlib", "flax", "r3gan_jax"):
+    with contextlib.suppress(PackageNotFoundError):  # ours, in a checkout that is not installed
+      versions.append(f"{package} {version(package)}")
+  return {
+    "event": event,
+    "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    "devices": f"{jax.device_count()} x {kind}" + (f" in {processes} processes" if processes > 1 else ""),
+    "versions": ", ".join(versions),
+  }
 
 
 def append_line(path: epath.Path, images_seen: int, values: Mapping[str, float | str]) -> None:
@@ -232,27 +231,36 @@ def read_metrics(workdir: epath.PathLike) -> dict[str, tuple[np.ndarray, np.ndar
   Empty before the first log line, when the file does not exist.
   """
   series: dict[str, dict[int, float]] = {}
-  path = epath.Path(workdir) / METRICS_FILE
-  foreign = 0
-  for line in path.read_bytes().splitlines() if path.exists() else []:
-    record = _record(line)
-    if record is None:
-      foreign += bool(line.strip())
-      continue
-    images_seen, values = record
-    if values.get("event") == RESUMED:
+  for images_seen, values in _records(epath.Path(workdir) / METRICS_FILE):
+    if values.get("event") in STARTS:
       series = {name: {n: value for n, value in kept.items() if n <= images_seen} for name, kept in series.items()}
     for name, value in values.items():
       if isinstance(value, int | float):
         name = re.sub("^knobs/", "hyperparameters/", name)  # the prefix in older runs
         series.setdefault(name, {})[images_seen] = float(value)
-  if foreign:
-    logging.warning("%d lines of %s are no records of a run, e.g. cut off by a crash: passed over", foreign, path)
   return {
     name: (np.array(sorted(values), np.int64), np.array([values[n] for n in sorted(values)]))
     for name, values in series.items()
     if values
   }
+
+
+def read_events(workdir: epath.PathLike) -> list[tuple[int, dict[str, str]]]:
+  """Reads the events of metrics.jsonl in order: (images seen, texts); runs before there were events have none."""
+  return [
+    (images_seen, {name: text for name, text in values.items() if isinstance(text, str)})
+    for images_seen, values in _records(epath.Path(workdir) / METRICS_FILE)
+    if isinstance(values.get("event"), str)
+  ]
+
+
+def _records(path: epath.Path) -> list[tuple[int, dict[str, Any]]]:
+  """Returns (images seen, values) of every line; passes over what is no record, and logs how many there are."""
+  lines = [line for line in (path.read_bytes().splitlines() if path.exists() else []) if line.strip()]
+  records = [record for record in map(_record, lines) if record]
+  if foreign := len(lines) - len(records):
+    logging.warning("%d lines of %s are no records of a run, e.g. cut off by a crash: passed over", foreign, path)
+  return records
 
 
 def _record(line: bytes) -> tuple[int, dict[str, Any]] | None:

@@ -22,10 +22,19 @@ from etils import epath
 from r3gan_jax.algorithms.base import Algorithm, Params
 from r3gan_jax.data.images import CorruptImage
 from r3gan_jax.data.loader import Loader
-from r3gan_jax.errors import Interrupted, UserError
+from r3gan_jax.errors import Interrupted, UserError, one_line
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, BestCheckpoint, Checkpoints
 from r3gan_jax.training.distributed import Preemption, Watchdog, from_first_process
-from r3gan_jax.training.logging import MetricWriter, read_metrics
+from r3gan_jax.training.logging import (
+  ENDED,
+  FINISHED,
+  RESUMED,
+  ROLLED_BACK,
+  STARTED,
+  MetricWriter,
+  read_metrics,
+  started,
+)
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.profile import Profile
 from r3gan_jax.training.progress import Diverged, MetricWindow, Progress
@@ -123,6 +132,7 @@ class Trainer:
     self._mesh = make_mesh()
     self._step = make_train_step(experiment.algorithm, self._mesh, experiment.micro_batches)
     self._iteration = 0  # since the start of this process
+    self._images_seen = 0  # at the last step
     self._checkpoints = Checkpoints(workdir / DIRECTORY, experiment.keep_checkpoints, experiment.keep_every_images)
     self._best = None
     if experiment.best_metric:
@@ -137,7 +147,10 @@ class Trainer:
   def __enter__(self) -> "Trainer":
     return self
 
-  def __exit__(self, *_: object) -> None:
+  def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+    if self._iteration:
+      reason = one_line(error) if error else FINISHED
+      self._writer.write_texts(self._images_seen, {"event": ENDED, "reason": reason})
     self._watchdog.close()
     self._profile.close()
     self._checkpoints.close()
@@ -157,6 +170,7 @@ class Trainer:
     """
     experiment = self._experiment
     state = self._restore()
+    event = STARTED if state is None else RESUMED
     if state is not None and int(state.images_seen) >= experiment.total_images:
       logging.warning(
         "this run is finished, at %s images: to train on, raise config.run.total_images = %s",
@@ -170,6 +184,8 @@ class Trainer:
     else:
       init = partial(init_state, experiment.algorithm, experiment.seed)
       state = jax.jit(init, out_shardings=replicated(self._mesh))()
+    if int(state.images_seen) < experiment.total_images:
+      self._writer.write_texts(int(state.images_seen), started(event))
     while True:
       rollbacks = int(state.rollbacks) + 1
       try:
@@ -181,6 +197,7 @@ class Trainer:
         logging.warning("%s", error)
         images_seen = f"{int(state.images_seen):,}"
         logging.warning("rolling back to %s images (%d of %d)", images_seen, rollbacks, experiment.max_rollbacks)
+        self._writer.write_texts(int(state.images_seen), {"event": ROLLED_BACK, "reason": str(error)})
         state = _with_other_draws(state, rollbacks)
 
   def _restore(self) -> TrainState | None:
@@ -216,6 +233,7 @@ class Trainer:
           self._profile.after(self._iteration, metrics)
           self._iteration += 1
           previous, images_seen = images_seen, images_seen + increment
+          self._images_seen = images_seen
           last = images_seen >= experiment.total_images
           snapshot_due = last or _crosses(experiment.snapshot_every_images, previous, images_seen)
           log_due = last or _crosses(experiment.log_every_images, previous, images_seen)

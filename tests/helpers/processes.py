@@ -7,7 +7,10 @@ from helpers.commands import Command
 
 
 class Processes:
-  """The same command in each of several processes, joined on a free port, each with `devices` devices."""
+  """The same command in each of several processes, joined on a free port, each with `devices` devices.
+
+  In a flag and in $HOME, {} is the number of the process.
+  """
 
   def __init__(self, environment, count, devices, *arguments):
     with socket.socket() as probe:
@@ -16,7 +19,13 @@ class Processes:
     environment = environment | {"JAX_NUM_CPU_DEVICES": str(devices)}
     join = (f"--coordinator=localhost:{port}", f"--num_processes={count}") if count > 1 else ()
     self.processes = [
-      Command(environment, *arguments, *join, *([f"--process_id={index}"] if join else [])) for index in range(count)
+      Command(
+        environment | {"HOME": environment["HOME"].replace("{}", str(index))},
+        *(argument.replace("{}", str(index)) for argument in map(str, arguments)),
+        *join,
+        *([f"--process_id={index}"] if join else []),
+      )
+      for index in range(count)
     ]
 
   def finish(self, *statuses, timeout=240):

@@ -82,6 +82,13 @@ def test_keeps_the_last_and_multiples(tmp_path):
   assert saved(tmp_path / "multiples", 5, 6, 10, 11, 12, keep_last=1, keep_every_images=5) == [5, 10, 12]
 
 
+def test_keeps_the_first_at_or_after_each_multiple(tmp_path):
+  """Also if a run resumes, and if snapshots are rarer than multiples."""
+  for counts in ((3, 6), (9, 12, 15), (18, 48, 51)):
+    kept = saved(tmp_path, *counts, keep_last=1, keep_every_images=10)
+  assert kept == [12, 48, 51]  # 48 is the first after 20, 30 and 40; 12 after 10
+
+
 @pytest.fixture
 def collected(caplog):
   """Collects the readers and writers that Orbax abandons when one fails, so that no other test sees their warnings."""
@@ -131,6 +138,22 @@ def test_any_damage_falls_back_to_the_previous_checkpoint(tmp_path):
   assert noticed >= 4
 
 
+def test_damaged_twice_at_one_step(tmp_path):
+  saved(tmp_path, 1, 2, keep_last=2)
+  for names in ({"damaged-2"}, {"damaged-2", "damaged-2-2"}):
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    checkpoints.set_aside_after(1)
+    checkpoints.save(make_state(2))
+    checkpoints.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2"} | names
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+  (tmp_path / "1.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+  saved(tmp_path, 2)
+  assert [path.name for path in tmp_path.iterdir()] == ["2"]
+
+
 @damages
 def test_nothing_readable(tmp_path):
   saved(tmp_path, 1)
@@ -159,6 +182,15 @@ def test_a_checkpoint_that_a_training_removes_while_it_is_read(tmp_path, monkeyp
 
   monkeypatch.setattr(reader._manager, "restore", after_removal)
   assert_same(reader.restore_latest(abstract()), make_state(3))
+
+
+def test_a_reader_leaves_what_a_training_is_saving(tmp_path):
+  saved(tmp_path, 1)
+  (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+  reader = Checkpoints(tmp_path)
+  assert_same(reader.restore_latest(abstract()), make_state(1))
+  reader.close()
+  assert (tmp_path / "2.orbax-checkpoint-tmp").exists()
 
 
 def test_a_chosen_checkpoint_that_is_gone_names_those_that_exist(tmp_path):
@@ -195,7 +227,7 @@ def test_the_best_of_an_older_state_replaces_a_newer_one(tmp_path):
 @damages
 @pytest.mark.parametrize("kind", ["last", "best"])
 def test_a_save_that_fails_while_writing(tmp_path, caplog, kind):
-  """The file system rejects the arrays although there was room: the next save logs it, and succeeds."""
+  """The file system rejects the arrays although there was room: it is logged once, and the next save succeeds."""
   checkpoints = Checkpoints(tmp_path) if kind == "last" else BestCheckpoint(tmp_path, "score", "min")
 
   def save(images_seen, score):
@@ -211,10 +243,16 @@ def test_a_save_that_fails_while_writing(tmp_path, caplog, kind):
   try:
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))  # bytes per file; an array has 16384
     save(2, 0.5)
+    if kind == "last":
+      assert checkpoints.failed() and not checkpoints.failed()
+    save(2, 0.5)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert [path.name for path in tmp_path.iterdir() if path.name.isdigit()] == ["1"]
   save(3, 1.0)
-  assert "the last checkpoint could not be written (OUT_OF_RANGE" in caplog.text
+  assert caplog.text.count("no checkpoint was written") == 1 and "OUT_OF_RANGE" in caplog.text
+  if kind == "last":
+    assert not checkpoints.failed() and checkpoints.finish()
   checkpoints.close()
+  assert [path.name for path in tmp_path.iterdir()] == ["3"]
   assert_same(Checkpoints(tmp_path).restore_latest(abstract()), make_state(3))

@@ -1,12 +1,14 @@
 """Several processes on loopback, started by the user's commands: they train as one, exit together and resume."""
 
 import json
+import re
 import signal
 import time
 
 import jax
 import numpy as np
 import pytest
+from helpers.image_files import write_images
 from helpers.processes import Processes
 from helpers.states import final_state
 
@@ -124,8 +126,47 @@ def test_a_single_process_ignores_the_environment(environment, tmp_path):
   Processes(environment | slurm, 1, 1, *train, "--num_processes=1").finish(0)
 
 
-def test_bad_input_ends_all_processes_with_the_reason(environment, refused, tmp_path):
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_peer_that_does_not_come(environment, tmp_path, which):
+  train = (*TRAIN, f"--workdir={tmp_path}", "--config.run.peer_timeout_seconds=3")
+  joined = Processes(environment, 2, 1, *train)
+  joined.processes[1 - which].send_signal(signal.SIGKILL)
+  done = joined.processes[which].finish()
+  assert done.returncode == INTERRUPTED and "Check failure" not in done.stderr
+  assert "not all processes have come within 3 seconds" in done.stderr
+
+
+def test_directories_and_data_that_are_not_the_same_for_all(environment, tmp_path):
+  """As on hosts with disks of their own."""
+  for name in ("0", "1"):
+    write_images(tmp_path / name / "images", 4, first=int(name))
+  folder = ("--config.data.source=folder", "--config.data.num_classes=0", "--config.run.data_path=~/images")
+  for flags, message in (
+    ([f"--workdir={tmp_path}/{{}}/run"], "the work directory .* differs from that of process 0"),
+    (
+      [f"--workdir={tmp_path}/run", *folder],
+      "the data of process 1 differs",
+    ),
+  ):
+    joined = Processes(environment | {"HOME": f"{tmp_path}/{{}}"}, 2, 1, *TRAIN, *flags)
+    for text in joined.finish(2, 2):
+      assert re.search(message, text)
+    assert not (tmp_path / "1" / "run").exists()
+
+
+@pytest.mark.parametrize(
+  "flags, message",
+  [
+    (["--num_processes=2"], "--coordinator, --num_processes and --process_id go together"),
+    (["--num_processes=2", "--process_id=0", "--coordinator=localhost"], "--coordinator=localhost has no port"),
+    (["--num_processes=2", "--process_id=2", "--coordinator=localhost:1"], "--process_id=2 of 2 processes"),
+  ],
+)
+def test_flags_that_do_not_fit_together(refused, flags, message):
+  assert message in refused(*TRAIN, *flags)
+
+
+def test_bad_input_ends_all_processes_with_the_reason(environment, tmp_path):
   (tmp_path / "something").write_text("else")
   printed = Processes(environment, 2, 1, *TRAIN, f"--workdir={tmp_path}").finish(2, 2)
   assert all("is not empty" in text for text in printed)
-  assert "--coordinator, --num_processes and --process_id" in refused(*TRAIN, "--num_processes=2")

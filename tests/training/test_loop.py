@@ -1,7 +1,9 @@
 """Faults of a run: non-finite values, full disks, interrupted snapshots, corrupt images."""
 
 import dataclasses
+import signal
 import subprocess
+from contextlib import suppress
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,8 @@ from r3gan_jax import factory
 from r3gan_jax.data.images import CorruptImage
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import UserError
-from r3gan_jax.training.logging import make_writer, metric_writers, read_metrics
+from r3gan_jax.training.distributed import Preemption
+from r3gan_jax.training.logging import JsonLinesWriter, make_writer, metric_writers, read_events, read_metrics
 from r3gan_jax.training.loop import SNAPSHOT_SECONDS, Trainer
 from r3gan_jax.training.progress import Diverged
 
@@ -67,13 +70,24 @@ def test_rollbacks_get_past_a_fault_and_are_logged(tmp_path, caplog):
   examples = loader.examples
   loader.examples = lambda samples, order=0: asked.append((order, samples)) or examples(samples, order)
   with caplog.at_level("WARNING"), pytest.raises(Diverged, match=r"generator/gradient_norm.* not finite.*on_nonfinite"):
-    run(tmp_path / "stop", one_in=40)
+    run(tmp_path / "stop", one_in=40, writer=JsonLinesWriter(epath.Path(tmp_path / "stop/metrics.jsonl")))
   assert "rolling back" not in caplog.text
+  (_, start), (_, end) = read_events(tmp_path / "stop")
+  assert (start["event"], end["event"]) == ("started", "ended") and end["reason"].startswith("training diverged at ")
   stopped_after = saved(tmp_path / "stop")[-1]
   logging.use_absl_handler()
   with caplog.at_level("WARNING", logger="absl"):
-    state = run(tmp_path / "back", one_in=40, max_rollbacks=20, loader=loader)
+    state = run(
+      tmp_path / "back",
+      JsonLinesWriter(epath.Path(tmp_path / "back/metrics.jsonl")),
+      one_in=40,
+      max_rollbacks=20,
+      loader=loader,
+    )
   assert int(state.images_seen) == 64
+  events = [(images_seen, texts["event"]) for images_seen, texts in read_events(tmp_path / "back")]
+  assert events[1] == (stopped_after, "rolled back") and events[-1] == (64, "ended")
+  assert len(events) == int(state.rollbacks) + 2 and read_events(tmp_path / "back")[-1][1]["reason"] == "finished"
   assert f"rolling back to {stopped_after} images (1 of 20)" in caplog.text
   assert f"({int(state.rollbacks)} of 20)" in caplog.text
   assert {order for order, _ in asked} == set(range(int(state.rollbacks) + 1))
@@ -88,32 +102,48 @@ def test_max_rollbacks(tmp_path):
   assert saved(tmp_path) == [0]
 
 
-def test_a_full_disk_is_reported_and_saving_retried(tmp_path, caplog):
-  """The disk is a real file system of 100 MB, which only root can mount."""
+def test_a_full_disk_does_not_end_a_training(tmp_path, caplog):
+  """Logs, pictures and checkpoints are tried again, and the log is whole in the end. Only the last state must be saved.
+
+  The disk is a real file system of 100 MB, which only root can mount.
+  """
   mounted = tmp_path / "small"
   mounted.mkdir()
   if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", mounted], capture_output=True).returncode:
     pytest.skip("mounting a small file system needs root")
   try:
     ballast = mounted / "ballast"
-    workdir = mounted / "run"
+    workdir = epath.Path(mounted / "run")
     run(workdir, total_images=16)
-    filled = []
 
-    def fill(params, carry, images_seen, writer):
+    def fill():
+      with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(b"x" * 2**20):
+          pass
+
+    def snapshot(params, carry, images_seen, writer):
       if images_seen == 16:
-        ballast.write_bytes(b"x" * 2**20 * 60)
-        filled.append(images_seen)
+        fill()
       if images_seen == 48:
         ballast.unlink()
+      (workdir / f"{images_seen}.png").write_bytes(b"x" * 10_000)
       return {}
 
+    def train(total_images):
+      writer = make_writer(workdir)
+      return run(workdir, writer, [snapshot], total_images=total_images, log_every_images=8)
+
     with caplog.at_level("ERROR", logger="absl"):
-      state = run(workdir, snapshots=[fill], log_every_images=8)
-    assert filled == [16] and int(state.images_seen) == 64
+      assert int(train(64).images_seen) == 64
     assert "no checkpoint was written" in caplog.text and "are free" in caplog.text
     # It is retried at every log line.
     assert saved(workdir) == [0, 16, 56, 64]
+    assert read_metrics(workdir)["generator/loss"][0].tolist() == list(range(24, 65, 8))
+    fill()
+    with pytest.raises(UserError, match=r"the end of the run, at 72 images, could not be saved in .*checkpoints: make"):
+      train(72)
+    ballast.unlink()
+    assert int(train(72).images_seen) == 72 and saved(workdir)[-1] == 72
   finally:
     subprocess.run(["umount", mounted], check=True)
 
@@ -136,6 +166,16 @@ def test_an_interrupted_snapshot_is_repeated_when_the_run_resumes(tmp_path):
   run(tmp_path, make_writer(tmp_path), [cut_off])
   assert seen == [0, 16, 32, 32, 48, 64]
   assert read_metrics(tmp_path)[SNAPSHOT_SECONDS][0].tolist() == [0, 16, 32, 48, 64]
+
+
+def test_ctrl_c_twice_ends_at_once():
+  with Preemption().watched() as preemption:
+    assert not preemption.requested(1)
+    signal.raise_signal(signal.SIGINT)
+    assert preemption.requested(2) and preemption.signal == "SIGINT"
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_trace_is_written_on_request(tmp_path):

@@ -9,8 +9,9 @@ import sysconfig
 import textwrap
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
@@ -70,11 +71,13 @@ def run(main: Callable[..., None], max_arguments: int = 0) -> None:
   logging.get_absl_handler().addFilter(_is_for_users)
   sys.excepthook = _without_libraries(sys.excepthook)
   threading.excepthook = _without_libraries(threading.excepthook)
+  sys.unraisablehook = _without_libraries(sys.unraisablehook)
+  warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # Orbax's, after a save that failed
   signal.signal(signal.SIGTERM, _stop)
   if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see cli/__init__.py
     signal.signal(signal.SIGINT, signal.default_int_handler)
-  # gcsfs logs a traceback of everything that it raises.
-  standard_logging.getLogger("gcsfs").setLevel(standard_logging.CRITICAL)
+  for name in ("asyncio", "gcsfs"):  # they log a traceback of everything that they raise
+    standard_logging.getLogger(name).setLevel(standard_logging.CRITICAL)
 
   def guarded(argv: list[str]) -> None:
     try:
@@ -183,7 +186,8 @@ def _fail(message: str) -> NoReturn:
 
 
 def _end(message: str, status: int) -> NoReturn:
-  print(message, file=sys.stderr, flush=True)
+  with suppress(OSError):  # the log may be on a disk that is full
+    print(message, file=sys.stderr, flush=True)
   if jax.distributed.is_initialized() and jax.process_count() > 1:
     sys.stdout.flush()
     os._exit(status)  # a normal exit would wait for the other processes
@@ -197,7 +201,7 @@ def _is_for_users(record: standard_logging.LogRecord) -> bool:
 
 
 def _without_libraries(hook: Callable[..., object]) -> Callable[..., None]:
-  """Returns an excepthook that drops errors outside our code: those of Orbax's threads if a save fails."""
+  """Returns a hook that drops errors outside our code: those of Orbax's threads and callbacks, if a save fails."""
 
   def quiet(*error: Any) -> None:
     trace = error[0].exc_traceback if len(error) == 1 else error[2]
