@@ -81,7 +81,7 @@ def main() -> None:
 
   features = algorithm.image_features if isinstance(algorithm, HasImageFeatures) else None
   inverter = Inverter(algorithm, *networks, features, _STEPS.value, _FINE_TUNE.value)
-  sampler = Sampler(algorithm, make_mesh(jax.local_devices()))
+  sampler = Sampler(algorithm, make_mesh(jax.local_devices()), title=trained.title)
   starts = sampler.noise(_SEED.value + np.arange(_STARTS.value))
   found = []
   for index, (name, target) in enumerate(zip(_IMAGE.value, targets, strict=True)):

@@ -120,6 +120,13 @@ def test_a_directory_or_zip_keeps_the_labels_that_seeds_draw(out):
   ]
 
 
+def test_a_zip_can_be_prepared_for_training(environment, out):
+  where = (f"--images={out / 'drawn.ZIP'}", f"--data_dir={out / 'data'}", "--name=samples", "--resolution=8")
+  shown = commands.run(environment, "prepare_data", *where, "--processes=1").stdout
+  with np.load(out / "drawn.npz") as file:
+    assert f"{file['labels'].max() + 1} classes, numbered" in shown and "8 images in" in shown
+
+
 def test_what_is_there_is_not_drawn_again(environment, out):
   """An image that is there stays as it is, whatever it holds; one that is missing is drawn."""
   kept, missing = sorted((out / "drawn").glob("*.png"))[:2]
