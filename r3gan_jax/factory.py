@@ -94,11 +94,8 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     for these, those in ((known, kept), (kept, known))
   )
   if new or old:
-    logging.warning(
-      "the configuration is of another version%s%s",
-      f": {', '.join(new)}: the default is used" if new else "",
-      f": {', '.join(old)} does not exist any more and is left out" if old else "",
-    )
+    changes = [f"{name} is new" for name in new] + [f"{name} no longer exists" for name in old]
+    logging.warning("the run is of another version: %s: new settings have their defaults", ", ".join(changes))
   full = {
     part: defaults | {name: value for name, value in kept[part].items() if name in defaults}
     for part, defaults in known.items()
@@ -106,7 +103,7 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
   return full[""] | {name: full[f"{name}."] for name in sections}
 
 
-def opened(kept: Mapping[str, Any], path: epath.PathLike) -> ConfigDict:
+def opened(kept: Mapping[str, Any], path: epath.Path) -> ConfigDict:
   """Returns the configuration of a run that is not trained on, `completed`.
 
   Args:
@@ -117,7 +114,7 @@ def opened(kept: Mapping[str, Any], path: epath.PathLike) -> ConfigDict:
     UserError: it names no algorithm, or a setting has another type or is out of range.
   """
   if not isinstance(kept.get("algorithm"), str):
-    raise UserError(f"{path} is not of a work directory of r3gan_jax: it names no algorithm")
+    raise UserError(f"{path.parent} is not a work directory of r3gan_jax: its {path.name} names no algorithm")
   for name in ("data", "gan", "run"):
     if not isinstance(kept.get(name, {}), Mapping):
       raise UserError(f"{path}: config.{name} = {kept[name]!r} must be a mapping of names to values: restore the file")

@@ -112,12 +112,12 @@ def test_each_image_beside_what_is_drawn(out):
   names = sorted(path.name for path in (out / "fine_tuned").iterdir())
   assert names == ["0_wide.png", "1_b.png", "interpolation.gif", "inversion.npz"]
   shown = picture(out / "fine_tuned" / "0_wide.png")
-  assert shown.shape == (256, 768, 3)
-  target, by_noise, by_features = np.split(shown[::16, ::16], 3, axis=1)
+  assert shown.shape == (256, 832, 3)
+  target, by_noise, by_features = (shown[::16, ::16][:, start : start + 16] for start in (0, 18, 36))
   np.testing.assert_array_equal(target, found["targets"][0])
   np.testing.assert_array_equal(by_features, found["images"][0])
   assert (by_noise != by_features).any()
-  assert picture(out / "class" / "1_b.png").shape == (256, 512, 3)
+  assert picture(out / "class" / "1_b.png").shape == (256, 576, 3)
 
 
 def test_the_same_is_found_whatever_came_before(out):
