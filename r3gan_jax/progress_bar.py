@@ -13,10 +13,15 @@ LOG_SECONDS = 10.0
 
 
 class _LoggedProgress(tqdm):
-  """Logs a line where tqdm would draw its bar."""
+  """Logs a line where tqdm would draw its bar, unless nothing has been done since the last one."""
+
+  _logged = -1
 
   def display(self, msg: str | None = None, pos: int | None = None) -> None:
     state = self.format_dict
+    if state["n"] == self._logged:
+      return
+    self._logged = state["n"]
     done, total, rate = state["n"], state["total"], state["rate"] or state["n"] / max(state["elapsed"], 1e-9)
     show = tqdm.format_sizeof if state["unit_scale"] else "{:,.0f}".format
     line = f"{state['prefix']}: {show(done)}" + (f" of {show(total)}" if total else "") + f" {state['unit']}"

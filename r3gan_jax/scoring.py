@@ -32,6 +32,7 @@ from r3gan_jax.metrics.evaluation import METRICS as FEATURE_METRICS
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.modes import Classifier, ModeCoverage
 from r3gan_jax.metrics.reference import Reference
+from r3gan_jax.progress_bar import progress_bar
 from r3gan_jax.sampling import Sampler
 from r3gan_jax.settings import look_up
 from r3gan_jax.training.mesh import make_mesh
@@ -146,7 +147,8 @@ def fake_images(
   if algorithm.num_classes:
     chosen = np.random.default_rng(seed).integers(len(source), size=num_samples)
     parts = np.array_split(chosen, -(-num_samples // 1000))
-    labels = np.concatenate([source[part]["label"] for part in parts])
+    with progress_bar(parts, total=len(parts), title="labels", unit="parts", quiet=jax.process_index() > 0) as bar:
+      labels = np.concatenate([source[part]["label"] for part in bar])
   sampler = Sampler(algorithm, make_mesh(jax.local_devices()), **options)
 
   def drawn_from(params: Params, carry: Carry) -> ImageSet:

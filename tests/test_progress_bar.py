@@ -27,6 +27,10 @@ def test_long_work_is_logged_with_its_speed_and_end(shown):
   assert len(lines) == 5 and lines[-1].startswith("real: 45 of 45 images") and lines[-1].endswith("ETA 00:00")
 
 
+def test_the_end_is_logged_once(shown):
+  assert len(shown(20, total=20)) == 2
+
+
 def test_short_and_quiet_work_is_not_logged(shown):
   assert shown(9, total=9) == []
   assert shown(100, total=100, quiet=True) == []

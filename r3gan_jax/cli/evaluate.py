@@ -22,7 +22,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 from etils import epath
 
 from r3gan_jax import comparison, factory, runs, scoring
@@ -104,11 +104,13 @@ def main() -> None:
     shown.append(settings | numbers)
     if not is_first_process():
       continue
-    if _JSON.value:
-      with failing_as(f"cannot write --json={_JSON.value}", _JSON.value):
-        write_whole(as_path(_JSON.value), json.dumps(shown, indent=2) + "\n")
-    for name, value in shown[-1].items():
-      print(f"{name:28}{format(value, '.6g') if isinstance(value, float) else value}", flush=True)
+    try:
+      if _JSON.value:
+        with failing_as(f"cannot write --json={_JSON.value}", _JSON.value):
+          write_whole(as_path(_JSON.value), json.dumps(shown, indent=2) + "\n")
+    finally:  # what is computed is shown, whatever becomes of the file
+      for name, value in shown[-1].items():
+        print(f"{name:28}{format(value, '.6g') if isinstance(value, float) else value}", flush=True)
 
 
 def _of_run(
@@ -131,14 +133,18 @@ def _of_run(
   scorer = Scorer(
     trained.config, trained.algorithm, source, _SEED.value, weights, _DOWNLOAD.value, _BATCH.value, trained.title
   )
+  protocol_differences(path, scorer.protocol)  # a damaged record is noticed before anything is computed
   if statistics:
     _write_statistics(statistics, scorer.reference())
   for settings, numbers in scorer(trained.params, trained.carry):
     if is_first_process():
-      keep_protocol(path, own or scorer.protocol)
-      series = as_series(numbers, protocol_differences(path, scorer.protocol))
-      with failing_as(f"cannot log the scores in {path / METRICS_FILE}", path):
-        append_line(path / METRICS_FILE, trained.images_seen, series)
+      try:
+        keep_protocol(path, own or scorer.protocol)
+        series = as_series(numbers, protocol_differences(path, scorer.protocol))
+        with failing_as(f"cannot write {path / METRICS_FILE}", path):
+          append_line(path / METRICS_FILE, trained.images_seen, series)
+      except UserError as error:  # as for a run of somebody else's
+        logging.error("the scores are shown but not logged: %s", error)
     yield {"images_seen": trained.images_seen, **settings}, numbers
 
 
@@ -149,6 +155,8 @@ def _of_files(weights: Path | None, statistics: epath.Path | None) -> Iterator[t
     raise UserError("--metrics=modes needs the --workdir of a run on stacked digits")
   if _QUANTISATION.value:
     raise UserError("--quantisation is about the samples of a --workdir: leave it out")
+  if _NUM_SAMPLES.value and not _FAKE.value:
+    raise UserError("--num_samples is about the samples of a --workdir, or the images of --fake: leave it out")
   described: Settings = {"real": _REAL.value or "", "fake": _FAKE.value or ""}
   real = open_real(_REAL.value or "", metrics)
   fake = open_images("fake", _FAKE.value) if _FAKE.value else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -49,8 +50,8 @@ class PublishedWeights:
 
     Args:
       abstract: the parameters as `jax.ShapeDtypeStruct`s.
-      path: the published file, or an .npz of its tensors with their published names; default: the published file in
-        `cache_directory()`.
+      path: the published file, or a state dict or .npz of its tensors with their published names, of any values;
+        default: the published file in `cache_directory()`.
       download: downloads the published file if it is missing.
 
     Raises:
@@ -62,14 +63,14 @@ class PublishedWeights:
       if not download:
         raise UserError(f"{path} does not exist: put {self.url} there, or download it with --download")
       fetch(self.url, path, self.sha256, otherwise=f"put it at {path}")
+    if path.name == self.file_name:
+      with failing_as(f"cannot read {path}", path):
+        check_sum(path, self.sha256)
     try:
-      if path.name == self.file_name:
-        with failing_as(f"cannot read {path}", path):
-          check_sum(path, self.sha256)
       return self.convert(read_state_dict(path), abstract, str(path))
     except UserError as error:
       raise UserError(
-        f"{error}; the weights are read from {self.url}, or from an .npz or .pth of tensors with its names and shapes"
+        f"{error}: give {self.url}, or a state dict (.pth) or .npz that has its tensors by name and shape"
       ) from None
 
   def convert(self, tensors: Mapping[str, np.ndarray], abstract: Params, title: str) -> Params:
@@ -78,8 +79,8 @@ class PublishedWeights:
     def read(name: str, shape: tuple[int, ...]) -> np.ndarray:
       if name not in tensors:
         raise UserError(f"{title} has no tensor {name}")
-      if tensors[name].shape != shape:
-        raise UserError(f"{title}: {name} has the shape {tensors[name].shape}, not {shape}")
+      if tensors[name].shape != shape or not jnp.issubdtype(tensors[name].dtype, jnp.number):
+        raise UserError(f"{title}: {name} is {tensors[name].dtype} {tensors[name].shape}, not numbers {shape}")
       return tensors[name].astype(np.float32)
 
     leaves = flatten_dict(abstract)

@@ -34,8 +34,11 @@ class StatisticsCache:
       return None
 
   def save(self, key: Key, arrays: dict[str, np.ndarray]) -> None:
-    """Saves arrays under `key`; safe to call concurrently."""
-    write_npz(self._path(key), arrays)
+    """Saves arrays under `key`; safe to call concurrently. One that cannot be saved is logged."""
+    try:
+      write_npz(self._path(key), arrays)
+    except OSError as error:
+      logging.warning("the statistics of real images cannot be kept in %s (%s)", self._directory, error)
 
   def _path(self, key: Key) -> epath.Path:
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

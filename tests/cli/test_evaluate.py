@@ -1,5 +1,6 @@
 """The command, run as a user runs it, with a digit classifier of random weights as the feature network."""
 
+import hashlib
 import json
 from functools import partial
 
@@ -25,8 +26,9 @@ def files(tmp_path_factory):
   write_images(directory / "b", 120, side=32, channels=1, first=1)
   zip_directory(directory / "a", directory / "a.zip")
   images = np.zeros((1, digits_cnn.SIDE, digits_cnn.SIDE, 1), np.uint8)
-  params = jax.jit(digits_cnn.DigitsCNN().init)(jax.random.key(0), images)["params"]
-  digits_cnn.save(directory / "classifier.npz", params, 0.1)
+  for seed, path in enumerate((directory / "classifier.npz", directory / "another" / "classifier.npz")):
+    params = jax.jit(digits_cnn.DigitsCNN().init)(jax.random.key(seed), images)["params"]
+    digits_cnn.save(path, params, 0.1)
   return directory
 
 
@@ -66,6 +68,64 @@ def test_a_set_against_itself_and_against_another(evaluate, own_cache, files, tm
   assert numbers(tmp_path / "again.json") == other
 
 
+def test_arrays_statistics_and_a_part_of_the_images(own_cache, files, tmp_path):
+  for name, key in (("a", "arr_0"), ("b", "images")):
+    paths = sorted((files / name).iterdir())
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    np.savez(tmp_path / f"{name}.npz", **{key: np.stack(images)})
+  a, b, saved, saved_alone = files / "a", files / "b", tmp_path / "saved.npz", tmp_path / "alone.npz"
+
+  def score(real, fake, name, *more):
+    return f"--real={real}", f"--fake={fake}", f"--json={tmp_path / name}", *digits(files), "--batch=32", *more
+
+  calls = [
+    score(a, b, "images", f"--save_statistics={saved}"),
+    score(tmp_path / "a.npz", tmp_path / "b.npz", "arrays"),
+    score(saved, b, "statistics"),
+    (f"--real={a}", f"--save_statistics={saved_alone}", *digits(files)),
+    score(a, b, "part", "--num_samples=50"),
+    score(a, b, "another", "--num_samples=50", "--seed=1", "--metrics=fid,kid"),
+    score(saved, b, "refused", "--metrics=fid,kid"),
+    score(a, saved, "refused"),
+    score(a, b, "refused", "--num_samples=121"),
+    (f"--real={a}", f"--save_statistics={tmp_path / 'no.npz'}", "--num_samples=50", *digits(files)),
+    score(a, b, "refused", "--save_statistics=statistics.txt"),
+    score(a, b, "refused", "--metrics=kid", f"--save_statistics={tmp_path / 'no.npz'}"),
+    score(saved, b, "refused", f"--weights={files / 'another' / 'classifier.npz'}"),
+  ]
+  errors = commands.call(own_cache, "evaluate", calls)
+  assert errors[:6] == [None] * 6
+  of_images, of_arrays, of_statistics, part, another = (
+    numbers(tmp_path / name) for name in ("images", "arrays", "statistics", "part", "another")
+  )
+  settings = ("real", "fake")
+  for other in (of_arrays, of_statistics):
+    assert {**other, **{name: of_images[name] for name in settings}} == of_images
+  assert (of_images["real"], of_images["fake"], of_images["seed"]) == (str(a), str(b), 0)
+  with np.load(saved) as with_fake, np.load(saved_alone) as alone:
+    assert all(np.array_equal(with_fake[name], alone[name]) for name in with_fake.files)
+    assert with_fake["num_images"] == 100
+  assert (part["num_samples"], part["num_fake"], part["num_real"], part["seed"]) == (50, 50, 100, 0)
+  assert (another["num_fake"], another["seed"]) == (50, 1) and another["fid"] != part["fid"]
+  assert (another["kid_subsets"], another["kid_subset_size"]) == (100, 50)
+
+  for error, cure in zip(
+    errors[6:],
+    (
+      "mu and sigma, which only FID compares with: for kid give --real images",
+      "statistics instead of images: give it as --real",
+      "fake has 120 images, fewer than 121",
+      "--num_samples is about the samples of a --workdir, or the images of --fake",
+      "--save_statistics=statistics.txt: give the name of an .npz",
+      "add fid to the metrics",
+      "weights = ",
+    ),
+    strict=True,
+  ):
+    assert error and cure in error and "\n" not in error, cure
+  assert not (tmp_path / "refused").exists() and not (tmp_path / "no.npz").exists()
+
+
 def test_a_run(evaluate, own_cache, files, tmp_path):
   """Conditional, at 32x32; its samples are functions of the seed, and another checkpoint is another generator."""
   run = tmp_path / "run"
@@ -81,6 +141,10 @@ def test_a_run(evaluate, own_cache, files, tmp_path):
   assert json.loads((run / "protocol.json").read_text())["network"] == "classifier"
   assert read_metrics(run)["metrics/fid"][1][-1] == first["fid"]
 
+  another = f"--weights={files / 'another' / 'classifier.npz'}"
+  config = json.loads((run / "config.json").read_text())
+  del config["run"]["resize"], config["run"]["metric_samples"], config["run"]["feature_network"]
+  (run / "config.json").write_text(json.dumps(config))  # of a version that had no such settings
   *went_well, either, which = commands.call(
     own_cache,
     "evaluate",
@@ -88,18 +152,45 @@ def test_a_run(evaluate, own_cache, files, tmp_path):
       (*score, f"--json={tmp_path / 'again.json'}"),
       (*score, f"--json={tmp_path / 'float32.json'}", "--quantisation=float32"),
       (*score, f"--json={tmp_path / 'before.json'}", "--checkpoint=32"),
+      (*score, "--seed=2", "--num_samples=70"),
+      (*score, "--resize=pytorch"),
+      (*score, another),
       (f"--workdir={run}", f"--real={files / 'a'}"),
       (f"--workdir={run}", *digits(files), "--checkpoint=33"),
     ],
   )
-  assert went_well == [None, None, None]
+  assert went_well == [None] * 6
   assert numbers(tmp_path / "again.json") == first
+  assert (first["images_seen"], first["num_samples"], first["seed"]) == (64, 80, 1)
+  # Another protocol is another series; the first one is as it was.
+  logged = read_metrics(run)
+  weights = hashlib.sha256((files / "another" / "classifier.npz").read_bytes()).hexdigest()[:8]
+  others = ("quantised_in=float32", "num_samples=70, seed=2", "resize=pytorch", f"weights={weights}")
+  assert {name for name in logged if name.startswith("metrics/fid")} == {
+    "metrics/fid",
+    *(f"metrics/fid ({other})" for other in others),
+  }
+  np.testing.assert_array_equal(logged["metrics/fid"][0], [32, 64])
+  assert logged["metrics/fid"][1][-1] == first["fid"] != logged[f"metrics/fid (weights={weights})"][1][-1]
   in_float32 = numbers(tmp_path / "float32.json")
   assert (first["quantised_in"], in_float32["quantised_in"]) == ("bfloat16", "float32")
   assert in_float32["fid"] != first["fid"]
   assert numbers(tmp_path / "before.json")["fid"] != first["fid"]
   assert "--real" in either
   assert "choose from [64, 32, 0]" in which
+
+  # What is computed is shown even if it cannot be written; a damaged record of the protocol is noticed before.
+  lines = (run / "metrics.jsonl").read_text()
+  (run / "metrics.jsonl").unlink()
+  (run / "metrics.jsonl").mkdir()
+  done = evaluate(*score, f"--json={tmp_path}", status=2)
+  assert f"{first['fid']:.6g}" in done.stdout and "shown but not logged" in done.stderr
+  assert done.stderr.splitlines()[-1].startswith(f"error: cannot write --json={tmp_path}: ")
+  (run / "metrics.jsonl").rmdir()
+  (run / "metrics.jsonl").write_text(lines)
+  (run / "protocol.json").write_text("[]")
+  done = evaluate(*score, status=2)
+  assert "protocol.json is damaged" in done.stderr and not done.stdout
 
   # What was drawn while it trained is of the same kind; the grid's rows are classes.
   trained = runs.open_run(run)
@@ -120,7 +211,10 @@ REFUSED = [
   (("--fake=a", "--weights=x.npz"), "--weights needs --network"),
   (("--fake=a", "--quantisation=official"), "--workdir"),
   (("--fake=nowhere",), "neither a directory nor a zip"),
-  (("--fake=a", "--metrics=kid", "digits"), "1000"),
+  (("--fake=one", "--metrics=kid", "digits"), "KID needs at least 2 images"),
+  (("--fake=one", "--metrics=fid,precision_recall", "digits"), "FID needs at least 2 images"),
+  (("--fake=a", "--seed=-1"), "--seed"),
+  (("--fake=tiny", "digits"), "needs images of 32x32, not 8x8"),
   (("--fake=a", "--metrics=inception_score", "digits"), "needs class logits"),
   (("--fake=mixed", "digits"), "bring all to one size"),
 ]
@@ -129,6 +223,8 @@ REFUSED = [
 def test_bad_input_is_one_line_that_names_the_cure(own_cache, files):
   write_images(files / "mixed", 60, side=32)
   write_images(files / "mixed", 1, side=16, first=60)
+  write_images(files / "one", 1, side=32)
+  write_images(files / "tiny", 60, side=8)
   calls = []
   for (fake, *rest), _ in REFUSED:
     rest = [part for name in rest for part in (digits(files) if name == "digits" else (name,))]

@@ -68,16 +68,35 @@ def test_a_damaged_file_in_the_cache(published):
     weights.params(ABSTRACT, cached.with_name("elsewhere.pth"))
 
 
+WEIGHT, BIAS = np.zeros((1008, 2048)), np.zeros(1008)
+
+
 @pytest.mark.parametrize(
-  "shape, message", [(None, "has no tensor fc.bias"), ((1000,), r"fc.bias has the shape \(1000,\)")]
+  "content, message",
+  [
+    ({"fc.weight": WEIGHT}, "has no tensor fc.bias"),
+    ({"fc.weight": WEIGHT, "fc.bias": np.zeros(1000)}, r"fc.bias is float64 \(1000,\)"),  # as torchvision's Inception
+    ({"fc.weight": WEIGHT, "fc.bias": BIAS.astype(str)}, "fc.bias is <U32"),
+    (b"<html>not found</html>", "cannot be read as weights"),
+    (b"", "cannot be read as weights"),
+  ],
 )
-def test_other_weights(tmp_path, shape, message):
-  """torchvision's Inception has 1000 classes."""
-  state = {"fc.weight": np.zeros((1008, 2048))} | ({} if shape is None else {"fc.bias": np.zeros(shape)})
-  np.savez(tmp_path / "other.npz", **state)
+def test_another_file(tmp_path, content, message):
+  file = tmp_path / ("other.pth" if isinstance(content, bytes) else "other.npz")
+  file.write_bytes(content) if isinstance(content, bytes) else np.savez(file, **content)
   abstract = {"fc": inception.abstract_params()["fc"]}
-  with pytest.raises(UserError, match=rf"other\.npz.*{message}.* the weights of pt_inception-2015-12-05-6726825d\.pth"):
-    INCEPTION.params(abstract, tmp_path / "other.npz")
+  with pytest.raises(UserError, match=rf"{file}.*{message}.*: give https://.*/pt_inception-2015-12-05-6726825d\.pth"):
+    INCEPTION.params(abstract, file)
+
+
+def test_own_weights(tmp_path):
+  """The published names and shapes, with any values, as an .npz."""
+  random = np.random.default_rng(0)
+  weight, bias = random.normal(size=(1008, 2048)), random.normal(size=1008)
+  np.savez(tmp_path / "mine.npz", **{"fc.weight": weight, "fc.bias": bias, "not.needed": bias})
+  params = INCEPTION.params({"fc": inception.abstract_params()["fc"]}, tmp_path / "mine.npz")
+  np.testing.assert_array_equal(params["fc"]["kernel"], weight.astype(np.float32).T)
+  np.testing.assert_array_equal(params["fc"]["bias"], bias.astype(np.float32))
 
 
 def test_published_names():

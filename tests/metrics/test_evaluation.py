@@ -116,6 +116,15 @@ def test_statistics_of_real_images_are_computed_once(tmp_path):
   assert evaluate() == (both, False)
 
 
+def test_other_data_on_another_process(tmp_path, monkeypatch):
+  both = "r3gan_jax.metrics.evaluation.multihost_utils.process_allgather"
+  monkeypatch.setattr(both, lambda own: np.stack([own, own ^ 1]))
+  images = image_set("real", REAL, "data")
+  with pytest.raises(UserError, match="the real images are not the same on all processes"):
+    Evaluation(["fid"], NETWORK, mesh_of(8), images, StatisticsCache(tmp_path))(image_set("fake", FAKE))
+  assert images.images.asked == 0
+
+
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:300], lambda data: b"x" * len(data)])
 def test_a_damaged_cache_file_counts_as_missing(tmp_path, damage):
   cache = StatisticsCache(tmp_path)
@@ -125,6 +134,14 @@ def test_a_damaged_cache_file_counts_as_missing(tmp_path, damage):
   (file,) = tmp_path.iterdir()
   file.write_bytes(damage(file.read_bytes()))
   assert cache.load({"size": 1}) is None
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_computed(tmp_path, caplog):
+  (tmp_path / "file").write_text("no directory")
+  cache = StatisticsCache(tmp_path / "file")
+  assert cache.load({"size": 1}) is None
+  cache.save({"size": 1}, {"mean": np.arange(99.0)})
+  assert "cannot be kept" in caplog.text
 
 
 def test_inception_score_alone_needs_no_real_images():

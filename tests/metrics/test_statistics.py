@@ -38,7 +38,9 @@ def test_golden_kid():
   assert result["kid_std"] == pytest.approx(0.0, abs=1e-12)
 
 
-@pytest.mark.parametrize("num_real, num_fake, size", [(1500, 1200, 1000), (999, 1200, 999), (300, 300, 300), (2, 9, 2)])
+@pytest.mark.parametrize(
+  "num_real, num_fake, size", [(1500, 1200, 1000), (999, 1200, 999), (1500, 300, 300), (300, 300, 300), (2, 9, 2)]
+)
 def test_subsets_of_kid_are_as_large_as_the_smaller_side(num_real, num_fake, size):
   """As in StyleGAN3 and clean-fid: min(n, m, 1000)."""
   result = kid(REAL[:num_real], FAKE[:num_fake], num_subsets=3)

@@ -1,0 +1,146 @@
+"""The one way to score a run: its data are known by content, what is missing is said first, each part is kept."""
+
+import jax
+import numpy as np
+import pytest
+from helpers.image_files import write_images, zip_directory
+
+from configs import stacked_digits
+from r3gan_jax import factory, runs, scoring
+from r3gan_jax.comparison import classifier_path
+from r3gan_jax.errors import UserError
+from r3gan_jax.metrics import digits_cnn
+from r3gan_jax.training.mesh import make_mesh, replicated
+from r3gan_jax.training.state import averaged, init_state
+
+
+@pytest.fixture
+def caches(tmp_path, monkeypatch):
+  """An empty cache, with no weights."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def recipe(**run):
+  config = stacked_digits.get_config("smoke")
+  config.data.source = "stacked_digits"
+  config.gan.widths = (8, 8)
+  config.run.update({"metric_samples": 40} | run)
+  return config
+
+
+def built(config):
+  return config, factory.build_algorithm(config), factory.build_source(config)
+
+
+def save_classifier(path, seed=0):
+  blank = np.zeros((1, digits_cnn.SIDE, digits_cnn.SIDE, 1), np.uint8)
+  params = jax.jit(digits_cnn.DigitsCNN().init)(jax.random.key(seed), blank)["params"]
+  path.parent.mkdir(parents=True, exist_ok=True)
+  digits_cnn.save(path, params, 0.995)
+
+
+def test_data_are_known_by_all_their_images(tmp_path, caches):
+  """A folder or zip of equal sizes and names, one byte of one image of which has changed."""
+  config = recipe()
+  config.data.update({"source": "folder", "resolution": 8})
+  packed = str(tmp_path / "data.zip")
+
+  def fingerprint(path, **changes):
+    config.run.update({"data_path": path, "cache_gib": 1.0} | changes)
+    return scoring.real_images(config, factory.build_source(config), 40).fingerprint()
+
+  write_images(tmp_path / "data", 300, suffix="bmp")
+  zip_directory(tmp_path / "data", tmp_path / "data.zip")
+  before = fingerprint(packed)
+  assert before == fingerprint(packed, cache_gib=0.0) == fingerprint(packed, on_corrupt_image="skip")
+  assert before == fingerprint(str(tmp_path / "data"))
+  file = tmp_path / "data" / "00177.bmp"
+  data = file.read_bytes()
+  file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+  zip_directory(tmp_path / "data", tmp_path / "data.zip")
+  assert fingerprint(packed) == fingerprint(str(tmp_path / "data")) != before
+
+
+@pytest.mark.parametrize(
+  "run, missing",
+  [
+    ({"metrics": ("modes", "fid")}, r"pt_inception-.*\.pth does not exist: .*--download"),
+    ({"metrics": ("modes", "precision_recall")}, r"vgg16-.*\.pth does not exist: .*--download"),
+    ({"metrics": ("modes", "kid"), "feature_network": "digits"}, r"digits-cnn-.*\.npz does not exist: .*train_class"),
+  ],
+)
+def test_missing_weights_are_noticed_before_anything_is_computed(caches, monkeypatch, run, missing):
+  read = []
+  monkeypatch.setattr("r3gan_jax.data.stacked.StackedSource.__getitem__", lambda self, indices: read.append(indices))
+  with pytest.raises(UserError, match=missing):
+    scoring.Scorer(*built(recipe(**run)))
+  assert not read
+
+
+@pytest.mark.parametrize(
+  "run, wrong",
+  [
+    ({"metrics": ("fid",), "metric_samples": 1}, "FID needs at least 2 images per side"),
+    ({"metrics": ("precision_recall",), "metric_samples": 3}, "precision and recall need at least 4 images"),
+    ({"metrics": ("inception_score",), "metric_samples": 40}, "needs class logits, which digits-cnn-.* not have"),
+  ],
+)
+def test_what_cannot_be_computed_is_noticed_before_anything_is_drawn(caches, run, wrong):
+  config = recipe(feature_network="digits", **run)
+  config.data.resolution = digits_cnn.SIDE
+  config.data.source = "generated"
+  config.gan.widths = (8, 8, 8, 8)
+  config.gan.cardinalities, config.gan.blocks = (2, 2, 2, 2), (1, 1, 1, 1)
+  save_classifier(classifier_path(config.data.name))
+  with pytest.raises(UserError, match=wrong):
+    scoring.Scorer(*built(config))
+
+
+def test_images_that_the_network_does_not_take(caches):
+  config = recipe(metrics=("fid",), feature_network="digits")
+  save_classifier(classifier_path(config.data.name))
+  with pytest.raises(UserError, match="needs images of 32x32, not 8x8"):
+    scoring.Scorer(*built(config))
+
+
+def test_own_weights_have_a_protocol_of_their_own(tmp_path, caches):
+  """By their content: two files of one name are two networks, and a copy of the published one is not another."""
+  config = recipe(metrics=("fid",), feature_network="inception")
+  algorithm = factory.build_algorithm(config)
+
+  def protocol(path=None, content=b""):
+    if path:
+      path.parent.mkdir(exist_ok=True)
+      path.write_bytes(content)
+    return scoring.protocol(config, algorithm, weights=path)
+
+  published = protocol()
+  assert published == protocol(tmp_path / "elsewhere" / "pt_inception-2015-12-05-6726825d.pth")
+  assert (published["network"], "weights" in published) == ("default", False)
+  one, two = (protocol(tmp_path / place / "mine.npz", place.encode()) for place in "ab")
+  assert one["network"] == two["network"] == "mine"
+  assert one["weights"] != two["weights"] and one == protocol(tmp_path / "b" / "mine.npz", b"a")
+
+
+def test_each_part_is_logged_when_it_is_computed(tmp_path):
+  """Also if the next one fails."""
+  config = recipe(metrics=("modes",))
+  config, algorithm, source = built(config)
+
+  class Failing(scoring.Scorer):
+    def __call__(self, params, carry):
+      yield from super().__call__(params, carry)
+      raise UserError("no memory for the next part")
+
+  written = {}
+
+  class Writer:
+    def write_scalars(self, images_seen, scalars):
+      written.update(scalars)
+
+  loader = factory.build_loader(config, source)
+  *_, score = runs.build_snapshots(config, algorithm, loader, tmp_path, Failing(config, algorithm, source))
+  state = jax.jit(lambda: init_state(algorithm, 0), out_shardings=replicated(make_mesh()))()
+  with pytest.raises(UserError, match="next part"):
+    score(*averaged(algorithm, state), 8, Writer())
+  assert written["metrics/modes"] > 0 and written["metrics/modes_samples"] == 40
