@@ -31,6 +31,7 @@ def here(tmp_path, monkeypatch):
     ("run_1.5", FILES, True, ""),
     ("run.v2", (), True, ""),
     ("/dev/stdout", (".json",), False, ""),
+    ("scores", (".json",), False, ""),
   ],
 )
 def test_files_and_directories(value, suffixes, directory, kind):
@@ -44,7 +45,7 @@ def test_files_and_directories(value, suffixes, directory, kind):
     ("grid.jpg", FILES, True, "choose .png or .npz or a directory"),
     ("grid.JPEG", FILES, True, "choose .png"),
     ("grid.mp4", FILES, False, "choose .png or .npz$"),
-    ("grid", FILES, False, "choose .png"),
+    ("grid/", FILES, False, "is a directory"),
     ("found.png", (), True, "choose a directory"),
     ("directory", FILES, False, "is a directory: give a file in it, such as directory/NAME.png"),
     ("directory.png", FILES, False, "is a directory"),

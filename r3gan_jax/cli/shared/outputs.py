@@ -17,7 +17,8 @@ _FILE_TYPE = re.compile(r"\.[a-z]{2,}\d?", re.IGNORECASE)
 def output_path(flag: str, value: str, suffixes: Sequence[str] = (), directory: bool = False) -> tuple[epath.Path, str]:
   """Returns the path in a flag, where a command writes, and its suffix in lower case; "" for a directory.
 
-  A directory is what is one already, ends with a slash, or has no suffix of a file type.
+  A directory is what is one already, ends with a slash, or has no suffix of a file type; a command that writes no
+  directories writes a file of that name.
 
   Args:
     flag: its name, without dashes.
@@ -38,14 +39,14 @@ def output_path(flag: str, value: str, suffixes: Sequence[str] = (), directory: 
         raise UserError(f"cannot write --{flag}={value}: {above} is a file, not a directory")
       if not exists and not os.access(above, os.W_OK):
         raise UserError(f"cannot write --{flag}={value}: there is no permission to write in {above}")
-  wants_directory = value.endswith("/") or is_directory or not _FILE_TYPE.fullmatch(path.suffix)
-  if directory and wants_directory:
+  has_type = bool(_FILE_TYPE.fullmatch(path.suffix))
+  if directory and (is_directory or value.endswith("/") or not has_type):
     if exists and not is_directory:
       raise UserError(f"cannot write --{flag}={value}: it is a file, not a directory: choose another name")
     return path, ""
-  if is_directory:
+  if is_directory or value.endswith("/"):
     raise UserError(f"--{flag}={value} is a directory: give a file in it, such as {path / f'NAME{suffixes[0]}'}")
-  if path.suffix.lower() in suffixes or (suffixes and value.startswith("/dev/")):  # such as /dev/stdout
+  if path.suffix.lower() in suffixes or (not directory and not has_type):
     return path, path.suffix.lower()
   choices = [*suffixes, *(["a directory (its name ends with / if it has such a suffix)"] * directory)]
   raise UserError(f"cannot write --{flag}={value}: choose {' or '.join(choices)}")
