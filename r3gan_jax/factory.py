@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
+from etils import epath
 from ml_collections import ConfigDict
 
 from r3gan_jax import settings
@@ -78,13 +80,53 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the configuration of an older run with today's settings: new ones have their defaults, old ones go.
 
-  That of a converted snapshot, which names no data, is returned as it is: it leaves settings open.
+  One warning names both. That of a converted snapshot, which names no data, is returned as it is: it leaves settings
+  open.
   """
   if "source" not in config.get("data", {}):
     return dict(config)
-  sections = {name: cls for name, cls in _sections(config["algorithm"]).items() if name in config}
-  top = settings.complete(Recipe, {name: value for name, value in config.items() if name not in sections}, "")
-  return top | {name: settings.complete(cls, config[name], name) for name, cls in sections.items()}
+  sections = _sections(config["algorithm"])
+  known = {"": settings.defaults(Recipe)} | {f"{name}.": settings.defaults(cls) for name, cls in sections.items()}
+  kept = {"": {name: value for name, value in config.items() if name not in sections}}
+  kept |= {f"{name}.": config.get(name, {}) for name in sections}
+  new, old = (
+    [f"config.{part}{name}" for part in known for name in sorted(these[part].keys() - those[part].keys())]
+    for these, those in ((known, kept), (kept, known))
+  )
+  if new or old:
+    changes = [f"{name} is new" for name in new] + [f"{name} no longer exists" for name in old]
+    logging.warning("the run is of another version: %s: new settings have their defaults", ", ".join(changes))
+  full = {
+    part: defaults | {name: value for name, value in kept[part].items() if name in defaults}
+    for part, defaults in known.items()
+  }
+  return full[""] | {name: full[f"{name}."] for name in sections}
+
+
+def opened(kept: Mapping[str, Any], path: epath.Path) -> ConfigDict:
+  """Returns the configuration of a run that is not trained on, `completed`.
+
+  Args:
+    kept: the contents of its config.json.
+    path: of that file, for errors.
+
+  Raises:
+    UserError: it names no algorithm, or a setting has another type or is out of range.
+  """
+  if not isinstance(kept.get("algorithm"), str):
+    raise UserError(f"{path.parent} is not a work directory of r3gan_jax: its {path.name} names no algorithm")
+  for name in ("data", "gan", "run"):
+    if not isinstance(kept.get(name, {}), Mapping):
+      raise UserError(f"{path}: config.{name} = {kept[name]!r} must be a mapping of names to values: restore the file")
+  try:
+    config = {"data": {}, "gan": {}} | completed(kept)
+    checked({"run": {}} | config)
+  except UserError as error:
+    raise UserError(f"{path}: {error}: restore the file") from None
+  # A converted snapshot has no data and no `run`.
+  opened = ConfigDict({"data": {"background": Data().background}, "run": asdict(Run())}, type_safe=False)
+  opened.update(config)
+  return opened
 
 
 def _module(algorithm: str) -> ModuleType:
@@ -100,6 +142,14 @@ def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorith
   data = config.data
   images = Images(data.resolution, data.resolution, data.channels, data.num_classes)
   return _module(config.algorithm).build(chosen_settings(config), images, platform or jax.default_backend())
+
+
+def portable_algorithm(config: ConfigDict) -> Algorithm:
+  """Builds the algorithm for export with a symbolic batch size: in float32, without custom kernels."""
+  config = config.copy_and_resolve_references()
+  chosen = {"bfloat16": "off", "grouped_conv": "auto"}
+  config.gan.update({name: value for name, value in chosen.items() if name in config.gan})
+  return build_algorithm(config, platform="cpu")
 
 
 def quantised_in(config: ConfigDict, algorithm: Algorithm) -> jnp.dtype:

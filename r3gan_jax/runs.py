@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,11 +19,17 @@ from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import UserError
 from r3gan_jax.locks import holder, locked
 from r3gan_jax.ops.images import to_float, to_uint8
-from r3gan_jax.recipe import Data, Run
 from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
 from r3gan_jax.scoring import Scorer
 from r3gan_jax.storage import as_path, failing_as, make_directory
-from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, Checkpoints, has_checkpoint, newest_checkpoint
+from r3gan_jax.training.checkpoint import (
+  BEST_DIRECTORY,
+  DIRECTORY,
+  Checkpoints,
+  checkpoint_steps,
+  has_checkpoint,
+  newest_checkpoint,
+)
 from r3gan_jax.training.distributed import check_same_everywhere, is_first_process, on_first_process
 from r3gan_jax.training.logging import MetricWriter, make_writer
 from r3gan_jax.training.loop import Experiment, Snapshot, Trainer
@@ -31,7 +37,7 @@ from r3gan_jax.training.mesh import local_copy, make_mesh
 from r3gan_jax.training.protocol import as_series, keep_protocol, protocol_differences
 from r3gan_jax.training.state import TrainState, abstract_state, averaged
 from r3gan_jax.training.transfer import transferred_state
-from r3gan_jax.training.workdir import LOCK_FILE, check_data, claim_workdir, read_config
+from r3gan_jax.training.workdir import CONFIG_FILE, LOCK_FILE, check_data, claim_workdir, read_config
 
 _SECONDS_TO_SEE = 10
 
@@ -54,7 +60,7 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
     some = source[np.array([0, len(source) // 2, len(source) - 1])]["image"]
     check_same_everywhere("the data", [len(source), *source.classes, some.tolist()], "give all the same data")
   loader = factory.build_loader(config, source)
-  scorer = Scorer(config, experiment.algorithm, source) if config.run.metrics else None
+  scorer = Scorer(config, experiment.algorithm, source, title=None) if config.run.metrics else None
   start = build_start(config, experiment, workdir)
 
   def claim() -> None:
@@ -115,28 +121,27 @@ def _check_changes(workdir: epath.Path, experiment: Experiment) -> int | None:
 
 @dataclass(frozen=True)
 class TrainedRun:
-  """A checkpoint of a work directory, with averaged parameters and carry, ready to sample from."""
+  """A checkpoint of a work directory, with averaged parameters and carry, ready to sample from; `title` names it."""
 
   config: ConfigDict
   algorithm: Algorithm
   params: Params
   carry: Any
   images_seen: int
+  title: str
 
 
 def open_run(workdir: epath.PathLike, checkpoint: str = "") -> TrainedRun:
   """Reads the averaged networks of a work directory; arguments and errors are those of `open_state`."""
   config, algorithm, state = open_state(workdir, checkpoint)
   params, carry = local_copy(averaged(algorithm, state))
-  return TrainedRun(config, algorithm, params, carry, int(state.images_seen))
-
-
-def portable_algorithm(config: ConfigDict) -> Algorithm:
-  """Builds the algorithm for export with a symbolic batch size: in float32, without custom kernels."""
-  config = config.copy_and_resolve_references()
-  chosen = {"bfloat16": "off", "grouped_conv": "auto"}
-  config.gan.update({name: value for name, value in chosen.items() if name in config.gan})
-  return factory.build_algorithm(config, platform="cpu")
+  images_seen = int(state.images_seen)
+  title = f"the checkpoint at {images_seen:,} images in {workdir}"
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((params, carry))):
+    others = [step for step in checkpoint_steps(as_path(workdir) / DIRECTORY) if step != images_seen]
+    cure = f"choose another --checkpoint, from {others}" if others else "it is the only one: train the run anew"
+    raise UserError(f"{title} has weights that are not finite (NaN or infinity): {cure}")
+  return TrainedRun(config, algorithm, params, carry, images_seen, title)
 
 
 def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDict, Algorithm, TrainState]:
@@ -149,11 +154,7 @@ def open_state(workdir: epath.PathLike, checkpoint: str = "") -> tuple[ConfigDic
   Raises:
     UserError: there is no such checkpoint, or none that can be read.
   """
-  kept = read_config(workdir)
-  if "algorithm" not in kept:
-    raise UserError(f"{workdir} is not a work directory of r3gan_jax: its config.json names no algorithm")
-  config = ConfigDict({"data": {"background": Data().background}, "run": asdict(Run())}, type_safe=False)
-  config.update(factory.completed(kept))  # a converted snapshot has no data and no `run`
+  config = factory.opened(read_config(workdir), as_path(workdir) / CONFIG_FILE)
   if not (checkpoint in ("", "best") or checkpoint.isdecimal()):
     raise UserError(f"--checkpoint={checkpoint} is neither a number of images seen nor 'best'")
   directory = as_path(workdir) / (BEST_DIRECTORY if checkpoint == "best" else DIRECTORY)
@@ -197,7 +198,8 @@ def build_snapshots(
   config: ConfigDict, algorithm: Algorithm, loader: Loader, workdir: epath.Path, scorer: Scorer | None
 ) -> list[Snapshot]:
   """Returns what happens at every snapshot: a grid of samples, the algorithm's own pictures, and the scores."""
-  sampler = Sampler(algorithm, make_mesh(jax.local_devices()), quantised_in=factory.quantised_in(config, algorithm))
+  quantised_in = factory.quantised_in(config, algorithm)
+  sampler = Sampler(algorithm, make_mesh(jax.local_devices()), quantised_in=quantised_in, title=None)
   columns, rows = config.run.grid
   seeds = np.arange(columns * rows)
   # With classes, each row of the grid is one class.

@@ -4,7 +4,7 @@ A seed gives noise, and noise and a class give an image; interpolation is betwee
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from itertools import chain
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -20,6 +21,7 @@ from jax.typing import DTypeLike
 from PIL import Image
 
 from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm
+from r3gan_jax.errors import UserError
 from r3gan_jax.ops.images import to_uint8
 from r3gan_jax.storage import write_whole
 
@@ -31,7 +33,13 @@ class Sampler:
   """Draws images from `algorithm` on all devices of `mesh`.
 
   Every device always computes `batch_per_device` images (the last batch is padded), so that no bit of an image depends
-  on how many are drawn. `truncation`: see `Algorithm.generate`; `quantised_in`: see `ops.images.to_uint8`.
+  on how many are drawn.
+
+  Args:
+    truncation: see `Algorithm.generate`.
+    quantised_in: see `ops.images.to_uint8`.
+    title: names the networks in the error that their images are not finite; None: this is logged instead, and NaN is
+      drawn black.
   """
 
   def __init__(
@@ -41,58 +49,102 @@ class Sampler:
     batch_per_device: int = 64,
     truncation: float = 1.0,
     quantised_in: DTypeLike = jnp.float32,
+    title: str | None = "the generator",
   ):
-    self._batch = batch_per_device * mesh.size
+    self.batch = batch_per_device * mesh.size
     self._num_classes = algorithm.num_classes
+    self._title = title
 
     def draw(seeds: jax.Array) -> jax.Array:
       return algorithm.noise(jax.vmap(jax.random.key)(seeds))
 
-    def generate(params: Any, carry: Any, noise: jax.Array, labels: jax.Array | None) -> jax.Array:
-      return to_uint8(algorithm.generate(params, carry, noise, labels, truncation), quantised_in)
+    def generate(params: Any, carry: Any, noise: jax.Array, labels: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+      images = algorithm.generate(params, carry, noise, labels, truncation)
+      return to_uint8(images, quantised_in), jnp.isfinite(images).all(axis=(1, 2, 3))
 
     split = P(DATA_AXIS)
     self._draw = jax.jit(jax.shard_map(draw, mesh=mesh, in_specs=split, out_specs=split))
     self._generate = jax.jit(jax.shard_map(generate, mesh=mesh, in_specs=(P(), P(), split, split), out_specs=split))
 
   def __call__(self, params: Any, carry: Any, seeds: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-    """Draws uint8 [n, H, W, C] from seeds int [n] and labels int [n]; by default each seed also gives its label."""
+    """Draws uint8 [n, H, W, C] from seeds int [n] and labels int [n]; by default each seed also gives its label.
+
+    Raises:
+      UserError: images are not finite.
+    """
     if self._num_classes and labels is None:
       labels = labels_of_seeds(seeds, self._num_classes)
-    return np.concatenate(list(self.batches(params, carry, self.noise(seeds), labels)))
+    rows = (seeds,) if labels is None else (seeds, labels)
+    return np.concatenate(list(self.drawn(params, carry, self._sliced(*rows))))
 
   def noise(self, seeds: np.ndarray) -> np.ndarray:
     """Returns the noise of seeds, int [n] in [0, 2^32): float32 [n, noise_dim]."""
-    return np.concatenate(list(self._batches(self._draw, seeds.astype(np.uint32))))
+    batches = self._batches(lambda seeds: (self._draw(seeds.astype(np.uint32)),), self._sliced(seeds))
+    return np.concatenate([noise for (noise,) in batches])
+
+  def drawn(self, params: Any, carry: Any, rows: Iterable[tuple[np.ndarray, ...]]) -> Iterator[np.ndarray]:
+    """Yields the images, uint8 [n, H, W, C], of each (seeds int [n][, labels int [n]]), n <= `batch`, in order.
+
+    Errors are those of a call. The devices compute the next batch while the caller uses one.
+    """
+
+    def generate(seeds: np.ndarray, labels: np.ndarray | None = None) -> tuple[jax.Array, ...]:
+      return self._generate(params, carry, self._draw(seeds.astype(np.uint32)), _int32(labels))
+
+    return self._images(generate, rows)
 
   def batches(self, params: Any, carry: Any, noise: np.ndarray, labels: np.ndarray | None) -> Iterator[np.ndarray]:
     """Yields uint8 [., H, W, C] in order, n images in all; noise float32 [n, noise_dim], labels int [n] or None.
 
-    The devices compute the next batch while the caller uses one.
+    As `drawn`.
     """
-    rows = (noise,) if labels is None else (noise, labels.astype(np.int32))
 
-    def generate(noise: np.ndarray, labels: np.ndarray | None = None) -> jax.Array:
-      return self._generate(params, carry, noise, labels)
+    def generate(noise: np.ndarray, labels: np.ndarray | None = None) -> tuple[jax.Array, ...]:
+      return self._generate(params, carry, noise, _int32(labels))
 
-    return self._batches(generate, *rows)
+    return self._images(generate, self._sliced(*((noise,) if labels is None else (noise, labels))))
 
-  def _batches(self, function: Callable[..., jax.Array], *arrays: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields the results of `function` for each padded batch of rows; computes one ahead."""
-    ahead: deque[tuple[jax.Array, int]] = deque()
+  def _images(
+    self, generate: Callable[..., tuple[jax.Array, ...]], rows: Iterable[tuple[np.ndarray, ...]]
+  ) -> Iterator[np.ndarray]:
+    for images, finite in self._batches(generate, rows):
+      if not finite.all() and self._title:
+        raise UserError(f"{self._title} draws images that are not finite (NaN or infinity): choose another checkpoint")
+      if not finite.all():
+        logging.warning("%d of %d samples are not finite (NaN or infinity)", np.sum(~finite), len(finite))
+      yield images
+
+  def _sliced(self, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields rows of the arrays, a batch at a time."""
     # At least one batch, so that zero rows give an empty result of the right shape.
-    for start in range(0, max(len(arrays[0]), 1), self._batch):
-      parts = [array[start : start + self._batch] for array in arrays]
-      count = len(parts[0])
-      padding = self._batch - count
-      result = function(*(np.pad(part, ((0, padding), *[(0, 0)] * (part.ndim - 1))) for part in parts))
-      result.copy_to_host_async()
-      ahead.append((result, count))
+    for start in range(0, max(len(arrays[0]), 1), self.batch):
+      yield tuple(array[start : start + self.batch] for array in arrays)
+
+  def _batches(
+    self, function: Callable[..., tuple[jax.Array, ...]], rows: Iterable[tuple[np.ndarray, ...]]
+  ) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields the results of `function` for each of `rows`, which are padded to a batch; computes one ahead."""
+    ahead: deque[tuple[tuple[jax.Array, ...], int]] = deque()
+
+    def fetched() -> tuple[np.ndarray, ...]:
+      results, count = ahead.popleft()
+      return tuple(np.asarray(result)[:count] for result in results)
+
+    for arrays in rows:
+      count = len(arrays[0])
+      padding = self.batch - count
+      results = function(*(np.pad(array, ((0, padding), *[(0, 0)] * (array.ndim - 1))) for array in arrays))
+      for result in results:
+        result.copy_to_host_async()
+      ahead.append((results, count))
       if len(ahead) > 1:
-        result, count = ahead.popleft()
-        yield np.asarray(result)[:count]
-    for result, count in ahead:
-      yield np.asarray(result)[:count]
+        yield fetched()
+    while ahead:
+      yield fetched()
+
+
+def _int32(labels: np.ndarray | None) -> np.ndarray | None:
+  return None if labels is None else labels.astype(np.int32)
 
 
 def interpolation(noise: np.ndarray, steps: int) -> np.ndarray:
@@ -153,13 +205,18 @@ def beside_its_channels(images: np.ndarray) -> np.ndarray:
 
 def save_png(path: epath.PathLike, image: np.ndarray, scale: int = 1) -> None:
   """Writes uint8 [H, W, C], C from 1 to 4 (grey, grey + alpha, RGB, RGBA), upscaled by an integer `scale`."""
+  write_whole(path, encoded_png(image, scale))
+
+
+def encoded_png(image: np.ndarray, scale: int = 1) -> bytes:
+  """Returns the bytes that `save_png` writes."""
   buffer = BytesIO()
   # Level 1 takes half the time of the default, for a few per cent more bytes.
   _picture(image, scale).save(buffer, format="PNG", compress_level=1)
-  write_whole(path, buffer.getvalue())
+  return buffer.getvalue()
 
 
-def save_pngs(directory: epath.Path, names: Sequence[str], batches: Iterable[np.ndarray]) -> None:
+def save_pngs(directory: epath.Path, names: Iterable[str], batches: Iterable[np.ndarray]) -> None:
   """Writes the images of uint8 [., H, W, C] `batches` with the next of `names`, in threads.
 
   At most two batches wait to be written.
@@ -191,7 +248,7 @@ def save_video(path: epath.PathLike, frames: Iterable[np.ndarray], scale: int = 
   pictures = (_picture(frame, scale).convert("RGB") for frame in frames)
   path, buffer = epath.Path(path), BytesIO()
   first = next(pictures)
-  if path.suffix == ".gif":
+  if path.suffix.lower() == ".gif":
     duration_ms = 1000 // FRAME_RATE
     first.save(buffer, format="GIF", save_all=True, append_images=pictures, duration=duration_ms, loop=0)
   else:

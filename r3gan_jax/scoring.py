@@ -6,12 +6,11 @@ Besides the checkpoint and the data, scores depend on a protocol: see training/p
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from r3gan_jax import factory
@@ -75,6 +74,7 @@ class Scorer:
       the run's data set, from the user's cache.
     download: fetches published weights that are missing.
     batch_per_device: images in one forward pass of the feature network.
+    title: see `Sampler`.
 
   Raises:
     UserError: an unknown metric, network or resize, missing weights, or 'modes' of data that are not stacked digits.
@@ -89,6 +89,7 @@ class Scorer:
     weights: Path | None = None,
     download: bool = False,
     batch_per_device: int = 64,
+    title: str | None = "the generator",
   ):
     run = config.run
     for metric in run.metrics:
@@ -108,7 +109,7 @@ class Scorer:
     self._parts += self._evaluations
     quantised_in = factory.quantised_in(config, algorithm)
     self._settings = {"num_samples": run.metric_samples, "seed": seed, "quantised_in": quantised_in.name}
-    self._draw = fake_images(algorithm, source, run.metric_samples, seed, quantised_in)
+    self._draw = fake_images(algorithm, source, run.metric_samples, seed, quantised_in=quantised_in, title=title)
 
   def __call__(self, params: Params, carry: Carry) -> Iterator[tuple[Settings, dict[str, float]]]:
     """Scores averaged parameters and carry, on this process's devices.
@@ -133,11 +134,11 @@ def real_images(config: ConfigDict, source: Source, num_samples: int) -> ImageSe
 
 
 def fake_images(
-  algorithm: Algorithm, source: Source, num_samples: int, seed: int, quantised_in: DTypeLike = jnp.float32
+  algorithm: Algorithm, source: Source, num_samples: int, seed: int, **options: Any
 ) -> Callable[[Params, Carry], ImageSet]:
   """Returns (averaged params, carry) -> `num_samples` samples; different seeds share no sample.
 
-  Classes are drawn from the labels of `source`, so they have its distribution. `quantised_in`: see `Sampler`.
+  Classes are drawn from the labels of `source`, so they have its distribution. `options`: of the `Sampler`.
   """
   seeds = seed * num_samples + np.arange(num_samples)
   if seeds[-1] >= 2**32:
@@ -148,7 +149,7 @@ def fake_images(
     parts = np.array_split(chosen, -(-num_samples // 1000))
     with progress_bar(parts, total=len(parts), title="labels", unit="parts", quiet=jax.process_index() > 0) as bar:
       labels = np.concatenate([source[part]["label"] for part in bar])
-  sampler = Sampler(algorithm, make_mesh(jax.local_devices()), quantised_in=quantised_in)
+  sampler = Sampler(algorithm, make_mesh(jax.local_devices()), **options)
 
   def drawn_from(params: Params, carry: Carry) -> ImageSet:
     def images(indices: np.ndarray) -> np.ndarray:

@@ -14,8 +14,6 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar, get_args, get_origin
 
-from absl import logging
-
 from r3gan_jax.errors import UserError
 
 T = TypeVar("T")
@@ -59,14 +57,6 @@ def look_up(choices: Mapping[str, T], setting: str, value: str) -> T:
   if value not in choices:
     raise UserError(f"config.{setting} = {value!r} is unknown: choose from {sorted(choices)}")
   return choices[value]
-
-
-def complete(cls: type[Any], values: Mapping[str, Any], section: str) -> dict[str, Any]:
-  """Returns values for all names of `cls`, by default its defaults. Other names are left out, and logged."""
-  known = {field.name for field in dataclasses.fields(cls)}
-  for name in sorted(values.keys() - known):
-    logging.warning("config.%s%s no longer exists: it is left out", f"{section}." if section else "", name)
-  return defaults(cls) | {name: value for name, value in values.items() if name in known}
 
 
 def defaults(cls: type[Any]) -> dict[str, Any]:

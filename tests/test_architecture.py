@@ -13,7 +13,7 @@ FLOORS = (
   ("augment", "data", "losses", "networks"),
   ("algorithms", "interop", "metrics", "recipe"),
   ("inversion", "sampling", "sources", "training"),
-  ("comparison", "conversion", "factory", "planning"),
+  ("comparison", "conversion", "factory", "planning", "sample_sets"),
   ("reporting", "scoring"),
   ("runs",),
   ("cli",),

@@ -382,7 +382,8 @@ def test_sampling(command, refused, tmp_path):
   everything, some = np.load(tmp_path / "all.npz"), np.load(tmp_path / "some.npz")
   np.testing.assert_array_equal(everything["images"][[4, 2]], some["images"])
   np.testing.assert_array_equal(everything["labels"][[4, 2]], some["labels"])
-  assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [f"seed{i:08}.png" for i in range(3)]
+  pictures = [f"class0003_seed{i:08}.png" for i in range(3)]
+  assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [*pictures, "dataset.json", "sampling.json"]
   assert picture_size(tmp_path / "grid.png") == (66, 66)
 
 

@@ -31,6 +31,54 @@ def test_it_opens():
   assert (data.labelled_images, data.label_noise, data.label_noise_pairs) == (0, 0, ())
 
 
+def changed(tmp_path, **changes):
+  """A copy whose config.json has other values, by "section.name"; None removes one."""
+  shutil.copytree(OLD, tmp_path / "run")
+  config = runs.open_run(OLD).config.to_dict()
+  for name, value in changes.items():
+    *section, name = name.split("__")
+    part = config[section[0]] if section else config
+    part.pop(name) if value is None else part.update({name: value})
+  (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+  return tmp_path / "run"
+
+
+def test_settings_that_are_missing_or_unknown_are_one_warning(tmp_path, caplog):
+  run = changed(tmp_path, gan__gamma=None, run=None, seed=None, data__colour="red", mood=3)
+  caplog.clear()
+  assert runs.open_run(run).images_seen == 32
+  (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+  for name in ("config.gan.gamma", "config.seed", "config.data.colour", "config.mood", "config.run.grid"):
+    assert name in warning
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"algorithm": None}, "names no algorithm"),
+    ({"algorithm": 5}, "names no algorithm"),
+    ({"algorithm": "vae"}, "config.algorithm = 'vae' is unknown"),
+    ({"data": 5}, "config.data = 5 must be a mapping"),
+    ({"gan": None, "network": {}, "run": []}, "must be a mapping"),
+    ({"gan__widths": "wide"}, "config.gan.widths"),
+    ({"data__resolution": "8"}, "config.data.resolution: '8' must be of type int"),
+  ],
+)
+def test_a_configuration_that_cannot_be_used_is_one_line(tmp_path, changes, message):
+  with pytest.raises(UserError, match=r"config\.json") as error:
+    runs.open_run(changed(tmp_path, **changes))
+  assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_weights_that_are_not_finite(tmp_path, monkeypatch):
+  """One line names the checkpoint, for every command that opens a run."""
+  restored = runs.open_state(OLD)
+  params = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), restored[2].ema)
+  monkeypatch.setattr(runs, "open_state", lambda *_: (*restored[:2], restored[2].replace(ema=params)))
+  with pytest.raises(UserError, match=r"the checkpoint at 32 images in .+ weights that are not finite .*the only one"):
+    runs.open_run(OLD)
+
+
 def test_it_resumes_as_one_of_today_does(tmp_path):
   """With the same checkpoint, bit for bit; and from then on it is one of today."""
   for name in ("old", "new"):

@@ -9,6 +9,7 @@ from helpers import golden_cases
 from helpers.meshes import mesh_of
 from PIL import Image
 
+from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import (
   FRAME_RATE,
   GUTTER,
@@ -56,6 +57,16 @@ def test_quantisation_in_bfloat16():
   )
   higher = in_bfloat16 - in_float32
   assert 0.2 < np.mean(higher == 1) < 0.5 and np.abs(higher).max() == 1
+
+
+def test_images_that_are_not_finite(caplog):
+  """NaN weights are an error that names them; without a title it is only logged."""
+  case = golden_cases.load("uncond_16px")
+  params = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), {"generator": case.params("G", "generator")})
+  with pytest.raises(UserError, match=r"^the checkpoint draws images that are not finite"):
+    Sampler(case.algorithm, mesh_of(1), batch_per_device=2, title="the checkpoint")(params, {}, np.arange(3))
+  drawn = Sampler(case.algorithm, mesh_of(1), batch_per_device=2, title=None)(params, {}, np.arange(3))
+  assert (drawn == 0).all() and "1 of 1 samples are not finite" in caplog.text
 
 
 def test_slerp():

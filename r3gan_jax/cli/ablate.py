@@ -23,7 +23,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from itertools import product
 
 import jax
 import matplotlib
@@ -34,10 +33,11 @@ from ml_collections import ConfigDict, config_flags
 
 from r3gan_jax import factory, runs
 from r3gan_jax.cli.shared.numbers import parse_numbers
+from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.processes import join_processes
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
-from r3gan_jax.storage import as_path, failing_as, write_whole
+from r3gan_jax.storage import failing_as, write_whole
 from r3gan_jax.training.distributed import is_first_process, on_first_process
 from r3gan_jax.training.logging import read_metrics
 from r3gan_jax.training.progress import Diverged
@@ -79,16 +79,13 @@ class Result:
 def main() -> None:
   config = _CONFIG.value
   join_processes(config.run.peer_timeout_seconds)
-  seeds = parse_numbers("seeds", _SEEDS.value, 2**31).tolist()
-  out = as_path(_OUT.value)
+  seeds = parse_numbers("seeds", _SEEDS.value, 2**31)
+  out, _ = output_path("out", _OUT.value or "", directory=True)
   if not config.run.metrics:
     raise UserError("config.run.metrics is empty: choose what to compare, e.g. --config.run.metrics=\"('fid',)\"")
-  if out.exists() and not out.is_dir():
-    raise UserError(f"--out={out} is not a directory")
-  planned = [_configured(config, loss, seed) for loss, seed in product(_LOSSES.value, seeds)]
-  for one in planned:
-    factory.build_experiment(one, jax.device_count())  # reports errors in any of them before training
-  for one in planned:
+  for loss in _LOSSES.value:  # reports errors in any of them before training
+    factory.build_experiment(_configured(config, loss, next(iter(seeds))), jax.device_count())
+  for one in (_configured(config, loss, seed) for loss in _LOSSES.value for seed in seeds):
     _train(one, out / one.name / loss_name(one) / f"seed_{one.seed}")
     results = _results(out)
     if is_first_process():

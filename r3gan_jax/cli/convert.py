@@ -25,18 +25,21 @@ import jax
 from absl import flags
 
 from r3gan_jax import runs
+from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.conversion import as_snapshot, write_workdir
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.download import check_sum, fetch
 from r3gan_jax.interop.official import Snapshot, official_arrays, read_snapshot
-from r3gan_jax.storage import as_path, write_npz
+from r3gan_jax.storage import write_npz
 
 _OUT = flags.DEFINE_string(
   "out", None, "The work directory to write; with --workdir, the .npz to write.", required=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory to convert back.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "With --workdir: its images seen, or 'best'; default: the newest.")
+_CHECKPOINT = flags.DEFINE_string(
+  "checkpoint", "", "With --workdir: the checkpoint, as images seen or 'best'; default: the newest."
+)
 _SHA256 = flags.DEFINE_string("sha256", "", "The first digits of the snapshot's SHA-256; default: not verified.")
 
 
@@ -45,7 +48,8 @@ def main(snapshot: str = "") -> None:
     raise UserError("give either a snapshot, as a file or an http(s) URL, or a --workdir")
   if "://" in _OUT.value:
     raise UserError(f"--out={_OUT.value}: write to a local path, and copy it from there")
-  out = Path(as_path(_OUT.value))
+  suffixes = () if snapshot else (".npz",)
+  out = Path(output_path("out", _OUT.value, suffixes, directory=bool(snapshot))[0])
   try:
     if snapshot:
       _to_workdir(snapshot, out)
@@ -70,8 +74,6 @@ def _to_workdir(name: str, out: Path) -> None:
 
 
 def _to_npz(out: Path) -> None:
-  if out.suffix != ".npz":
-    raise UserError(f"--out={out}: with --workdir, write to an .npz")
   _, algorithm, state = runs.open_state(_WORKDIR.value or "", _CHECKPOINT.value)
   arrays = official_arrays(as_snapshot(algorithm, state))
   write_npz(out, arrays)

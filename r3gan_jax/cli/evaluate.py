@@ -26,6 +26,7 @@ from absl import flags, logging
 from etils import epath
 
 from r3gan_jax import comparison, factory, runs, scoring
+from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.processes import join_processes
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.comparison import Settings
@@ -93,9 +94,9 @@ def main() -> None:
   for metric in _METRICS.value or ():
     if metric not in scoring.METRICS:
       raise UserError(f"--metrics={metric} is unknown: choose from {', '.join(scoring.METRICS)}")
-  statistics = as_path(_SAVE_STATISTICS.value) if _SAVE_STATISTICS.value else None
-  if statistics and statistics.suffix.lower() != ".npz":
-    raise UserError(f"--save_statistics={statistics}: give the name of an .npz")
+  statistics = _SAVE_STATISTICS.value and output_path("save_statistics", _SAVE_STATISTICS.value, (".npz",))[0]
+  if _JSON.value:
+    output_path("json", _JSON.value, (".json",))
   weights = Path(_WEIGHTS.value).expanduser() if _WEIGHTS.value else None
   scores = _of_run(_WORKDIR.value, weights, statistics) if _WORKDIR.value else _of_files(weights, statistics)
   shown: list[dict[str, str | float]] = []
@@ -129,7 +130,9 @@ def _of_run(
     "quantisation": _QUANTISATION.value,
   }
   run.update({name: value for name, value in chosen.items() if value is not None})
-  scorer = Scorer(trained.config, trained.algorithm, source, _SEED.value, weights, _DOWNLOAD.value, _BATCH.value)
+  scorer = Scorer(
+    trained.config, trained.algorithm, source, _SEED.value, weights, _DOWNLOAD.value, _BATCH.value, trained.title
+  )
   protocol_differences(path, scorer.protocol)  # a damaged record is noticed before anything is computed
   if statistics:
     _write_statistics(statistics, scorer.reference())

@@ -23,23 +23,21 @@ import jax.numpy as jnp
 from absl import flags
 from jax import export
 
-from r3gan_jax import runs
+from r3gan_jax import factory, runs
+from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
-from r3gan_jax.errors import UserError
 from r3gan_jax.runs import TrainedRun
-from r3gan_jax.storage import as_path, failing_as, write_whole
+from r3gan_jax.storage import failing_as, write_whole
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
-_OUT = flags.DEFINE_string("out", None, "The file to write.", required=True)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The checkpoint: its images seen, or 'best'; default: the newest.")
+_OUT = flags.DEFINE_string("out", None, "The .stablehlo to write.", required=True)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def main() -> None:
-  out = as_path(_OUT.value)
-  if out.is_dir():
-    raise UserError(f"--out={out} is a directory: give a file in it")
+  out, _ = output_path("out", _OUT.value, (".stablehlo",))
   trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
   serialized = exported_generator(trained).serialize()
   with failing_as(f"cannot write --out={out}", out):
@@ -52,7 +50,7 @@ def main() -> None:
 
 def exported_generator(trained: TrainedRun) -> export.Exported:
   """Returns (noise float32 [b, noise_dim][, labels int32 [b]]) -> images float32 [b, H, W, C], for any b."""
-  algorithm = runs.portable_algorithm(trained.config)
+  algorithm = factory.portable_algorithm(trained.config)
 
   def generate(noise: jax.Array, labels: jax.Array | None = None) -> jax.Array:
     return algorithm.generate(trained.params, trained.carry, noise, labels)

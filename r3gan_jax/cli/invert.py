@@ -38,6 +38,7 @@ from absl import flags
 
 from r3gan_jax import runs
 from r3gan_jax.algorithms.base import Algorithm, HasImageFeatures
+from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.errors import UserError
@@ -47,7 +48,7 @@ from r3gan_jax.storage import as_path, failing_as, make_directory, write_npz
 from r3gan_jax.training.mesh import make_mesh
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The checkpoint: its images seen, or 'best'; default: the newest.")
 _IMAGE = flags.DEFINE_multi_string("image", None, "An image file; may be given several times.", required=True)
 _CLASS = flags.DEFINE_multi_integer("class", None, "The class of all images, or, given once per image, of each.")
 _STARTS = flags.DEFINE_integer("starts", 8, "Random starts; the best result is kept.", lower_bound=1)
@@ -64,7 +65,7 @@ _MIN_SIDE = 256
 
 
 def main() -> None:
-  out = as_path(_OUT.value)
+  out, _ = output_path("out", _OUT.value, directory=True)
   if _INTERPOLATE.value and len(_IMAGE.value) < 2:
     raise UserError("--interpolate needs at least two images: give --image again")
   if _SEED.value + _STARTS.value > 2**32:
@@ -80,7 +81,7 @@ def main() -> None:
 
   features = algorithm.image_features if isinstance(algorithm, HasImageFeatures) else None
   inverter = Inverter(algorithm, *networks, features, _STEPS.value, _FINE_TUNE.value)
-  sampler = Sampler(algorithm, make_mesh(jax.local_devices()))
+  sampler = Sampler(algorithm, make_mesh(jax.local_devices()), title=trained.title)
   starts = sampler.noise(_SEED.value + np.arange(_STARTS.value))
   found = []
   for index, (name, target) in enumerate(zip(_IMAGE.value, targets, strict=True)):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
+from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.images import Decoder
@@ -58,7 +59,8 @@ def main() -> None:
     raise UserError(
       f"--data_dir={_DATA_DIR.value}: prepared data sets are written to local disks only: give a local directory"
     )
-  data_dir = Path(as_path(_DATA_DIR.value)) if _DATA_DIR.value else default_data_dir()
+  given = _DATA_DIR.value and Path(output_path("data_dir", _DATA_DIR.value, directory=True)[0])
+  data_dir = given or default_data_dir()
   name = _TFDS.value or _NAME.value or ""
   if not name:
     raise UserError("--name is missing: give the data set a name")

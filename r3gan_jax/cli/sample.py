@@ -1,7 +1,15 @@
 """Draws images from a trained run: `python -m r3gan_jax.cli.sample --workdir=runs/NAME --seeds=0-63 --out=grid.png`.
 
-A seed always gives the same image, whatever else is drawn with it. `--out` is a .png (one grid), a .npz (`images`
-uint8 [n, H, W, C], `seeds` and, with classes, `labels`) or a directory (one PNG per seed).
+A seed always gives the same image, whatever else is drawn with it. `--out` is one of
+
+    grid.png                                one grid
+    samples.npz                             `images` uint8 [n, H, W, C], `seeds` and, with classes, `labels`
+    samples                                 a directory with a PNG for each seed; the same command continues an
+                                            interrupted one, and other seeds and classes can be added
+    samples.zip                             the same as a zip, which appears when it is complete
+
+With classes, their numbers are in the names of the PNGs, and dataset.json lists them for prepare_data and the tools of
+StyleGAN and EDM.
 
     --class=3                               all seeds in class 3; by default each seed also draws its class
     --class=0-9                             every seed in every class; in a grid, a row per class, a column per seed
@@ -15,17 +23,28 @@ uint8 [n, H, W, C], `seeds` and, with classes, `labels`) or a directory (one PNG
 
 import importlib.util
 import math
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 from etils import epath
+from jax.experimental import multihost_utils
+from tqdm import tqdm
 
-from r3gan_jax import factory, runs
-from r3gan_jax.cli.shared.numbers import parse_numbers
+from r3gan_jax import factory, runs, sample_sets
+from r3gan_jax.cli.shared.numbers import Numbers, parse_numbers
+from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.processes import join_processes
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
+from r3gan_jax.progress_bar import progress_bar
+from r3gan_jax.runs import TrainedRun
 from r3gan_jax.sampling import (
   FRAME_RATE,
   Sampler,
@@ -36,12 +55,12 @@ from r3gan_jax.sampling import (
   save_pngs,
   save_video,
 )
-from r3gan_jax.storage import as_path, failing_as, make_directory, write_npz
-from r3gan_jax.training.distributed import gathered, is_first_process
+from r3gan_jax.storage import failing_as, write_npz
+from r3gan_jax.training.distributed import gathered, is_first_process, on_first_process
 from r3gan_jax.training.mesh import make_mesh
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Its images seen, or 'best'; default: the newest.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The checkpoint: its images seen, or 'best'; default: the newest.")
 _SEEDS = flags.DEFINE_string("seeds", "0-63", "Seeds, e.g. 0-63 or 1,5,10-19.")
 _CLASS = flags.DEFINE_string("class", None, "Classes to draw, e.g. 3 or 0-9; default: each seed draws one.")
 _INTERPOLATE = flags.DEFINE_float(
@@ -50,7 +69,9 @@ _INTERPOLATE = flags.DEFINE_float(
 _TRUNCATION = flags.DEFINE_float(
   "truncation", 1.0, "Variety of the images: from 1, as trained, to 0, all alike.", lower_bound=0.0, upper_bound=1.0
 )
-_OUT = flags.DEFINE_string("out", None, "A .png, .npz or directory; a .gif or .mp4 with --interpolate.", required=True)
+_OUT = flags.DEFINE_string(
+  "out", None, "A .png, .npz, .zip or directory; a .gif or .mp4 with --interpolate.", required=True
+)
 _QUANTISATION = flags.DEFINE_string(
   "quantisation", "", "How images become uint8, 'float32' or 'official'; default: the run's setting."
 )
@@ -58,84 +79,195 @@ _QUANTISATION = flags.DEFINE_string(
 _VIDEOS = (".gif", ".mp4")
 _MIN_VIDEO_SIDE = 256
 """Smaller frames are enlarged, in pixels."""
+_COPIES = 3
+"""How often the images of one file are in memory at the same time, at most."""
+
+Row = tuple[int, int | None]
+"""The seed and the class of an image."""
+
+
+@dataclass(frozen=True)
+class Request:
+  """What to draw: every seed in each of `classes`, or without them in the class that it draws, if there are any."""
+
+  seeds: Numbers
+  classes: Numbers | None
+  num_classes: int
+
+  def __len__(self) -> int:
+    return len(self.seeds) * (len(self.classes) if self.classes else 1)
+
+  def __iter__(self) -> Iterator[Row]:
+    if self.classes:
+      return ((seed, label) for label in self.classes for seed in self.seeds)
+    return ((seed, self._own_class(seed)) for seed in self.seeds)
+
+  def _own_class(self, seed: int) -> int | None:
+    return int(labels_of_seeds(np.array([seed]), self.num_classes)[0]) if self.num_classes else None
+
+  def __contains__(self, row: Row | None) -> bool:
+    return row is not None and row[0] in self.seeds and (not self.classes or row[1] in self.classes)
+
+  def distinct(self) -> "Request":
+    """Returns every seed and class once."""
+    return Request(self.seeds.distinct(), self.classes and self.classes.distinct(), self.num_classes)
+
+  def arrays(self, rows: Sequence[Row]) -> tuple[np.ndarray, ...]:
+    """Converts rows to seeds int64 [n] and, with classes, labels int32 [n]."""
+    seeds = np.array([seed for seed, _ in rows], np.int64)
+    return (seeds, np.array([label for _, label in rows], np.int32)) if self.num_classes else (seeds,)
 
 
 def main() -> None:
   join_processes()
   seeds = parse_numbers("seeds", _SEEDS.value, 2**32)
-  out = as_path(_OUT.value)
-  _check_video(out, seeds)
+  out, kind = output_path("out", _OUT.value, (".png", ".npz", ".zip", *_VIDEOS), directory=True)
+  _check_video(kind, seeds)
   trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
-  classes = _classes(trained.algorithm.num_classes)
+  num_classes = trained.algorithm.num_classes
+  request = Request(seeds, _classes(num_classes), num_classes)
+  steps = round(_INTERPOLATE.value * FRAME_RATE) if _INTERPOLATE.value else 1
+  if kind in ("", ".zip"):
+    request = request.distinct()  # equal names would be equal images
+  else:
+    _check_memory(steps * len(request), trained.algorithm.image_shape)
   trained.config.run.quantisation = _QUANTISATION.value or trained.config.run.quantisation
   quantised_in = factory.quantised_in(trained.config, trained.algorithm)
-  sampler = Sampler(
-    trained.algorithm, make_mesh(jax.local_devices()), truncation=_TRUNCATION.value, quantised_in=quantised_in
-  )
-  noise = sampler.noise(seeds)
-  if _INTERPOLATE.value:
-    noise = interpolation(noise, round(_INTERPOLATE.value * FRAME_RATE))
-  labels = None
-  if classes is not None:  # all noise in the first class, then all noise in the second, ...
-    labels = np.repeat(classes, len(noise))
-    noise, seeds = np.tile(noise, (len(classes), 1)), np.tile(seeds, len(classes))
-  elif trained.algorithm.num_classes:
-    labels = labels_of_seeds(seeds, trained.algorithm.num_classes)
-
-  # Each process draws a share.
-  share = -(-len(noise) // jax.process_count())
-  mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-  batches = sampler.batches(trained.params, trained.carry, noise[mine], None if labels is None else labels[mine])
-  several = 1 if classes is None else len(classes)
+  mesh, truncation = make_mesh(jax.local_devices()), _TRUNCATION.value
+  sampler = Sampler(trained.algorithm, mesh, truncation=truncation, quantised_in=quantised_in, title=trained.title)
+  there = 0
   with failing_as(f"cannot write --out={out}", out):
-    if out.suffix in (".png", ".npz", *_VIDEOS):
-      images = gathered(np.concatenate(list(batches)), share)[: len(noise)]
-      if is_first_process():
-        _write_file(out, images, seeds, labels, several)
+    if kind in _VIDEOS:
+      _write_video(out, sampler, trained, request, steps)
+    elif kind in ("", ".zip"):
+      networks = trained.params, trained.carry
+      settings = sample_sets.settings_of(trained.title, networks, truncation, quantised_in.name)
+      if kind == ".zip":
+        _write_zip(out, sampler, trained, request, settings)
+      else:
+        there = _write_directory(out, sampler, trained, request, settings)
     else:
-      make_directory(out)
-      save_pngs(out, _names(seeds, labels if several > 1 else None)[mine], batches)
+      images = np.concatenate(list(_drawn(sampler, trained, request)))
+      if is_first_process():
+        _write_file(out, kind, images, request)
   if is_first_process():
-    print(f"{len(noise)} images of the checkpoint at {trained.images_seen:,} images seen: {out}")
+    before = f" ({there:,} of them were there)" if there else ""
+    print(f"{steps * len(request):,} images{before} of the checkpoint at {trained.images_seen:,} images seen: {out}")
 
 
-def _check_video(out: epath.Path, seeds: np.ndarray) -> None:
-  if (out.suffix in _VIDEOS) != bool(_INTERPOLATE.value):
-    raise UserError(f"--out={out}: a .gif or .mp4 goes with --interpolate, and nothing else does")
+def _check_video(kind: str, seeds: Numbers) -> None:
+  if (kind in _VIDEOS) != bool(_INTERPOLATE.value):
+    raise UserError(f"--out={_OUT.value}: a .gif or .mp4 goes with --interpolate, and nothing else does")
   if _INTERPOLATE.value and len(seeds) < 2:
     raise UserError(f"--seeds={_SEEDS.value} is one seed, and --interpolate needs at least two")
-  if out.suffix == ".mp4" and importlib.util.find_spec("av") is None:
-    raise UserError(f"--out={out} needs PyAV: pip install -e '.[video]', or write a .gif")
+  if kind == ".mp4" and importlib.util.find_spec("av") is None:
+    raise UserError(f"--out={_OUT.value} needs PyAV: pip install -e '.[video]', or write a .gif")
 
 
-def _classes(num_classes: int) -> np.ndarray | None:
+def _check_memory(count: int, image_shape: tuple[int, int, int]) -> None:
+  """Raises a UserError if one file of so many images would not fit in memory, where it is assembled."""
+  needed = _COPIES * count * math.prod(image_shape)
+  if needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+    size = "x".join(map(str, image_shape[:2]))
+    raise UserError(
+      f"--out={_OUT.value}: {count:,} images of {size} in one file need {needed / 2**30:,.0f} GiB of memory: draw "
+      "fewer, or write a directory or .zip"
+    )
+
+
+def _classes(num_classes: int) -> Numbers | None:
   wanted = _CLASS.value
   if wanted is not None and not num_classes:
     raise UserError(f"--class={wanted}: the run in {_WORKDIR.value} has no classes: leave --class out")
   if wanted is not None:
-    return parse_numbers("class", wanted, num_classes).astype(np.int32)
+    return parse_numbers("class", wanted, num_classes)
   if num_classes and _INTERPOLATE.value:
     raise UserError(f"--interpolate stays within a class: choose classes, e.g. --class=0-{num_classes - 1}")
   return None
 
 
-def _names(seeds: np.ndarray, labels: np.ndarray | None) -> list[str]:
-  names = [f"seed{seed:08}.png" for seed in seeds.tolist()]
-  if labels is None:
-    return names
-  return [f"class{label:04}_{name}" for label, name in zip(labels.tolist(), names, strict=True)]
+def _drawn(sampler: Sampler, trained: TrainedRun, request: Request) -> Iterator[np.ndarray]:
+  """Yields uint8 [., H, W, C], all images in order on every process; each draws a share."""
+  batch, first, left = sampler.batch, jax.process_index() * sampler.batch, len(request)
+  parts = (request.arrays(rows[first : first + batch]) for rows in _chunks(request, batch * jax.process_count()))
+  with _progress(left) as bar:
+    for images in sampler.drawn(trained.params, trained.carry, parts):
+      images = gathered(images, batch)[:left]
+      left -= len(images)
+      yield images
+      bar.update(len(images))
 
 
-def _write_file(
-  out: epath.Path, images: np.ndarray, seeds: np.ndarray, labels: np.ndarray | None, several: int
+def _chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+  rows = iter(rows)
+  while chunk := list(islice(rows, size)):
+    yield chunk
+
+
+def _progress(total: int, initial: int = 0) -> tqdm:
+  return progress_bar(total=total, title="samples", initial=initial, quiet=not is_first_process())
+
+
+def _write_directory(
+  out: epath.Path, sampler: Sampler, trained: TrainedRun, request: Request, settings: Mapping[str, Any]
+) -> int:
+  """Writes the images that are not there yet; returns how many are. Each process draws and writes a share."""
+  on_first_process(lambda: sample_sets.claim_directory(out, settings))
+  there = sample_sets.present(out)
+  before = sum(sample_sets.seed_and_label(name) in request for name in there)
+  process, processes, batch = jax.process_index(), jax.process_count(), sampler.batch
+
+  def missing() -> Iterator[tuple[Row, str]]:
+    for index, row in enumerate(request):
+      if index // batch % processes == process and (name := sample_sets.name_of(*row)) not in there:
+        yield row, name
+
+  def images() -> Iterator[np.ndarray]:
+    parts = map(request.arrays, _chunks((row for row, _ in missing()), batch))
+    with _progress(len(request) // processes, before // processes) as bar:
+      for images in sampler.drawn(trained.params, trained.carry, parts):
+        yield images
+        bar.update(len(images))
+
+  save_pngs(out, (name for _, name in missing()), images())
+  multihost_utils.sync_global_devices("samples written")
+  if is_first_process():
+    sample_sets.write_labels(out)
+  return before
+
+
+def _write_zip(
+  out: epath.Path, sampler: Sampler, trained: TrainedRun, request: Request, settings: Mapping[str, Any]
 ) -> None:
-  """Writes `images`, ordered by class, of which there are `several`."""
-  if out.suffix == ".png":
-    columns = len(images) // several if several > 1 else math.ceil(math.sqrt(len(images)))
-    save_png(out, image_grid(images, columns))
-  elif out.suffix == ".npz":
-    write_npz(out, {"images": images, "seeds": seeds} | ({} if labels is None else {"labels": labels}))
+  on_first_process(lambda: sample_sets.check_zip(out, settings))
+  batches = _drawn(sampler, trained, request)
+  if is_first_process():
+    sample_sets.write_zip(out, (sample_sets.name_of(*row) for row in request), batches, settings)
   else:
+    deque(batches, maxlen=0)  # this process's share
+
+
+def _write_file(out: epath.Path, kind: str, images: np.ndarray, request: Request) -> None:
+  if kind == ".png":
+    several = request.classes and len(request.classes) > 1
+    columns = len(request.seeds) if several else math.ceil(math.sqrt(len(images)))
+    save_png(out, image_grid(images, columns))
+  else:
+    names = ("seeds", "labels")
+    write_npz(out, {"images": images} | dict(zip(names, request.arrays(list(request)), strict=False)))
+
+
+def _write_video(out: epath.Path, sampler: Sampler, trained: TrainedRun, request: Request, steps: int) -> None:
+  """Writes the way through the seeds, in all classes side by side."""
+  noise = interpolation(sampler.noise(np.array(list(request.seeds))), steps)
+  several = len(request.classes) if request.classes else 1
+  labels = np.repeat(list(request.classes), len(noise)) if request.classes else None
+  noise = np.tile(noise, (several, 1))
+  share = -(-len(noise) // jax.process_count())
+  mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+  batches = sampler.batches(trained.params, trained.carry, noise[mine], None if labels is None else labels[mine])
+  images = gathered(np.concatenate(list(batches)), share)[: len(noise)]
+  if is_first_process():
     frames = images.reshape(several, -1, *images.shape[1:]).swapaxes(0, 1)
     columns = math.ceil(math.sqrt(several))
     save_video(out, (image_grid(frame, columns) for frame in frames), -(-_MIN_VIDEO_SIDE // images.shape[1]))

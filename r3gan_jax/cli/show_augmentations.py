@@ -15,6 +15,7 @@ from sklearn.datasets import load_sample_image
 
 from r3gan_jax.augment.parameters import TRANSFORMS
 from r3gan_jax.augment.pipeline import augment
+from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.ops.images import to_float, to_uint8
@@ -32,6 +33,7 @@ PANELS_A_ROW = 3
 
 
 def main() -> None:
+  out, _ = output_path("out", _OUT.value, (".png",))
   image = _load(_IMAGE.value, _SIDE.value)
   images = jnp.repeat(to_float(jnp.asarray(image))[None], DRAWS, axis=0)
   keys = jax.random.split(jax.random.key(0), DRAWS)
@@ -48,7 +50,6 @@ def main() -> None:
     axis.set_title(title if p == 1 else f"{title}, p = {p}", fontsize=9)
   buffer = BytesIO()
   figure.savefig(buffer, format="png", dpi=80)
-  out = as_path(_OUT.value)
   with failing_as(f"cannot write --out={out}", out):
     write_whole(out, buffer.getvalue())
   print(f"the image, then {DRAWS} draws of each augmentation: {out}")

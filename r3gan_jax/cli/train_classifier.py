@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.comparison import classifier_path
 from r3gan_jax.data.images import Decoder
@@ -32,7 +33,7 @@ _OUT = flags.DEFINE_string(
 
 
 def main() -> None:
-  out = Path(_OUT.value).expanduser() if _OUT.value else classifier_path(_NAME.value)
+  out = Path(output_path("out", _OUT.value, (".npz",))[0]) if _OUT.value else classifier_path(_NAME.value)
   training, test = _load("train"), _load("test")
   params = digits_cnn.train(training["image"][..., 0], training["label"], _EPOCHS.value)
   predicted = digits_cnn.classify(params, test["image"][..., 0])

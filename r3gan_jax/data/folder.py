@@ -8,7 +8,7 @@ from absl import logging
 
 from r3gan_jax.data.files import LISTS, ImageFiles
 from r3gan_jax.data.images import Decoder, to_array
-from r3gan_jax.data.labels import directory_labels, listed_labels
+from r3gan_jax.data.labels import directory_labels, list_above_all, listed_labels
 from r3gan_jax.data.source import Examples
 from r3gan_jax.data.survey import describe, name_classes, number_classes, survey
 from r3gan_jax.errors import UserError
@@ -72,7 +72,7 @@ class FolderSource:
 
 def _labels(files: ImageFiles, num_classes: int) -> tuple[np.ndarray, tuple[str, ...]]:
   """Returns (int32 [n], names of the classes, empty for listed labels)."""
-  labels = listed_labels(files)
+  labels = listed_labels(files, or_directories=True)
   if labels is not None:
     index = int(labels.argmax())
     if labels[index] >= num_classes:
@@ -80,8 +80,8 @@ def _labels(files: ImageFiles, num_classes: int) -> tuple[np.ndarray, tuple[str,
         f"{files.title(index)} has label {labels[index]}, but config.data.num_classes = {num_classes}: set it to match"
       )
     return labels, ()
-  if files.lists:
-    raise UserError(f"{files.lists[0]} in {files.path} has no labels: set config.data.num_classes = 0")
+  if above := list_above_all(files):
+    raise UserError(f"{above} in {files.path} has no labels: set config.data.num_classes = 0")
   labels, classes = directory_labels(files)
   if len(classes) != num_classes:
     raise UserError(

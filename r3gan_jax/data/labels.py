@@ -16,20 +16,30 @@ _FORM = '{"labels": [[name, class number], ...]}'
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
-def listed_labels(files: ImageFiles) -> np.ndarray | None:
+def list_above_all(files: ImageFiles) -> str | None:
+  """Returns the name of the highest `dataset.json` above all images; None without one."""
+  fitting = [name for name in files.lists if all(image.startswith(_directory(name)) for image in files.names)]
+  return min(fitting, key=len, default=None)
+
+
+def listed_labels(files: ImageFiles, or_directories: bool = False) -> np.ndarray | None:
   """Returns labels int32 [n] from the `dataset.json` above all images; None without one, or if it has no labels.
+
+  Args:
+    or_directories: directories may be the classes instead, so lists of only some of the images are passed over.
 
   Raises:
     UserError: it has another format, does not list an image, or is not above all images.
   """
-  if not files.lists:
+  path = list_above_all(files)
+  if path is None and files.lists:
+    if not or_directories:
+      raise UserError(
+        f"{files.lists[0]} in {files.path} is not above all images: give its directory, move it up, or remove it"
+      )
+    files.passed_over[f"{LISTS} of some of the images"] = len(files.lists)
+  if path is None:
     return None
-  fitting = [name for name in files.lists if all(image.startswith(_directory(name)) for image in files.names)]
-  if not fitting:
-    raise UserError(
-      f"{files.lists[0]} in {files.path} is not above all images: give its directory, or move it to the top"
-    )
-  path = min(fitting, key=len)
   where = f"{path} in {files.path}"
   labels = _parse(files.read_file(path), where)
   if labels is None:

@@ -91,7 +91,7 @@ def prepare_images(
 
   if not re.fullmatch("[a-z][a-z0-9_]*", name):
     raise UserError(f"--name={name}: use lower-case letters, digits and _, starting with a letter")
-  labels = listed_labels(files)
+  labels = listed_labels(files, class_directories)
   features = {"image": tfds.features.Image(shape=(resolution, resolution, decoder.channels), encoding_format="png")}
   in_directories = any("/" in name for name in files.names)
   classes = "no classes" + " (with --class_directories, each directory is one)" * in_directories

@@ -1,7 +1,7 @@
 """Orbax checkpoints of the training state, named by images seen, with a checksum of every array."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ BEST_DIRECTORY = "best"
 
 _STATE, _CHECKSUMS = "state", "checksums"
 _SPARE_BYTES = 64 * 2**20
+_LISTINGS = 10
 
 
 class Checkpoints:
@@ -73,27 +74,31 @@ class Checkpoints:
       UserError: there are checkpoints but none can be read, or there is none at `images_seen`.
     """
     self._saver.finish()
-    steps = sorted(self._manager.all_steps(), reverse=True)
-    if images_seen is not None:
-      if images_seen not in steps:
-        raise UserError(f"{self.directory} has no checkpoint at {images_seen} images: choose from {steps}")
-      steps = [images_seen]
     arguments = {_STATE: ocp.args.StandardRestore(abstract_state), _CHECKSUMS: ocp.args.JsonRestore()}
-    for step in steps:
+    tried: set[int] = set()
+    while (step := self._newest(images_seen, tried)) is not None:
       try:
         restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         _check(restored[_STATE], restored[_CHECKSUMS])
+        return restored[_STATE]
       except Exception as error:  # a damaged file can raise anything in the layers below
+        tried.add(step)
         path = self.directory / str(step)
-        logging.warning("checkpoint %s cannot be read (%s): trying the one before it", path, _first_line(error))
-        continue
-      return restored[_STATE]
-    if steps:
+        if path.exists():  # or a training, which goes on beside this reader, has replaced it by a newer one
+          logging.warning("checkpoint %s cannot be read (%s): trying another", path, _first_line(error))
+    if tried & set(checkpoint_steps(self.directory)):
       raise UserError(
         f"none of the checkpoints in {self.directory} can be read (they have not been changed): restore a backup, or "
         "use another work directory"
       )
     return None
+
+  def _newest(self, images_seen: int | None, tried: Collection[int]) -> int | None:
+    """Returns the newest of the present checkpoints that are not among `tried`, or `images_seen`; None without one."""
+    present = checkpoint_steps(self.directory)
+    if images_seen is not None and images_seen not in present:
+      raise UserError(f"{self.directory} has no checkpoint at {images_seen} images: choose from {present}")
+    return next((step for step in present if step not in tried and images_seen in (None, step)), None)
 
   def set_aside_after(self, images_seen: int) -> None:
     """Renames the unreadable checkpoints after `images_seen`, so that new ones can take their place."""
@@ -138,9 +143,14 @@ def has_checkpoint(directory: epath.PathLike) -> bool:
 
 def newest_checkpoint(directory: epath.PathLike) -> int | None:
   """Returns the images seen of the newest checkpoint under `directory`, readable or not; None if there is none."""
+  return next(iter(checkpoint_steps(directory)), None)
+
+
+def checkpoint_steps(directory: epath.PathLike) -> list[int]:
+  """Returns the images seen of all checkpoints under `directory`, readable or not, from the newest to the oldest."""
   path = absolute(directory)
   with failing_as(f"cannot read {path}", path):
-    return max(ocp.utils.checkpoint_steps(path), default=None) if path.exists() else None
+    return sorted(ocp.utils.checkpoint_steps(path), reverse=True) if path.exists() else []
 
 
 class BestCheckpoint:
@@ -190,13 +200,13 @@ class _Saver:
   def __init__(self, directory: epath.Path, **options: Any):
     self._directory = directory
     self._started = self._failing = False
+    self._writes = False  # or it reads, perhaps beside a training that has unfinished saves of its own
     with failing_as(f"cannot use {directory}", directory):
-      self.manager = ocp.CheckpointManager(
-        directory, options=ocp.CheckpointManagerOptions(**options), item_names=(_STATE, _CHECKSUMS)
-      )
+      self.manager = _opened(directory, ocp.CheckpointManagerOptions(**options))
 
   def start(self, images_seen: int, state: TrainState, **options: Any) -> bool:
     """Starts to save `state`; returns False if this fails. No earlier save may be under way."""
+    self._writes = True
     self._remove_unfinished()  # e.g. of a process that was killed
     if missing := _missing_room(self._directory, state):
       self._report(missing)
@@ -223,7 +233,8 @@ class _Saver:
     """Waits for the save that is under way and frees the manager's threads."""
     self.finish()
     self.manager.close()
-    self._remove_unfinished()
+    if self._writes:
+      self._remove_unfinished()
 
   def _clean_up(self, error: Exception) -> None:
     self._started = False
@@ -241,6 +252,13 @@ class _Saver:
       for unfinished in self._directory.glob("*.orbax-checkpoint-tmp*"):
         with suppress(Exception):  # threads of a save that has failed may still write
           unfinished.rmtree()
+
+
+def _opened(directory: epath.Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+  for _ in range(_LISTINGS - 1):
+    with suppress(FileNotFoundError, NotADirectoryError):  # a training removed a checkpoint while it was listed
+      return ocp.CheckpointManager(directory, options=options, item_names=(_STATE, _CHECKSUMS))
+  return ocp.CheckpointManager(directory, options=options, item_names=(_STATE, _CHECKSUMS))
 
 
 def _saved(state: TrainState) -> ocp.args.Composite:

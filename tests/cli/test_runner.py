@@ -1,10 +1,15 @@
 """What all commands do with their flags: help, mistakes in them and in recipes, devices that are not there."""
 
+import importlib
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from r3gan_jax import cli
 
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = sorted(path.stem for path in (ROOT / "r3gan_jax/cli").glob("[a-z]*.py"))
@@ -61,3 +66,63 @@ def test_a_platform_that_is_not_there(environment, tmp_path):
   assert done.returncode == 2
   assert done.stderr.splitlines()[-1].startswith("error: JAX_PLATFORMS=cuda: no such device")
   assert not (tmp_path / "run").exists()
+
+
+TALKATIVE = """
+import sys, time
+from pathlib import Path
+from r3gan_jax.cli.shared import runner
+
+def main(path, then):
+  for _ in range(10000):
+    print("a line", flush=True)
+  Path(path).write_text("the work")
+  time.sleep(int(then))
+
+runner.run(main, max_arguments=2)
+"""
+
+
+@pytest.mark.parametrize("output", ["full", "pipe", "closed"])
+def test_an_output_that_cannot_be_written_loses_no_work(environment, tmp_path, output):
+  """A reader that has had enough, such as head, is no error; a full disk is one, in one line."""
+  program = [sys.executable, "-c", TALKATIVE, str(tmp_path / "file"), "0"]
+  if output == "closed":
+    program = ["sh", "-c", 'exec "$@" >&-', "sh", *program]
+  reading, writing = os.pipe()
+  os.close(reading)
+  if output == "full":
+    os.close(writing)
+    writing = os.open("/dev/full", os.O_WRONLY)
+  done = subprocess.run(program, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True)
+  os.close(writing)
+  assert (tmp_path / "file").read_text() == "the work"
+  if output == "full":
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: standard output cannot be written (No space") and done.stderr.count("\n") == 1
+  else:
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_is_one_line(environment, tmp_path):
+  program = [sys.executable, "-c", TALKATIVE, str(tmp_path / "file"), "100"]
+  streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+  with subprocess.Popen(program, env=environment, text=True, **streams) as running:
+    for _ in range(10000):
+      running.stdout.readline()
+    running.send_signal(signal.SIGINT)
+    error = running.stderr.read()
+  assert running.returncode == 130
+  assert error.startswith("stopped by Ctrl-C: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("program, quiet", [("-m", True), ("/repository/main.py", True), ("/bin/pytest", False)])
+def test_ctrl_c_while_a_command_is_imported(monkeypatch, program, quiet):
+  """A command dies of the signal, without a traceback; a user's program that imports one is left alone."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    monkeypatch.setattr(sys, "argv", [program])
+    importlib.reload(cli)
+    assert signal.getsignal(signal.SIGINT) is (signal.SIG_DFL if quiet else signal.default_int_handler)
+  finally:
+    signal.signal(signal.SIGINT, before)

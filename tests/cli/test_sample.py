@@ -1,6 +1,7 @@
 """The command, on work directories from recorded snapshots of trained networks."""
 
 import json
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from helpers import commands, official_pickles
 from PIL import Image
 
 from r3gan_jax.conversion import write_workdir
+from r3gan_jax.data.files import ImageFiles
+from r3gan_jax.data.labels import listed_labels
 from r3gan_jax.interop.official import read_snapshot
 from r3gan_jax.sampling import image_grid
 
@@ -16,6 +19,11 @@ DRAWN = {
   "several.npz": SEVERAL,
   "several.png": SEVERAL,
   "several": SEVERAL,
+  "drawn.ZIP": ("cond_8px", "--seeds=0-5,3,5-7"),
+  "drawn": ("cond_8px", "--seeds=0-2,2"),
+  "drawn/": ("cond_8px", "--seeds=0-7"),
+  "drawn.npz": ("cond_8px", "--seeds=0-7"),
+  "plain.v2": ("uncond_16px", "--seeds=0-1"),
   "one.npz": ("cond_8px", "--class=1", "--seeds=7"),
   "truncation_none.npz": ("uncond_16px", "--seeds=0-3"),
   "truncation_1.npz": ("uncond_16px", "--seeds=0-3", "--truncation=1"),
@@ -36,6 +44,15 @@ REFUSED = [
   ("uncond_16px", ("--out=x.gif",), "x.gif: "),
   ("uncond_16px", ("--interpolate=1", "--seeds=3", "--out=x.gif"), "--seeds=3 is one seed"),
   ("cond_8px", ("--interpolate=1", "--out=x.gif"), "--class=0-4"),
+  ("uncond_16px", ("--seeds=0-4294967295",), "4,294,967,296 images of 16x16 in one file need"),
+  ("uncond_16px", ("--seeds=0-4294967295", "--out=x.npz"), "write a directory or .zip"),
+  ("uncond_16px", ("--seeds=0-4294967295", "--interpolate=1", "--out=x.gif"), "107,374,182,400 images"),
+  ("uncond_16px", ("--out=DIR/x.jpg",), "x.jpg: choose .png or .npz or .zip or .gif or .mp4 or a directory"),
+  ("uncond_16px", ("--out=DIR/several",), "runs/cond_8px, not of the checkpoint at"),
+  ("uncond_16px", ("--out=DIR/drawn.ZIP",), "runs/cond_8px, not of the checkpoint at"),
+  ("cond_8px", ("--truncation=0.5", "--out=DIR/several"), "several has images drawn with truncation = 1.0, not 0.5"),
+  ("cond_8px", ("--out=DIR/foreign",), "foreign has images but no sampling.json"),
+  ("cond_8px", ("--out=DIR/foreign.zip",), "foreign.zip exists and was not written by this command"),
 ]
 
 
@@ -45,8 +62,12 @@ def out(environment, tmp_path_factory):
   directory = tmp_path_factory.mktemp("sample")
   for case in ("cond_8px", "uncond_16px"):  # of 5 classes at 8x8, and of none at 16x16
     write_workdir(read_snapshot(official_pickles.path(case)), directory / "runs" / case)
-  calls = [(case, *arguments, f"--out={directory / name}") for name, (case, *arguments) in DRAWN.items()]
-  calls += [(case, f"--out={directory}/x.png", *arguments) for case, arguments, _ in REFUSED]
+  (directory / "foreign").mkdir()
+  (directory / "foreign" / "mine.png").write_text("mine")
+  (directory / "foreign.zip").write_text("mine")
+  calls = [(case, *arguments, f"--out={directory}/{name}") for name, (case, *arguments) in DRAWN.items()]
+  for case, arguments, _ in REFUSED:
+    calls.append((case, f"--out={directory}/x.png", *(flag.replace("DIR", str(directory)) for flag in arguments)))
   errors = commands.call(
     environment, "sample", [(f"--workdir={directory / 'runs' / case}", *arguments) for case, *arguments in calls]
   )
@@ -73,7 +94,49 @@ def test_every_seed_in_each_of_several_classes(out):
   np.testing.assert_array_equal(picture(out / "several.png"), image_grid(drawn, 4))  # a class a row, a seed a column
   for image, seed, label in zip(drawn, seeds, labels, strict=True):
     np.testing.assert_array_equal(picture(out / "several" / f"class{label:04}_seed{seed:08}.png"), image)
-  assert len(list((out / "several").iterdir())) == 12
+  names = [path.name for path in sorted((out / "several").glob("*.png"))]
+  listed = json.loads((out / "several" / "dataset.json").read_text())["labels"]
+  assert listed == [[name, int(name[5:9])] for name in names] and len(names) == 12
+
+
+def test_a_directory_or_zip_keeps_the_labels_that_seeds_draw(out):
+  """As our own reader finds them; the directory was drawn in two parts."""
+  with np.load(out / "drawn.npz") as file:
+    drawn, seeds, labels = file["images"], file["seeds"], file["labels"]
+  expected = {
+    f"class{label:04}_seed{seed:08}.png": index for index, (seed, label) in enumerate(zip(seeds, labels, strict=True))
+  }
+  for name in ("drawn", "drawn.ZIP"):
+    files = ImageFiles(out / name)
+    assert sorted(files.names) == sorted(expected)
+    order = [expected[name] for name in files.names]
+    np.testing.assert_array_equal(listed_labels(files), labels[order])
+    read = [np.asarray(Image.open(BytesIO(files.read(index)))) for index in range(8)]
+    np.testing.assert_array_equal(read, drawn[order])
+  assert sorted(path.name for path in (out / "plain.v2").iterdir()) == [
+    "sampling.json",
+    "seed00000000.png",
+    "seed00000001.png",
+  ]
+
+
+def test_a_zip_can_be_prepared_for_training(environment, out):
+  where = (f"--images={out / 'drawn.ZIP'}", f"--data_dir={out / 'data'}", "--name=samples", "--resolution=8")
+  shown = commands.run(environment, "prepare_data", *where, "--processes=1").stdout
+  with np.load(out / "drawn.npz") as file:
+    assert f"{file['labels'].max() + 1} classes, numbered" in shown and "8 images in" in shown
+
+
+def test_what_is_there_is_not_drawn_again(environment, out):
+  """An image that is there stays as it is, whatever it holds; one that is missing is drawn."""
+  kept, missing = sorted((out / "drawn").glob("*.png"))[:2]
+  before = missing.read_bytes()
+  kept.write_text("there")
+  missing.unlink()
+  flags = (f"--workdir={out / 'runs' / 'cond_8px'}", "--seeds=0-7", f"--out={out / 'drawn'}")
+  shown = commands.run(environment, "sample", *flags).stdout
+  assert "8 images (7 of them were there)" in shown
+  assert kept.read_text() == "there" and missing.read_bytes() == before
 
 
 def test_truncation(out):
@@ -110,4 +173,5 @@ def test_bad_input_is_one_line_that_names_the_cure(out):
   assert errors[: len(DRAWN)] == [None] * len(DRAWN)
   for error, (_, _, message) in zip(errors[len(DRAWN) :], REFUSED, strict=True):
     assert error and message in error and "\n" not in error
-  assert not (out / "x.png").exists()
+  assert not list(out.glob("x.*"))
+  assert (out / "foreign.zip").read_text() == "mine" and len(list((out / "foreign").iterdir())) == 1

@@ -44,8 +44,11 @@ def test_a_list_below_some_images_is_refused(tmp_path):
   write_images(tmp_path / "a", 1)
   write_images(tmp_path / "b", 1)
   write_list(tmp_path / "b" / "dataset.json", [["00000.png", 1]])
+  files = ImageFiles(tmp_path)
   with pytest.raises(UserError, match=r"b/dataset.json in .* is not above all images"):
-    listed_labels(ImageFiles(tmp_path))
+    listed_labels(files)
+  assert listed_labels(files, or_directories=True) is None  # as the directories are the classes
+  assert files.passed_over == {"dataset.json of some of the images": 1}
 
 
 def test_null_labels_are_none(tmp_path):

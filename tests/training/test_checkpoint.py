@@ -165,6 +165,42 @@ def test_nothing_readable(tmp_path):
   assert files(tmp_path) == before
 
 
+@damages
+@pytest.mark.parametrize("part", [False, True])
+def test_a_checkpoint_that_a_training_removes_while_it_is_read(tmp_path, monkeypatch, part):
+  """The newest one that then exists is read, also if some of the removed one's files are still there."""
+  saved(tmp_path, 1, 2, keep_last=2)
+  reader = Checkpoints(tmp_path)
+  restore = reader._manager.restore
+
+  def after_removal(step, **rest):
+    if step == 2:
+      saved(tmp_path, 3)
+      if part:
+        (tmp_path / "2" / "state").mkdir(parents=True)
+    return restore(step, **rest)
+
+  monkeypatch.setattr(reader._manager, "restore", after_removal)
+  assert_same(reader.restore_latest(abstract()), make_state(3))
+
+
+def test_a_reader_leaves_what_a_training_is_saving(tmp_path):
+  saved(tmp_path, 1)
+  (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+  reader = Checkpoints(tmp_path)
+  assert_same(reader.restore_latest(abstract()), make_state(1))
+  reader.close()
+  assert (tmp_path / "2.orbax-checkpoint-tmp").exists()
+
+
+def test_a_chosen_checkpoint_that_is_gone_names_those_that_exist(tmp_path):
+  saved(tmp_path, 1, 2, keep_last=2)
+  reader = Checkpoints(tmp_path)
+  shutil.rmtree(tmp_path / "1")
+  with pytest.raises(UserError, match=r"no checkpoint at 1 images: choose from \[2\]"):
+    reader.restore_latest(abstract(), images_seen=1)
+
+
 @pytest.mark.parametrize("mode, kept", [("min", [1, 1, 3, 3]), ("max", [1, 2, 2, 2])])
 def test_the_best_is_kept(tmp_path, mode, kept):
   for images_seen, score, expected in zip((1, 2, 3, 4), (5.0, 6.0, 4.0, 4.5), kept, strict=True):

@@ -4,7 +4,11 @@ from absl import flags
 
 from r3gan_jax.training import distributed
 
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "With several processes: host:port of process 0.")
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator",
+  None,
+  "With several processes: host:port of process 0; by default SLURM, Open MPI or a TPU pod says so, or there is one.",
+)
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "The number of this process, from 0.")
 

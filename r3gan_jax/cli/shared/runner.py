@@ -10,11 +10,11 @@ import textwrap
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 import jax
 from absl import app, flags, logging
@@ -25,6 +25,35 @@ _PACKAGE_NAME = "r3gan_jax"
 _PACKAGE = str(Path(__file__).parents[2])
 _SIGINT_STATUS = 128 + signal.SIGINT
 """The exit status by which shells report Ctrl-C."""
+
+
+class _Output:
+  """Standard output or error, which may be full or closed: the command goes on, and `error` is the first reason."""
+
+  def __init__(self, stream: TextIO | None):
+    self.stream = stream or open(os.devnull, "w")  # noqa: SIM115  the shell has closed it
+    self.error: OSError | None = None
+
+  def write(self, text: str) -> int:
+    with self._guarded():
+      self.stream.write(text)
+    return len(text)
+
+  def flush(self) -> None:
+    with self._guarded():
+      self.stream.flush()
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self.stream, name)
+
+  @contextmanager
+  def _guarded(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      self.error = self.error or error
+      # What is still buffered must go somewhere when Python exits.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 class _Terminated(BaseException):
@@ -38,12 +67,15 @@ def run(main: Callable[..., None], max_arguments: int = 0) -> None:
     max_arguments: how many positional arguments `main` takes at most.
   """
   logging.set_verbosity(logging.INFO)
+  logging.use_absl_handler()  # now, as it replaces handlers of the same sys.stderr only
   logging.get_absl_handler().addFilter(_is_for_users)
   sys.excepthook = _without_libraries(sys.excepthook)
   threading.excepthook = _without_libraries(threading.excepthook)
   sys.unraisablehook = _without_libraries(sys.unraisablehook)
   warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # Orbax's, after a save that failed
   signal.signal(signal.SIGTERM, _stop)
+  if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see cli/__init__.py
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   for name in ("asyncio", "gcsfs"):  # they log a traceback of everything that they raise
     standard_logging.getLogger(name).setLevel(standard_logging.CRITICAL)
 
@@ -59,8 +91,6 @@ def run(main: Callable[..., None], max_arguments: int = 0) -> None:
       _end(str(error), INTERRUPTED)
     except _Terminated:
       _end("stopped by SIGTERM: the same command continues, or begins again", INTERRUPTED)
-    except KeyboardInterrupt:
-      _end("stopped by Ctrl-C: the same command continues from what is saved", _SIGINT_STATUS)
     except jax.errors.JaxRuntimeError as error:
       if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):  # a restart would not help
         raise
@@ -70,7 +100,19 @@ def run(main: Callable[..., None], max_arguments: int = 0) -> None:
         raise
       _fail(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: no such device can be used here: {one_line(error)}")
 
-  app.run(guarded, flags_parser=_parse)
+  out, err = _Output(sys.stdout), _Output(sys.stderr)
+  with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
+    try:
+      app.run(guarded, flags_parser=_parse)
+    except KeyboardInterrupt:
+      signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends at once
+      _end("stopped by Ctrl-C: the same command continues from what is saved", _SIGINT_STATUS)
+    except SystemExit as end:
+      out.flush()
+      err.flush()
+      if not end.code and out.error and not isinstance(out.error, BrokenPipeError):  # | head is no error
+        _fail(f"standard output cannot be written ({out.error.strerror}); files that the command writes are complete")
+      raise
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -128,8 +170,10 @@ def _help() -> str:
   for module in (sys.argv[0], *shared):
     for flag in flags.FLAGS.get_flags_for_module(module):
       default = "" if flag.default in (None, "") else f" Default: {str(flag.default_as_str).strip(chr(39))}."
+      required = " Required." * any("other than None" in str(check.message) for check in flag.validators)
       name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}=..."
-      lines += textwrap.wrap(flag.help + default, 100, initial_indent=f"  {name:<22} ", subsequent_indent=" " * 25)
+      words = re.sub(r";\s+repeat this option.*", "", flag.help) + required + default
+      lines += textwrap.wrap(words, 100, initial_indent=f"  {name:<22} ", subsequent_indent=" " * 25)
   return "\n".join(lines)
 
 
