@@ -2,7 +2,7 @@
 
 A seed always gives the same image, whatever else is drawn with it. `--out` is one of
 
-    grid.png                                one grid
+    grid.png                                one grid, enlarged by config.run.grid_scale
     samples.npz                             `images` uint8 [n, H, W, C], `seeds` and, with classes, `labels`
     samples                                 a directory with a PNG for each seed; the same command continues an
                                             interrupted one, and other seeds and classes can be added
@@ -149,7 +149,7 @@ def main() -> None:
     else:
       images = np.concatenate(list(_drawn(sampler, trained, request)))
       if is_first_process():
-        _write_file(out, kind, images, request)
+        _write_file(out, kind, images, request, trained.config.run.grid_scale)
   if is_first_process():
     before = f" ({there:,} of them were there)" if there else ""
     print(f"{steps * len(request):,} images{before} of the checkpoint at {trained.images_seen:,} images seen: {out}")
@@ -247,11 +247,11 @@ def _write_zip(
     deque(batches, maxlen=0)  # this process's share
 
 
-def _write_file(out: epath.Path, kind: str, images: np.ndarray, request: Request) -> None:
+def _write_file(out: epath.Path, kind: str, images: np.ndarray, request: Request, scale: int) -> None:
   if kind == ".png":
     several = request.classes and len(request.classes) > 1
     columns = len(request.seeds) if several else math.ceil(math.sqrt(len(images)))
-    save_png(out, image_grid(images, columns))
+    save_png(out, image_grid(images, columns), scale)
   else:
     names = ("seeds", "labels")
     write_npz(out, {"images": images} | dict(zip(names, request.arrays(list(request)), strict=False)))
