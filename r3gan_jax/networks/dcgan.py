@@ -41,8 +41,8 @@ class Generator(nn.Module):
     return nn.tanh(TransposedConv(self.image_channels, self.kernel_size, name="to_image")(x))
 
 
-class Discriminator(nn.Module):
-  """Maps images of side 4 * 2^len(widths) to logits. Attributes as in `Generator`; `widths` is used in reverse."""
+class _Discriminating(nn.Module):
+  """The layers before the heads. Attributes as in `Generator`; `widths` is used in reverse."""
 
   widths: Sequence[int]
   axis_name: str
@@ -50,14 +50,33 @@ class Discriminator(nn.Module):
 
   couples_samples = True  # through batch norm's moments
 
-  @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """[N, H, W, C] -> [N], float32."""
+  def features(self, x: jax.Array, train: bool) -> jax.Array:
+    """[N, H, W, C] -> [N, 16 widths[0]]; called in compact methods."""
     for stage, width in reversed([*enumerate(self.widths)]):
       side = 4 * 2**stage
       x = StridedConv(width, self.kernel_size, name=f"conv_{side}")(x)
       if stage < len(self.widths) - 1:
         x = BatchNorm(self.axis_name, name=f"norm_{side}")(x, train)
       x = nn.leaky_relu(x, LEAKY_SLOPE)
-    x = x.reshape(x.shape[0], -1)
+    return x.reshape(x.shape[0], -1)
+
+
+class Discriminator(_Discriminating):
+  """Maps images of side 4 * 2^len(widths) to logits."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """[N, H, W, C] -> [N], float32."""
+    x = self.features(x, train)
     return nn.Dense(1, use_bias=False, kernel_init=normal_init, name="linear")(x)[:, 0]
+
+
+class Classifier(_Discriminating, kw_only=True):
+  """A discriminator with a logit per class in place of its own."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """[N, H, W, C] -> [N, num_classes], float32."""
+    return nn.Dense(self.num_classes, kernel_init=normal_init, name="classes")(self.features(x, train))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from clu import parameter_overview
 
-from r3gan_jax.algorithms.base import Phase
+from r3gan_jax.algorithms.base import LearnsFromUnlabelled, Phase
 from r3gan_jax.training.loop import Experiment
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.state import abstract_state
@@ -88,6 +88,6 @@ def abstract_batch(experiment: Experiment, mesh: jax.sharding.Mesh, images: int)
   sharding = batch_sharding(mesh)
   shape = (images, *experiment.algorithm.image_shape)
   image = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)}
-  if not experiment.algorithm.num_classes:
+  if not (experiment.algorithm.num_classes or isinstance(experiment.algorithm, LearnsFromUnlabelled)):
     return image
   return image | {"label": jax.ShapeDtypeStruct((images,), jnp.int32, sharding=sharding)}

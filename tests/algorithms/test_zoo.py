@@ -13,7 +13,7 @@ from helpers.states import arrays_of
 from helpers.zoo import trained
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms import bigan, dcgan, wgan_gp
+from r3gan_jax.algorithms import bigan, dcgan, sgan, wgan_gp
 from r3gan_jax.algorithms.base import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler
@@ -26,16 +26,22 @@ OF_CONVOLUTIONS = {"widths": (8, 8), "noise_dim": 8, "ema_half_life": 32.0}
 ALGORITHMS = {
   "bigan": (bigan, bigan.Settings(width=16, noise_dim=8, ema_half_life=32.0)),
   "dcgan": (dcgan, dcgan.Settings(**OF_CONVOLUTIONS, kernel_size=4)),
+  "sgan": (sgan, sgan.Settings(**OF_CONVOLUTIONS)),
   "wgan_gp": (wgan_gp, wgan_gp.Settings(**OF_CONVOLUTIONS, critic_updates=2)),
 }
+CLASSES = {"sgan": 3}  # of the data
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
 def case(request):
   """(name, algorithm, state after two iterations on one device)."""
-  module, settings = ALGORITHMS[request.param]
-  algorithm = module.build(settings, Images(16, 16, 1, 0), "cpu")
+  algorithm = built(request.param)
   return request.param, algorithm, trained(algorithm, BATCH, iterations=2)
+
+
+def built(name, **changes):
+  module, settings = ALGORITHMS[name]
+  return module.build(dataclasses.replace(settings, **changes), Images(16, 16, 1, CLASSES.get(name, 0)), "cpu")
 
 
 def test_how_the_batch_is_divided_does_not_matter(case):
@@ -50,12 +56,17 @@ def test_an_image_of_the_average_is_its_own(case):
   """It does not depend on the batch, and is normalised by the averaged moments."""
   _, algorithm, state = case
   params, carry = averaged(algorithm, state)
-  generate = jax.jit(lambda carry, noise: algorithm.generate(params, carry, noise, None))
+  generate = jax.jit(lambda carry, noise, labels: algorithm.generate(params, carry, noise, labels))
   noise = algorithm.noise(jax.random.split(jax.random.key(5), 8))
-  together = generate(carry, noise)
-  alone = jnp.concatenate([generate(carry, row[None]) for row in noise])
+  labels = jnp.arange(8) % algorithm.num_classes if algorithm.num_classes else None
+  together = generate(carry, noise, labels)
+  alone = jnp.concatenate(
+    [generate(carry, noise[i : i + 1], None if labels is None else labels[i : i + 1]) for i in range(8)]
+  )
   np.testing.assert_allclose(together, alone, atol=1e-4 * np.abs(together).max())
-  assert np.abs(together - generate(state.carry, noise)).max() > 1e-2 * np.abs(together).max(), "by G's own moments"
+  assert np.abs(together - generate(state.carry, noise, labels)).max() > 1e-2 * np.abs(together).max(), (
+    "by G's own moments"
+  )
   sampler = Sampler(algorithm, mesh_of(1), batch_per_device=4)
   np.testing.assert_array_equal(sampler(params, carry, np.arange(9))[8:], sampler(params, carry, np.array([8])))
 
@@ -95,7 +106,5 @@ def test_a_run_begun_with_another_one_takes_its_state_along(case):
   for part in ("params", "carry", "ema"):
     jax.tree.map(np.testing.assert_array_equal, getattr(start, part), getattr(state, part))
   assert start.images_seen == 0
-  module, settings = ALGORITHMS[name]
-  other = module.build(dataclasses.replace(settings, noise_dim=4), Images(16, 16, 1, 0), "cpu")
-  carry = transferred_state(other, 1, mesh_of(1), algorithm, state)[0].carry
+  carry = transferred_state(built(name, noise_dim=4), 1, mesh_of(1), algorithm, state)[0].carry
   jax.tree.map(np.testing.assert_array_equal, carry, state.carry)

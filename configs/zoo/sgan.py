@@ -1,0 +1,30 @@
+"""SGAN (Odena 2016), semi-supervised, on MNIST with 1000 labels: 1.07M / 0.70M parameters in G / D.
+
+    python -m r3gan_jax.cli.prepare_data --idx=DIRECTORY --name=mnist
+    python main.py --config=configs/zoo/sgan.py
+
+DIRECTORY: see configs/stacked_mnist.py. The number of labels is config.data.labelled_images; the log has the
+classifier's error on labelled images, and docs/zoo.md how to test it on others.
+About 65 images/s on one core, as DCGAN. `:paper` has the paper's losses. `:smoke` runs a tiny network on generated
+images.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import select
+from configs.zoo import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  config = common.get_config("sgan")
+  config.data.name = "mnist"
+  config.data.num_classes = 10
+  config.data.labelled_images = 1000  # with batches of 64, one label a batch on average
+  config.data.x_flip = False
+  return select(config, variant, paper=_paper)
+
+
+def _paper(config: ConfigDict) -> None:
+  config.gan.unlabelled = False
+  config.gan.saturating = True
+  config.gan.ema_half_life = 0.0
