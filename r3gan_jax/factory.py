@@ -15,7 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from r3gan_jax import settings
-from r3gan_jax.algorithms import bigan, dcgan, r3gan, sgan, stylegan2, wgan_gp
+from r3gan_jax.algorithms import acgan, bigan, dcgan, r3gan, sgan, stylegan2, wgan_gp
 from r3gan_jax.algorithms.base import Algorithm, HasImageDtype, Images, LearnsFromUnlabelled, Phase
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.relabelled import RelabelledSource
@@ -27,6 +27,7 @@ from r3gan_jax.sources import SOURCES
 from r3gan_jax.training.loop import Experiment
 
 ALGORITHMS: Mapping[str, ModuleType] = {
+  "acgan": acgan,
   "bigan": bigan,
   "dcgan": dcgan,
   "r3gan": r3gan,

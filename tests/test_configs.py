@@ -41,6 +41,9 @@ ROADMAP = {
 
 # recipe of the zoo, variant: parameters of each network
 ZOO = {
+  ("acgan", ""): {"generator": 1_115_520, "discriminator": 702_218},
+  ("acgan", "cifar10"): {"generator": 1_117_568, "discriminator": 704_266},
+  ("acgan", "paper"): {"generator": 2_993_763, "discriminator": 1_663_867},
   ("bigan", ""): {"generator": 1_953_792, "encoder": 1_902_592, "discriminator": 1_903_616},
   ("dcgan", ""): {"generator": 1_074_560, "discriminator": 661_248},
   ("dcgan", "paper"): {"generator": 18_885_760, "discriminator": 17_232_768},

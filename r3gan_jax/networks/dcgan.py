@@ -67,8 +67,7 @@ class Discriminator(_Discriminating):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N], float32."""
-    x = self.features(x, train)
-    return nn.Dense(1, use_bias=False, kernel_init=normal_init, name="linear")(x)[:, 0]
+    return _logits(self.features(x, train))
 
 
 class Classifier(_Discriminating, kw_only=True):
@@ -79,4 +78,27 @@ class Classifier(_Discriminating, kw_only=True):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """[N, H, W, C] -> [N, num_classes], float32."""
-    return nn.Dense(self.num_classes, kernel_init=normal_init, name="classes")(self.features(x, train))
+    return _class_logits(self.num_classes, self.features(x, train))
+
+
+class AuxiliaryClassifier(_Discriminating, kw_only=True):
+  """A discriminator with a second head for the class."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, keys: jax.Array | None = None, *, train: bool) -> tuple[jax.Array, jax.Array]:
+    """[N, H, W, C], no keys needed -> ([N], [N, num_classes]), float32."""
+    del keys
+    x = self.features(x, train)
+    return _logits(x), _class_logits(self.num_classes, x)
+
+
+def _logits(features: jax.Array) -> jax.Array:
+  """[N, F] -> [N]; called in compact methods, as the next one."""
+  return nn.Dense(1, use_bias=False, kernel_init=normal_init, name="linear")(features)[:, 0]
+
+
+def _class_logits(num_classes: int, features: jax.Array) -> jax.Array:
+  """[N, F] -> [N, num_classes]."""
+  return nn.Dense(num_classes, kernel_init=normal_init, name="classes")(features)

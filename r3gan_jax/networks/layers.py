@@ -192,17 +192,19 @@ def apply_trained(network: nn.Module, params: Any, moments: Any, *inputs: jax.Ar
 
 
 class StridedConv(nn.Module):
-  """A bias-free convolution of stride 2, with padding (kernel_size - 1) // 2 and weights N(0, 0.02^2)."""
+  """A convolution of stride 2, with padding (kernel_size - 1) // 2, weights N(0, 0.02^2) and perhaps a bias."""
 
   features: int
   kernel_size: int
+  use_bias: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, 2H, 2W, C] -> [N, H, W, features]."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     padding = (self.kernel_size - 1) // 2
-    return strided_conv(x, self.param("kernel", normal_init, shape), (padding, padding))
+    x = strided_conv(x, self.param("kernel", normal_init, shape), (padding, padding))
+    return x + _bias_map(self) if self.use_bias else x
 
 
 class TransposedConv(nn.Module):
@@ -210,6 +212,7 @@ class TransposedConv(nn.Module):
 
   features: int
   kernel_size: int
+  use_bias: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -217,4 +220,10 @@ class TransposedConv(nn.Module):
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     before = (self.kernel_size - 1) // 2
     padding = (before, self.kernel_size - 2 - before)
-    return transposed_conv(x, self.param("kernel", normal_init, shape), padding)
+    x = transposed_conv(x, self.param("kernel", normal_init, shape), padding)
+    return x + _bias_map(self) if self.use_bias else x
+
+
+def _bias_map(conv: StridedConv | TransposedConv) -> jax.Array:
+  """Returns the bias [1, 1, 1, C] of a convolution; called in its compact method."""
+  return conv.param("bias", nn.initializers.zeros, (conv.features,))[None, None, None]

@@ -13,7 +13,7 @@ from helpers.states import arrays_of
 from helpers.zoo import trained
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms import bigan, dcgan, sgan, wgan_gp
+from r3gan_jax.algorithms import acgan, bigan, dcgan, sgan, wgan_gp
 from r3gan_jax.algorithms.base import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler
@@ -24,12 +24,13 @@ from r3gan_jax.training.transfer import transferred_state
 BATCH = 16
 OF_CONVOLUTIONS = {"widths": (8, 8), "noise_dim": 8, "ema_half_life": 32.0}
 ALGORITHMS = {
+  "acgan": (acgan, acgan.Settings("own", (8, 8), (8, 8, 8, 8), noise_dim=8, ema_half_life=32.0)),
   "bigan": (bigan, bigan.Settings(width=16, noise_dim=8, ema_half_life=32.0)),
   "dcgan": (dcgan, dcgan.Settings(**OF_CONVOLUTIONS, kernel_size=4)),
   "sgan": (sgan, sgan.Settings(**OF_CONVOLUTIONS)),
   "wgan_gp": (wgan_gp, wgan_gp.Settings(**OF_CONVOLUTIONS, critic_updates=2)),
 }
-CLASSES = {"sgan": 3}  # of the data
+CLASSES = {"acgan": 3, "sgan": 3}  # of the data
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
