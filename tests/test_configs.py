@@ -47,6 +47,7 @@ ZOO = {
   ("bigan", ""): {"generator": 1_953_792, "encoder": 1_902_592, "discriminator": 1_903_616},
   ("dcgan", ""): {"generator": 1_074_560, "discriminator": 661_248},
   ("dcgan", "paper"): {"generator": 18_885_760, "discriminator": 17_232_768},
+  ("infogan", ""): {"generator": 6_652_481, "discriminator": 6_692_173},
   ("sgan", ""): {"generator": 1_074_560, "discriminator": 698_122},
   ("wgan_gp", ""): {"generator": 1_189_248, "discriminator": 660_929},
 }

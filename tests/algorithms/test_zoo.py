@@ -13,7 +13,7 @@ from helpers.states import arrays_of
 from helpers.zoo import trained
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms import acgan, bigan, dcgan, sgan, wgan_gp
+from r3gan_jax.algorithms import acgan, bigan, dcgan, infogan, sgan, wgan_gp
 from r3gan_jax.algorithms.base import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler
@@ -27,6 +27,7 @@ ALGORITHMS = {
   "acgan": (acgan, acgan.Settings("own", (8, 8), (8, 8, 8, 8), noise_dim=8, ema_half_life=32.0)),
   "bigan": (bigan, bigan.Settings(width=16, noise_dim=8, ema_half_life=32.0)),
   "dcgan": (dcgan, dcgan.Settings(**OF_CONVOLUTIONS, kernel_size=4)),
+  "infogan": (infogan, infogan.Settings((8, 8), 16, 8, noise_dim=8, ema_half_life=32.0)),
   "sgan": (sgan, sgan.Settings(**OF_CONVOLUTIONS)),
   "wgan_gp": (wgan_gp, wgan_gp.Settings(**OF_CONVOLUTIONS, critic_updates=2)),
 }
@@ -46,11 +47,14 @@ def built(name, **changes):
 
 
 def test_how_the_batch_is_divided_does_not_matter(case):
-  """1 and 8 devices agree up to the order of summation, which Adam amplifies."""
-  _, algorithm, state = case
+  """1 and 8 devices agree up to the order of summation, which Adam amplifies.
+
+  InfoGAN's biases before batch norm have no effect: all of their gradient is rounding errors.
+  """
+  name, algorithm, state = case
   divided = trained(algorithm, BATCH, iterations=2, devices=8)
   for tree, expected in ((divided.params, state.params), (divided.ema, state.ema), (divided.carry, state.carry)):
-    assert golden_cases.relative_errors(tree, expected)["all"] < 1e-4
+    assert golden_cases.relative_errors(tree, expected)["all"] < (1e-3 if name == "infogan" else 1e-4)
 
 
 def test_an_image_of_the_average_is_its_own(case):
