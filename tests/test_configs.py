@@ -116,7 +116,7 @@ def test_presets_recommend_a_slice(name, variant):
 def test_the_roadmap_needs_a_configuration(variant):
   with pytest.raises(UserError, match=r"choose from a, b, c1, c2, d1, d2, e1, e2, e\.g\. configs/roadmap\.py:b"):
     roadmap.get_config(variant)
-  with pytest.raises(ValueError, match=r"no variant 'z': choose from \['fashion32', 'smoke'\]"):
+  with pytest.raises(UserError, match=r"no variant 'z': choose from \['fashion32', 'smoke'\]"):
     roadmap.get_config("b_z")
 
 

@@ -120,8 +120,8 @@ def test_prints_exactly_what_it_runs(repository, name):
   for command, words in zip(printed, CALLS[name][1], strict=True):
     assert not set(words.split()) - set(command), command
     assert name.split("_")[0] != "cloud" or command[0] == "git" or {"gcloud", "--zone=z1"} <= set(command)
-  if printed[0][0] == "exec":  # launch/restart.sh is ours, and runs for real
-    printed = [printed[0][3:]]
+  # launch/restart.sh is ours, and runs for real
+  printed = [command[3:] if command[0] == "exec" else command for command in printed]
   assert ran == [[command[0].removeprefix(".venv/bin/"), *command[1:]] for command in printed]
 
 
@@ -129,7 +129,8 @@ def test_prints_exactly_what_it_runs(repository, name):
 def test_the_flags_reach_main_unchanged(repository, name):
   """Quoting survives every shell in between."""
   _, ran = run_call(repository, name)
-  for process, command in enumerate(ran):
+  starts = [command for command in ran if command[1] != "-c"]  # gpu.sh looks for a GPU first
+  for process, command in enumerate(starts):
     words = command
     if command[0] != "srun" and "main.py" not in command:  # one word of it is a program for another shell
       (program,) = (word for word in command if "--workdir" in word)

@@ -35,7 +35,7 @@ def test_training_sees_noisy_labels_and_evaluation_clean_ones(tmp_path, monkeypa
       return super().__call__(params, carry, seeds, labels, *rest)
 
   class Scorer:
-    def __init__(self, config, algorithm, source):
+    def __init__(self, config, algorithm, source, title):
       scored_by.append(source[np.arange(256)]["label"])
       self.protocol = {}
       self._draw = scoring.fake_images(algorithm, source, 40, seed=0)
