@@ -2,9 +2,9 @@
 
     python main.py --config=configs/zoo/acgan.py
 
-Each row of a grid of samples is a class, as is python -m r3gan_jax.cli.sample --class=3. About 65 images/s on one core,
-as DCGAN. `:paper` has the paper's own networks for CIFAR-10, 2.99M / 1.66M, and `:cifar10` DCGAN's on the same data.
-`:smoke` runs a tiny network on generated images.
+Each row of a grid of samples is a class, and python -m r3gan_jax.cli.sample --class=3 draws one. `:paper` has the
+paper's own networks for CIFAR-10, 2.99M / 1.66M, and `:cifar10` DCGAN's on the same data. `:smoke` runs a tiny network
+on generated images.
 """
 
 from ml_collections import ConfigDict

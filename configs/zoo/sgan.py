@@ -5,8 +5,7 @@
 
 DIRECTORY: see configs/stacked_mnist.py. The number of labels is config.data.labelled_images; the log has the
 classifier's error on labelled images, and docs/zoo.md how to test it on others.
-About 65 images/s on one core, as DCGAN. `:paper` has the paper's losses. `:smoke` runs a tiny network on generated
-images.
+`:paper` has the paper's losses. `:smoke` runs a tiny network on generated images.
 """
 
 from ml_collections import ConfigDict
