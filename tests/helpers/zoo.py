@@ -4,15 +4,20 @@ import jax
 import numpy as np
 
 from helpers.meshes import mesh_of
+from r3gan_jax.algorithms.base import LearnsFromUnlabelled
 from r3gan_jax.training.mesh import replicated
 from r3gan_jax.training.state import init_state
 from r3gan_jax.training.step import make_train_step
 
 
 def data(algorithm, batch, seed=0):
-  """Returns a batch of random images."""
-  images = np.random.default_rng(seed).integers(0, 256, (batch, *algorithm.image_shape), dtype=np.uint8)
-  return {"image": images}
+  """Returns a batch of random images, with random labels if the data have classes."""
+  random = np.random.default_rng(seed)
+  images = {"image": random.integers(0, 256, (batch, *algorithm.image_shape), dtype=np.uint8)}
+  if not algorithm.images.num_classes:
+    return images
+  first = -1 if isinstance(algorithm, LearnsFromUnlabelled) else 0
+  return images | {"label": random.integers(first, algorithm.images.num_classes, batch, dtype=np.int32)}
 
 
 def trained(algorithm, batch, iterations, devices=1, interrupted=lambda state: state):
