@@ -15,7 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from r3gan_jax import settings
-from r3gan_jax.algorithms import acgan, bigan, dcgan, infogan, r3gan, sgan, stylegan2, wgan_gp
+from r3gan_jax.algorithms import acgan, bigan, cgan, dcgan, gan, infogan, r3gan, sgan, stylegan2, wgan_gp
 from r3gan_jax.algorithms.base import Algorithm, HasImageDtype, Images, LearnsFromUnlabelled, Phase
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.relabelled import RelabelledSource
@@ -29,8 +29,10 @@ from r3gan_jax.training.loop import Experiment
 ALGORITHMS: Mapping[str, ModuleType] = {
   "acgan": acgan,
   "bigan": bigan,
+  "cgan": cgan,
   "dcgan": dcgan,
   "infogan": infogan,
+  "gan": gan,
   "r3gan": r3gan,
   "sgan": sgan,
   "stylegan2": stylegan2,

@@ -1,6 +1,7 @@
 """Optimisers as optax transformations whose `update` takes the hyperparameters of the iteration.
 
-`adam_without_momentum` is R3GAN's. Others are optax's own, with a scheduled rate by `at_rate`:
+`adam_without_momentum` is R3GAN's, and `sgd` has a scheduled momentum. Others are optax's own, with a scheduled rate by
+`at_rate`:
 
     at_rate(optax.scale_by_adam(b1=0.5))                                                Adam
     at_rate(optax.chain(optax.add_decayed_weights(1e-5), optax.scale_by_adam(b1=0.5)))  with L2, added to the gradient
@@ -70,6 +71,27 @@ def at_rate(
     return jax.tree.map(lambda u: -hyperparameters[hyperparameter] * u, updates), state
 
   return optax.GradientTransformationExtraArgs(direction.init, update)
+
+
+def sgd() -> optax.GradientTransformationExtraArgs:
+  """Gradient descent with a scheduled learning rate and momentum.
+
+      v <- momentum v - learning_rate g
+      update = v
+
+  `update` takes `hyperparameters` with the scalars "learning_rate" and "momentum".
+  """
+
+  def init(params: Any) -> Any:
+    return jax.tree.map(jnp.zeros_like, params)
+
+  def update(gradients: Any, state: Any, params: Any = None, *, hyperparameters: Any, **extra: Any) -> tuple[Any, Any]:
+    del params, extra
+    momentum, learning_rate = hyperparameters["momentum"], hyperparameters["learning_rate"]
+    velocity = jax.tree.map(lambda v, g: momentum * v - learning_rate * g, state, gradients)
+    return velocity, velocity
+
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 class ResetState(NamedTuple):

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from r3gan_jax.optimizers import adam_without_momentum, at_rate, reset_on_change
+from r3gan_jax.optimizers import adam_without_momentum, at_rate, reset_on_change, sgd
 from r3gan_jax.training.ema import ema_decay, update_ema
 
 
@@ -71,6 +71,17 @@ def test_moments_are_reset_when_the_hyperparameter_changes():
     )
     made.append(float(updates["w"][0]))
   assert made == [-2.0, -3.0, -3.5, -2.0, -3.0]
+
+
+def test_momentum_and_rate_are_those_of_the_iteration():
+  """v = m v - r g, by hand: -0.2, then 0.5 (-0.2) - 0.1, then 0.75 (-0.2) - 0.05."""
+  params, optimizer = {"w": jnp.array([1.0])}, sgd()
+  state, made = optimizer.init(params), []
+  for momentum, learning_rate in ((0.9, 0.2), (0.5, 0.1), (0.75, 0.05)):
+    given = hyperparameters(momentum=momentum, learning_rate=learning_rate)
+    updates, state = optimizer.update({"w": jnp.array([1.0])}, state, params, hyperparameters=given)
+    made.append(updates["w"][0])
+  np.testing.assert_allclose(made, (-0.2, -0.2, -0.2), rtol=1e-6)
 
 
 def test_ema_decay():

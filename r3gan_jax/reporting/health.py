@@ -78,7 +78,7 @@ def of_training(title: str, names: Collection[str], config: Mapping[str, Any]) -
   if title == "adversarial losses":
     if "discriminator/wasserstein_estimate" in names:
       return _CRITIC_LOSS
-    if "pairs/loss" in names:
+    if "pairs/loss" in names or "both/loss" in names:
       return _PAIRS_LOSS
     return _RELATIVISTIC_LOSS if is_relativistic else _NON_SATURATING_LOSS
   return _TRAINING.get(title, "")

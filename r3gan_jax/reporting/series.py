@@ -40,6 +40,8 @@ _TRAINING: dict[str, tuple[bool, dict[str, str]]] = {
       "discriminator/adversarial_loss": "D",
       "discriminator/loss": "D",
       "generator/loss": "G",
+      "both/loss": "D",
+      "both/generator_loss": "G",
       "pairs/loss": "D",
       "pairs/generator_and_encoder_loss": "G and encoder",
     },
@@ -56,6 +58,8 @@ _TRAINING: dict[str, tuple[bool, dict[str, str]]] = {
     {
       "discriminator/real_logits": "of reals",
       "discriminator/fake_logits": "of fakes",
+      "both/real_logits": "of reals",
+      "both/fake_logits": "of fakes",
       "pairs/real_logits": "of reals",
       "pairs/fake_logits": "of fakes",
     },
