@@ -15,7 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from r3gan_jax import settings
-from r3gan_jax.algorithms import bigan, dcgan, r3gan, stylegan2, wgan_gp
+from r3gan_jax.algorithms import began, bigan, dcgan, ebgan, r3gan, stylegan2, wgan_gp
 from r3gan_jax.algorithms.base import Algorithm, HasImageDtype, Images, LearnsFromUnlabelled, Phase
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.relabelled import RelabelledSource
@@ -27,8 +27,10 @@ from r3gan_jax.sources import SOURCES
 from r3gan_jax.training.loop import Experiment
 
 ALGORITHMS: Mapping[str, ModuleType] = {
+  "began": began,
   "bigan": bigan,
   "dcgan": dcgan,
+  "ebgan": ebgan,
   "r3gan": r3gan,
   "stylegan2": stylegan2,
   "wgan_gp": wgan_gp,

@@ -41,9 +41,12 @@ ROADMAP = {
 
 # recipe of the zoo, variant: parameters of each network
 ZOO = {
+  ("began", ""): {"generator": 123_361, "discriminator": 578_849},
+  ("began", "cifar10"): {"generator": 123_939, "discriminator": 580_003},
   ("bigan", ""): {"generator": 1_953_792, "encoder": 1_902_592, "discriminator": 1_903_616},
   ("dcgan", ""): {"generator": 1_074_560, "discriminator": 661_248},
   ("dcgan", "paper"): {"generator": 18_885_760, "discriminator": 17_232_768},
+  ("ebgan", ""): {"generator": 1_074_560, "discriminator": 1_314_561},
   ("wgan_gp", ""): {"generator": 1_189_248, "discriminator": 660_929},
 }
 

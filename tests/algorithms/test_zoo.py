@@ -13,7 +13,7 @@ from helpers.states import arrays_of
 from helpers.zoo import trained
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms import bigan, dcgan, wgan_gp
+from r3gan_jax.algorithms import began, bigan, dcgan, ebgan, wgan_gp
 from r3gan_jax.algorithms.base import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler
@@ -24,8 +24,10 @@ from r3gan_jax.training.transfer import transferred_state
 BATCH = 16
 OF_CONVOLUTIONS = {"widths": (8, 8), "noise_dim": 8, "ema_half_life": 32.0}
 ALGORITHMS = {
+  "began": (began, began.Settings(width=4, noise_dim=8, ema_half_life=32.0)),
   "bigan": (bigan, bigan.Settings(width=16, noise_dim=8, ema_half_life=32.0)),
   "dcgan": (dcgan, dcgan.Settings(**OF_CONVOLUTIONS, kernel_size=4)),
+  "ebgan": (ebgan, ebgan.Settings((8, 8), (8, 8), noise_dim=8, margin=10.0, ema_half_life=32.0)),
   "wgan_gp": (wgan_gp, wgan_gp.Settings(**OF_CONVOLUTIONS, critic_updates=2)),
 }
 
@@ -55,7 +57,8 @@ def test_an_image_of_the_average_is_its_own(case):
   together = generate(carry, noise)
   alone = jnp.concatenate([generate(carry, row[None]) for row in noise])
   np.testing.assert_allclose(together, alone, atol=1e-4 * np.abs(together).max())
-  assert np.abs(together - generate(state.carry, noise)).max() > 1e-2 * np.abs(together).max(), "by G's own moments"
+  if "generator_moments" in carry:
+    assert np.abs(together - generate(state.carry, noise)).max() > 1e-2 * np.abs(together).max(), "by G's own moments"
   sampler = Sampler(algorithm, mesh_of(1), batch_per_device=4)
   np.testing.assert_array_equal(sampler(params, carry, np.arange(9))[8:], sampler(params, carry, np.array([8])))
 
