@@ -129,7 +129,7 @@ class BEGAN(GAN):
     """Returns each image beside its reconstruction by D, and beside the image of the nearest code."""
     del carry
     reconstructions, codes = self.discriminator.apply({"params": params["discriminator"]}, images)
-    return pictures_of_autoencoder(images, reconstructions, codes)
+    return pictures_of_autoencoder(images, reconstructions, jnp.asarray(codes))
 
   def _gradients(
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters

@@ -139,7 +139,7 @@ class EBGAN(GAN):
     """Returns each image beside its reconstruction by D, and beside the image of the nearest code."""
     variables = {"params": params["discriminator"], MOMENTS: carry["discriminator_moments"]}
     reconstructions, codes = self.discriminator.apply(variables, images, train=False)
-    return pictures_of_autoencoder(images, reconstructions, codes)
+    return pictures_of_autoencoder(images, reconstructions, jnp.asarray(codes))
 
   def _discriminator_gradients(
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
