@@ -15,7 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from r3gan_jax import settings
-from r3gan_jax.algorithms import acgan, bigan, cgan, dcgan, gan, infogan, r3gan, sgan, stylegan2, wgan_gp
+from r3gan_jax.algorithms import acgan, began, bigan, cgan, dcgan, ebgan, gan, infogan, r3gan, sgan, stylegan2, wgan_gp
 from r3gan_jax.algorithms.base import Algorithm, HasImageDtype, Images, LearnsFromUnlabelled, Phase
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.relabelled import RelabelledSource
@@ -28,11 +28,13 @@ from r3gan_jax.training.loop import Experiment
 
 ALGORITHMS: Mapping[str, ModuleType] = {
   "acgan": acgan,
+  "began": began,
   "bigan": bigan,
   "cgan": cgan,
   "dcgan": dcgan,
-  "infogan": infogan,
+  "ebgan": ebgan,
   "gan": gan,
+  "infogan": infogan,
   "r3gan": r3gan,
   "sgan": sgan,
   "stylegan2": stylegan2,

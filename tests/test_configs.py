@@ -44,13 +44,16 @@ ZOO = {
   ("acgan", ""): {"generator": 1_115_520, "discriminator": 702_218},
   ("acgan", "cifar10"): {"generator": 1_117_568, "discriminator": 704_266},
   ("acgan", "paper"): {"generator": 2_993_763, "discriminator": 1_663_867},
+  ("began", ""): {"generator": 123_361, "discriminator": 578_849},
+  ("began", "cifar10"): {"generator": 123_939, "discriminator": 580_003},
   ("bigan", ""): {"generator": 1_953_792, "encoder": 1_902_592, "discriminator": 1_903_616},
   ("cgan", ""): {"generator": 2_413_984, "discriminator": 1_224_351},
   ("dcgan", ""): {"generator": 1_074_560, "discriminator": 661_248},
   ("dcgan", "paper"): {"generator": 18_885_760, "discriminator": 17_232_768},
+  ("ebgan", ""): {"generator": 1_074_560, "discriminator": 1_314_561},
+  ("gan", ""): {"generator": 2_503_984, "discriminator": 1_231_441},
   ("infogan", ""): {"generator": 6_652_481, "discriminator": 6_692_173},
   ("sgan", ""): {"generator": 1_074_560, "discriminator": 698_122},
-  ("gan", ""): {"generator": 2_503_984, "discriminator": 1_231_441},
   ("wgan_gp", ""): {"generator": 1_189_248, "discriminator": 660_929},
 }
 

@@ -199,6 +199,18 @@ def split_keys(keys: jax.Array, count: int) -> jax.Array:
   return jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, count))(keys), 1, 0)
 
 
+def pictures_of_autoencoder(images: jax.Array, reconstructions: jax.Array, codes: jax.Array) -> dict[str, jax.Array]:
+  """Returns pictures, for `HasPictures`: each image beside its reconstruction, and beside that of the nearest code.
+
+  Args:
+    images, reconstructions: [N, H, W, C].
+    codes: [N, D]; distances are Euclidean, and an image is not its own neighbour.
+  """
+  distances = jnp.sum(jnp.square(codes[:, None] - codes[None]), axis=-1) + jnp.diag(jnp.full(len(codes), jnp.inf))
+  pairs = {"reconstructions": reconstructions, "nearest_codes": images[jnp.argmin(distances, axis=1)]}
+  return {f"reals_and_{name}": jnp.concatenate([images, other], axis=2) for name, other in pairs.items()}
+
+
 class Algorithm(Protocol):
   """The interface of a GAN to training/, sampling.py and the metrics."""
 

@@ -7,10 +7,9 @@ has dropout after each layer and a second head for the class. Weights are initia
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from r3gan_jax.networks.layers import LEAKY_SLOPE, BatchNorm, StridedConv, TransposedConv, normal_init
+from r3gan_jax.networks.layers import LEAKY_SLOPE, BatchNorm, StridedConv, TransposedConv, dropout, normal_init
 
 
 class Generator(nn.Module):
@@ -69,14 +68,7 @@ class Discriminator(nn.Module):
       if layer < len(self.widths) - 1:
         x = BatchNorm(self.axis_name, name=f"norm_of_{name}")(x, train)
       x = nn.leaky_relu(x, LEAKY_SLOPE)
-      if keys is not None:
-        x = _dropout(x, jax.vmap(jax.random.fold_in, (0, None))(keys, layer), self.dropout)
+      x = dropout(x, keys, layer, 1 - self.dropout)
     x = x.reshape(x.shape[0], -1)
     logits = nn.Dense(1, kernel_init=normal_init, name="linear")(x)[:, 0]
     return logits, nn.Dense(self.num_classes, kernel_init=normal_init, name="classes")(x)
-
-
-def _dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
-  """Zeroes a fraction of the features of x [N, ...] and divides the rest by the fraction kept; a key [N] per sample."""
-  kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
-  return jnp.where(kept, x / (1 - rate), 0)

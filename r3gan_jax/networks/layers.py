@@ -191,6 +191,19 @@ def apply_trained(network: nn.Module, params: Any, moments: Any, *inputs: jax.Ar
   return cast(jax.Array, network.apply({"params": params, MOMENTS: moments}, *inputs, train=False))
 
 
+def dropout(x: jax.Array, keys: jax.Array | None, layer: int, keep: float) -> jax.Array:
+  """Zeroes features of x [N, ...] with probability 1 - keep, and divides the others by `keep`.
+
+  Args:
+    keys: [N], one per sample; None: x is returned.
+    layer: its number in the network; each draws a mask of its own.
+  """
+  if keys is None or keep == 1:
+    return x
+  kept = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, layer), keep, x.shape[1:]))(keys)
+  return jnp.where(kept, x / keep, 0)
+
+
 class StridedConv(nn.Module):
   """A convolution of stride 2, with padding (kernel_size - 1) // 2, weights N(0, 0.02^2) and perhaps a bias."""
 

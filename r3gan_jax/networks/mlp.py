@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from r3gan_jax.networks.layers import dropout
+
 
 def symmetric_uniform(bound: float) -> nn.initializers.Initializer:
   """Returns the initialiser U(-bound, bound)."""
@@ -20,19 +22,6 @@ def symmetric_uniform(bound: float) -> nn.initializers.Initializer:
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
   return init
-
-
-def dropout(x: jax.Array, keys: jax.Array | None, layer: int, keep: float) -> jax.Array:
-  """Zeroes features [N, C] with probability 1 - keep, and divides the others by `keep`.
-
-  Args:
-    keys: [N], one per sample; None: x is returned.
-    layer: its number in the network; each draws a mask of its own.
-  """
-  if keys is None or keep == 1:
-    return x
-  kept = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, layer), keep, x.shape[1:]))(keys)
-  return jnp.where(kept, x / keep, 0)
 
 
 class Maxout(nn.Module):

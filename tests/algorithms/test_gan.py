@@ -16,7 +16,8 @@ from r3gan_jax import factory
 from r3gan_jax.algorithms import cgan, gan
 from r3gan_jax.algorithms.base import Images
 from r3gan_jax.errors import UserError
-from r3gan_jax.networks.mlp import Discriminator, Generator, Maxout, dropout
+from r3gan_jax.networks.layers import dropout
+from r3gan_jax.networks.mlp import Discriminator, Generator, Maxout
 from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.state import abstract_state
 from r3gan_jax.training.step import global_gradients

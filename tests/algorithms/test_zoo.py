@@ -13,7 +13,7 @@ from helpers.states import arrays_of
 from helpers.zoo import trained
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms import acgan, bigan, dcgan, infogan, sgan, wgan_gp
+from r3gan_jax.algorithms import acgan, began, bigan, dcgan, ebgan, infogan, sgan, wgan_gp
 from r3gan_jax.algorithms.base import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler
@@ -25,8 +25,10 @@ BATCH = 16
 OF_CONVOLUTIONS = {"widths": (8, 8), "noise_dim": 8, "ema_half_life": 32.0}
 ALGORITHMS = {
   "acgan": (acgan, acgan.Settings("own", (8, 8), (8, 8, 8, 8), noise_dim=8, ema_half_life=32.0)),
+  "began": (began, began.Settings(width=4, noise_dim=8, ema_half_life=32.0)),
   "bigan": (bigan, bigan.Settings(width=16, noise_dim=8, ema_half_life=32.0)),
   "dcgan": (dcgan, dcgan.Settings(**OF_CONVOLUTIONS, kernel_size=4)),
+  "ebgan": (ebgan, ebgan.Settings((8, 8), (8, 8), noise_dim=8, margin=10.0, ema_half_life=32.0)),
   "infogan": (infogan, infogan.Settings((8, 8), 16, 8, noise_dim=8, ema_half_life=32.0)),
   "sgan": (sgan, sgan.Settings(**OF_CONVOLUTIONS)),
   "wgan_gp": (wgan_gp, wgan_gp.Settings(**OF_CONVOLUTIONS, critic_updates=2)),
@@ -69,9 +71,10 @@ def test_an_image_of_the_average_is_its_own(case):
     [generate(carry, noise[i : i + 1], None if labels is None else labels[i : i + 1]) for i in range(8)]
   )
   np.testing.assert_allclose(together, alone, atol=1e-4 * np.abs(together).max())
-  assert np.abs(together - generate(state.carry, noise, labels)).max() > 1e-2 * np.abs(together).max(), (
-    "by G's own moments"
-  )
+  if "generator_moments" in carry:
+    assert np.abs(together - generate(state.carry, noise, labels)).max() > 1e-2 * np.abs(together).max(), (
+      "by G's own moments"
+    )
   sampler = Sampler(algorithm, mesh_of(1), batch_per_device=4)
   np.testing.assert_array_equal(sampler(params, carry, np.arange(9))[8:], sampler(params, carry, np.array([8])))
 
