@@ -74,5 +74,5 @@ def test_every_algorithm_has_defaults_that_will_do(algorithm):
   assert settings.read(module.Settings, gan.to_dict()) == module.Settings()
   with pytest.raises(AttributeError):
     gan.no_such_setting = 1
-  gan.learning_rate = 0.5  # a constant for a pair
-  assert settings.read(module.Settings, gan.to_dict()).learning_rate in (0.5, (0.5, 0.5))
+  gan.ema_half_life = 0.5  # a constant for a pair
+  assert settings.read(module.Settings, gan.to_dict()).ema_half_life in (0.5, (0.5, 0.5))
