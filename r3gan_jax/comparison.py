@@ -16,7 +16,7 @@ from r3gan_jax.training.mesh import make_mesh
 FEATURE_NETWORKS = ("inception", "vgg16", "digits")
 
 Settings = dict[str, str | int]
-"""What numbers depend on besides the images: 'network', 'resize', 'seed', ..."""
+"""The settings on which numbers depend, besides the images: 'network', 'resize', 'seed', ..."""
 
 
 def build_evaluations(

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 from absl import logging
@@ -46,10 +46,18 @@ def locked(path: epath.PathLike, what: str) -> Iterator[None]:
 
 def holder(path: epath.Path) -> str:
   """Returns the process, host and time of a lock, with an identifier that no other lock has; "" without a lock."""
+  return _identity_in(_content(path))
+
+
+def _content(path: epath.Path) -> str:
   try:
-    return path.read_text().partition("\n")[0]
-  except (OSError, ValueError):
+    return path.read_text()
+  except (FileNotFoundError, ValueError):  # no lock, or nothing that was written as one
     return ""
+
+
+def _identity_in(content: str) -> str:
+  return content.partition("\n")[0]
 
 
 def _identity() -> str:
@@ -111,23 +119,24 @@ def _locked_in_store(path: epath.Path, what: str) -> Iterator[None]:
   finally:
     released.set()
     beating.join()
-    if holder(path) == identity:
-      path.unlink(missing_ok=True)
+    with suppress(Exception):  # an object store can raise anything, and a lock that stays is found stale
+      if holder(path) == identity:
+        path.unlink(missing_ok=True)
 
 
 def _wait_until_stale(path: epath.Path, what: str) -> None:
   """Returns if there is no lock, or after three beats without a sign of life."""
-  if not (first := holder(path)):
+  if not (first := _content(path)):
     return
-  before = path.read_text()
-  logging.warning("%s: waiting %g seconds for a sign of life", _in_use(what, first), 3 * BEAT_SECONDS)
+  logging.warning("%s: waiting %g seconds for a sign of life", _in_use(what, _identity_in(first)), 3 * BEAT_SECONDS)
   deadline = time.monotonic() + 3 * BEAT_SECONDS
   while time.monotonic() < deadline:
     time.sleep(BEAT_SECONDS / 10)
-    if not holder(path):
+    now = _content(path)
+    if not now:
       return
-    if path.read_text() != before:
-      raise _refusal(what, holder(path))
+    if now != first:
+      raise _refusal(what, _identity_in(now))
   logging.warning("%s has given no sign of life: taking over", path)
 
 

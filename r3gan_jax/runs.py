@@ -107,7 +107,8 @@ def _check_changes(workdir: epath.Path, experiment: Experiment) -> int | None:
   Raises:
     UserError: the state of the changed run would have other arrays.
   """
-  if not has_checkpoint(workdir / DIRECTORY):
+  newest = newest_checkpoint(workdir / DIRECTORY)
+  if newest is None:
     return None
   before = factory.build_algorithm(ConfigDict(factory.completed(read_config(workdir))))
   mesh = make_mesh()
@@ -116,7 +117,7 @@ def _check_changes(workdir: epath.Path, experiment: Experiment) -> int | None:
       f"--change_settings: the networks in {workdir} have other parameters: start a new run with "
       f"--config.init_from={workdir}"
     )
-  return newest_checkpoint(workdir / DIRECTORY)
+  return newest
 
 
 @dataclass(frozen=True)

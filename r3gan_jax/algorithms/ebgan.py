@@ -13,8 +13,7 @@ Reals and fakes pass D in separate batches, each normalised by its own moments. 
 G's those of its own phase.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -24,24 +23,21 @@ from flax import linen as nn
 
 from r3gan_jax.algorithms.base import (
   DATA_AXIS,
-  GAN,
-  Average,
   Batch,
   Carry,
   Hyperparameters,
   Images,
   Metrics,
   Params,
-  Phase,
   check_stages,
   check_unconditional,
   pictures_of_autoencoder,
-  uniform_noise,
 )
+from r3gan_jax.algorithms.dcgan import DCGAN
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.autoencoder import StridedAutoencoder
 from r3gan_jax.networks.dcgan import Generator
-from r3gan_jax.networks.layers import MOMENTS, apply_in_training
+from r3gan_jax.networks.layers import apply_in_training, apply_trained
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import at_rate
 from r3gan_jax.schedules import constant
@@ -89,57 +85,21 @@ def pulling_away(codes: jax.Array, axis_name: str) -> jax.Array:
 
 
 @dataclass(frozen=True)
-class EBGAN(GAN):
-  """The algorithm (`algorithms.base.Algorithm` and `HasPictures`), unconditional.
+class EBGAN(DCGAN):
+  """The algorithm (`algorithms.base.Algorithm` and `HasPictures`): DCGAN's phases and averages.
 
   Attributes:
-    generator: (z [N, noise_dim], train) -> images [N, H, W, C].
     discriminator: (images, train) -> (reconstructions [N, H, W, C], codes [N, D]).
     margin, pulling_away_weight: see the module.
-    optimizers: see `Algorithm`.
   """
 
-  generator: nn.Module
-  discriminator: nn.Module
   margin: float
   pulling_away_weight: float
-  optimizers: Mapping[str, optax.GradientTransformationExtraArgs] = field(compare=False)
-
-  @property
-  def phases(self) -> Sequence[Phase]:
-    discriminator, generator = PHASES
-    return (
-      Phase(discriminator, ("discriminator",), self._discriminator_gradients, counts_images=True, group=None),
-      Phase(generator, ("generator",), self._generator_gradients, fresh_batch=False, group=None),
-    )
-
-  @property
-  def averages(self) -> Mapping[str, Average]:
-    return {name: Average(name, "ema_half_life") for name in ("generator", "generator_moments")}
-
-  def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-    generator_key, discriminator_key = jax.random.split(key)
-    generator = self.generator.init(generator_key, jnp.zeros((1, self.noise_dim)), train=False)
-    discriminator = self.discriminator.init(discriminator_key, jnp.zeros((1, *self.image_shape)), train=False)
-    params = {"generator": generator["params"], "discriminator": discriminator["params"]}
-    return params, {"generator_moments": generator[MOMENTS], "discriminator_moments": discriminator[MOMENTS]}
-
-  def noise(self, keys: jax.Array) -> jax.Array:
-    return uniform_noise(keys, self.noise_dim)
-
-  def generate(
-    self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
-  ) -> jax.Array:
-    """Draws images, normalised by running moments. Truncation multiplies the noise (not in the paper)."""
-    del labels
-    variables = {"params": params["generator"], MOMENTS: carry["generator_moments"]}
-    return jnp.asarray(self.generator.apply(variables, truncation * noise, train=False))
 
   def pictures(self, params: Params, carry: Carry, images: jax.Array) -> dict[str, jax.Array]:
     """Returns each image beside its reconstruction by D, and beside the image of the nearest code."""
-    variables = {"params": params["discriminator"], MOMENTS: carry["discriminator_moments"]}
-    reconstructions, codes = self.discriminator.apply(variables, images, train=False)
-    return pictures_of_autoencoder(images, reconstructions, jnp.asarray(codes))
+    moments = carry["discriminator_moments"]
+    return pictures_of_autoencoder(images, *apply_trained(self.discriminator, params["discriminator"], moments, images))
 
   def _discriminator_gradients(
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
@@ -173,15 +133,11 @@ class EBGAN(GAN):
     gradients, (moments, metrics) = jax.grad(loss, has_aux=True)(params["generator"])
     return {"generator": gradients}, {**carry, "generator_moments": moments}, metrics
 
-  def _generate(self, generator: Any, carry: Carry, keys: jax.Array) -> tuple[jax.Array, Any]:
-    """Returns images of new noise, normalised by batch moments, and the updated running moments."""
-    return apply_in_training(self.generator, generator, carry["generator_moments"], self.noise(keys))
-
   def _judge(self, discriminator: Any, carry: Carry, images: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
     """Returns energies [N] and codes [N, D], normalised by batch moments, and the updated running moments."""
-    variables = {"params": discriminator, MOMENTS: carry["discriminator_moments"]}
-    (reconstructions, codes), state = self.discriminator.apply(variables, images, train=True, mutable=[MOMENTS])
-    return energy(images, reconstructions), codes, state[MOMENTS]
+    moments = carry["discriminator_moments"]
+    (reconstructions, codes), moments = apply_in_training(self.discriminator, discriminator, moments, images)
+    return energy(images, reconstructions), codes, moments
 
 
 def build(settings: Settings, images: Images, platform: str) -> EBGAN:

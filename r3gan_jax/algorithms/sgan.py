@@ -44,7 +44,7 @@ from r3gan_jax.settings import below_one, not_negative, one_of, positive, settin
 
 PHASES = ("discriminator", "generator")
 ERROR_DECAY = 0.99
-"""Of the running classification error, per batch with a labelled image."""
+"""The decay of the running classification error, per batch with a labelled image."""
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ Row = tuple[int, int | None]
 
 @dataclass(frozen=True)
 class Request:
-  """What to draw: every seed in each of `classes`, or without them in the class that it draws, if there are any."""
+  """The images to draw: every seed in each of `classes`, or, without them, in the class that it draws, if any."""
 
   seeds: Numbers
   classes: Numbers | None

@@ -225,7 +225,7 @@ def _written(
 
 
 _WORKER: dict[str, Any] = {}
-"""What all shards of a worker process share, sent to it once."""
+"""The arguments that all shards of a worker process share, sent to it once."""
 
 
 def _start_worker(splits: Mapping[str, Records], features: Any, stop: Event) -> None:

@@ -144,7 +144,7 @@ class Evaluation:
 
   @cached_property
   def _statistics(self) -> Statistics:
-    """Those of the real images."""
+    """The statistics of the real images."""
     real = self._real
     if not isinstance(real, ImageSet) or not self._kept:
       return {}
@@ -201,7 +201,7 @@ class Evaluation:
 
   @cached_property
   def _settings(self) -> dict[str, str]:
-    """What features depend on besides the images."""
+    """The settings on which features depend, besides the images."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(self._network.params):
       digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())

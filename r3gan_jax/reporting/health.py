@@ -1,4 +1,4 @@
-"""What is healthy in the panels of a report, in a sentence each; "" where there is nothing to say."""
+"""Sentences on what is healthy in the panels of a report; "" where there is nothing to say."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -33,6 +33,8 @@ _PAIRS_LOSS = (
   "Both are ln 2 = 0.69 where D cannot tell. Healthy: D's below and the other above, both level. D's near 0 means that "
   "D wins and the others learn little."
 )
+_WITH_OTHER_TERMS = ("acgan", "ebgan", "infogan", "sgan")
+"""The algorithms whose logged losses have terms for classes, codes or energies, so that no ln 2 is their level."""
 _CRITIC_LOSS = "By itself it means nothing, as the critic's outputs have no zero: see the Wasserstein estimate."
 
 _RELATIVISTIC_LOGITS = (
@@ -80,5 +82,7 @@ def of_training(title: str, names: Collection[str], config: Mapping[str, Any]) -
       return _CRITIC_LOSS
     if "pairs/loss" in names or "both/loss" in names:
       return _PAIRS_LOSS
+    if config.get("algorithm") in _WITH_OTHER_TERMS:
+      return ""
     return _RELATIVISTIC_LOSS if is_relativistic else _NON_SATURATING_LOSS
   return _TRAINING.get(title, "")

@@ -14,7 +14,7 @@ MAX_GRIDS_BYTES = 1_500_000
 MAX_SIDE = 1024
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for damaged pictures."""
+"""The exceptions that Pillow raises for damaged pictures."""
 
 
 def samples(directory: epath.Path, newest: int | None) -> str:

@@ -1,4 +1,4 @@
-"""What the series of metrics.jsonl are to a reader: scores with their protocol, and panels of curves."""
+"""The series of metrics.jsonl as a reader sees them: scores with their protocol, and panels of curves."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -182,10 +182,8 @@ def score_panels(found: list[Score]) -> list[Panel]:
 
 def training_panels(metrics: Metrics, config: Mapping[str, Any]) -> list[Panel]:
   """Returns the panels of losses and of what else is measured in training: known ones share panels."""
-  panels, left = (
-    [],
-    [name for name in metrics if name.partition("/")[0] not in ("metrics", "hyperparameters", "progress")],
-  )
+  panels: list[Panel] = []
+  left = [name for name in metrics if name.partition("/")[0] not in ("metrics", "hyperparameters", "progress")]
   for title, (logarithmic, labels) in _TRAINING.items():
     labels = {name: label for name, label in labels.items() if name in left}
     if "discriminator/adversarial_loss" in labels:

@@ -53,15 +53,16 @@ class Checkpoints:
     """
     images_seen = int(state.images_seen)
     self._saver.finish()
-    return images_seen in self._manager.all_steps() or self._saver.start(images_seen, state)
+    is_saved = images_seen in self._manager.all_steps() or self._saver.start(images_seen, state)
+    return not on_any_process(not is_saved)
 
   def failed(self) -> bool:
     """Returns whether the last save has failed; does not wait for one that is under way."""
     return on_any_process(not self._manager.is_saving_in_progress() and not self._saver.finish())
 
   def finish(self) -> bool:
-    """Waits for the last save; returns whether it succeeded."""
-    return self._saver.finish()
+    """Waits for the last save; returns whether it succeeded on all processes."""
+    return not on_any_process(not self._saver.finish())
 
   def restore_latest(self, abstract_state: Any, images_seen: int | None = None) -> TrainState | None:
     """Returns the newest readable checkpoint whose checksums agree; None if there are no checkpoints.

@@ -39,7 +39,7 @@ from r3gan_jax.training.distributed import is_first_process
 
 METRICS_FILE = "metrics.jsonl"
 STARTED, RESUMED, ROLLED_BACK, ENDED = "started", "resumed", "rolled back", "ended"
-"""What the 'event' of a line may be."""
+"""The values of 'event' in a line."""
 STARTS = (STARTED, RESUMED, ROLLED_BACK)
 """Here a run continues from the line's images seen: earlier lines, of more images seen, are of a part that was lost."""
 FINISHED = "finished"

@@ -67,6 +67,12 @@ def test_what_is_healthy_depends_on_the_loss(names, config, note):
   assert panel.title == "adversarial losses" and note in panel.note
 
 
+@pytest.mark.parametrize("algorithm", ["acgan", "ebgan", "infogan", "sgan"])
+def test_no_level_is_named_for_losses_with_other_terms(algorithm):
+  (panel,) = series.training_panels(metrics("discriminator/loss", "generator/loss"), {"algorithm": algorithm})
+  assert panel.title == "adversarial losses" and not panel.note
+
+
 def test_every_series_of_training_is_in_one_panel():
   names = (*R3GAN, "discriminator/loss", "discriminator/r1", "generator/gradient_norm", "discriminator/penalty", "x")
   panels = series.training_panels(metrics(*names, "metrics/fid", "progress/x"), {})

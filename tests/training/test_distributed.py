@@ -13,6 +13,7 @@ from helpers.processes import Processes
 from helpers.states import final_state
 
 from r3gan_jax.errors import INTERRUPTED
+from r3gan_jax.training.workdir import read_history
 
 TRAIN = ("main", "--config=configs/stacked_digits.py:smoke", "--config.batch_size=8")
 INTERVALS = ("--config.run.snapshot_every_images=80", "--config.run.log_every_images=80")
@@ -58,6 +59,14 @@ def test_a_run_resumes_with_any_number_of_processes_and_devices(environment, tmp
 
   assert logged(tmp_path, "metrics/modes") == logged(whole, "metrics/modes")
   assert logged(tmp_path, "discriminator/r1") == pytest.approx(logged(whole, "discriminator/r1"), rel=1e-3)
+
+
+def test_several_processes_change_settings(environment, tmp_path):
+  train = (*TRAIN, f"--workdir={tmp_path}")
+  Processes(environment, 1, 1, *train, "--config.run.total_images=8").finish(0)
+  changed = ("--config.run.total_images=16", "--config.gan.gamma=2.0", "--change_settings")
+  Processes(environment, 2, 1, *train, *changed).finish(0, 0)
+  assert read_history(tmp_path)[0]["images_seen"] == 8 and final_state(tmp_path).images_seen == 16
 
 
 def test_several_processes_sample_and_score_as_one(environment, tmp_path, whole):
