@@ -18,7 +18,8 @@ def get_config(variant: str = "") -> ConfigDict:
   config = common.get_config("sgan")
   config.data.name = "mnist"
   config.data.num_classes = 10
-  config.data.labelled_images = 1000  # with batches of 64, one label a batch on average
+  config.data.labelled_images = 1000
+  config.data.labelled_share = 0.5
   config.data.x_flip = False
   return select(config, variant, paper=_paper)
 
