@@ -136,7 +136,7 @@ def _padded(digits: Any) -> jax.Array:
     return jnp.pad(digits, ((0, 0), (margin, margin), (margin, margin)))
   if (height, width) != (SIDE, SIDE):
     raise UserError(
-      f"the digit classifier needs images of {SIDE}x{SIDE} or {UNPADDED}x{UNPADDED}, not {height}x{width}: prepare them "
-      "at that size"
+      f"the digit classifier needs images of {SIDE}x{SIDE} or {UNPADDED}x{UNPADDED}, not {height}x{width}: prepare "
+      "them at that size"
     )
   return jnp.asarray(digits)
