@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.labelled_images = 1000
   config.data.labelled_share = 0.5
   config.data.x_flip = False
-  return select(config, variant, paper=_paper)
+  return select(config, variant, short=common.short(50_000, 32), paper=_paper)
 
 
 def _paper(config: ConfigDict) -> None:
