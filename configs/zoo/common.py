@@ -41,6 +41,7 @@ def short(total_images: int, batch_size: int) -> Callable[[ConfigDict], None]:
 
   def change(config: ConfigDict) -> None:
     config.batch_size = batch_size
+    config.gan.ema_half_life = total_images / 60
     config.run.total_images = total_images
     config.run.log_every_images = total_images // 40
     config.run.snapshot_every_images = total_images // 4
