@@ -1,0 +1,30 @@
+"""LAPGAN (Denton et al. 2015) on Fashion-MNIST: a GAN each for 8x8, 16x16 and 32x32 pixels.
+
+    python main.py --config=configs/zoo/lapgan.py
+
+`:cifar10` has the same networks for colour images, and `:paper` the paper's optimiser on them. `:smoke` runs tiny
+networks on generated images.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import select
+from configs.zoo import common
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  config = common.get_config("lapgan")
+  return select(config, variant, cifar10=_cifar10, paper=_paper)
+
+
+def _cifar10(config: ConfigDict) -> None:
+  config.data.name = "cifar10"
+  config.data.fit = "crop_resize"
+  config.data.channels = 3
+
+
+def _paper(config: ConfigDict) -> None:
+  _cifar10(config)
+  config.gan.optimizer = "sgd"
+  config.gan.learning_rate = 0.02
+  config.gan.ema_half_life = 0.0
