@@ -2,9 +2,9 @@
 
     python main.py --config=configs/zoo/lapgan.py
 
-One busy core trains 12 images/s, so 100,000 take 2.5 hours: most of it for the 7x7 convolutions of G at 32x32. The report
-(python -m r3gan_jax.cli.report) shows samples at all three levels, and reals beside what the upper levels draw from
-their own 8x8 pixels.
+One busy core trains 12 images/s, most of it for the 7x7 convolutions of G at 32x32, so 100,000 take 2.5 hours. The
+report (python -m r3gan_jax.cli.report) shows samples at all three levels, and reals beside what the upper levels draw
+from their own 8x8 pixels.
 
 `:cifar10` has the same networks for colour images, and `:paper` the paper's optimiser on them. `:smoke` runs tiny
 networks on generated images.
