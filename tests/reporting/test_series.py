@@ -83,6 +83,19 @@ def test_every_series_of_training_is_in_one_panel():
   assert sum(len(panel.curves) for panel in panels) == len(names)
 
 
+def test_networks_for_several_resolutions_share_panels():
+  """Ordered by their side; a number that is not a side is part of a name (`gradient_norm_every_16`)."""
+  names = (*(f"{player}/loss_{side}" for side in (16, 8) for player in ("discriminator", "generator")), "generator_8/x")
+  panels = series.training_panels(metrics(*names, "generator_16/gradient_norm", "generator/gradient_norm_every_16"), {})
+  assert [(panel.title, [curve.label for curve in panel.curves]) for panel in panels] == [
+    ("adversarial losses", ["D, 8x8", "G, 8x8", "D, 16x16", "G, 16x16"]),
+    ("gradient norms", ["G, 16x16"]),
+    ("generator 8/x", [""]),
+    ("generator/gradient norm every 16", [""]),
+  ]
+  assert "2 ln 2 = 1.39" in panels[0].note
+
+
 def test_constant_schedules_have_no_panel():
   panels, constants = series.schedule_panels(
     metrics("hyperparameters/gamma", values=(0.3, 0.30000001)) | metrics("hyperparameters/beta2", "generator/loss")
