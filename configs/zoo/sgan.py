@@ -3,8 +3,8 @@
     python -m r3gan_jax.cli.prepare_data --idx=DIRECTORY --name=mnist
     python main.py --config=configs/zoo/sgan.py
 
-DIRECTORY: see configs/stacked_mnist.py. The number of labels is config.data.labelled_images; the log has the
-classifier's error on labelled images, and docs/zoo.md how to test it on others.
+DIRECTORY: see configs/stacked_mnist.py. The number of labels is config.data.labelled_images; the report has the
+classifier's error on test images.
 `:paper` has the paper's losses. `:smoke` runs a tiny network on generated images.
 """
 
@@ -20,6 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.num_classes = 10
   config.data.labelled_images = 1000  # with batches of 64, one label a batch on average
   config.data.x_flip = False
+  config.run.metrics = ("classification_error",)
   return select(config, variant, paper=_paper)
 
 

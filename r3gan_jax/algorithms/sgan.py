@@ -69,7 +69,9 @@ def smoke(settings: Settings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SGAN(DCGAN, LearnsFromUnlabelled):
-  """The algorithm (`algorithms.base.Algorithm`): DCGAN's, with labels of reals. Samples are unconditional.
+  """The algorithm (`algorithms.base.Algorithm` and `HasClassifier`): DCGAN's, with labels of reals.
+
+  Samples are unconditional.
 
   Attributes:
     discriminator: (images, train) -> logits [N, K].
@@ -93,7 +95,7 @@ class SGAN(DCGAN, LearnsFromUnlabelled):
     return params, carry | {"classification_error": jnp.full((), 1 - 1 / self.images.num_classes)}
 
   def classify(self, params: Params, carry: Carry, images: jax.Array) -> jax.Array:
-    """Classifies images float32 [N, H, W, C] in [-1, 1]: logits [N, K], normalised by running moments."""
+    """Returns logits of the classes without "fake" [N, K], normalised by running moments."""
     return apply_trained(self.discriminator, params["discriminator"], carry["discriminator_moments"], images)
 
   def _discriminator_gradients(

@@ -38,6 +38,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from r3gan_jax import factory, runs, sample_sets
+from r3gan_jax.algorithms.base import HasBoundedNoise
 from r3gan_jax.cli.shared.numbers import Numbers, parse_numbers
 from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.processes import join_processes
@@ -259,7 +260,8 @@ def _write_file(out: epath.Path, kind: str, images: np.ndarray, request: Request
 
 def _write_video(out: epath.Path, sampler: Sampler, trained: TrainedRun, request: Request, steps: int) -> None:
   """Writes the way through the seeds, in all classes side by side."""
-  noise = interpolation(sampler.noise(np.array(list(request.seeds))), steps)
+  straight = isinstance(trained.algorithm, HasBoundedNoise)
+  noise = interpolation(sampler.noise(np.array(list(request.seeds))), steps, straight)
   several = len(request.classes) if request.classes else 1
   labels = np.repeat(list(request.classes), len(noise)) if request.classes else None
   noise = np.tile(noise, (several, 1))
