@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from PIL import Image
 
-from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm
+from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, HasBoundedNoise
 from r3gan_jax.errors import UserError
 from r3gan_jax.ops.images import to_uint8
 from r3gan_jax.storage import write_whole
@@ -158,6 +158,11 @@ def interpolation(noise: np.ndarray, steps: int, straight: bool = False) -> np.n
   """
   between, following = (lerp if straight else slerp), np.roll(noise, -1, axis=0)
   return np.concatenate([between(*pair, np.arange(steps) / steps) for pair in zip(noise, following, strict=True)])
+
+
+def noise_path(algorithm: Algorithm, noise: np.ndarray, steps: int) -> np.ndarray:
+  """Interpolates noise [n, noise_dim] as suits its distribution; otherwise as `interpolation`."""
+  return interpolation(noise, steps, straight=isinstance(algorithm, HasBoundedNoise))
 
 
 def lerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:

@@ -37,13 +37,13 @@ import numpy as np
 from absl import flags
 
 from r3gan_jax import runs
-from r3gan_jax.algorithms.base import Algorithm, HasBoundedNoise, HasImageFeatures
+from r3gan_jax.algorithms.base import Algorithm, HasImageFeatures
 from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.errors import UserError
 from r3gan_jax.inversion import FineTuned, Inverter
-from r3gan_jax.sampling import FRAME_RATE, Sampler, image_grid, interpolation, save_png, save_video
+from r3gan_jax.sampling import FRAME_RATE, Sampler, image_grid, interpolation, noise_path, save_png, save_video
 from r3gan_jax.storage import as_path, failing_as, make_directory, write_npz
 from r3gan_jax.training.mesh import make_mesh
 
@@ -108,8 +108,7 @@ def main() -> None:
       save_png(out / f"{index}_{PurePosixPath(name).stem}.png", image_grid(np.stack(images), len(images)), scale)
     if _INTERPOLATE.value:
       steps = round(_INTERPOLATE.value * FRAME_RATE)
-      straight = isinstance(algorithm, HasBoundedNoise)
-      parts = [interpolation(noise, steps, straight), interpolation(offsets, steps, straight=True)]
+      parts = [noise_path(algorithm, noise, steps), interpolation(offsets, steps, straight=True)]
       rows = np.concatenate(parts, axis=1)
       batches = sampler.batches(*networks, rows, None if labels is None else np.repeat(labels[:1], len(rows)))
       save_video(out / "interpolation.gif", (image for batch in batches for image in batch), scale)

@@ -38,7 +38,6 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from r3gan_jax import factory, runs, sample_sets
-from r3gan_jax.algorithms.base import HasBoundedNoise
 from r3gan_jax.cli.shared.numbers import Numbers, parse_numbers
 from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.processes import join_processes
@@ -50,8 +49,8 @@ from r3gan_jax.sampling import (
   FRAME_RATE,
   Sampler,
   image_grid,
-  interpolation,
   labels_of_seeds,
+  noise_path,
   save_png,
   save_pngs,
   save_video,
@@ -260,8 +259,7 @@ def _write_file(out: epath.Path, kind: str, images: np.ndarray, request: Request
 
 def _write_video(out: epath.Path, sampler: Sampler, trained: TrainedRun, request: Request, steps: int) -> None:
   """Writes the way through the seeds, in all classes side by side."""
-  straight = isinstance(trained.algorithm, HasBoundedNoise)
-  noise = interpolation(sampler.noise(np.array(list(request.seeds))), steps, straight)
+  noise = noise_path(trained.algorithm, sampler.noise(np.array(list(request.seeds))), steps)
   several = len(request.classes) if request.classes else 1
   labels = np.repeat(list(request.classes), len(noise)) if request.classes else None
   noise = np.tile(noise, (several, 1))
