@@ -143,7 +143,7 @@ class Scorer:
 
 
 def _classification_error(config: ConfigDict, algorithm: Algorithm, batch_per_device: int) -> ClassificationError:
-  """Returns the metric on the data set's test images; only SGAN and its like learn from labels."""
+  """Returns the metric, on the data set's test images."""
   outputs: Callable[..., jax.Array]
   if isinstance(algorithm, HasClassifier):
     outputs, kind = algorithm.classify, classification.CLASSES
@@ -163,7 +163,7 @@ def _classification_error(config: ConfigDict, algorithm: Algorithm, batch_per_de
     )
   test, training = (labelled(config, split) for split in ("test", data.split))
   return ClassificationError(
-    lambda networks, images: outputs(*networks, images),
+    lambda networks, images: outputs(networks[0], networks[1], images),
     kind,
     make_mesh(),
     batch_per_device,

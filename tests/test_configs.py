@@ -55,6 +55,7 @@ ZOO = {
   ("gan", ""): {"generator": 2_503_984, "discriminator": 1_231_441},
   ("infogan", ""): {"generator": 6_652_481, "discriminator": 6_692_173},
   ("sgan", ""): {"generator": 1_074_560, "discriminator": 698_122},
+  ("sgan", "without_generator"): {"generator": 1_074_560, "discriminator": 698_122},
   ("wgan_gp", ""): {"generator": 1_189_248, "discriminator": 660_929},
 }
 

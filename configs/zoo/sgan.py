@@ -5,7 +5,8 @@
 
 DIRECTORY: see configs/stacked_mnist.py. The number of labels is config.data.labelled_images; the report has the
 classifier's error on test images.
-`:paper` has the paper's losses. `:smoke` runs a tiny network on generated images.
+`:paper` has the paper's losses. `:without_generator` has D alone, for comparison: it learns from labelled images, and G
+has no effect on it. `:smoke` runs a tiny network on generated images.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +22,12 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.labelled_images = 1000  # with batches of 64, one label a batch on average
   config.data.x_flip = False
   config.run.metrics = ("classification_error",)
-  return select(config, variant, paper=_paper)
+  return select(config, variant, paper=_paper, without_generator=_without_generator)
+
+
+def _without_generator(config: ConfigDict) -> None:
+  config.gan.unlabelled = False
+  config.gan.fakes = False
 
 
 def _paper(config: ConfigDict) -> None:
