@@ -107,6 +107,14 @@ def test_ways_between_samples_stay_where_noise_is(name):
     np.testing.assert_allclose(way[:, first : first + algorithm.categories].sum(axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["cgan", "gan", *ALGORITHMS])
+def test_classes_where_a_gan_takes_none_or_none_where_it_does_are_refused(name):
+  config = recipe(name)
+  config.data.num_classes = 0 if config.data.num_classes else 10
+  with pytest.raises(UserError, match=rf"^config\.data\.num_classes = {config.data.num_classes}: {name} "):
+    factory.build_algorithm(config)
+
+
 def test_micro_batches_are_refused_by_name(case):
   name, algorithm, _ = case
   for phase in algorithm.phases:
