@@ -244,5 +244,7 @@ def build_loader(config: ConfigDict, source: Source) -> Loader:
   """
   data = config.data
   if data.labelled_images or data.label_noise or data.label_noise_pairs:
-    source = RelabelledSource(source, data.num_classes, data.label_noise, data.label_noise_pairs, data.labelled_images)
+    source = RelabelledSource(
+      source, data.num_classes, data.label_noise, data.label_noise_pairs, data.labelled_images, data.labelled_share
+    )
   return Loader(source, config.seed, data.x_flip)

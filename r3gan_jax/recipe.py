@@ -6,7 +6,7 @@ Those of a GAN, `config.gan`, are `Settings` in algorithms/NAME.py.
 from dataclasses import dataclass
 
 from r3gan_jax.data.images import FITS
-from r3gan_jax.settings import not_negative, one_of, positive, probability, setting
+from r3gan_jax.settings import below_one, not_negative, one_of, positive, probability, setting
 
 MAX_IMAGES = 2**31 - 1
 """The largest count of images: `TrainState.images_seen` is an int32."""
@@ -51,6 +51,8 @@ class Data:
   num_classes: int = setting(0, not_negative)  # 0: unconditional
   # Labels in training, the same for every seed; evaluation uses the clean ones (data/relabelled.py).
   labelled_images: int = setting(0, not_negative)  # that keep their label, balanced over the classes; 0: all
+  # Labelled images are repeated until they are this share of the training images; 0: as they come.
+  labelled_share: float = setting(0.0, below_one)
   label_noise: float = setting(0.0, probability)  # fraction of labels that are redrawn, uniformly from all classes
   # Redraw from class a to class b only: ((9, 1), (2, 0), ...).
   label_noise_pairs: tuple[tuple[int, int], ...] = setting(())

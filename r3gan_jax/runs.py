@@ -30,7 +30,7 @@ from r3gan_jax.training.checkpoint import (
   has_checkpoint,
   newest_checkpoint,
 )
-from r3gan_jax.training.distributed import check_same_everywhere, is_first_process, on_first_process
+from r3gan_jax.training.distributed import Preemption, check_same_everywhere, is_first_process, on_first_process
 from r3gan_jax.training.logging import MetricWriter, make_writer
 from r3gan_jax.training.loop import Experiment, Snapshot, Trainer
 from r3gan_jax.training.mesh import local_copy, make_mesh
@@ -70,7 +70,7 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
         "leave config.run.metrics empty and score with cli.evaluate, which keeps series apart"
       )
     with failing_as(f"cannot write to the work directory {workdir}", workdir, "choose another --workdir"):
-      lock.enter_context(locked(workdir / LOCK_FILE, f"the work directory {workdir}"))
+      held.enter_context(locked(workdir / LOCK_FILE, f"the work directory {workdir}"))
     images_seen = _check_changes(workdir, experiment) if change_settings else None
     claim_workdir(workdir, factory.checked(config.to_dict()), factory.completed, images_seen)
     check_data(workdir, len(source), source.classes)
@@ -79,7 +79,8 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
     if scorer and scorer.protocol:
       keep_protocol(workdir, scorer.protocol)
 
-  with ExitStack() as lock:
+  with ExitStack() as held:
+    preemption = held.enter_context(Preemption().watched())
     on_first_process(claim)
     check_same_everywhere(
       f"the work directory {workdir}",
@@ -88,7 +89,7 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
     )
     logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
     snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scorer)
-    with Trainer(experiment, loader, workdir, make_writer(workdir), snapshots) as trainer:
+    with Trainer(experiment, loader, workdir, make_writer(workdir), snapshots, preemption) as trainer:
       trainer.train(start)
 
 

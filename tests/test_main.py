@@ -221,15 +221,14 @@ def test_a_signal_saves_and_ends_and_nobody_else_trains_there(refused, environme
   assert (tmp_path / "checkpoints" / images_seen.replace(",", "")).exists() and not (tmp_path / "lock").exists()
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, INTERRUPTED), (signal.SIGINT, 128 + signal.SIGINT)])
-def test_a_signal_while_it_starts(environment, tmp_path, number, status):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_starts(environment, tmp_path, number):
   process = Command(environment, "main", SMOKE, f"--workdir={tmp_path}", "--config.run.total_images=1000000")
   while process.poll() is None and not (tmp_path / "lock").exists():
     time.sleep(0.01)
   process.send_signal(number)
   done = process.finish()
-  # On a busy machine it trains before the signal comes.
-  assert done.returncode in (status, INTERRUPTED) and "Traceback" not in done.stderr, done.stderr
+  assert done.returncode == INTERRUPTED and "Traceback" not in done.stderr, done.stderr
   assert "stopped by " in done.stderr.splitlines()[-1] and not (tmp_path / "lock").exists()
 
 

@@ -18,7 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config = common.get_config("bigan")
   config.data.resolution = 28
   config.batch_size = 128
-  return select(config, variant, resolution32=_resolution32)
+  return select(config, variant, short=common.short(300_000, 128), resolution32=_resolution32)
 
 
 def _resolution32(config: ConfigDict) -> None:

@@ -19,10 +19,12 @@ def get_config(variant: str = "") -> ConfigDict:
   config = common.get_config("sgan")
   config.data.name = "mnist"
   config.data.num_classes = 10
-  config.data.labelled_images = 1000  # with batches of 64, one label a batch on average
+  config.data.labelled_images = 1000
+  config.data.labelled_share = 0.5
   config.data.x_flip = False
   config.run.metrics = ("classification_error",)
-  return select(config, variant, paper=_paper, without_generator=_without_generator)
+  variants = {"paper": _paper, "without_generator": _without_generator}
+  return select(config, variant, short=common.short(50_000, 32), **variants)
 
 
 def _without_generator(config: ConfigDict) -> None:

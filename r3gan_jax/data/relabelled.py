@@ -53,13 +53,20 @@ class RelabelledSource:
     num_classes, noise, pairs: see `transition_matrix`.
     labelled_images: how many images keep a label, balanced over the clean classes up to one image; 0: all. To choose
       them, images are read until each class has enough.
+    labelled_share: labelled images are repeated, behind all others, until they are this share of the data; 0: never.
 
   Raises:
     UserError: there are no classes, or too few images of one; see also `transition_matrix`.
   """
 
   def __init__(
-    self, source: Source, num_classes: int, noise: float, pairs: Sequence[Sequence[int]], labelled_images: int
+    self,
+    source: Source,
+    num_classes: int,
+    noise: float,
+    pairs: Sequence[Sequence[int]],
+    labelled_images: int,
+    labelled_share: float = 0.0,
   ):
     if not num_classes:
       raise UserError(
@@ -74,11 +81,16 @@ class RelabelledSource:
     self._labelled = np.ones(len(source), np.bool_)
     if labelled_images:
       self._labelled = _choose_labelled(source, num_classes, labelled_images, for_choice.permutation(len(source)))
+    labelled = np.flatnonzero(self._labelled)
+    wanted = round(labelled_share / (1 - labelled_share) * (len(source) - len(labelled)))
+    repeated = np.resize(labelled, max(0, wanted - len(labelled)))
+    self._images = np.concatenate([np.arange(len(source)), repeated])
 
   def __len__(self) -> int:
-    return len(self._source)
+    return len(self._images)
 
   def __getitem__(self, indices: np.ndarray) -> Examples:
+    indices = self._images[indices]
     examples = self._source[indices]
     # Inverse CDF; the last class takes the rest, as its cumulative probability is 1 only up to rounding.
     exceeds = self._uniform[indices, None] >= self._cumulative[examples["label"], :-1]

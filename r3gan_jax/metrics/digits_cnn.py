@@ -18,6 +18,8 @@ from r3gan_jax.metrics.features import PRECISION, FeatureNetwork
 from r3gan_jax.storage import write_npz
 
 SIDE = 32
+UNPADDED = 28
+"""The side of MNIST's own images; they are padded with zeros, as for training."""
 CLASSES = 10
 FEATURES = 64
 
@@ -77,10 +79,9 @@ def _run(params: Any, images: jax.Array) -> Any:
 
 
 def classify(params: Any, digits: np.ndarray) -> np.ndarray:
-  """Classifies digits: uint8 [n, 32, 32] -> int [n]."""
-  _check_size(digits.shape[1:])
+  """Classifies digits: uint8 [n, 32, 32] or [n, 28, 28] -> int [n]."""
   batches = range(0, len(digits), _EVALUATION_BATCH)
-  logits = [_run(params, digits[start : start + _EVALUATION_BATCH, ..., None])[1] for start in batches]
+  logits = [_run(params, _padded(digits[start : start + _EVALUATION_BATCH])[..., None])[1] for start in batches]
   return np.argmax(np.concatenate(logits), -1)
 
 
@@ -113,20 +114,29 @@ def load(path: Path) -> tuple[Any, float]:
 
 
 def feature_network(params: Any, name: str) -> FeatureNetwork:
-  """Returns the network uint8 [N, 32, 32, C] -> 'features' [N, C * 64], 'logits' [N, C, 10]; one digit per channel."""
+  """Returns the network uint8 [N, 32, 32, C] -> 'features' [N, C * 64], 'logits' [N, C, 10]; one digit per channel.
+
+  Images may also be [N, 28, 28, C].
+  """
 
   def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
-    _check_size(images.shape[1:3])
     count, channels = images.shape[0], images.shape[3]
-    digits = jnp.moveaxis(images, -1, 1).reshape(count * channels, SIDE, SIDE, 1)
+    digits = _padded(jnp.moveaxis(images, -1, 1).reshape(count * channels, *images.shape[1:3]))[..., None]
     features, logits = _run(params, digits)
     return {"features": features.reshape(count, -1), "logits": logits.reshape(count, channels, CLASSES)}
 
   return FeatureNetwork(name, apply, params, "none")
 
 
-def _check_size(size: tuple[int, ...]) -> None:
-  if size != (SIDE, SIDE):
+def _padded(digits: Any) -> jax.Array:
+  """Returns digits [n, 32, 32], of [n, 28, 28] with zeros around them."""
+  height, width = digits.shape[1:]
+  if (height, width) == (UNPADDED, UNPADDED):
+    margin = (SIDE - UNPADDED) // 2
+    return jnp.pad(digits, ((0, 0), (margin, margin), (margin, margin)))
+  if (height, width) != (SIDE, SIDE):
     raise UserError(
-      f"the digit classifier needs images of {SIDE}x{SIDE}, not {'x'.join(map(str, size))}: prepare them at that size"
+      f"the digit classifier needs images of {SIDE}x{SIDE} or {UNPADDED}x{UNPADDED}, not {height}x{width}: prepare "
+      "them at that size"
     )
+  return jnp.asarray(digits)

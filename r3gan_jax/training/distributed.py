@@ -136,16 +136,20 @@ class Preemption:
   """Notices SIGTERM, sent before maintenance, at the end of a SLURM job or on preemption; and Ctrl-C and SIGHUP.
 
   If one process receives SIGTERM, all learn of it at the same iteration. A second Ctrl-C ends the process at once.
+
+  Attributes:
+    signal: the name of the signal.
+    signalled: whether this process has received one; `requested` also knows of the other processes.
   """
 
   def __init__(self) -> None:
     self.signal = "SIGTERM"
-    self._signalled = False
+    self.signalled = False
 
   def requested(self, iteration: int) -> bool:
     """Returns whether to stop; call it after every iteration, with consecutive numbers."""
     # With several processes JAX's runtime handles SIGTERM itself.
-    return multihost_utils.reached_preemption_sync_point(iteration) or self._signalled
+    return multihost_utils.reached_preemption_sync_point(iteration) or self.signalled
 
   @contextmanager
   def watched(self) -> Iterator["Preemption"]:
@@ -155,7 +159,7 @@ class Preemption:
       return
 
     def notice(signum: int, frame: FrameType | None) -> None:
-      self._signalled, self.signal = True, signal.Signals(signum).name
+      self.signalled, self.signal = True, signal.Signals(signum).name
       if signum == signal.SIGINT:
         logging.warning("Ctrl-C: saving after this iteration; a second one ends at once, without saving")
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -117,6 +117,7 @@ class Trainer:
     workdir: the run's directory.
     writer: for metrics and sample grids.
     snapshots: called, in order, at every snapshot.
+    preemption: tells when to stop.
   """
 
   def __init__(
@@ -126,9 +127,10 @@ class Trainer:
     workdir: epath.Path,
     writer: MetricWriter,
     snapshots: Sequence[Snapshot],
+    preemption: Preemption,
   ):
     self._experiment, self._loader, self._workdir = experiment, loader, workdir
-    self._writer, self._snapshots = writer, snapshots
+    self._writer, self._snapshots, self._preemption = writer, snapshots, preemption
     self._mesh = make_mesh()
     self._step = make_train_step(experiment.algorithm, self._mesh, experiment.micro_batches)
     self._iteration = 0  # since the start of this process
@@ -166,7 +168,7 @@ class Trainer:
 
     Raises:
       Diverged: a loss or gradient is not finite, and no rollback is left; no later state has been written.
-      Interrupted: after SIGTERM; the state of the last iteration has been saved.
+      Interrupted: after a signal; the state of the last iteration has been saved.
     """
     experiment = self._experiment
     state = self._restore()
@@ -184,6 +186,10 @@ class Trainer:
     else:
       init = partial(init_state, experiment.algorithm, experiment.seed)
       state = jax.jit(init, out_shardings=replicated(self._mesh))()
+    if self._preemption.signalled:  # while the run started
+      raise Interrupted(
+        f"stopped by {self._preemption.signal} at {int(state.images_seen):,} images: the same command resumes"
+      )
     if int(state.images_seen) < experiment.total_images:
       self._writer.write_texts(int(state.images_seen), started(event))
     while True:
@@ -210,7 +216,7 @@ class Trainer:
 
   def _train_from(self, state: TrainState) -> TrainState:
     """Trains from `state` to the end of the run."""
-    experiment, watchdog = self._experiment, self._watchdog
+    experiment, watchdog, preemption = self._experiment, self._watchdog, self._preemption
     images_seen = int(state.images_seen)
     increment = experiment.images_per_iteration
     batches = self._loader.iterate(
@@ -223,45 +229,42 @@ class Trainer:
     )
     is_saved = True
     try:
-      with Preemption().watched() as preemption:
-        if self._snapshot_is_missing(images_seen):
-          is_saved = self._snapshot(state)
+      if self._snapshot_is_missing(images_seen):
+        is_saved = self._snapshot(state)
+      watchdog.reset()
+      while images_seen < experiment.total_images:
+        self._profile.before(self._iteration)
+        state, metrics = self._step(state, self._next(batches, state, window))
+        self._profile.after(self._iteration, metrics)
+        self._iteration += 1
+        previous, images_seen = images_seen, images_seen + increment
+        self._images_seen = images_seen
+        last = images_seen >= experiment.total_images
+        snapshot_due = last or _crosses(experiment.snapshot_every_images, previous, images_seen)
+        log_due = last or _crosses(experiment.log_every_images, previous, images_seen)
+        interrupted = preemption.requested(self._iteration)
+        window.add(images_seen, metrics)
         watchdog.reset()
-        while images_seen < experiment.total_images:
-          self._profile.before(self._iteration)
-          state, metrics = self._step(state, self._next(batches, state, window))
-          self._profile.after(self._iteration, metrics)
-          self._iteration += 1
-          previous, images_seen = images_seen, images_seen + increment
-          self._images_seen = images_seen
-          last = images_seen >= experiment.total_images
-          snapshot_due = last or _crosses(experiment.snapshot_every_images, previous, images_seen)
-          log_due = last or _crosses(experiment.log_every_images, previous, images_seen)
-          interrupted = preemption.requested(self._iteration)
-          window.add(images_seen, metrics)
+        if log_due or snapshot_due or interrupted:
+          window.check_pending()
+        is_saved = is_saved and not (log_due and self._checkpoints.failed())
+        if log_due:
+          self._writer.write_scalars(images_seen, window.means() | progress.report(images_seen))
+        if snapshot_due:
+          watchdog.pause()
+          with progress.paused():
+            is_saved = self._snapshot(state)
           watchdog.reset()
-          if log_due or snapshot_due or interrupted:
-            window.check_pending()
-          is_saved = is_saved and not (log_due and self._checkpoints.failed())
-          if log_due:
-            self._writer.write_scalars(images_seen, window.means() | progress.report(images_seen))
-          if snapshot_due:
-            watchdog.pause()
-            with progress.paused():
-              is_saved = self._snapshot(state)
-            watchdog.reset()
-          elif interrupted or (log_due and not is_saved):
-            is_saved = self._checkpoints.save(state)
-          if interrupted and not last:
-            lost = "" if is_saved and self._checkpoints.finish() else ", which could not be saved"
-            raise Interrupted(
-              f"stopped by {preemption.signal} at {images_seen:,} images{lost}: the same command resumes"
-            )
-        if not (is_saved and self._checkpoints.finish()):
-          raise UserError(
-            f"the end of the run, at {images_seen:,} images, could not be saved in {self._checkpoints.directory}: make "
-            "room; the same command continues from the last checkpoint"
-          )
+        elif interrupted or (log_due and not is_saved):
+          is_saved = self._checkpoints.save(state)
+        if interrupted and not last:
+          lost = "" if is_saved and self._checkpoints.finish() else ", which could not be saved"
+          raise Interrupted(f"stopped by {preemption.signal} at {images_seen:,} images{lost}: the same command resumes")
+      if not (is_saved and self._checkpoints.finish()):
+        raise UserError(
+          f"the end of the run, at {images_seen:,} images, could not be saved in {self._checkpoints.directory}: make "
+          "room; the same command continues from the last checkpoint"
+        )
     finally:
       watchdog.pause()
       batches.close()  # type: ignore[attr-defined]

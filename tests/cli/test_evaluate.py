@@ -214,7 +214,7 @@ REFUSED = [
   (("--fake=one", "--metrics=kid", "digits"), "KID needs at least 2 images"),
   (("--fake=one", "--metrics=fid,precision_recall", "digits"), "FID needs at least 2 images"),
   (("--fake=a", "--seed=-1"), "--seed"),
-  (("--fake=tiny", "digits"), "needs images of 32x32, not 8x8"),
+  (("--fake=tiny", "digits"), "needs images of 32x32 or 28x28, not 8x8"),
   (("--fake=a", "--metrics=inception_score", "digits"), "needs class logits"),
   (("--fake=mixed", "digits"), "bring all to one size"),
 ]

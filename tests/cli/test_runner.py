@@ -104,16 +104,17 @@ def test_an_output_that_cannot_be_written_loses_no_work(environment, tmp_path, o
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_ctrl_c_is_one_line(environment, tmp_path):
+@pytest.mark.parametrize("number, status, said", [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 75, "SIGTERM")])
+def test_a_signal_is_one_line(environment, tmp_path, number, status, said):
   program = [sys.executable, "-c", TALKATIVE, str(tmp_path / "file"), "100"]
   streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
   with subprocess.Popen(program, env=environment, text=True, **streams) as running:
     for _ in range(10000):
       running.stdout.readline()
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     error = running.stderr.read()
-  assert running.returncode == 130
-  assert error.startswith("stopped by Ctrl-C: ") and error.count("\n") == 1
+  assert running.returncode == status
+  assert error.startswith(f"stopped by {said}: ") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("program, quiet", [("-m", True), ("/repository/main.py", True), ("/bin/pytest", False)])

@@ -31,6 +31,18 @@ def labels(source):
   return source[np.arange(len(source))]["label"]
 
 
+@pytest.mark.parametrize("share, repeats", [(0.0, 1), (0.01, 1), (0.5, 4), (0.75, 12)])
+def test_labelled_images_are_repeated_to_their_share(share, repeats):
+  source = RelabelledSource(Classes(100), 10, 0.0, (), 20, share)
+  images = source[np.arange(len(source))]
+  (kept,) = np.nonzero(images["label"][:100] >= 0)
+  labelled = images["label"] >= 0
+  found = images["image"][labelled, 0, 1, 0]
+  np.testing.assert_array_equal(np.sort(found), np.repeat(kept, repeats))
+  np.testing.assert_array_equal(images["label"][labelled], found % 10)
+  assert share <= 0.2 or labelled.mean() == share
+
+
 def noisy(size=100, noise=0.5, pairs=(), labelled_images=0):
   return RelabelledSource(Classes(size), 10, noise, pairs, labelled_images)
 

@@ -32,13 +32,16 @@ def test_it_is_saved_and_loaded_as_the_feature_network_of_stacked_digits(digits,
   found = run(network.params, stacked)
   assert found["features"].shape == (2, 3 * 64) and found["logits"].shape == (2, 3, 10)
   np.testing.assert_array_equal(np.argmax(found["logits"], -1).ravel(), digits_cnn.classify(params, digits[0][:6]))
+  bordered = np.pad(stacked[:, 2:-2, 2:-2], ((0, 0), (2, 2), (2, 2), (0, 0)))
+  unpadded, padded = (run(network.params, images) for images in (bordered[:, 2:-2, 2:-2], bordered))
+  np.testing.assert_array_equal(unpadded["features"], padded["features"])
   one = run(network.params, stacked[1:, ..., 2:])
   np.testing.assert_allclose(found["features"][1, 128:], one["features"][0], rtol=1e-4, atol=1e-5)
 
 
 def test_bad_input(params, tmp_path):
-  with pytest.raises(UserError, match="needs images of 32x32, not 28x28"):
-    digits_cnn.classify(params, np.zeros((1, 28, 28), np.uint8))
+  with pytest.raises(UserError, match="needs images of 32x32 or 28x28, not 30x30"):
+    digits_cnn.classify(params, np.zeros((1, 30, 30), np.uint8))
   with pytest.raises(UserError, match=r"none\.npz does not exist: .*r3gan_jax\.cli\.train_classifier"):
     build_feature_network("digits", weights=tmp_path / "none.npz")
   (tmp_path / "broken.npz").write_text("no weights")

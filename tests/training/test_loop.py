@@ -54,7 +54,8 @@ def run(workdir, writer=None, snapshots=(), one_in=0, loader=None, **changes):
   experiment = dataclasses.replace(experiment, **changes)
   workdir = epath.Path(workdir)
   loader = loader or factory.build_loader(config, factory.build_source(config))
-  with Trainer(experiment, loader, workdir, writer or metric_writers.MultiWriter([]), snapshots) as trainer:
+  writer = writer or metric_writers.MultiWriter([])
+  with Trainer(experiment, loader, workdir, writer, snapshots, Preemption()) as trainer:
     return trainer.train()
 
 

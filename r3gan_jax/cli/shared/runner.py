@@ -56,10 +56,6 @@ class _Output:
       os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
-class _Terminated(BaseException):
-  """Raised by SIGTERM; not an Exception, which code that tries another way could take for a failure."""
-
-
 def run(main: Callable[..., None], max_arguments: int = 0) -> None:
   """Parses flags and calls `main`. Bad flags, `UserError` and `Interrupted` print one line and exit with their status.
 
@@ -89,8 +85,6 @@ def run(main: Callable[..., None], max_arguments: int = 0) -> None:
       _end(f"error: {error}", USER_ERROR)
     except Interrupted as error:
       _end(str(error), INTERRUPTED)
-    except _Terminated:
-      _end("stopped by SIGTERM: the same command continues, or begins again", INTERRUPTED)
     except jax.errors.JaxRuntimeError as error:
       if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):  # a restart would not help
         raise
@@ -178,7 +172,10 @@ def _help() -> str:
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-  raise _Terminated
+  """Ends the process at once: an exception could come where it is lost, or where it leaves threads that never end."""
+  with suppress(OSError):
+    os.write(2, b"stopped by SIGTERM: the same command continues, or begins again\n")
+  os._exit(INTERRUPTED)
 
 
 def _fail(message: str) -> NoReturn:
