@@ -41,7 +41,7 @@ from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.protocol import Protocol
 
 OF_SAMPLES = ("modes", *FEATURE_METRICS)
-METRICS = ("classification_error", *OF_SAMPLES)
+METRICS = (*OF_SAMPLES, "classification_error")
 
 MIN_CLASSIFIER_ACCURACY = {"stacked_digits": 0.97, "stacked_mnist": 0.99}
 """config.data.source -> the held-out accuracy below which mode coverage would measure the classifier."""
