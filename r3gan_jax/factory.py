@@ -58,6 +58,7 @@ ALGORITHMS: Mapping[str, ModuleType] = {
 """config.algorithm -> the module with its `Settings`, `PHASES`, `smoke` and `build`."""
 
 BEST_METRICS = {
+  "classification_error": ("classification_error", "min"),
   "fid": ("fid", "min"),
   "kid": ("kid", "min"),
   "inception_score": ("inception_score", "max"),

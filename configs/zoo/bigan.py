@@ -2,7 +2,8 @@
 
     python main.py --config=configs/zoo/bigan.py
 
-The report (python -m r3gan_jax.cli.report) shows reals beside their reconstructions G(E(x)).
+The report (python -m r3gan_jax.cli.report) shows reals beside their reconstructions G(E(x)), and beside the real image
+of the nearest code.
 About 600 images/s on one core: eleven minutes. `:resolution32` is at 32x32, like the rest of the zoo.
 `:smoke` runs a tiny network on generated images.
 """

@@ -13,6 +13,7 @@ Metrics = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """See `training.logging.read_metrics`."""
 
 TITLES = {
+  "classification_error": "classification error on test images",
   "fid": "FID",
   "kid": "KID",
   "inception_score": "Inception score",
@@ -22,6 +23,7 @@ TITLES = {
 LOGARITHMIC = ("fid", "kid", "modes_kl")
 
 _DETAILS = {
+  "classification_error": ("classification_error_",),
   "fid": ("num_real", "num_fake"),
   "kid": ("kid_",),
   "inception_score": ("inception_score_", "num_fake"),
@@ -31,7 +33,18 @@ _DETAILS = {
   "modes_kl": ("modes_samples",),
 }
 """Score -> how the names of those series begin that say how it was computed."""
-_ENDINGS = ("_samples", "num_real", "num_fake", "neighbours", "_subsets", "_subset_size", "_splits", "_std", "seed")
+_ENDINGS = (
+  "_samples",
+  "num_real",
+  "num_fake",
+  "neighbours",
+  "_subsets",
+  "_subset_size",
+  "_splits",
+  "_std",
+  "seed",
+  "_images",
+)
 """How the names of such series end: they are no scores themselves."""
 
 _TRAINING: dict[str, tuple[bool, dict[str, str]]] = {
@@ -158,6 +171,8 @@ def _details(name: str, differences: str, protocol: Mapping[str, Any], numbers: 
   """
   parts = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in protocol.items()}
   parts |= dict(part.split("=", 1) for part in differences.strip("()").split(", ") if "=" in part)
+  if name == "classification_error":  # no samples are drawn
+    parts = {}
   if name.startswith("modes"):  # their classifier needs neither
     parts = {key: value for key, value in parts.items() if key not in ("network", "resize")}
   for key, value in numbers.items():

@@ -21,6 +21,7 @@ def test_each_score_has_its_best_and_its_protocol():
       "metrics/fid", "metrics/num_real", "metrics/num_fake", "metrics/recall", "metrics/neighbours", "metrics/odd"
     )
     | metrics("metrics/fid (num_samples=1000, network=a b)", "metrics/kid", "metrics/kid_std", "metrics/kid_subsets")
+    | metrics("metrics/classification_error", "metrics/classification_error_test_images")
     | metrics("metrics/modes", "metrics/modes_samples", "metrics/real_modes"),
     PROTOCOL,
   )
@@ -30,6 +31,7 @@ def test_each_score_has_its_best_and_its_protocol():
     ("odd", None, "network default, num samples 50,000, seed 0"),
     ("FID (num_samples=1000, network=a b)", (2.0, 2), "network a b, num samples 1000, seed 0"),
     ("KID", (2.0, 2), "network default, num samples 50,000, seed 0, kid std 5, kid subsets 5"),
+    ("classification error on test images", (2.0, 2), "classification error test images 5"),
     ("modes of 1000", (5.0, 3), "num samples 50,000, seed 0"),
   ]
   assert found[-1].real == 5.0 and np.isnan(found[0].real)
