@@ -38,7 +38,6 @@ import optax
 from flax import linen as nn
 
 from r3gan_jax.algorithms.base import (
-  GAN,
   Average,
   Batch,
   Carry,
@@ -47,6 +46,7 @@ from r3gan_jax.algorithms.base import (
   Metrics,
   Params,
   Phase,
+  UniformGAN,
   split_keys,
   uniform_noise,
 )
@@ -120,7 +120,7 @@ def pyramid(images: jax.Array, levels: int) -> list[tuple[jax.Array, jax.Array]]
 
 
 @dataclass(frozen=True)
-class LAPGAN(GAN):
+class LAPGAN(UniformGAN):
   """The algorithm (`algorithms.base.Algorithm` and `HasPictures`), conditional if the data have classes.
 
   `noise` is that of all levels, the coarsest first.
@@ -160,9 +160,6 @@ class LAPGAN(GAN):
       variables = level.discriminator.init(discriminator_key, image, image, classes, None)
       params[level.name("discriminator")] = variables["params"]
     return params, {}
-
-  def noise(self, keys: jax.Array) -> jax.Array:
-    return uniform_noise(keys, self.noise_dim)
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
