@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.batch_size = 16
   config.run.total_images = 100_000
   config.run.snapshot_every_images = 25_000
-  return select(config, variant, cifar10=_cifar10, paper=_paper)
+  return select(config, variant, short=common.short(12_000, 16), cifar10=_cifar10, paper=_paper)
 
 
 def _cifar10(config: ConfigDict) -> None:
