@@ -112,7 +112,7 @@ def main() -> None:
           write_whole(as_path(_JSON.value), json.dumps(shown, indent=2) + "\n")
     finally:  # what is computed is shown, whatever becomes of the file
       for name, value in shown[-1].items():
-        print(f"{name:28}{format(value, '.6g') if isinstance(value, float) else value}", flush=True)
+        print(f"{name:40}{format(value, '.6g') if isinstance(value, float) else value}", flush=True)
 
 
 def _of_run(
@@ -192,7 +192,7 @@ def _of_files(weights: Path | None, statistics: epath.Path | None) -> Iterator[t
 def _write_statistics(path: epath.Path, reference: Reference) -> None:
   if is_first_process():
     write_reference(path, reference)
-    print(f"{'statistics':28}{path}", flush=True)
+    print(f"{'statistics':40}{path}", flush=True)
 
 
 if __name__ == "__main__":
