@@ -100,7 +100,6 @@ _LIBRARY = 'custom_call_target="__cu'  # cuDNN, cuBLAS
 _CUDNN_CONVOLUTION = 'custom_call_target="__cudnn$conv'
 _NOTHING = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "partition-id", "replica-id", "after-all"}
 _SLICES = {"dynamic-slice", "slice", "gather"}
-_MOVES = {"parameter", "bitcast", "transpose", "copy", "convert"}
 
 
 class GpuProgram:
@@ -126,9 +125,20 @@ class GpuProgram:
     """
     return self._sum(self._entry, self._kernel_bytes)
 
-  def transposed_bytes(self) -> int:
-    """Returns the bytes read and written by kernels that do nothing but change a layout, or a dtype with it."""
-    return self._sum(self._entry, lambda kernel, around: self._kernel_bytes(kernel, around) * self._only_moves(kernel))
+  def transposed_bytes(self, names: str = "") -> int:
+    """Returns the bytes read and written by kernels that transpose, alone or beside other operations.
+
+    Matrix products do not count: they read their operands in any order.
+
+    Args:
+      names: a regular expression; only kernels in whose name in the traced program it is found count.
+    """
+
+    def cost(kernel: _Instruction, around: Mapping[str, _Instruction]) -> int:
+      counts = self._transposes(kernel) and re.search(names, _traced_name(kernel))
+      return self._kernel_bytes(kernel, around) if counts else 0
+
+    return self._sum(self._entry, cost)
 
   def cudnn_convolutions(self) -> int:
     """Returns the number of convolutions that are calls of cuDNN; the body of a loop counts once."""
@@ -136,11 +146,7 @@ class GpuProgram:
 
   def other_convolutions(self) -> tuple[str, ...]:
     """Returns the names, in the traced program, of the convolutions that XLA compiles itself."""
-    return tuple(
-      name[1] if (name := _OP_NAME.search(instruction.line)) else instruction.name
-      for instruction in self._instructions()
-      if instruction.kind == "convolution"
-    )
+    return tuple(_traced_name(instruction) for instruction in self._instructions() if instruction.kind == "convolution")
 
   def _instructions(self) -> Iterator[_Instruction]:
     return (instruction for computation in self._computations.values() for instruction in computation.values())
@@ -173,11 +179,16 @@ class GpuProgram:
     results = [inside[name] for name in root.operands] if root.kind == "tuple" else [root]
     return total + sum(_written_bytes(_source(result, inside), inside) for result in results)
 
-  def _only_moves(self, kernel: _Instruction) -> bool:
+  def _transposes(self, kernel: _Instruction) -> bool:
     if kernel.kind != "fusion":
       return kernel.kind == "transpose"
     kinds = {inside.kind for inside in self._computations[_CALLED.findall(kernel.line)[0]].values()}
-    return "transpose" in kinds and kinds <= _MOVES
+    return "transpose" in kinds and "dot" not in kinds
+
+
+def _traced_name(instruction: _Instruction) -> str:
+  name = _OP_NAME.search(instruction.line)
+  return name[1] if name else instruction.name
 
 
 def _uses(value: _Instruction, inside: Mapping[str, _Instruction]) -> Iterator[tuple[_Instruction, int]]:

@@ -202,7 +202,10 @@ def _compile_to_fit(
 ) -> tuple[jax.stages.Compiled, dict[str, int]]:
   """Returns the compiled step, and the micro-batches with which it fits."""
   micro_batches = dict(experiment.micro_batches)
+  divisible = {phase.name: phase.group for phase in experiment.algorithm.phases if phase.group}
+  size = min([experiment.batch_size // topology.size, *micro_batches.values()])
   while True:
+    memory = None
     try:
       compiled = traced_step(experiment, mesh, micro_batches).lower().compile(dict(options))
       memory = compiled.memory_analysis()
@@ -212,13 +215,16 @@ def _compile_to_fit(
     except jax.errors.JaxRuntimeError as error:  # how the TPU compiler refuses; the GPU compiler does not
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
-    smaller = min([experiment.batch_size // topology.size, *micro_batches.values()]) // 2
-    divisible = {phase.name: phase.group for phase in experiment.algorithm.phases if phase.group}
-    if not divisible or smaller < max(divisible.values()):
+    before, size = size, size // 2
+    if memory:  # temporaries shrink at most in proportion: what would be too large even so is not compiled
+      room = topology.usable_memory - memory.argument_size_in_bytes
+      while size and memory.temp_size_in_bytes * size / before > room:
+        size //= 2
+    if not divisible or size < max(divisible.values()):
       raise UserError(
         f"the iteration does not fit {topology.name}, even in the smallest micro-batches: use larger devices"
       )
-    micro_batches = dict.fromkeys(divisible, smaller)
+    micro_batches = dict.fromkeys(divisible, size)
 
 
 def _iteration_flops(experiment: Experiment, mesh: Mesh) -> float:

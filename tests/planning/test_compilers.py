@@ -50,7 +50,7 @@ print(json.dumps({
   "pallas_calls": plan.text.count('custom_call_target="tpu_custom_call"'),
   "cudnn_convolutions": program.cudnn_convolutions() if platform == "gpu" else 0,
   "other_convolutions": program.other_convolutions() if platform == "gpu" else [],
-  "transposed_bytes": program.transposed_bytes() if platform == "gpu" else 0,
+  "transposed_bytes": program.transposed_bytes("Generator|Discriminator") if platform == "gpu" else 0,
 }))
 """
 
@@ -91,5 +91,5 @@ def test_the_step_compiles_for_a_gpu():
   assert plan["bfloat16"] and not plan["bfloat16_sums"]
   # Each network has 4 grouped convolutions. There are 9 passes through them, and 2 gradients of their kernels.
   assert plan["cudnn_convolutions"] == 11 * 4 and not plan["other_convolutions"]
-  # 23.3 MB, of kernels and the augmentation's tiles; an activation of 32 pixels, read and written again, adds 1 MB.
-  assert plan["transposed_bytes"] < 24e6
+  # In kernels that make several layouts of what they compute anyway; splitting channels into groups adds 14 MB.
+  assert plan["transposed_bytes"] < 2.6e6

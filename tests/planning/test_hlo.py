@@ -85,6 +85,12 @@ GPU = """
   ROOT %next = (s32[], f32[10,256]{1,0}, f32[10,256]{1,0}) tuple(%i, %stored, %from)
 }
 
+%product (p.2: f32[8,4]) -> f32[8,8] {
+  %p.2 = f32[8,4]{1,0} parameter(0)
+  %t.2 = f32[4,8]{1,0} transpose(%p.2), dimensions={1,0}
+  ROOT %dot = f32[8,8]{1,0} dot(%p.2, %t.2), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
 ENTRY %main (x: f32[10,256], image: bf16[2,4,4,32], kernel: bf16[32,3,3,16], m: f32[8,4]) -> f32[10,256] {
   %x = f32[10,256]{1,0} parameter(0)
   %image = bf16[2,4,4,32]{3,2,1,0} parameter(1)
@@ -93,8 +99,9 @@ ENTRY %main (x: f32[10,256], image: bf16[2,4,4,32], kernel: bf16[32,3,3,16], m: 
   %zero = s32[] constant(0)
   %init = (s32[], f32[10,256]{1,0}, /*index=2*/f32[10,256]{1,0}) tuple(%zero, %x, %x)
   %loop = (s32[], f32[10,256]{1,0}, f32[10,256]{1,0}) while(%init), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"10"}}
-  %moved = bf16[4,8]{1,0} fusion(%m), kind=kInput, calls=%move
+  %moved = bf16[4,8]{1,0} fusion(%m), kind=kInput, calls=%move, metadata={op_name="jit(step)/Generator/stage_0"}
   %pair = (f32[4,8]{1,0}, f32[8,4]{1,0}) fusion(%m), kind=kLoop, calls=%scaled
+  %squared = f32[8,8]{1,0} fusion(%m), kind=kCustom, calls=%product
   %conv = (bf16[2,4,4,32]{3,2,1,0}, u8[4096]{0}) custom-call(%image, %kernel), custom_call_target="__cudnn$convForward"
   %own = bf16[2,4,4,32]{3,2,1,0} convolution(%image, %kernel), metadata={op_name="jit(step)/conv"}
   %sum-start = f32[8,4]{1,0} all-reduce-start(%m), to_apply=%add
@@ -108,7 +115,8 @@ def test_kernels_of_a_gpu_program():
   program = GpuProgram(GPU)
   a_turn = (2 * 1024 + 2 * 4) + (2 * 1024 + 4)  # a row is read and written, by the slice and by the update in place
   convolution = 2 * 1024 * 2 + 2 * 4608
-  assert program.transposed_bytes() == 128 + 64
-  assert program.bytes_accessed() == 10 * a_turn + (128 + 64) + 3 * 128 + 2 * convolution + 2 * 128
+  assert program.transposed_bytes() == (128 + 64) + 3 * 128
+  assert program.transposed_bytes("Generator|Discriminator") == 128 + 64
+  assert program.bytes_accessed() == 10 * a_turn + (128 + 64) + 3 * 128 + (128 + 256) + 2 * convolution + 2 * 128
   assert program.cudnn_convolutions() == 1
   assert program.other_convolutions() == ("jit(step)/conv",)

@@ -82,11 +82,15 @@ def test_descriptions_of_plans(monkeypatch):
   assert "0 convolutions are calls of cuDNN" in text and "not a call of cuDNN: jit(step)/stage_0/conv" in text
 
 
-def stand_in(needs):
-  """Returns what stands in for `traced_step`: a step that needs `needs(images of a micro-batch)` bytes on a card."""
+def stand_in(needs, sizes):
+  """Returns what stands in for `traced_step`: a step that needs `needs(images of a micro-batch)` bytes on a card.
+
+  Each micro-batch that is compiled is added to `sizes`.
+  """
 
   def traced(experiment, mesh, micro_batches):
     size = min(micro_batches.values(), default=8)
+    sizes.append(size)
     memory = SimpleNamespace(argument_size_in_bytes=100, temp_size_in_bytes=int(needs(size)))
     compiled = SimpleNamespace(memory_analysis=lambda: memory, as_text=lambda: GPU_TEXT)
     lowered = SimpleNamespace(compile=lambda options: compiled)
@@ -105,14 +109,22 @@ def test_micro_batches_are_halved_until_they_fit_a_card(monkeypatch):
   usable = 0.75 * 84942979072
 
   def planned(needs):
-    monkeypatch.setattr(planning, "traced_step", stand_in(needs))
-    return compile_for_topology(experiment, "h100:1x1").micro_batches
+    sizes = []
+    monkeypatch.setattr(planning, "traced_step", stand_in(needs, sizes))
+    micro_batches = compile_for_topology(experiment, "h100:1x1").micro_batches
+    assert set(micro_batches) <= {"discriminator", "generator"}
+    assert set(micro_batches.values()) <= {sizes[-1]}
+    return sizes
 
-  assert planned(lambda size: usable - 100) == {}
-  assert planned(lambda size: usable - 99 if size == 8 else 0) == {"discriminator": 4, "generator": 4}
-  assert planned(lambda size: usable / 2 * size / 2) == {"discriminator": 2, "generator": 2}
+  assert planned(lambda size: usable - 100) == [8]
+  assert planned(lambda size: usable - 99 if size == 8 else 0) == [8, 4]
+  assert planned(lambda size: usable / 3 * size) == [8, 2]  # 4 cannot fit
+  assert planned(lambda size: usable / 4 + usable / 4 * size) == [8, 2]
   with pytest.raises(UserError, match="does not fit h100:1x1"):
     planned(lambda size: usable)
+  monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "1e-9")  # less than the state
+  with pytest.raises(UserError, match="does not fit h100:1x1"):
+    planned(lambda size: 1)
 
 
 def test_a_batch_that_cannot_be_split_is_refused():
