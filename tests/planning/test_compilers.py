@@ -31,11 +31,11 @@ if platform == "gpu":
   from r3gan_jax.planning.topology import open_mesh, parse_topology
   from r3gan_jax.training.mesh import replicated
 
-  def described(shape):
-    return jax.ShapeDtypeStruct(shape, "float32", sharding=replicated(open_mesh(parse_topology(topology))))
-
+  sharding = replicated(open_mesh(parse_topology(topology)))
+  shapes = (1024, 1024), (10, 1024, 1024)
+  carry, rows = (jax.ShapeDtypeStruct(shape, "float32", sharding=sharding) for shape in shapes)
   summed = jax.jit(lambda carry, rows: jax.lax.scan(lambda carry, row: (2 * carry + row, None), carry, rows)[0])
-  compiled = summed.lower(described((1024, 1024)), described((10, 1024, 1024))).compile({"xla_gpu_autotune_level": 0})
+  compiled = summed.lower(carry, rows).compile({"xla_gpu_autotune_level": 0})
   scan = GpuProgram(compiled.as_text()).bytes_accessed()
 plan = compile_for_topology(factory.build_experiment(cifar10.get_config("smoke"), 1, platform), topology)
 program = GpuProgram(plan.text)
