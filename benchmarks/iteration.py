@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from r3gan_jax import factory
+from r3gan_jax.algorithms.base import GAN
 from r3gan_jax.losses.penalties import PenalisedGradient
 from r3gan_jax.planning.tracing import traced_step
 from r3gan_jax.training.loop import Experiment
@@ -49,8 +50,8 @@ def load_config(recipe: str, batch: int) -> ConfigDict:
   """Loads a recipe for timing: with this batch size, in float32, without augmentation."""
   config = load_recipe(recipe)
   config.batch_size = batch
-  config.gan.augment_p = (0.0, 0.0)
-  config.gan.bfloat16 = "off"
+  plain = {"augment_p": (0.0, 0.0), "bfloat16": "off"}
+  config.gan.update({name: value for name, value in plain.items() if name in config.gan})
   return config
 
 
@@ -95,9 +96,11 @@ def random_batches(experiment: Experiment) -> tuple[dict[str, np.ndarray], ...]:
   """Returns a batch per phase: uniform pixels, and labels 0, 1, 2, ..."""
   random = np.random.default_rng(0)
   algorithm, made = experiment.algorithm, []
+  # Those of the data: a semi-supervised GAN has labels, but unconditional samples.
+  classes = algorithm.images.num_classes if isinstance(algorithm, GAN) else algorithm.num_classes
   for size in experiment.batch_sizes:
     batch = {"image": random.integers(0, 256, (size, *algorithm.image_shape), np.uint8)}
-    if algorithm.num_classes:
-      batch["label"] = np.arange(size, dtype=np.int32) % algorithm.num_classes
+    if classes:
+      batch["label"] = np.arange(size, dtype=np.int32) % classes
     made.append(batch)
   return tuple(made)

@@ -15,7 +15,21 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from r3gan_jax import settings
-from r3gan_jax.algorithms import acgan, began, bigan, cgan, dcgan, ebgan, gan, infogan, r3gan, sgan, stylegan2, wgan_gp
+from r3gan_jax.algorithms import (
+  acgan,
+  began,
+  bigan,
+  cgan,
+  dcgan,
+  ebgan,
+  gan,
+  infogan,
+  lapgan,
+  r3gan,
+  sgan,
+  stylegan2,
+  wgan_gp,
+)
 from r3gan_jax.algorithms.base import Algorithm, HasImageDtype, Images, LearnsFromUnlabelled, Phase
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.relabelled import RelabelledSource
@@ -35,6 +49,7 @@ ALGORITHMS: Mapping[str, ModuleType] = {
   "ebgan": ebgan,
   "gan": gan,
   "infogan": infogan,
+  "lapgan": lapgan,
   "r3gan": r3gan,
   "sgan": sgan,
   "stylegan2": stylegan2,
@@ -43,6 +58,7 @@ ALGORITHMS: Mapping[str, ModuleType] = {
 """config.algorithm -> the module with its `Settings`, `PHASES`, `smoke` and `build`."""
 
 BEST_METRICS = {
+  "classification_error": ("classification_error", "min"),
   "fid": ("fid", "min"),
   "kid": ("kid", "min"),
   "inception_score": ("inception_score", "max"),

@@ -10,7 +10,8 @@ alone, more starts end in poor minima. Relative errors weigh all layers equally.
 starts (Bora et al. 2017, arXiv 1703.03208). Pixels outside [-1, 1] are clipped, as in an image file.
 
 The prior is weak. It keeps |z| near the sphere on which Gaussian noise concentrates, where interpolation works. Without
-it, |z| grows to twice that radius for images that G cannot reproduce exactly.
+it, |z| grows to twice that radius for images that G cannot reproduce exactly. Noise that fills a box, such as
+U(-1, 1), has no prior, but is clipped to the box after every step.
 
 Fine-tuning keeps z and optimises offsets of G's features at 4x4. They have many more dimensions than z, so G can then
 reproduce images outside its range.
@@ -28,7 +29,7 @@ import optax
 from absl import logging
 from flax import linen as nn
 
-from r3gan_jax.algorithms.base import Algorithm, Carry, Params
+from r3gan_jax.algorithms.base import Algorithm, Carry, HasBoundedNoise, Params
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.r3gan import GenerativeBasis
 from r3gan_jax.ops.images import to_float
@@ -81,7 +82,8 @@ class Inverter:
     fine_tune: bool = False,
   ):
     self._networks = jax.device_put(jax.device_get((params, carry)), jax.local_devices()[0])
-    self._search = _Descent(algorithm.generate, discriminator, steps, "noise")
+    bounds = algorithm.noise_bounds if isinstance(algorithm, HasBoundedNoise) else None
+    self._search = _Descent(algorithm.generate, discriminator, steps, "noise", bounds)
     self._offset_dim, self._fine_tune = 0, None
     if fine_tune:
       fine_tuned = FineTuned(algorithm, params, carry)
@@ -154,7 +156,14 @@ class FineTuned:
 class _Descent:
   """Runs Adam on the latent `trained` and keeps the other one fixed; compiled once."""
 
-  def __init__(self, generate: Callable[..., jax.Array], discriminator: nn.Module | None, steps: int, trained: str):
+  def __init__(
+    self,
+    generate: Callable[..., jax.Array],
+    discriminator: nn.Module | None,
+    steps: int,
+    trained: str,
+    bounds: tuple[np.ndarray, np.ndarray] | None = None,
+  ):
     rate = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATES[trained], steps // 20, steps)
     others = {name: "fixed" for name in LEARNING_RATES if name != trained}
     self._steps = steps
@@ -174,8 +183,10 @@ class _Descent:
         # A straight-through estimator (Bengio et al. 2013, arXiv 1308.3432): clipped pixels keep a gradient.
         drawn += jax.lax.stop_gradient(jnp.clip(drawn, -1, 1) - drawn)
         errors = jnp.mean(jnp.square(drawn - target), axis=(1, 2, 3))
-        radius = jnp.sqrt(jnp.mean(jnp.square(latents["noise"]), axis=1))
-        total = errors + PRIOR * jnp.square(radius - 1)
+        total = errors
+        if bounds is None:
+          radius = jnp.sqrt(jnp.mean(jnp.square(latents["noise"]), axis=1))
+          total += PRIOR * jnp.square(radius - 1)
         if features:
           total += feature_errors(features(drawn, labels), wanted)
         return total, errors
@@ -184,7 +195,10 @@ class _Descent:
         latents, state = descent
         gradients = jax.grad(lambda latents: jnp.sum(losses(latents)[0]))(latents)
         updates, state = self._optimizer.update(gradients, state)
-        return optax.apply_updates(latents, updates), state
+        latents = optax.apply_updates(latents, updates)
+        if bounds is not None:
+          latents |= {"noise": jnp.clip(latents["noise"], bounds[0][None], bounds[1][None])}
+        return latents, state
 
       latents, state = jax.lax.fori_loop(0, steps, step, (latents, state))
       return latents, state, losses(latents)

@@ -99,7 +99,8 @@ def _locked_on_disk(path: epath.PathLike, what: str) -> Iterator[None]:
     os.write(file, f"{_identity()}\n".encode())
     yield
   finally:
-    os.unlink(path)
+    with suppress(FileNotFoundError):  # somebody has removed it by hand
+      os.unlink(path)
     os.close(file)
 
 

@@ -86,7 +86,8 @@ class Run:
   grid: tuple[int, int] = setting((16, 16), positive)  # columns, rows
   grid_scale: int = setting(1, positive)  # integer upscaling of saved grids
   grid_channels: bool = setting(False)  # show each image's red, green and blue channels beside it
-  # Computed at every snapshot: "modes" (stacked data only), "fid", "kid", "inception_score", "precision_recall"
+  # Computed at every snapshot: "fid", "kid", "inception_score", "precision_recall", "modes" (stacked data only),
+  # "classification_error" (of GANs that classify or encode images, on the test images of prepared data)
   metrics: tuple[str, ...] = setting(())
   metric_samples: int = setting(50_000, positive)
   # The feature network: "inception", "vgg16" or "digits" (cli.train_classifier); "": each metric's own

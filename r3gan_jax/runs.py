@@ -1,7 +1,7 @@
 """Trains runs, and opens what their work directories hold."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +76,7 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
     check_data(workdir, len(source), source.classes)
     if newest_checkpoint(workdir / DIRECTORY) is None and (workdir / BEST_DIRECTORY).exists():
       (workdir / BEST_DIRECTORY).rmtree()  # of a run whose checkpoints have been deleted
-    if scorer:
+    if scorer and scorer.protocol:
       keep_protocol(workdir, scorer.protocol)
 
   with ExitStack() as held:
@@ -196,6 +196,24 @@ def build_start(config: ConfigDict, experiment: Experiment, workdir: epath.PathL
   return start
 
 
+def build_pictures(algorithm: HasPictures) -> Callable[[Params, Carry, np.ndarray], dict[str, np.ndarray]]:
+  """Returns (averaged params, carry, real images) -> the algorithm's own pictures by name; all are uint8."""
+  draw = jax.jit(algorithm.pictures)
+
+  def pictures(params: Params, carry: Carry, reals: np.ndarray) -> dict[str, np.ndarray]:
+    drawn = draw(params, carry, to_float(jnp.asarray(reals)))
+    return {name: np.asarray(to_uint8(images)) for name, images in drawn.items()}
+
+  return pictures
+
+
+def save_grid(config: ConfigDict, path: epath.Path, images: np.ndarray) -> np.ndarray:
+  """Writes uint8 [n, H, W, C] as a grid, as config.run says; returns it."""
+  image = image_grid(beside_its_channels(images) if config.run.grid_channels else images, config.run.grid[0])
+  save_png(path, image, config.run.grid_scale)
+  return image
+
+
 def build_snapshots(
   config: ConfigDict, algorithm: Algorithm, loader: Loader, workdir: epath.Path, scorer: Scorer | None
 ) -> list[Snapshot]:
@@ -207,27 +225,21 @@ def build_snapshots(
   # With classes, each row of the grid is one class.
   labels = np.arange(len(seeds), dtype=np.int32) // columns % algorithm.num_classes if algorithm.num_classes else None
   directory = workdir / "samples"
-
-  def save_grid(name: str, images: np.ndarray) -> np.ndarray:
-    image = image_grid(beside_its_channels(images) if config.run.grid_channels else images, columns)
-    save_png(directory / f"{name}.png", image, config.run.grid_scale)
-    return image
-
-  pictures = jax.jit(algorithm.pictures) if isinstance(algorithm, HasPictures) else None
+  pictures = build_pictures(algorithm) if isinstance(algorithm, HasPictures) else None
   if is_first_process():
     make_directory(directory)
     reals = loader.examples(seeds)["image"]
-    save_grid("reals", reals)
+    save_grid(config, directory / "reals.png", reals)
 
   def grid(params: Params, carry: Carry, images_seen: int, writer: MetricWriter) -> Mapping[str, float]:
     if not is_first_process():
       return {}
     params, carry = local_copy((params, carry))
-    image = save_grid(f"fakes_{images_seen:010}", sampler(params, carry, seeds, labels))
+    image = save_grid(config, directory / f"fakes_{images_seen:010}.png", sampler(params, carry, seeds, labels))
     writer.write_images(images_seen, {"samples": image[None]})
     if pictures:
-      for name, drawn in pictures(params, carry, to_float(jnp.asarray(reals))).items():
-        save_grid(f"{name}_{images_seen:010}", np.asarray(to_uint8(drawn)))
+      for name, drawn in pictures(params, carry, reals).items():
+        save_grid(config, directory / f"{name}_{images_seen:010}.png", drawn)
     return {}
 
   if scorer is None:

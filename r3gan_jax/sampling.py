@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from PIL import Image
 
-from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm
+from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, HasBoundedNoise
 from r3gan_jax.errors import UserError
 from r3gan_jax.ops.images import to_uint8
 from r3gan_jax.storage import write_whole
@@ -147,14 +147,28 @@ def _int32(labels: np.ndarray | None) -> np.ndarray | None:
   return None if labels is None else labels.astype(np.int32)
 
 
-def interpolation(noise: np.ndarray, steps: int) -> np.ndarray:
+def interpolation(noise: np.ndarray, steps: int, straight: bool = False) -> np.ndarray:
   """Interpolates from each row to the next, and from the last to the first, in `steps` equal steps: [n * steps, d].
 
   It is spherical (Shoemake 1985; White 2016, arXiv 1609.04468), because Gaussian vectors lie near a sphere and straight
   lines between them do not. The rows themselves are included unchanged.
+
+  Args:
+    straight: interpolate linearly instead, as noise that fills a box needs (`algorithms.base.HasBoundedNoise`).
   """
-  following = np.roll(noise, -1, axis=0)
-  return np.concatenate([slerp(*pair, np.arange(steps) / steps) for pair in zip(noise, following, strict=True)])
+  between, following = (lerp if straight else slerp), np.roll(noise, -1, axis=0)
+  return np.concatenate([between(*pair, np.arange(steps) / steps) for pair in zip(noise, following, strict=True)])
+
+
+def noise_path(algorithm: Algorithm, noise: np.ndarray, steps: int) -> np.ndarray:
+  """Interpolates noise [n, noise_dim] as suits its distribution; otherwise as `interpolation`."""
+  return interpolation(noise, steps, straight=isinstance(algorithm, HasBoundedNoise))
+
+
+def lerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:
+  """Returns points [n, d] on the line from `start` [d] to `end` [d], at fractions t [n] of its length."""
+  a, b, t = start.astype(np.float64)[None], end.astype(np.float64)[None], t[:, None]
+  return ((1 - t) * a + t * b).astype(start.dtype)
 
 
 def slerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:

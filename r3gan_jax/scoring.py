@@ -1,6 +1,6 @@
 """Scores a run: one path for the training loop and for cli.evaluate, so that both give the same numbers.
 
-Besides the checkpoint and the data, scores depend on a protocol: see training/protocol.py.
+Besides the checkpoint and the data, the scores of samples depend on a protocol: see training/protocol.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms.base import Algorithm, Carry, Params
+from r3gan_jax.algorithms.base import Algorithm, Carry, HasCategories, HasClassifier, HasCodes, Params
 from r3gan_jax.comparison import (
   Settings,
   build_evaluations,
@@ -27,7 +27,8 @@ from r3gan_jax.data.source import Source
 from r3gan_jax.data.stacked import load_small_digits
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.weights import published
-from r3gan_jax.metrics import digits_cnn, digits_svm
+from r3gan_jax.metrics import classification, digits_cnn, digits_svm
+from r3gan_jax.metrics.classification import TRAINING_IMAGES, ClassificationError, labelled_images
 from r3gan_jax.metrics.evaluation import METRICS as FEATURE_METRICS
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.modes import Classifier, ModeCoverage
@@ -35,18 +36,25 @@ from r3gan_jax.metrics.reference import Reference
 from r3gan_jax.progress_bar import progress_bar
 from r3gan_jax.sampling import Sampler
 from r3gan_jax.settings import look_up
+from r3gan_jax.sources import has_test_images, labelled
 from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.protocol import Protocol
 
-METRICS = ("modes", *FEATURE_METRICS)
+OF_SAMPLES = ("modes", *FEATURE_METRICS)
+METRICS = (*OF_SAMPLES, "classification_error")
 
 MIN_CLASSIFIER_ACCURACY = {"stacked_digits": 0.97, "stacked_mnist": 0.99}
 """config.data.source -> the held-out accuracy below which mode coverage would measure the classifier."""
 
 
 def protocol(config: ConfigDict, algorithm: Algorithm, seed: int = 0, weights: Path | None = None) -> Protocol:
-  """Returns the protocol by which `Scorer` scores; its 'network' is "default" for that of the literature."""
+  """Returns the protocol by which `Scorer` scores samples; {} if no metric is of samples.
+
+  Its 'network' is "default" for that of the literature.
+  """
   run, network = config.run, _network(config)
+  if not set(OF_SAMPLES).intersection(run.metrics):
+    return {}
   compared = [metric for metric in run.metrics if metric in FEATURE_METRICS]
   weights = _weights(config, weights)
   if weights and not published(weights):
@@ -63,7 +71,7 @@ def protocol(config: ConfigDict, algorithm: Algorithm, seed: int = 0, weights: P
 
 
 class Scorer:
-  """Scores the samples of a run by config.run.metrics.
+  """Scores a run by config.run.metrics: its samples, and its own networks as a classifier.
 
   Args:
     config: of the run; config.run has the protocol.
@@ -77,7 +85,8 @@ class Scorer:
     title: see `Sampler`.
 
   Raises:
-    UserError: an unknown metric, network or resize, missing weights, or 'modes' of data that are not stacked digits.
+    UserError: an unknown metric, network or resize, missing weights, 'modes' of data that are not stacked digits, or
+      'classification_error' of data without labelled test images or of networks that do not classify.
   """
 
   def __init__(
@@ -95,6 +104,9 @@ class Scorer:
     for metric in run.metrics:
       look_up(dict.fromkeys(METRICS), "run.metrics", metric)
     self.protocol = protocol(config, algorithm, seed, weights)
+    self._classification: ClassificationError | None = None
+    if "classification_error" in run.metrics:
+      self._classification = _classification_error(config, algorithm, batch_per_device)
     self._parts: list[tuple[Settings, Callable[[ImageSet], dict[str, float]]]] = []
     real = real_images(config, source, run.metric_samples)
     if "modes" in run.metrics:
@@ -109,13 +121,18 @@ class Scorer:
     self._parts += self._evaluations
     quantised_in = factory.quantised_in(config, algorithm)
     self._settings = {"num_samples": run.metric_samples, "seed": seed, "quantised_in": quantised_in.name}
-    self._draw = fake_images(algorithm, source, run.metric_samples, seed, quantised_in=quantised_in, title=title)
+    if self._parts:
+      self._draw = fake_images(algorithm, source, run.metric_samples, seed, quantised_in=quantised_in, title=title)
 
   def __call__(self, params: Params, carry: Carry) -> Iterator[tuple[Settings, dict[str, float]]]:
     """Scores averaged parameters and carry, on this process's devices.
 
     Yields what they depend on, and numbers by name, once per feature network, as soon as they are computed.
     """
+    if self._classification:
+      yield {}, self._classification((params, carry))
+    if not self._parts:
+      return
     fake = self._draw(params, carry)
     for settings, score in self._parts:
       yield settings | self._settings, score(fake)
@@ -123,6 +140,36 @@ class Scorer:
   def reference(self) -> Reference:
     """Returns the reference statistics of the data; raises a UserError without FID."""
     return reference(self._evaluations)
+
+
+def _classification_error(config: ConfigDict, algorithm: Algorithm, batch_per_device: int) -> ClassificationError:
+  """Returns the metric, on the data set's test images."""
+  outputs: Callable[..., jax.Array]
+  if isinstance(algorithm, HasClassifier):
+    outputs, kind = algorithm.classify, classification.CLASSES
+  elif isinstance(algorithm, HasCategories):
+    outputs, kind = algorithm.categorise, classification.CATEGORIES
+  elif isinstance(algorithm, HasCodes):
+    outputs, kind = algorithm.encode, classification.CODES
+  else:
+    raise UserError(
+      f"metrics: 'classification_error' needs networks that classify or encode images, which {config.algorithm} has not"
+    )
+  data = config.data
+  if not has_test_images(config):
+    raise UserError(
+      "metrics: 'classification_error' needs a prepared data set with a split 'test' that is not trained on, but "
+      f"config.data.source = {data.source!r}, name = {data.name!r}, split = {data.split!r}: leave the metric out"
+    )
+  test, training = (labelled(config, split) for split in ("test", data.split))
+  return ClassificationError(
+    lambda networks, images: outputs(networks[0], networks[1], images),
+    kind,
+    make_mesh(),
+    batch_per_device,
+    labelled_images("test", test, algorithm.image_shape),
+    labelled_images("training", training, algorithm.image_shape, TRAINING_IMAGES),
+  )
 
 
 def real_images(config: ConfigDict, source: Source, num_samples: int) -> ImageSet:

@@ -12,7 +12,7 @@ from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.skipping import SkippingSource
 from r3gan_jax.data.source import Source
 from r3gan_jax.data.stacked import StackedSource, load_small_digits
-from r3gan_jax.data.tfds import TfdsSource
+from r3gan_jax.data.tfds import TfdsSource, number_of_classes, splits
 from r3gan_jax.errors import UserError
 
 
@@ -28,6 +28,27 @@ def _tfds(config: ConfigDict) -> Source:
     data.num_classes,
     data.label_key,
   )
+
+
+def labelled(config: ConfigDict, split: str) -> Source:
+  """Builds a split of the run's data set with its labels, also where `config.data.num_classes` is 0.
+
+  Raises:
+    UserError: the data set has no such split, or no labels.
+  """
+  config = config.copy_and_resolve_references()
+  data = config.data
+  data.split = split
+  data.num_classes = data.num_classes or number_of_classes(data.name, config.run.data_path, data.label_key)
+  return SOURCES["tfds"](config)
+
+
+def has_test_images(config: ConfigDict) -> bool:
+  """Whether the run's data set has a split "test" that the run does not train on."""
+  data = config.data
+  if data.source != "tfds" or "test" in data.split:
+    return False
+  return "test" in splits(data.name, config.run.data_path)
 
 
 def _folder(config: ConfigDict) -> Source:

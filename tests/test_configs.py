@@ -50,9 +50,19 @@ ZOO = {
   ("dcgan", ""): {"generator": 1_074_560, "discriminator": 661_248},
   ("dcgan", "paper"): {"generator": 18_885_760, "discriminator": 17_232_768},
   ("ebgan", ""): {"generator": 1_074_560, "discriminator": 1_314_561},
+  ("ebgan", "paper"): {"generator": 12_689_152, "discriminator": 1_318_659},
   ("gan", ""): {"generator": 2_503_984, "discriminator": 1_231_441},
   ("infogan", ""): {"generator": 6_652_481, "discriminator": 6_692_173},
+  ("lapgan", ""): {
+    **{"generator_8": 1_639_264, "generator_16": 208_705, "generator_32": 208_705},
+    **{"discriminator_8": 400_201, "discriminator_16": 105_153, "discriminator_32": 113_345},
+  },
+  ("lapgan", "cifar10"): {
+    **{"generator_8": 1_792_992, "generator_16": 218_179, "generator_32": 218_179},
+    **{"discriminator_8": 477_001, "discriminator_16": 108_353, "discriminator_32": 116_545},
+  },
   ("sgan", ""): {"generator": 1_074_560, "discriminator": 698_122},
+  ("sgan", "without_generator"): {"generator": 1_074_560, "discriminator": 698_122},
   ("wgan_gp", ""): {"generator": 1_189_248, "discriminator": 660_929},
 }
 

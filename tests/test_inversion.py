@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 from functools import partial
 
 import jax
@@ -9,6 +10,7 @@ from flax import linen as nn
 from helpers import golden_cases
 from helpers.meshes import mesh_of
 
+from r3gan_jax import factory
 from r3gan_jax.errors import UserError
 from r3gan_jax.inversion import FineTuned, Inverter, feature_errors, feature_maps
 from r3gan_jax.ops.images import to_float, to_uint8
@@ -167,3 +169,16 @@ def test_no_features_at_4x4():
   params = {"generator": jax.jit(Other().init)(jax.random.key(0), jnp.zeros((1, algorithm.noise_dim)))["params"]}
   with pytest.raises(UserError, match="R3GAN has no features at 4x4"):
     Inverter(algorithm, params, {}, None, steps=1, fine_tune=True)
+
+
+@pytest.mark.parametrize("name", ["gan", "infogan"])
+def test_inversion_stays_where_noise_is(name):
+  """White cannot be drawn: without the box, noise would leave it. There is no prior: the loss is that of the pixels."""
+  algorithm = factory.build_algorithm(importlib.import_module(f"configs.zoo.{name}").get_config("smoke"))
+  invert = Inverter(algorithm, *jax.jit(lambda: algorithm.init(jax.random.key(0)))(), None, steps=40)
+  starts = np.asarray(algorithm.noise(jax.random.split(jax.random.key(0), 2)))
+  found = invert(np.full(algorithm.image_shape, 255, np.uint8), None, starts)
+  lowest, highest = algorithm.noise_bounds
+  assert (found.noise >= lowest).all() and (found.noise <= highest).all()
+  assert ((found.noise == lowest) | (found.noise == highest)).any()
+  assert found.loss == pytest.approx(found.mse)

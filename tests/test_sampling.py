@@ -93,6 +93,11 @@ def test_interpolation_is_a_closed_path_through_the_rows():
   assert steps.max() < 1.2 * np.linalg.norm(noise - np.roll(noise, -1, axis=0), axis=1).max() / 5
 
 
+def test_straight_interpolation_by_hand():
+  walk = interpolation(np.array([[0, 1], [1, 0], [-1, 0]], np.float32), steps=2, straight=True)
+  np.testing.assert_array_equal(walk, [[0, 1], [0.5, 0.5], [1, 0], [0, 0], [-1, 0], [-0.5, 0.5]])
+
+
 def test_pngs_of_batches(tmp_path):
   images = np.random.default_rng(0).integers(0, 256, (11, 4, 4, 3), dtype=np.uint8)
   names = [f"{index:02}.png" for index in range(11)]

@@ -1,13 +1,16 @@
 """The one way to score a run: its data are known by content, what is missing is said first, each part is kept."""
 
+import importlib
+
 import jax
 import numpy as np
 import pytest
-from helpers.image_files import write_images, zip_directory
+from helpers.image_files import write_idx_files, write_images, zip_directory
 
 from configs import stacked_digits
 from r3gan_jax import factory, runs, scoring
 from r3gan_jax.comparison import classifier_path
+from r3gan_jax.data.prepare import prepare_idx
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics import digits_cnn
 from r3gan_jax.training.mesh import make_mesh, replicated
@@ -120,6 +123,56 @@ def test_own_weights_have_a_protocol_of_their_own(tmp_path, caches):
   one, two = (protocol(tmp_path / place / "mine.npz", place.encode()) for place in "ab")
   assert one["network"] == two["network"] == "mine"
   assert one["weights"] != two["weights"] and one == protocol(tmp_path / "b" / "mine.npz", b"a")
+
+
+def labelled(tmp_path, name):
+  """Returns a recipe of the zoo on a data set of 12 training and 5 test images, and the images and labels of both."""
+  images = write_idx_files(tmp_path)
+  prepare_idx(tmp_path, "mnist", tmp_path / "data")
+  config = importlib.import_module(f"configs.zoo.{name}").get_config("smoke")
+  config.data.update({"source": "tfds", "name": "mnist"})
+  config.run.update({"data_path": str(tmp_path / "data"), "metrics": ("classification_error",)})
+  return config, images
+
+
+@pytest.mark.parametrize("name", ["acgan", "infogan", "sgan"])
+def test_the_classification_error_is_of_test_images_and_draws_no_samples(tmp_path, monkeypatch, name):
+  """Of classes, and of categories that training images name, although the GAN is not told of classes."""
+  config, images = labelled(tmp_path, name)
+  config, algorithm, source = built(config)
+  monkeypatch.setattr(scoring, "fake_images", None)
+  scorer = scoring.Scorer(config, algorithm, source)
+  assert scorer.protocol == {}
+  networks = averaged(algorithm, jax.jit(lambda: init_state(algorithm, 0))())
+  ((settings, numbers),) = scorer(*networks)
+  tell = jax.jit(algorithm.categorise if name == "infogan" else algorithm.classify)
+  told = {}
+  for prefix, (pixels, _) in images.items():
+    side = (config.data.resolution - 28) // 2
+    padded = np.pad(pixels[..., None], ((0, 0), (side, side), (side, side), (0, 0)))
+    told[prefix] = np.asarray(tell(*networks, padded / np.float32(127.5) - 1)).argmax(axis=1)
+  if name == "infogan":
+    labels = images["train"][1]
+    names = {kind: np.bincount(labels[told["train"] == kind]).argmax() for kind in set(told["train"])}
+    told["t10k"] = np.array([names.get(kind, 0) for kind in told["t10k"]])
+  assert settings == {} and numbers["classification_error"] == np.mean(told["t10k"] != images["t10k"][1])
+  assert numbers["classification_error_test_images"] == 5
+
+
+@pytest.mark.parametrize(
+  "name, data, wrong",
+  [
+    ("dcgan", {}, "needs networks that classify or encode images, which dcgan has not"),
+    ("bigan", {"source": "generated"}, "a split 'test' that is not trained on, but config.data.source = 'generated'"),
+    ("bigan", {"split": "train+test"}, r"split = 'train\+test': leave the metric out"),
+    ("bigan", {"label_key": "kind"}, "data set 'mnist' has no classes in its feature 'kind'"),
+  ],
+)
+def test_a_classification_error_that_cannot_be(tmp_path, name, data, wrong):
+  config, _ = labelled(tmp_path, name)
+  config.data.update(data)
+  with pytest.raises(UserError, match=wrong):
+    scoring.Scorer(*built(config))
 
 
 def test_each_part_is_logged_when_it_is_computed(tmp_path):

@@ -20,7 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.gan.generator_widths = (256, 128, 64)
   config.gan.discriminator_widths = (256, 128, 64)
   config.gan.dropout = 0.0
-  return select(config, variant, paper=_paper, cifar10=_cifar10)
+  return select(config, variant, short=common.short(40_000, 16), paper=_paper, cifar10=_cifar10)
 
 
 def _cifar10(config: ConfigDict) -> None:

@@ -20,7 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.gan.hold_images = 200_000
   config.gan.decay_images = 200_000
   config.batch_size = 16
-  return select(config, variant, cifar10=_cifar10)
+  return select(config, variant, short=common.short(30_000, 16), cifar10=_cifar10)
 
 
 def _cifar10(config: ConfigDict) -> None:

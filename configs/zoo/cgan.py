@@ -20,4 +20,4 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.num_classes = 10
   config.data.x_flip = False
   config.batch_size = 100
-  return select(config, variant)
+  return select(config, variant, short=common.short(600_000, 100))

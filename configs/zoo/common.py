@@ -4,7 +4,11 @@
 
 For a fair comparison with R3GAN these recipes keep a moving average of G, which most of these GANs predate. For samples
 of G itself, as published: --config.gan.ema_half_life=0.
+
+`:short` of each recipe is the run of docs/zoo.md: about ten minutes of one CPU core.
 """
+
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -30,3 +34,19 @@ def get_config(algorithm: str) -> ConfigDict:
   config.run.grid = (10, 10)
   config.run.grid_scale = 2
   return config
+
+
+def short(total_images: int, batch_size: int) -> Callable[[ConfigDict], None]:
+  """Returns the changes for `:short`; its FID is of features of the classifier that cli.train_classifier trains."""
+
+  def change(config: ConfigDict) -> None:
+    config.batch_size = batch_size
+    config.gan.ema_half_life = total_images / 60
+    config.run.total_images = total_images
+    config.run.log_every_images = total_images // 40
+    config.run.snapshot_every_images = total_images // 4
+    config.run.metrics = ("fid", *config.run.metrics)
+    config.run.feature_network = "digits"
+    config.run.metric_samples = 10_000
+
+  return change

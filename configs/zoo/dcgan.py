@@ -17,7 +17,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config = common.get_config("dcgan")
   config.gan.widths = (256, 128, 64)
   config.gan.kernel_size = 4
-  return select(config, variant, paper=_paper)
+  return select(config, variant, short=common.short(40_000, 16), paper=_paper)
 
 
 def _paper(config: ConfigDict) -> None:

@@ -17,7 +17,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config = common.get_config("ebgan")
   config.gan.generator_widths = (256, 128, 64)
   config.gan.margin = 10.0  # the paper's for MNIST
-  return select(config, variant, paper=_paper)
+  return select(config, variant, short=common.short(40_000, 32), paper=_paper)
 
 
 def _paper(config: ConfigDict) -> None:

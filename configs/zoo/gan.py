@@ -18,4 +18,4 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.resolution = 28
   config.data.x_flip = False
   config.batch_size = 100
-  return select(config, variant)
+  return select(config, variant, short=common.short(600_000, 100))

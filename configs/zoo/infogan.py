@@ -20,4 +20,4 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data.x_flip = False
   config.batch_size = 128
   config.run.total_images = 640_000  # 5000 iterations
-  return select(config, variant)
+  return select(config, variant, short=common.short(60_000, 32))

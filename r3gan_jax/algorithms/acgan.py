@@ -69,7 +69,7 @@ def smoke(settings: Settings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ACGAN(DCGAN):
-  """The algorithm (`algorithms.base.Algorithm`): DCGAN's phases and averages, conditional.
+  """The algorithm (`algorithms.base.Algorithm` and `HasClassifier`): DCGAN's phases and averages, conditional.
 
   Attributes:
     generator: (z and one-hot classes [N, noise_dim + num_classes], train) -> images [N, H, W, C].
@@ -94,6 +94,11 @@ class ACGAN(DCGAN):
       raise ValueError(f"labels are missing: the generator is conditional on {self.num_classes} classes")
     inputs = self._conditioned(truncation * noise, labels)
     return apply_trained(self.generator, params["generator"], carry["generator_moments"], inputs)
+
+  def classify(self, params: Params, carry: Carry, images: jax.Array) -> jax.Array:
+    """Returns C's logits [N, K], normalised by running moments."""
+    _, logits = apply_trained(self.discriminator, params["discriminator"], carry["discriminator_moments"], images)
+    return logits
 
   def _discriminator_gradients(
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -284,6 +285,36 @@ class GAN:
     return self.images.num_classes
 
 
+@dataclass(frozen=True, kw_only=True)
+class UniformGAN(GAN):
+  """The base class of the algorithms (`HasBoundedNoise`) with z ~ U(-1, 1)."""
+
+  def noise(self, keys: jax.Array) -> jax.Array:
+    return uniform_noise(keys, self.noise_dim)
+
+  @property
+  def noise_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    return bounds(-1.0, 1.0, self.noise_dim)
+
+
+def bounds(lowest: float, highest: float, noise_dim: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns equal `HasBoundedNoise.noise_bounds` for all of the noise."""
+  return np.full(noise_dim, lowest, np.float32), np.full(noise_dim, highest, np.float32)
+
+
+@runtime_checkable
+class HasBoundedNoise(Protocol):
+  """An algorithm whose noise fills a box. Others have N(0, 1), which is near a sphere.
+
+  It is interpolated along straight lines, which do not leave the box, rather than on the sphere, and inversion stays in
+  the box.
+  """
+
+  @property
+  def noise_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest noise, float32 [noise_dim] each."""
+
+
 @runtime_checkable
 class HasLeadingRows(Protocol):
   """An algorithm with parameters whose rows have two meanings; for training/transfer.py."""
@@ -302,6 +333,33 @@ class HasPictures(Protocol):
 
     Each name becomes a grid, samples/NAME_*.png, which the report shows.
     """
+
+
+@runtime_checkable
+class HasClassifier(Protocol):
+  """An algorithm that learns to classify images; for the metric "classification_error"."""
+
+  def classify(self, params: Params, carry: Carry, images: jax.Array) -> jax.Array:
+    """Returns logits of the data's classes [N, K] from images float32 [N, H, W, C] in [-1, 1]; traceable.
+
+    An image's logits do not depend on the other images.
+    """
+
+
+@runtime_checkable
+class HasCategories(Protocol):
+  """An algorithm that sorts images into categories of its own, without labels; for "classification_error"."""
+
+  def categorise(self, params: Params, carry: Carry, images: jax.Array) -> jax.Array:
+    """Returns logits of the categories [N, K]; otherwise as `HasClassifier.classify`."""
+
+
+@runtime_checkable
+class HasCodes(Protocol):
+  """An algorithm that encodes images; for "classification_error", by the class of the nearest code."""
+
+  def encode(self, params: Params, carry: Carry, images: jax.Array) -> jax.Array:
+    """Returns codes [N, D]; otherwise as `HasClassifier.classify`."""
 
 
 @runtime_checkable

@@ -24,7 +24,6 @@ from flax import linen as nn
 
 from r3gan_jax.algorithms.base import (
   DATA_AXIS,
-  GAN,
   Average,
   Batch,
   Carry,
@@ -33,9 +32,9 @@ from r3gan_jax.algorithms.base import (
   Metrics,
   Params,
   Phase,
+  UniformGAN,
   check_unconditional,
   pictures_of_autoencoder,
-  uniform_noise,
 )
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.autoencoder import BalancedAutoencoder, Decoder
@@ -84,8 +83,8 @@ def convergence(real: jax.Array, fake: jax.Array, diversity: float) -> jax.Array
 
 
 @dataclass(frozen=True)
-class BEGAN(GAN):
-  """The algorithm (`algorithms.base.Algorithm` and `HasPictures`), unconditional.
+class BEGAN(UniformGAN):
+  """The algorithm (`algorithms.base.Algorithm`, `HasPictures` and `HasCodes`), unconditional.
 
   Attributes:
     generator: z [N, noise_dim] -> images [N, H, W, C].
@@ -115,9 +114,6 @@ class BEGAN(GAN):
     discriminator = self.discriminator.init(discriminator_key, jnp.zeros((1, *self.image_shape)))
     return {"generator": generator["params"], "discriminator": discriminator["params"]}, {"k": jnp.zeros(())}
 
-  def noise(self, keys: jax.Array) -> jax.Array:
-    return uniform_noise(keys, self.noise_dim)
-
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
   ) -> jax.Array:
@@ -130,6 +126,12 @@ class BEGAN(GAN):
     del carry
     reconstructions, codes = self.discriminator.apply({"params": params["discriminator"]}, images)
     return pictures_of_autoencoder(images, reconstructions, jnp.asarray(codes))
+
+  def encode(self, params: Params, carry: Carry, images: jax.Array) -> jax.Array:
+    """Returns D's codes [N, noise_dim]."""
+    del carry
+    _, codes = self.discriminator.apply({"params": params["discriminator"]}, images)
+    return jnp.asarray(codes)
 
   def _gradients(
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters

@@ -22,7 +22,6 @@ from flax import linen as nn
 
 from r3gan_jax.algorithms.base import (
   DATA_AXIS,
-  GAN,
   Average,
   Batch,
   Carry,
@@ -31,8 +30,9 @@ from r3gan_jax.algorithms.base import (
   Metrics,
   Params,
   Phase,
+  UniformGAN,
   check_unconditional,
-  uniform_noise,
+  pictures_of_autoencoder,
 )
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.bigan import Discriminator, Encoder, Generator
@@ -68,8 +68,8 @@ def smoke(settings: Settings) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class BiGAN(GAN):
-  """The algorithm (`algorithms.base.Algorithm` and `HasPictures`), unconditional.
+class BiGAN(UniformGAN):
+  """The algorithm (`algorithms.base.Algorithm`, `HasPictures` and `HasCodes`), unconditional.
 
   Attributes:
     generator: (z [N, noise_dim], train) -> pixels [N, H W C] in [0, 1].
@@ -104,9 +104,6 @@ class BiGAN(GAN):
     params = {network: variables[network]["params"] for network in NETWORKS}
     return params, {f"{network}_moments": variables[network][MOMENTS] for network in NETWORKS}
 
-  def noise(self, keys: jax.Array) -> jax.Array:
-    return uniform_noise(keys, self.noise_dim)
-
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
   ) -> jax.Array:
@@ -116,13 +113,13 @@ class BiGAN(GAN):
     return 2 * pixels.reshape(-1, *self.image_shape) - 1
 
   def encode(self, params: Params, carry: Carry, images: jax.Array) -> jax.Array:
-    """Encodes images float32 [N, H, W, C] in [-1, 1] as codes [N, noise_dim], normalised by running moments."""
+    """Encodes images as codes [N, noise_dim], normalised by running moments."""
     return apply_trained(self.encoder, params["encoder"], carry["encoder_moments"], _pixels(images))
 
   def pictures(self, params: Params, carry: Carry, images: jax.Array) -> dict[str, jax.Array]:
-    """Returns each image beside its reconstruction G(E(x))."""
-    reconstructed = self.generate(params, carry, self.encode(params, carry, images), None)
-    return {"reals_and_reconstructions": jnp.concatenate([images, reconstructed], axis=2)}
+    """Returns each image beside its reconstruction G(E(x)), and beside the image of the nearest code."""
+    codes = self.encode(params, carry, images)
+    return pictures_of_autoencoder(images, self.generate(params, carry, codes, None), codes)
 
   def _gradients(
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
-from r3gan_jax.algorithms.base import Batch, Carry, Images, Params, Phase
+from r3gan_jax.algorithms.base import Batch, Carry, Images, Params, Phase, bounds
 from r3gan_jax.algorithms.gan import NETWORKS, PHASES, AdversarialNets, clipped, schedules
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.mlp import Discriminator, Generator
@@ -63,6 +64,10 @@ class ConditionalAdversarialNets(AdversarialNets):
 
   def noise(self, keys: jax.Array) -> jax.Array:
     return jax.vmap(lambda key: jax.random.uniform(key, (self.noise_dim,)))(keys)
+
+  @property
+  def noise_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    return bounds(0.0, 1.0, self.noise_dim)
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0

@@ -20,7 +20,6 @@ from flax import linen as nn
 
 from r3gan_jax.algorithms.base import (
   DATA_AXIS,
-  GAN,
   Average,
   Batch,
   Carry,
@@ -29,9 +28,9 @@ from r3gan_jax.algorithms.base import (
   Metrics,
   Params,
   Phase,
+  UniformGAN,
   check_stages,
   check_unconditional,
-  uniform_noise,
 )
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.dcgan import Discriminator, Generator
@@ -64,7 +63,7 @@ def smoke(settings: Settings) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class DCGAN(GAN):
+class DCGAN(UniformGAN):
   """The algorithm (`algorithms.base.Algorithm`), unconditional.
 
   Attributes:
@@ -95,9 +94,6 @@ class DCGAN(GAN):
     discriminator = self.discriminator.init(discriminator_key, jnp.zeros((1, *self.image_shape)), train=False)
     params = {"generator": generator["params"], "discriminator": discriminator["params"]}
     return params, {"generator_moments": generator[MOMENTS], "discriminator_moments": discriminator[MOMENTS]}
-
-  def noise(self, keys: jax.Array) -> jax.Array:
-    return uniform_noise(keys, self.noise_dim)
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0

@@ -86,7 +86,7 @@ def pulling_away(codes: jax.Array, axis_name: str) -> jax.Array:
 
 @dataclass(frozen=True)
 class EBGAN(DCGAN):
-  """The algorithm (`algorithms.base.Algorithm` and `HasPictures`): DCGAN's phases and averages.
+  """The algorithm (`algorithms.base.Algorithm`, `HasPictures` and `HasCodes`): DCGAN's phases and averages.
 
   Attributes:
     discriminator: (images, train) -> (reconstructions [N, H, W, C], codes [N, D]).
@@ -100,6 +100,11 @@ class EBGAN(DCGAN):
     """Returns each image beside its reconstruction by D, and beside the image of the nearest code."""
     moments = carry["discriminator_moments"]
     return pictures_of_autoencoder(images, *apply_trained(self.discriminator, params["discriminator"], moments, images))
+
+  def encode(self, params: Params, carry: Carry, images: jax.Array) -> jax.Array:
+    """Returns D's codes [N, D], normalised by running moments."""
+    _, codes = apply_trained(self.discriminator, params["discriminator"], carry["discriminator_moments"], images)
+    return codes
 
   def _discriminator_gradients(
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters

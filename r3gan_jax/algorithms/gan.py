@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -33,6 +34,7 @@ from r3gan_jax.algorithms.base import (
   Metrics,
   Params,
   Phase,
+  bounds,
   check_unconditional,
   split_keys,
   uniform_noise,
@@ -104,6 +106,10 @@ class AdversarialNets(GAN):
 
   def noise(self, keys: jax.Array) -> jax.Array:
     return math.sqrt(3) * uniform_noise(keys, self.noise_dim)
+
+  @property
+  def noise_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    return bounds(-math.sqrt(3), math.sqrt(3), self.noise_dim)
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0

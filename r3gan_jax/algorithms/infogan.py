@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from r3gan_jax.algorithms.base import (
@@ -37,6 +38,7 @@ from r3gan_jax.algorithms.dcgan import DCGAN
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.infogan import Discriminator, Generator
+from r3gan_jax.networks.layers import apply_trained
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import at_rate
 from r3gan_jax.schedules import constant
@@ -75,7 +77,7 @@ def smoke(settings: Settings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class InfoGAN(DCGAN):
-  """The algorithm (`algorithms.base.Algorithm` and `HasPictures`): DCGAN's phases and averages, with codes.
+  """The algorithm (`algorithms.base.Algorithm`, `HasPictures` and `HasCategories`): DCGAN's, with codes.
 
   `noise` is [z, one-hot category, continuous codes].
 
@@ -95,6 +97,14 @@ class InfoGAN(DCGAN):
     uniform = uniform_noise(uniform_keys, self.noise_dim - self.categories)
     z, continuous = jnp.split(uniform, [uniform.shape[1] - self.continuous_codes], axis=1)
     return jnp.concatenate([z, jax.nn.one_hot(drawn, self.categories, dtype=z.dtype), continuous], axis=1)
+
+  @property
+  def noise_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    """U(-1, 1), but for the category; what is between two categories is a mixture."""
+    lowest, highest = super().noise_bounds
+    first = self.noise_dim - self.categories - self.continuous_codes
+    lowest[first : first + self.categories] = 0
+    return lowest, highest
 
   def generate(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
@@ -123,6 +133,12 @@ class InfoGAN(DCGAN):
       changed = jnp.repeat(continuous, SHOWN, axis=1).at[:, :, code].set(values)
       traversals[f"traversals_of_code_{code + 1}"] = columns(z, category, changed)
     return traversals
+
+  def categorise(self, params: Params, carry: Carry, images: jax.Array) -> jax.Array:
+    """Returns Q's logits of the category [N, K], normalised by running moments."""
+    moments = carry["discriminator_moments"]
+    _, guesses = apply_trained(self.discriminator, params["discriminator"], moments, (images + 1) / 2)
+    return guesses[:, : self.categories]
 
   def _split(self, noise: jax.Array) -> list[jax.Array]:
     """Returns the parts of noise [N, noise_dim]: z, the one-hot category, and the continuous codes."""

@@ -55,6 +55,7 @@ class Settings:
   kernel_size: int = setting(4, one_of((4, 5)))
   noise_dim: int = setting(100, positive)  # length of z
   unlabelled: bool = setting(True)  # whether D learns from reals without a label; the paper: False
+  fakes: bool = setting(True)  # whether D learns from fakes; False, to see what G adds: the same D without G
   saturating: bool = setting(False)  # G's loss; the paper: True
   learning_rate: float = setting(2e-4, not_negative)
   beta1: float = setting(0.5, below_one)
@@ -69,14 +70,17 @@ def smoke(settings: Settings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SGAN(DCGAN, LearnsFromUnlabelled):
-  """The algorithm (`algorithms.base.Algorithm`): DCGAN's, with labels of reals. Samples are unconditional.
+  """The algorithm (`algorithms.base.Algorithm` and `HasClassifier`): DCGAN's, with labels of reals.
+
+  Samples are unconditional.
 
   Attributes:
     discriminator: (images, train) -> logits [N, K].
-    unlabelled, saturating: see `Settings`.
+    unlabelled, fakes, saturating: see `Settings`.
   """
 
   unlabelled: bool
+  fakes: bool
   saturating: bool
 
   @property
@@ -93,7 +97,7 @@ class SGAN(DCGAN, LearnsFromUnlabelled):
     return params, carry | {"classification_error": jnp.full((), 1 - 1 / self.images.num_classes)}
 
   def classify(self, params: Params, carry: Carry, images: jax.Array) -> jax.Array:
-    """Classifies images float32 [N, H, W, C] in [-1, 1]: logits [N, K], normalised by running moments."""
+    """Returns logits of the classes without "fake" [N, K], normalised by running moments."""
     return apply_trained(self.discriminator, params["discriminator"], carry["discriminator_moments"], images)
 
   def _discriminator_gradients(
@@ -114,7 +118,8 @@ class SGAN(DCGAN, LearnsFromUnlabelled):
         "unlabelled_loss": _mean_over(~labelled, real_loss),
         "fake_loss": jnp.mean(softplus(logsumexp(fake_logits, axis=-1))),
       }
-      total = losses["labelled_loss"] + float(self.unlabelled) * losses["unlabelled_loss"] + losses["fake_loss"]
+      total = losses["labelled_loss"] + float(self.unlabelled) * losses["unlabelled_loss"]
+      total += float(self.fakes) * losses["fake_loss"]
       wrong = (jax.lax.argmax(logits, 1, labels.dtype) != labels).astype(logits.dtype)
       return total, (moments, wrong, losses | {"loss": total})
 
@@ -154,6 +159,7 @@ def build(settings: Settings, images: Images, platform: str) -> SGAN:
     noise_dim=settings.noise_dim,
     images=images,
     unlabelled=settings.unlabelled,
+    fakes=settings.fakes,
     saturating=settings.saturating,
     optimizers={"generator": optimizer, "discriminator": optimizer},
     schedules={name: constant(getattr(settings, name)) for name in ("learning_rate", "ema_half_life")},

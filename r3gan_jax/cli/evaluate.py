@@ -14,6 +14,8 @@ together with what it depends on. In metrics.jsonl, scores by another protocol t
 their own, such as "metrics/fid (num_samples=1000)". The same seed gives the same numbers.
 
     --save_statistics=FILE.npz  also writes the reference statistics of the real images; with --real, without --fake
+    --metrics=classification_error
+                                of the run's own networks on the data set's test images; no samples are drawn
     --quantisation=official     samples become uint8 in bfloat16 if G's last stage computes in it (never on CPUs), as in
                                 the official code: 41 % of values are one level higher (ops/images.py)
 """
@@ -139,8 +141,10 @@ def _of_run(
   for settings, numbers in scorer(trained.params, trained.carry):
     if is_first_process():
       try:
-        keep_protocol(path, own or scorer.protocol)
-        series = as_series(numbers, protocol_differences(path, scorer.protocol))
+        if scorer.protocol:
+          keep_protocol(path, own or scorer.protocol)
+        differences = protocol_differences(path, scorer.protocol)
+        series = as_series(numbers, {name: pair for name, pair in differences.items() if name in settings})
         with failing_as(f"cannot write {path / METRICS_FILE}", path):
           append_line(path / METRICS_FILE, trained.images_seen, series)
       except UserError as error:  # as for a run of somebody else's
@@ -153,6 +157,8 @@ def _of_files(weights: Path | None, statistics: epath.Path | None) -> Iterator[t
   metrics = _METRICS.value or ["fid"]
   if "modes" in metrics:
     raise UserError("--metrics=modes needs the --workdir of a run on stacked digits")
+  if "classification_error" in metrics:
+    raise UserError("--metrics=classification_error is about the networks of a run: name its --workdir")
   if _QUANTISATION.value:
     raise UserError("--quantisation is about the samples of a --workdir: leave it out")
   if _NUM_SAMPLES.value and not _FAKE.value:

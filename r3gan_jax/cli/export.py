@@ -9,8 +9,8 @@ JAX's package for the device. In Python:
     noise = numpy.random.default_rng(0).standard_normal(generator.in_avals[0].shape[1:], numpy.float32)[None]
     images = generator.call(noise)            # with classes: generator.call(noise, labels)
 
-    noise   float32 [b, noise_dim], N(0, I), for seed s jax.random.normal(jax.random.key(s), (noise_dim,)); U(-1, 1)
-            for dcgan and bigan
+    noise   float32 [b, noise_dim], N(0, I), for seed s jax.random.normal(jax.random.key(s), (noise_dim,)); of the zoo
+            what `noise` in r3gan_jax/algorithms/NAME.py draws, such as U(-1, 1)
     labels  int32 [b]
     images  float32 [b, H, W, C] in about [-1, 1]; as uint8, numpy.clip(images * 127.5 + 128, 0, 255).astype("uint8")
 

@@ -43,7 +43,7 @@ from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.errors import UserError
 from r3gan_jax.inversion import FineTuned, Inverter
-from r3gan_jax.sampling import FRAME_RATE, Sampler, image_grid, interpolation, save_png, save_video
+from r3gan_jax.sampling import FRAME_RATE, Sampler, image_grid, interpolation, noise_path, save_png, save_video
 from r3gan_jax.storage import as_path, failing_as, make_directory, write_npz
 from r3gan_jax.training.mesh import make_mesh
 
@@ -108,7 +108,8 @@ def main() -> None:
       save_png(out / f"{index}_{PurePosixPath(name).stem}.png", image_grid(np.stack(images), len(images)), scale)
     if _INTERPOLATE.value:
       steps = round(_INTERPOLATE.value * FRAME_RATE)
-      rows = np.concatenate([interpolation(noise, steps), _lines(offsets, steps)], axis=1)
+      parts = [noise_path(algorithm, noise, steps), interpolation(offsets, steps, straight=True)]
+      rows = np.concatenate(parts, axis=1)
       batches = sampler.batches(*networks, rows, None if labels is None else np.repeat(labels[:1], len(rows)))
       save_video(out / "interpolation.gif", (image for batch in batches for image in batch), scale)
   print(f"{len(found)} images by the checkpoint at {trained.images_seen:,} images seen: {out}")
@@ -139,12 +140,6 @@ def _read(name: str, decoder: Decoder, side: int) -> np.ndarray:
   with failing_as(f"cannot read --image={name}", path):
     data = path.read_bytes()
   return to_array(fit(decoder(data, f"--image={name}"), side, "crop_resize", name))
-
-
-def _lines(rows: np.ndarray, steps: int) -> np.ndarray:
-  """Interpolates linearly where `interpolation` is spherical: [n, d] -> [n * steps, d]."""
-  t = (np.arange(steps, dtype=np.float32) / steps)[:, None]
-  return np.concatenate([(1 - t) * row + t * after for row, after in zip(rows, np.roll(rows, -1, axis=0), strict=True)])
 
 
 if __name__ == "__main__":

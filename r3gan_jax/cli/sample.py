@@ -49,8 +49,8 @@ from r3gan_jax.sampling import (
   FRAME_RATE,
   Sampler,
   image_grid,
-  interpolation,
   labels_of_seeds,
+  noise_path,
   save_png,
   save_pngs,
   save_video,
@@ -259,7 +259,7 @@ def _write_file(out: epath.Path, kind: str, images: np.ndarray, request: Request
 
 def _write_video(out: epath.Path, sampler: Sampler, trained: TrainedRun, request: Request, steps: int) -> None:
   """Writes the way through the seeds, in all classes side by side."""
-  noise = interpolation(sampler.noise(np.array(list(request.seeds))), steps)
+  noise = noise_path(trained.algorithm, sampler.noise(np.array(list(request.seeds))), steps)
   several = len(request.classes) if request.classes else 1
   labels = np.repeat(list(request.classes), len(noise)) if request.classes else None
   noise = np.tile(noise, (several, 1))

@@ -153,6 +153,28 @@ def default_data_dir() -> Path:
   return Path(tfds.core.constants.DATA_DIR).expanduser()
 
 
+def splits(name: str, data_path: str) -> list[str]:
+  """Returns the names of the splits of a prepared data set; arguments and errors as of `number_of_classes`."""
+  return sorted(_open(name, data_path).info.splits)
+
+
+def number_of_classes(name: str, data_path: str, label_key: str) -> int:
+  """Returns how many classes a prepared data set says it has.
+
+  Args:
+    name, data_path, label_key: as of `TfdsSource`.
+
+  Raises:
+    UserError: the data set is not prepared, or says nothing.
+  """
+  import tensorflow_datasets as tfds
+
+  label = dict(_open(name, data_path).info.features.items()).get(label_key)
+  if not isinstance(label, tfds.features.ClassLabel):
+    raise UserError(f"data set '{name}' has no classes in its feature {label_key!r} (config.data.label_key)")
+  return int(label.num_classes)
+
+
 def describe_directory(directory: Path) -> str:
   """Describes a prepared data set: sizes, channels and classes."""
   features = dict(open_directory(directory).info.features.items())

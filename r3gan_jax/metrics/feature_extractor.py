@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,7 +36,7 @@ class ImageSet:
 
   def thinned(self, size: int) -> "ImageSet":
     """Returns `size` images of the set, evenly spread."""
-    return self._only(np.linspace(0, self.size - 1, size).astype(np.int64))
+    return self._only(spread(self.size, size))
 
   def drawn(self, size: int, seed: int) -> "ImageSet":
     """Returns `size` random images of the set, each at most once, in their order.
@@ -51,6 +52,11 @@ class ImageSet:
     return ImageSet(self.name, len(chosen), self.shape, lambda indices: self.images(chosen[indices]))
 
 
+def spread(count: int, size: int) -> np.ndarray:
+  """Returns `size` evenly spread indices below `count`, int64 [size]."""
+  return np.linspace(0, count - 1, size).astype(np.int64)
+
+
 class FeatureExtractor:
   """Runs `network` on all devices of `mesh` (one axis), in batches of one size; the last batch is padded.
 
@@ -61,18 +67,24 @@ class FeatureExtractor:
     rows = P(*mesh.axis_names)
     apply = jax.shard_map(network.apply, mesh=mesh, in_specs=(P(), rows), out_specs=rows)
     self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, P()))
-    self._params = jax.device_put(network.params, NamedSharding(mesh, P()))
+    self._replicated = NamedSharding(mesh, P())
+    self._params = jax.device_put(network.params, self._replicated)
     self._sharding = NamedSharding(mesh, rows)
     owners = np.array([device.process_index for device in mesh.devices.flat])
     self._is_mine = np.repeat(owners == jax.process_index(), batch_per_device)
 
-  def __call__(self, images: ImageSet) -> Iterator[dict[str, np.ndarray]]:
+  def __call__(self, images: ImageSet, params: Any = None) -> Iterator[dict[str, np.ndarray]]:
     """Yields the network's outputs of each batch, [n, ...] by name, in order.
+
+    Args:
+      images: the images.
+      params: replace those of the network, whose shapes they have.
 
     Raises:
       UserError: images are not uint8 or differ in size, or outputs are not finite.
     """
     batch = len(self._is_mine)
+    params = self._params if params is None else jax.device_put(params, self._replicated)
     running: tuple[dict[str, jax.Array], int] | None = None
     with progress_bar(total=images.size, title=images.name, quiet=jax.process_index() > 0) as bar:
       for start in range(0, images.size, batch):
@@ -81,7 +93,7 @@ class FeatureExtractor:
         mine = _checked(images.name, images.images(indices), images.shape)
         placed = jax.make_array_from_process_local_data(self._sharding, mine, (batch, *images.shape))
         # The devices compute this batch while the host fetches the one before.
-        started = self._apply(self._params, placed), min(batch, images.size - start)
+        started = self._apply(params, placed), min(batch, images.size - start)
         if running:
           yield _fetched(images.name, *running)
           bar.update(running[1])

@@ -107,7 +107,7 @@ def count_covered(
     def radii_of(rows: jax.Array) -> jax.Array:
       def nearer(nearest: jax.Array, columns: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         points, valid = columns
-        distances = jnp.where(valid, _squared_distances(rows, points), jnp.inf)
+        distances = jnp.where(valid, squared_distances(rows, points), jnp.inf)
         return -jax.lax.top_k(-jnp.concatenate([nearest, distances], axis=1), neighbours + 1)[0], None
 
       # The nearest point is the point itself.
@@ -117,7 +117,7 @@ def count_covered(
     def is_covered(rows: jax.Array) -> jax.Array:
       def also(covered: jax.Array, columns: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         points, radii = columns
-        return covered | jnp.any(_squared_distances(rows, points) <= radii, axis=1), None
+        return covered | jnp.any(squared_distances(rows, points) <= radii, axis=1), None
 
       nothing = jax.lax.pcast(jnp.zeros(block, jnp.bool_), axis, to="varying")
       return jax.lax.scan(also, nothing, (column_blocks, radii))[0]
@@ -132,7 +132,7 @@ def count_covered(
   return count(reference, queries, jnp.asarray(reference_count), jnp.asarray(query_count))
 
 
-def _squared_distances(rows: jax.Array, columns: jax.Array) -> jax.Array:
+def squared_distances(rows: jax.Array, columns: jax.Array) -> jax.Array:
   """Returns the squared distances [m, n] of float32 [m, d] and [n, d]."""
   products = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
   norms = jnp.sum(rows * rows, axis=1, keepdims=True)

@@ -6,11 +6,11 @@ They map images to (reconstruction, code). Parameter names contain the resolutio
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from r3gan_jax.networks.layers import BatchNorm
 from r3gan_jax.ops.grouped_conv import grouped_conv
+from r3gan_jax.ops.resample import repeat2x
 from r3gan_jax.ops.strided_conv import strided_conv, transposed_conv
 
 _glorot = nn.initializers.glorot_uniform()
@@ -108,7 +108,7 @@ class Decoder(nn.Module):
         x = nn.elu(_Conv(self.width, 3, _glorot, _conv, name=f"conv_{x.shape[1]}_{layer}")(x))
       if x.shape[1] == self.side:
         return _Conv(self.image_channels, 3, _glorot, _conv, name="to_image")(x)
-      x = _nearest2x(x)
+      x = repeat2x(x)
 
 
 class Encoder(nn.Module):
@@ -150,10 +150,3 @@ class BalancedAutoencoder(nn.Module):
     """[N, H, W, C] -> [N, H, W, C], codes [N, code_dim]."""
     code = Encoder(self.width, self.code_dim, name="encoder")(x)
     return Decoder(self.width, x.shape[1], x.shape[-1], name="decoder")(code), code
-
-
-def _nearest2x(x: jax.Array) -> jax.Array:
-  """Repeats every pixel: [N, H, W, C] -> [N, 2H, 2W, C]."""
-  samples, height, width, channels = x.shape
-  x = jnp.broadcast_to(x[:, :, None, :, None], (samples, height, 2, width, 2, channels))
-  return x.reshape(samples, 2 * height, 2 * width, channels)

@@ -2,6 +2,8 @@
 Osindero 2014, arXiv 1411.1784).
 
 Pixels are in [0, 1]. With classes, a layer of the image's or the noise's features is joined with one of the label's.
+Layers of the label and, beside them, that of noise in [0, 1] start `WIDER`: one entry of a label is not 0, where an
+image and GAN's noise have a hundred, and with equal starts D does not see the label, nor G's output the noise.
 Dropout draws a mask per sample, from the sample's key, and divides what it keeps by the probability of keeping, so that
 a network without keys is the mean of those with them.
 """
@@ -14,6 +16,9 @@ from flax import linen as nn
 
 from r3gan_jax.networks.layers import dropout
 
+WIDER = 10.0
+"""A factor of initial weights; a choice, as the paper states none."""
+
 
 def symmetric_uniform(bound: float) -> nn.initializers.Initializer:
   """Returns the initialiser U(-bound, bound)."""
@@ -25,20 +30,21 @@ def symmetric_uniform(bound: float) -> nn.initializers.Initializer:
 
 
 class Maxout(nn.Module):
-  """The maximum of `pieces` dense layers of `units` units, initially U(-0.005, 0.005) (arXiv 1302.4389)."""
+  """The maximum of `pieces` dense layers of `units` units, initially U(-bound, bound) (arXiv 1302.4389)."""
 
   units: int
   pieces: int
+  bound: float = 0.005
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, C] -> [N, units]."""
-    x = nn.Dense(self.units * self.pieces, kernel_init=symmetric_uniform(0.005), name="linear")(x)
+    x = nn.Dense(self.units * self.pieces, kernel_init=symmetric_uniform(self.bound), name="linear")(x)
     return jnp.max(x.reshape(-1, self.units, self.pieces), axis=-1)
 
 
 class Generator(nn.Module):
-  """Maps noise to pixels; its weights are initially U(-0.05, 0.05).
+  """Maps noise to pixels; its weights are initially U(-0.05, 0.05), with classes wider in the first layers.
 
   Attributes:
     widths: units of each hidden layer; the label joins after the first.
@@ -60,13 +66,14 @@ class Generator(nn.Module):
   def __call__(self, z: jax.Array, labels: jax.Array | None, keys: jax.Array | None) -> jax.Array:
     """[N, noise_dim], [N] int32, keys [N] for dropout or None -> [N, pixels]."""
 
-    def dense(x: jax.Array, width: int, name: str) -> jax.Array:
-      return nn.relu(nn.Dense(width, kernel_init=symmetric_uniform(0.05), name=name)(x))
+    def dense(x: jax.Array, width: int, name: str, bound: float = 0.05) -> jax.Array:
+      return nn.relu(nn.Dense(width, kernel_init=symmetric_uniform(bound), name=name)(x))
 
     first, *others = self.widths
-    x = dense(z, first, "linear_0")
+    bound = 0.05 * (WIDER if self.num_classes else 1)
+    x = dense(z, first, "linear_0", bound)
     if self.num_classes:
-      of_label = dense(_one_hot(labels, self.num_classes, z), self.label_width, "linear_0_of_label")
+      of_label = dense(_one_hot(labels, self.num_classes, z), self.label_width, "linear_0_of_label", bound)
       x = jnp.concatenate([x, of_label], axis=1)
     for layer, width in enumerate(others, start=1):
       x = dense(dropout(x, keys, layer, self.keep), width, f"linear_{layer}")
@@ -102,7 +109,7 @@ class Discriminator(nn.Module):
     one_hot = _one_hot(labels, self.num_classes, x) if self.num_classes else None
     x = Maxout(first, first_pieces, name="maxout_0")(dropout(x, keys, 0, self.keep_pixels))
     if one_hot is not None:
-      of_label = Maxout(self.label_units, first_pieces, name="maxout_0_of_label")(one_hot)
+      of_label = Maxout(self.label_units, first_pieces, 0.005 * WIDER, name="maxout_0_of_label")(one_hot)
       x = jnp.concatenate([x, of_label], axis=1)
     for layer, (units, pieces) in enumerate(others, start=1):
       x = Maxout(units, pieces, name=f"maxout_{layer}")(dropout(x, keys, layer, self.keep))

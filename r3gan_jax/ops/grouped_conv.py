@@ -151,22 +151,71 @@ def _conv_per_group(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Pa
 def _weight_gradient_per_group(
   x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int]
 ) -> jax.Array:
-  """Computes, per group, one matrix product with its patches (im2col)."""
-  height, width = kernel_size
-  batch, out_height, out_width, _ = dy.shape
-  in_per_group, out_per_group = x.shape[-1] // groups, dy.shape[-1] // groups
+  """Computes, per group, matrix products with patches (im2col), in the way that is fastest on CPUs for the shape.
+
+  Patches of a whole batch do not fit the caches, unless images are small; and patches of dy are smaller than those of x
+  if there are fewer outputs than inputs.
+  """
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  if 4 * dy.shape[-1] <= x.shape[-1]:
+    way = _product_with_patches_of_dy
+  elif dy.shape[1] * dy.shape[2] >= _PIXELS_OF_ONE_PRODUCT and max(kernel_size) > 1:
+    way = _products_of_each_image
+  else:
+    way = _product_with_patches
 
   def one_group(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
-    x, dy = operands
-    patches = jnp.stack(
-      [x[:, i : i + out_height, j : j + out_width] for i in range(height) for j in range(width)], axis=3
-    )
-    patches = patches.reshape(batch * out_height * out_width, height * width * in_per_group)
-    dy = dy.reshape(batch * out_height * out_width, out_per_group)
-    return jnp.einsum("mk,mo->ko", patches, dy).reshape(height, width, in_per_group, out_per_group)
+    return way(*operands, kernel_size)
 
   return _join_groups(lax.map(one_group, (_split_groups(x, groups), _split_groups(dy, groups))))
+
+
+_PIXELS_OF_ONE_PRODUCT = 256
+"""From so many pixels of dy on, the products of each image are faster than one of the batch."""
+
+# Three ways to compute a weight gradient: padded x [N, H, W, I], dy [N, H', W', O], (kh, kw) -> [kh, kw, I, O].
+
+
+def _product_with_patches(x: jax.Array, dy: jax.Array, kernel_size: tuple[int, int]) -> jax.Array:
+  """Computes one product."""
+  (height, width), (batch, out_height, out_width, outputs) = kernel_size, dy.shape
+  patches = jnp.stack(
+    [x[:, i : i + out_height, j : j + out_width] for i in range(height) for j in range(width)], axis=3
+  )
+  patches = patches.reshape(batch * out_height * out_width, height * width * x.shape[-1])
+  product = jnp.einsum("mk,mo->ko", patches, dy.reshape(batch * out_height * out_width, outputs))
+  return product.reshape(height, width, -1, outputs)
+
+
+def _product_with_patches_of_dy(x: jax.Array, dy: jax.Array, kernel_size: tuple[int, int]) -> jax.Array:
+  """Computes one product: for entry (i, j) of the kernel, pixel (r, s) of x meets pixel (r - i, s - j) of dy."""
+  (height, width), (batch, in_height, in_width, inputs) = kernel_size, x.shape
+  dy = jnp.pad(dy, ((0, 0), (height - 1,) * 2, (width - 1,) * 2, (0, 0)))
+  patches = jnp.stack(
+    [dy[:, i : i + in_height, j : j + in_width] for i in reversed(range(height)) for j in reversed(range(width))],
+    axis=3,
+  )
+  patches = patches.reshape(batch * in_height * in_width, height * width * dy.shape[-1])
+  product = jnp.einsum("mi,mk->ik", x.reshape(batch * in_height * in_width, inputs), patches)
+  return product.reshape(inputs, height, width, -1).transpose(1, 2, 0, 3)
+
+
+def _products_of_each_image(x: jax.Array, dy: jax.Array, kernel_size: tuple[int, int]) -> jax.Array:
+  """Computes, for each image and each row of the kernel, a product with patches of one row."""
+  (height, width), (batch, out_height, out_width, outputs) = kernel_size, dy.shape
+  rows = jnp.concatenate([x[:, :, j : j + out_width] for j in range(width)], axis=3)
+  rows = lax.optimization_barrier(rows.reshape(batch, x.shape[1] * out_width, width * x.shape[-1]))
+  pixels = out_height * out_width
+
+  def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    rows, dy = image
+    starts = range(0, height * out_width, out_width)
+    return total + jnp.stack([jnp.einsum("mk,mo->ok", rows[i : i + pixels], dy) for i in starts]), None
+
+  zeros = jnp.zeros((height, outputs, width * x.shape[-1]), x.dtype)
+  dy = dy.reshape(batch, pixels, outputs)
+  total, _ = lax.scan(add, match_varying_axes(zeros, dy)[0], (rows, dy))
+  return total.swapaxes(1, 2).reshape(height, width, -1, outputs)
 
 
 class Algorithm(NamedTuple):

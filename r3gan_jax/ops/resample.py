@@ -1,4 +1,4 @@
-"""Separable resampling by 2 with the filter [1, 3, 3, 1], written as shifted sums that XLA fuses.
+"""Resampling by 2: separable, with the filter [1, 3, 3, 1], written as shifted sums that XLA fuses, or in 2x2 blocks.
 
 [P] resamples with [1, 2, 1] and bilinear interpolation, which along an axis compose to
 [1, 2, 1] * [1, 1] = [1, 3, 3, 1]. The image is zero outside its borders.
@@ -23,6 +23,19 @@ def upsample2x(x: jax.Array) -> jax.Array:
 def downsample2x(x: jax.Array) -> jax.Array:
   """Downsamples [N, 2H, 2W, C] to [N, H, W, C]: the filter [1, 3, 3, 1] / 8 per axis, then every second pixel."""
   return _down_p.bind(x, scale=1.0)
+
+
+def repeat2x(x: jax.Array) -> jax.Array:
+  """Repeats every pixel: [N, H, W, C] -> [N, 2H, 2W, C]."""
+  samples, height, width, channels = x.shape
+  x = jnp.broadcast_to(x[:, :, None, :, None], (samples, height, 2, width, 2, channels))
+  return x.reshape(samples, 2 * height, 2 * width, channels)
+
+
+def mean2x(x: jax.Array) -> jax.Array:
+  """Takes means of 2x2 pixels: [N, 2H, 2W, C] -> [N, H, W, C]."""
+  samples, height, width, channels = x.shape
+  return jnp.mean(x.reshape(samples, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
 
 
 def blur(x: jax.Array, padding: int) -> jax.Array:

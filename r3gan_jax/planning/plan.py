@@ -181,7 +181,8 @@ def describe(experiment: Experiment) -> str:
     lines += [f"  temporaries: {memory.temp_size_in_bytes / GIB:.2f} GiB"]
     needed, there = memory.argument_size_in_bytes + memory.temp_size_in_bytes, memory_bytes(mesh.devices.flat[0])
     if needed > there:
-      names = ", ".join(f"--config.run.micro_batch.{phase.name}=N" for phase in experiment.algorithm.phases)
+      phases = dict.fromkeys(phase.name for phase in experiment.algorithm.phases)
+      names = ", ".join(f"--config.run.micro_batch.{phase}=N" for phase in phases)
       lines += [
         f"  this is more than the {there / GIB:.1f} GiB of a device here: use smaller micro-batches ({names}), or "
         "more devices (--topology=v5e:4x4 or h100:1x8 plans for TPUs or GPUs)"

@@ -12,6 +12,7 @@ SCORES = {
   "inception_score": "Higher is better, up to that of real images. It compares only within one data set.",
   "precision": "The fraction of generated images that look real. A fall while recall is level: images get worse.",
   "recall": "The fraction of real images that G can draw. A fall while precision rises: variety is lost.",
+  "classification_error": "Lower is better: the fraction of test images whose class the GAN's networks do not tell.",
   "modes": "1000 is all. A fall after a rise means that G drops modes.",
   "modes_kl": "0 is a uniform cover of the modes. Random draws alone leave about 500 / samples: 0.02 of 26,000.",
 }

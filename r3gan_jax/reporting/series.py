@@ -1,6 +1,7 @@
 """The series of metrics.jsonl as a reader sees them: scores with their protocol, and panels of curves."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ Metrics = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """See `training.logging.read_metrics`."""
 
 TITLES = {
+  "classification_error": "classification error on test images",
   "fid": "FID",
   "kid": "KID",
   "inception_score": "Inception score",
@@ -21,6 +23,7 @@ TITLES = {
 LOGARITHMIC = ("fid", "kid", "modes_kl")
 
 _DETAILS = {
+  "classification_error": ("classification_error_",),
   "fid": ("num_real", "num_fake"),
   "kid": ("kid_",),
   "inception_score": ("inception_score_", "num_fake"),
@@ -30,7 +33,18 @@ _DETAILS = {
   "modes_kl": ("modes_samples",),
 }
 """Score -> how the names of those series begin that say how it was computed."""
-_ENDINGS = ("_samples", "num_real", "num_fake", "neighbours", "_subsets", "_subset_size", "_splits", "_std", "seed")
+_ENDINGS = (
+  "_samples",
+  "num_real",
+  "num_fake",
+  "neighbours",
+  "_subsets",
+  "_subset_size",
+  "_splits",
+  "_std",
+  "seed",
+  "_images",
+)
 """How the names of such series end: they are no scores themselves."""
 
 _TRAINING: dict[str, tuple[bool, dict[str, str]]] = {
@@ -72,6 +86,8 @@ _TRAINING: dict[str, tuple[bool, dict[str, str]]] = {
   "D's loss with its penalties": (False, {}),
 }
 """Title -> (whether the axis is logarithmic, series -> label)."""
+_SIDE = re.compile(r"_(\d+)(?=/|$)")
+"""The side of the images that a series is about, if the GAN has networks for several: discriminator/loss_16."""
 _SPEED = {
   "progress/images_per_second": ("images/s", 1.0),
   "progress/peak_memory_bytes": ("peak memory, GiB", 2.0**-30),
@@ -155,6 +171,8 @@ def _details(name: str, differences: str, protocol: Mapping[str, Any], numbers: 
   """
   parts = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in protocol.items()}
   parts |= dict(part.split("=", 1) for part in differences.strip("()").split(", ") if "=" in part)
+  if name == "classification_error":  # no samples are drawn
+    parts = {}
   if name.startswith("modes"):  # their classifier needs neither
     parts = {key: value for key, value in parts.items() if key not in ("network", "resize")}
   for key, value in numbers.items():
@@ -185,7 +203,7 @@ def training_panels(metrics: Metrics, config: Mapping[str, Any]) -> list[Panel]:
   panels: list[Panel] = []
   left = [name for name in metrics if name.partition("/")[0] not in ("metrics", "hyperparameters", "progress")]
   for title, (logarithmic, labels) in _TRAINING.items():
-    labels = {name: label for name, label in labels.items() if name in left}
+    labels = {name: label for name, label in labels.items() if name in left} | _by_side(labels, left)
     if "discriminator/adversarial_loss" in labels:
       labels.pop("discriminator/loss", None)
     if title == "D's loss with its penalties" and "discriminator/loss" in left:
@@ -195,6 +213,12 @@ def training_panels(metrics: Metrics, config: Mapping[str, Any]) -> list[Panel]:
       curves = [Curve(label, *metrics[name]) for name, label in labels.items()]
       panels.append(Panel(title, curves, health.of_training(title, metrics.keys(), config), logarithmic))
   return panels + [Panel(name.replace("_", " "), [Curve("", *metrics[name])]) for name in left]
+
+
+def _by_side(labels: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+  """Returns series -> label for those of `names` that are a series in `labels` but for the side of its images."""
+  found = [(int(side[1]), name) for name in names if (side := _SIDE.search(name)) and _SIDE.sub("", name) in labels]
+  return {name: f"{labels[_SIDE.sub('', name)]}, {side}x{side}" for side, name in sorted(found)}
 
 
 def schedule_panels(metrics: Metrics) -> tuple[list[Panel], dict[str, float]]:

@@ -2,8 +2,8 @@
 
 Parameters are matched by name; names include the resolution and are the same in networks of every size. A layer (all
 parameters of one module) is transferred if the other network has a layer of the same name and shapes, and is
-initialised otherwise. G's last layer and D's first have one name at every resolution: new blocks next to them start as
-the identity.
+initialised otherwise; so is a network that the other run does not have (LAPGAN has more for a higher resolution). G's
+last layer and D's first have one name at every resolution: new blocks next to them start as the identity.
 
 Optimisers start from zero, as in StyleGAN: Adam corrects the bias of all second moments by one count of updates, which
 old and new layers would not share. Images seen, and so all schedules, start from zero, too.
@@ -53,11 +53,11 @@ def plan_transfer(
 
   Args:
     network: the name of the network.
-    target, source: trees of arrays or `jax.ShapeDtypeStruct`s.
+    target, source: trees of arrays or `jax.ShapeDtypeStruct`s; an empty source: there is no such network.
     leading_rows, source_leading_rows: for this network, see `algorithms.base.HasLeadingRows`.
 
   Raises:
-    UserError: no layer matches.
+    UserError: no layer of the source's network matches.
   """
   shapes, source_shapes = ({n: x.shape for n, x in flatten_dict(tree, sep="/").items()} for tree in (target, source))
   rows: dict[str, slice] = {}
@@ -83,7 +83,7 @@ def plan_transfer(
       there = _listed(differing, source_shapes) or "fewer parameters"
       table.append((layer, listed, f"initialised: {there} in the source"))
       mismatch = mismatch or f"{layer} is {listed} here, {there} in the source"
-  if not rows:
+  if source_shapes and not rows:
     raise UserError(
       f"no layer of its {network} fits: {mismatch or 'no layer has the same name'}: choose config.gan as in the source"
     )
@@ -115,15 +115,20 @@ def transferred_state(
     The state, and a table of what was transferred.
 
   Raises:
-    UserError: nothing of one of the networks matches.
+    UserError: nothing of one of the networks matches, or no network has the same name.
   """
   abstract = jax.eval_shape(lambda: algorithm.init(jax.random.key(seed)))[0]
+  unused = sorted(source.params.keys() - abstract.keys())
+  if len(unused) == len(source.params):
+    raise UserError(
+      f"it has none of the networks {', '.join(abstract)}, but {', '.join(unused)}: choose config.gan as in the source"
+    )
 
   transfers = {
     network: plan_transfer(
       network,
       abstract[network],
-      source.params[network],
+      source.params.get(network, {}),
       _leading_rows(algorithm).get(network, {}),
       _leading_rows(source_algorithm).get(network, {}),
     )
@@ -138,13 +143,16 @@ def transferred_state(
     averaged = {name: average.of for name, average in algorithm.averages.items()}
     return replace(
       initial,
-      params={network: transferred(network, initial.params[network], params[network]) for network in initial.params},
+      params={
+        network: transferred(network, initial.params[network], params.get(network, {})) for network in initial.params
+      },
       carry={name: transferred(name, initial.carry[name], carry.get(name, {})) for name in initial.carry},
       ema={name: transferred(of, initial.ema[name], ema.get(name, {})) for name, of in averaged.items()},
     )
 
   state = jax.jit(begin, out_shardings=replicated(mesh))(source.params, source.carry, source.ema)
-  return state, "\n".join(line for transfer in transfers.values() for line in transfer.lines)
+  lines = [line for transfer in transfers.values() for line in transfer.lines]
+  return state, "\n".join(lines + [f"{network}: not used" for network in unused])
 
 
 def _leading_rows(algorithm: Algorithm) -> Mapping[str, Mapping[str, int]]:

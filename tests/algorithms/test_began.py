@@ -86,7 +86,8 @@ def test_gradients_against_the_losses_by_hand(start, k):
 
 
 def test_without_k_the_discriminator_is_an_autoencoder_of_reals(start):
-  """Whatever G does."""
+  """Whatever G does; so it starts."""
+  assert start[1] == {"k": 0}
   other = {**start[0], "generator": jax.tree.map(lambda p: 2 * p, start[0]["generator"])}
   first, second = (gradients_of(p, start[1], data(ALGORITHM, BATCH)) for p in (start[0], other))
   assert first[2]["fake_error"] != second[2]["fake_error"]

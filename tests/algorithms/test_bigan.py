@@ -8,7 +8,7 @@ from helpers.meshes import mesh_of
 from helpers.zoo import data
 
 from r3gan_jax.algorithms import bigan
-from r3gan_jax.algorithms.base import HasPictures, Images
+from r3gan_jax.algorithms.base import HasCodes, HasPictures, Images
 from r3gan_jax.training.step import global_gradients
 
 ALGORITHM = bigan.build(bigan.Settings(width=16, noise_dim=4), Images(4, 4, 3, 0), "cpu")
@@ -73,11 +73,13 @@ def test_gradients_against_finite_differences(start, networks, loss):
     np.testing.assert_allclose(along, slope, rtol=1e-5)
 
 
-def test_reconstructions(start):
-  """Each real beside G(E(x)), with codes in [-1, 1]; samples do not mix."""
-  assert isinstance(ALGORITHM, HasPictures)
-  images = jnp.asarray(data(ALGORITHM, 6)["image"] / np.float32(127.5) - 1)
-  (pictures,) = ALGORITHM.pictures(*start, images).values()
+def test_reconstructions_and_nearest_codes(start):
+  """Each real beside G(E(x)), with codes in [-1, 1], and beside the other of the nearest code; samples do not mix."""
+  assert isinstance(ALGORITHM, HasPictures) and isinstance(ALGORITHM, HasCodes)
+  images = jnp.asarray(np.repeat(data(ALGORITHM, 3)["image"] / np.float32(127.5) - 1, 2, axis=0))
+  drawn = ALGORITHM.pictures(*start, images)
+  np.testing.assert_array_equal(drawn.pop("reals_and_nearest_codes"), jnp.concatenate([images, images], axis=2))
+  (pictures,) = drawn.values()
   assert pictures.shape == (6, 4, 8, 3)
   np.testing.assert_array_equal(pictures[:, :, :4], images)
   codes = ALGORITHM.encode(*start, images)

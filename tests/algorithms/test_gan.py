@@ -68,14 +68,24 @@ def test_parameters_at_32_pixels(channels, expected):
   assert counts(jax.eval_shape(algorithm.init, jax.random.key(0))[0]) == expected
 
 
-def test_the_start():
+CGAN_START = cgan.Settings(widths=(50, 50), label_width=50, units=(40, 40), label_units=40)
+
+
+@pytest.mark.parametrize(
+  "algorithm, wider",
+  [
+    (gan.build(gan.Settings(widths=(50, 50), units=(40, 40)), Images(8, 8, 1, 0), "cpu"), ()),
+    (cgan.build(CGAN_START, Images(8, 8, 1, 10), "cpu"), ("linear_0", "linear_0_of_label", "maxout_0_of_label")),
+  ],
+)
+def test_the_start(algorithm, wider):
   """Uniform weights within 0.05 in G and 0.005 in D; zero biases, but for the logit of the mean pixel in G's last."""
-  algorithm = gan.build(gan.Settings(widths=(50, 50), units=(40, 40)), Images(8, 8, 1, 0), "cpu")
   for network, bound in (("generator", 0.05), ("discriminator", 0.005)):
     for path, leaf in jax.tree.leaves_with_path(algorithm.init(jax.random.key(0))[0][network]):
       name = jax.tree_util.keystr(path)
       if "kernel" in name:
-        assert 0.9 * bound < np.abs(leaf).max() <= bound and leaf.std() == pytest.approx(bound / np.sqrt(3), rel=0.15)
+        limit = bound * (10 if path[0].key in wider else 1)
+        assert 0.9 * limit < np.abs(leaf).max() <= limit and leaf.std() == pytest.approx(limit / np.sqrt(3), rel=0.15)
       else:
         logit = np.log(0.1307 / 0.8693) if network == "generator" and "['linear']" in name else 0
         np.testing.assert_allclose(leaf, logit, rtol=1e-6)

@@ -140,6 +140,16 @@ def test_the_paper_s_discriminator_ignores_unlabelled_reals(start):
   )
 
 
+def test_a_discriminator_without_a_generator(start):
+  """It learns from labelled images alone, whatever G does."""
+  alone = built(unlabelled=False, fakes=False)
+  other = {**start[0], "generator": jax.tree.map(lambda p: 2 * p, start[0]["generator"])}
+  found = [gradients_of("discriminator", p, start[1], batch_of("of some"), alone) for p in (start[0], other)]
+  assert found[0][2]["fake_loss"] != found[1][2]["fake_loss"]
+  assert found[0][2]["loss"] == found[0][2]["labelled_loss"]
+  jax.tree.map(np.testing.assert_array_equal, found[0][0], found[1][0])
+
+
 def test_the_running_error_follows_labelled_images(start):
   """D says 3 of everything: it is wrong for three of four labels; a batch without labels changes nothing."""
   params = with_head(start[0], np.zeros((128, 10)), np.eye(10)[3])

@@ -14,9 +14,9 @@ from helpers.zoo import trained
 
 from r3gan_jax import factory
 from r3gan_jax.algorithms import acgan, began, bigan, dcgan, ebgan, infogan, sgan, wgan_gp
-from r3gan_jax.algorithms.base import Images
+from r3gan_jax.algorithms.base import HasBoundedNoise, Images
 from r3gan_jax.errors import UserError
-from r3gan_jax.sampling import Sampler
+from r3gan_jax.sampling import Sampler, noise_path
 from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.state import abstract_state, averaged
 from r3gan_jax.training.transfer import transferred_state
@@ -82,6 +82,37 @@ def test_an_image_of_the_average_is_its_own(case):
 def recipe(name):
   """Returns the GAN's smoke recipe."""
   return importlib.import_module(f"configs.zoo.{name}").get_config("smoke")
+
+
+@pytest.mark.parametrize("name", ["cgan", "gan", *ALGORITHMS])
+def test_ways_between_samples_stay_where_noise_is(name):
+  """In the box of noise that has one, a mixture of InfoGAN's categories, and else near the sphere of N(0, 1)."""
+  algorithm = factory.build_algorithm(recipe(name))
+  noise = np.asarray(algorithm.noise(jax.random.split(jax.random.key(0), 64)))
+  way = noise_path(algorithm, noise, 5)
+  np.testing.assert_array_equal(way[::5], noise)
+  assert isinstance(algorithm, HasBoundedNoise) == (name != "wgan_gp")
+  if name == "wgan_gp":
+    lengths = np.linalg.norm(way, axis=1)
+    assert lengths.min() > 0.95 * np.linalg.norm(noise, axis=1).min()
+    return
+  lowest, highest = algorithm.noise_bounds
+  assert (way >= lowest).all() and (way <= highest).all()
+  np.testing.assert_allclose(way[2], 0.6 * noise[0] + 0.4 * noise[1], atol=1e-6)
+  # The box is not larger than the noise, of which 64 samples are.
+  np.testing.assert_allclose(noise.min(axis=0), lowest, atol=0.3 * highest.max())
+  np.testing.assert_allclose(noise.max(axis=0), highest, atol=0.3 * highest.max())
+  if name == "infogan":
+    first = algorithm.noise_dim - algorithm.continuous_codes - algorithm.categories
+    np.testing.assert_allclose(way[:, first : first + algorithm.categories].sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cgan", "gan", *ALGORITHMS])
+def test_classes_where_a_gan_takes_none_or_none_where_it_does_are_refused(name):
+  config = recipe(name)
+  config.data.num_classes = 0 if config.data.num_classes else 10
+  with pytest.raises(UserError, match=rf"^config\.data\.num_classes = {config.data.num_classes}: {name} "):
+    factory.build_algorithm(config)
 
 
 def test_micro_batches_are_refused_by_name(case):

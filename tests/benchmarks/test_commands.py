@@ -3,7 +3,12 @@
 import sys
 from argparse import Namespace
 
-from benchmarks import augmentation, grouped_conv
+import jax
+import pytest
+
+from benchmarks import augmentation, grouped_conv, iteration
+from r3gan_jax.planning.plan import abstract_batches
+from r3gan_jax.training.mesh import make_mesh
 
 TINY = "configs/cifar10.py:smoke"
 
@@ -14,6 +19,17 @@ def test_grouped_convolutions(monkeypatch, capsys):
   grouped_conv.main()
   table = capsys.readouterr().out
   assert "[1, 32, 32, 32] / 2" in table and table.count("penalty gradient") == 4  # one per stage
+
+
+@pytest.mark.parametrize("name", ["cgan", "dcgan", "sgan"])
+def test_random_batches_are_like_those_of_training(name):
+  """With labels where reals have some, also if samples have none."""
+  experiment = iteration.build(iteration.load_config(f"configs/zoo/{name}.py:smoke", batch=4))
+  described = abstract_batches(experiment, make_mesh(jax.devices()[:1]))
+  batches = iteration.random_batches(experiment)
+  shapes = [{key: (value.shape, value.dtype) for key, value in batch.items()} for batch in batches]
+  assert shapes == [{key: (value.shape, value.dtype) for key, value in batch.items()} for batch in described]
+  assert ("label" in batches[0]) == (name != "dcgan")
 
 
 def test_the_augmentation_alone():

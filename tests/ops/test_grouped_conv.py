@@ -116,6 +116,21 @@ def check_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, a
   )
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("side, inputs, outputs", [(8, 3, 5), (17, 3, 5), (17, 5, 1)])
+def test_every_way_to_a_weight_gradient(side, inputs, outputs, groups):
+  """By patches of the batch, of each image, and of dy."""
+  x = jax.random.normal(jax.random.key(0), (2, side, side + 1, groups * inputs))
+  padding, kernel_size = ((0, 2), (1, 1)), (3, 4)
+  dy = jax.random.normal(jax.random.key(1), (2, side, side, groups * outputs))
+  found = jax.jit(
+    partial(ALGORITHMS["per_group"].weight_gradient, groups=groups, padding=padding, kernel_size=kernel_size)
+  )
+  zeros = jnp.zeros((*kernel_size, inputs, groups * outputs))
+  expected = jax.vjp(lambda kernel: native(x, kernel, groups, padding), zeros)[1](dy)[0]
+  assert_same(found(x, dy), expected)
+
+
 @pytest.mark.parametrize("x_axis, kernel_axis", [(0, None), (None, 1), (2, 0)])
 def test_vmap(x_axis, kernel_axis):
   groups = 2

@@ -21,6 +21,7 @@ def test_each_score_has_its_best_and_its_protocol():
       "metrics/fid", "metrics/num_real", "metrics/num_fake", "metrics/recall", "metrics/neighbours", "metrics/odd"
     )
     | metrics("metrics/fid (num_samples=1000, network=a b)", "metrics/kid", "metrics/kid_std", "metrics/kid_subsets")
+    | metrics("metrics/classification_error", "metrics/classification_error_test_images")
     | metrics("metrics/modes", "metrics/modes_samples", "metrics/real_modes"),
     PROTOCOL,
   )
@@ -30,6 +31,7 @@ def test_each_score_has_its_best_and_its_protocol():
     ("odd", None, "network default, num samples 50,000, seed 0"),
     ("FID (num_samples=1000, network=a b)", (2.0, 2), "network a b, num samples 1000, seed 0"),
     ("KID", (2.0, 2), "network default, num samples 50,000, seed 0, kid std 5, kid subsets 5"),
+    ("classification error on test images", (2.0, 2), "classification error test images 5"),
     ("modes of 1000", (5.0, 3), "num samples 50,000, seed 0"),
   ]
   assert found[-1].real == 5.0 and np.isnan(found[0].real)
@@ -81,6 +83,19 @@ def test_every_series_of_training_is_in_one_panel():
     *("D's loss with its penalties", "discriminator/penalty", "x"),
   ]
   assert sum(len(panel.curves) for panel in panels) == len(names)
+
+
+def test_networks_for_several_resolutions_share_panels():
+  """Ordered by their side; a number that is not a side is part of a name (`gradient_norm_every_16`)."""
+  names = (*(f"{player}/loss_{side}" for side in (16, 8) for player in ("discriminator", "generator")), "generator_8/x")
+  panels = series.training_panels(metrics(*names, "generator_16/gradient_norm", "generator/gradient_norm_every_16"), {})
+  assert [(panel.title, [curve.label for curve in panel.curves]) for panel in panels] == [
+    ("adversarial losses", ["D, 8x8", "G, 8x8", "D, 16x16", "G, 16x16"]),
+    ("gradient norms", ["G, 16x16"]),
+    ("generator 8/x", [""]),
+    ("generator/gradient norm every 16", [""]),
+  ]
+  assert "2 ln 2 = 1.39" in panels[0].note
 
 
 def test_constant_schedules_have_no_panel():
