@@ -44,8 +44,9 @@ lint: .venv/installed-dev
 		print(next(name.partition(";")[0] for name in metadata.requires("jax") if name.startswith("libtpu")))')" && touch $@ || true
 
 .venv/gpu_compiler: .venv/installed-dev
-	V=$$($(BIN)/python -c 'import importlib.metadata as metadata; print(metadata.version("jax"))') && $(BIN)/pip install \
-		--quiet --no-deps --upgrade --target $@ jax-cuda13-plugin==$$V jax-cuda13-pjrt==$$V && touch $@ || true
+	V=$$($(BIN)/python -c 'import importlib.metadata as metadata; print(metadata.version("jax"))') && \
+		$(BIN)/pip install --quiet --no-deps --upgrade --target $@ \
+		jax-cuda13-plugin==$$V jax-cuda13-pjrt==$$V 'nvidia-cuda-nvcc>=13.0.48,<14' && touch $@ || true
 
 clean:
 	rm -rf .venv build *.egg-info

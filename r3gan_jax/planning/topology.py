@@ -268,7 +268,7 @@ def _tpus(topology: Topology) -> list[jax.Device]:
 
 
 def _gpus(topology: Topology) -> list[jax.Device]:
-  if find_spec("jax_cuda13_plugin") is None:
+  if find_spec("jax_cuda13_plugin") is None:  # it finds ptxas beside itself
     raise UserError("compiling for a GPU needs XLA's GPU compiler: pip install -e '.[gpu-compiler]'")
   hosts, cards = topology.shape
   return topologies.get_topology_desc(
