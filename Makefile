@@ -14,7 +14,7 @@ quickstart: .venv/installed
 	$(BIN)/python main.py --config=configs/stacked_digits.py
 	$(BIN)/python -m r3gan_jax.cli.report --workdir=runs/stacked_digits
 
-test: .venv/installed-dev .venv/libtpu
+test: .venv/installed-dev .venv/libtpu .venv/gpu_compiler
 	$(BIN)/pytest
 
 lint: .venv/installed-dev
@@ -36,11 +36,17 @@ lint: .venv/installed-dev
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-# The TPU compiler, in the version that jax requires: a test compiles a training step with it, and is skipped on systems
-# that have none. It is not installed into .venv itself, where it would print an error at every start on a CPU.
+# The TPU and the GPU compiler, in the versions that jax requires: tests compile a training step with them, and are
+# skipped on systems that have none. They are not installed into .venv itself, where they would print errors at every
+# start on a CPU.
 .venv/libtpu: .venv/installed-dev
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $@ "$$($(BIN)/python -c 'import importlib.metadata as metadata; \
 		print(next(name.partition(";")[0] for name in metadata.requires("jax") if name.startswith("libtpu")))')" && touch $@ || true
+
+.venv/gpu_compiler: .venv/installed-dev
+	V=$$($(BIN)/python -c 'import importlib.metadata as metadata; print(metadata.version("jax"))') && \
+		$(BIN)/pip install --quiet --no-deps --upgrade --target $@ \
+		jax-cuda13-plugin==$$V jax-cuda13-pjrt==$$V 'nvidia-cuda-nvcc>=13.0.48,<14' && touch $@ || true
 
 clean:
 	rm -rf .venv build *.egg-info

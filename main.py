@@ -16,12 +16,14 @@ from r3gan_jax import factory, runs
 from r3gan_jax.cli.shared.processes import join_processes
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
-from r3gan_jax.planning.plan import describe
-from r3gan_jax.planning.tpu import compile_for_topology, describe_plan
+from r3gan_jax.planning.plan import compile_for_topology, describe, describe_plan
+from r3gan_jax.planning.topology import parse_topology
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, e.g. configs/cifar10.py:unconditional.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory; default: runs/<config.name>.")
-_TPU_TOPOLOGY = flags.DEFINE_string("tpu_topology", None, "With --dry_run: plan for this TPU slice, e.g. v5e:4x4.")
+_TOPOLOGY = flags.DEFINE_string(
+  "topology", None, "With --dry_run: plan for this TPU slice (v5e:4x4), or these hosts of GPUs (h100:4x8)."
+)
 _CHANGE_SETTINGS = flags.DEFINE_bool(
   "change_settings", False, "Continue a run with settings that differ from its own; config.json records the change."
 )
@@ -30,10 +32,12 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLO
 
 def main() -> None:
   config = _CONFIG.value
-  if _TPU_TOPOLOGY.value:
+  if _TOPOLOGY.value:
     if not _DRY_RUN.value:
-      raise UserError("--tpu_topology only plans a run: add --dry_run")
-    print(describe_plan(compile_for_topology(factory.build_experiment(config, 1, "tpu"), _TPU_TOPOLOGY.value)))
+      raise UserError("--topology only plans a run: add --dry_run")
+    jax.config.update("jax_platforms", "cpu")  # planning needs no device, and must not take one
+    platform = parse_topology(_TOPOLOGY.value).device.platform
+    print(describe_plan(compile_for_topology(factory.build_experiment(config, 1, platform), _TOPOLOGY.value)))
     return
   join_processes(config.run.peer_timeout_seconds)
   if _DRY_RUN.value:

@@ -43,6 +43,12 @@ setup(
     "gcs": ["gcsfs>=2026.10"],  # gs:// paths; its versions are dates
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
+    # XLA's GPU compiler and ptxas, 0.7 GB instead of 5: enough to plan a run, not to train
+    "gpu-compiler": [
+      "jax-cuda13-plugin>=0.10.2,<0.11",
+      "jax-cuda13-pjrt>=0.10.2,<0.11",
+      "nvidia-cuda-nvcc>=13.0.48,<14",
+    ],
     "tfds": ["tensorflow-cpu>=2.21,<2.22"],  # only to prepare data sets of TFDS; training needs no TensorFlow
     "bench": ["torch>=2.9,<3"],  # for the benchmarks against PyTorch
     "video": ["av>=15,<20"],  # for .mp4 from cli.sample; its wheels include FFmpeg

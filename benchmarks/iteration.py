@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from r3gan_jax import factory
 from r3gan_jax.algorithms.base import GAN
 from r3gan_jax.losses.penalties import PenalisedGradient
-from r3gan_jax.planning.plan import traced_step
+from r3gan_jax.planning.tracing import traced_step
 from r3gan_jax.training.loop import Experiment
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.state import init_state

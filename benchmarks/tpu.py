@@ -9,17 +9,13 @@ lower bounds, not measurements. A whole iteration compiles in minutes.
 
 import os
 import sys
-from collections import Counter
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from benchmarks import measure
 from benchmarks.iteration import PRESETS, load_recipe
-from r3gan_jax import factory
+from benchmarks.plans import planned
 from r3gan_jax.errors import UserError
-from r3gan_jax.planning.hlo import bfloat16_sums
-from r3gan_jax.planning.tpu import GIB, TpuPlan, compile_for_topology
-from r3gan_jax.training.loop import Experiment
 
 
 def main() -> None:
@@ -32,24 +28,17 @@ def main() -> None:
   options = parser.parse_args()
   try:
     rows = [
-      compiled(recipe, topology, grouped_conv, penalty, options.micro_batch)
+      planned(
+        recipe, topology, options.micro_batch, {"grouped_conv": grouped_conv, "penalised_gradient": penalised_gradient}
+      )
       for recipe in options.configs
       for topology in options.topologies or [recommended_topology(recipe)]
       for grouped_conv in options.grouped_conv
-      for penalty in options.penalties
+      for penalised_gradient in options.penalties
     ]
   except UserError as error:
     sys.exit(f"error: {error}")
   measure.report({"One iteration, per chip": rows}, options.json)
-
-
-def compiled(recipe: str, topology: str, grouped_conv: str, penalty: str, micro_batch: int) -> measure.Row:
-  """Compiles a recipe; returns a row of the table, and prints it."""
-  built = experiment(recipe, grouped_conv, penalty, micro_batch)
-  names = {"recipe": recipe, "topology": topology, "grouped conv": grouped_conv, "penalty": penalty}
-  line = names | row(compile_for_topology(built, topology), built.batch_size)
-  print(measure.table([line]), flush=True)
-  return line
 
 
 def recommended_topology(recipe: str) -> str:
@@ -57,36 +46,6 @@ def recommended_topology(recipe: str) -> str:
   if not topology:
     raise UserError(f"{recipe} has no config.run.tpu_topology: give --topologies")
   return topology
-
-
-def experiment(
-  recipe: str, grouped_conv: str, penalised_gradient: str, micro_batch: int, platform: str = "tpu"
-) -> Experiment:
-  """Builds the experiment of a recipe as it is trained on one platform."""
-  config = load_recipe(recipe)
-  config.gan.grouped_conv = grouped_conv
-  config.gan.penalised_gradient = penalised_gradient
-  for phase in config.run.micro_batch:
-    config.run.micro_batch[phase] = micro_batch
-  return factory.build_experiment(config, device_count=1, platform=platform)
-
-
-def row(plan: TpuPlan, batch_size: int) -> measure.Row:
-  counts = Counter(collective.kind for collective in plan.collectives)
-  return {
-    "images / chip": batch_size // plan.chip_count,
-    "micro-batch": min(plan.micro_batches.values(), default=0) or batch_size // plan.chip_count,
-    "TFLOP": plan.flops / 1e12,
-    "GB": plan.bytes_accessed / 1e9,
-    "temporaries GiB": plan.temporaries / GIB,
-    "HBM GiB": plan.used / GIB,
-    "HBM free %": 100 * (1 - plan.used / plan.memory),
-    "roofline ms": 1e3 * plan.roofline_seconds,
-    "sums in bfloat16": len(bfloat16_sums(plan.text)),
-    "collectives": ", ".join(f"{count} {kind}" for kind, count in counts.items()),
-    "all-reduced MB": plan.all_reduce_bytes / 1e6,
-    "all-reduce ms": 1e3 * plan.all_reduce_seconds,
-  }
 
 
 if __name__ == "__main__":

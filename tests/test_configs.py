@@ -1,7 +1,6 @@
 """Recipes, against the numbers of the papers and the official code."""
 
 import importlib
-import math
 import re
 
 import jax
@@ -11,7 +10,7 @@ from benchmarks.iteration import PRESETS as PRESETS_TO_COMPILE
 from configs import roadmap
 from r3gan_jax import factory
 from r3gan_jax.errors import UserError
-from r3gan_jax.planning.tpu import CHIPS
+from r3gan_jax.planning.topology import parse_topology
 from r3gan_jax.training.workdir import flatten
 
 NETWORK_SHAPE = ("network", "widths", "cardinalities", "blocks", "expansion")
@@ -123,8 +122,7 @@ def test_configuration_a():
 def test_presets_recommend_a_slice(name, variant):
   assert f"configs/{name}.py:{variant}".strip(":") in PRESETS_TO_COMPILE
   config = recipe(name, variant)
-  chip, _, shape = config.run.tpu_topology.partition(":")
-  assert chip in CHIPS and config.batch_size % math.prod(map(int, shape.split("x"))) == 0
+  assert config.batch_size % parse_topology(config.run.tpu_topology).size == 0
 
 
 @pytest.mark.parametrize("variant", ["", "z", "fashion32"])

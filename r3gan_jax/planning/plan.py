@@ -1,17 +1,168 @@
-"""Plans a run: traces and compiles its step without allocating a network."""
+"""Plans a run: compiles an iteration without allocating a network, for devices that are here or for others.
 
+    describe(experiment)                            # on the devices that are here
+    compile_for_topology(experiment, "v5e:2x2")     # on TPUs or GPUs: their compilers need none
+
+Memory and collectives are the compiler's; a TPU's FLOPs and bytes, too. XLA's GPU compiler counts neither: FLOPs are
+those of the program that it is given, and bytes are added up over the kernels of the one that it makes. Times are lower
+bounds, from published peaks.
+"""
+
+import dataclasses
+import math
 import os
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 from clu import parameter_overview
+from jax.sharding import Mesh
 
-from r3gan_jax.algorithms.base import LearnsFromUnlabelled, Phase
+from r3gan_jax.errors import UserError
+from r3gan_jax.planning.hlo import Collective, GpuProgram, collectives
+from r3gan_jax.planning.topology import GIB, Topology, open_mesh, parse_topology
+from r3gan_jax.planning.tracing import traced_phase, traced_step
 from r3gan_jax.training.loop import Experiment
-from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
+from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.state import abstract_state
-from r3gan_jax.training.step import global_gradients, make_train_step
+
+
+@dataclass(frozen=True)
+class Plan:
+  """One iteration, compiled for a topology; all numbers are per device.
+
+  Attributes:
+    topology: the devices.
+    iterations: of the whole run.
+    every_phase: whether every phase runs in every iteration.
+    micro_batches: phase -> images per device and micro-batch; empty: the device's whole part of the batch.
+    flops: of an iteration in which every phase runs; on GPUs with one tile of each augmented image.
+    bytes_accessed: traffic of the device's memory in that iteration.
+    arguments: bytes of memory for state and batches.
+    temporaries: bytes of memory for everything else. On a GPU the workspaces that cuDNN chooses on the card may add.
+    collectives: in program order.
+    text: the compiled program.
+  """
+
+  topology: Topology
+  iterations: int
+  every_phase: bool
+  micro_batches: Mapping[str, int]
+  flops: float
+  bytes_accessed: float
+  arguments: int
+  temporaries: int
+  collectives: tuple[Collective, ...]
+  text: str = dataclasses.field(repr=False)
+
+  @property
+  def used(self) -> int:
+    """Bytes of memory that an iteration needs."""
+    return self.arguments + self.temporaries
+
+  @property
+  def all_reduce_bytes(self) -> int:
+    """Bytes that an iteration sums over all devices: gradients and metrics."""
+    return sum(collective.size for collective in self.collectives if collective.kind == "all-reduce")
+
+  @property
+  def all_reduce_seconds(self) -> float | None:
+    """The least time of the all-reduces; None: unknown. See `Topology.all_reduce_seconds`."""
+    return self.topology.all_reduce_seconds(self.all_reduce_bytes)
+
+  @property
+  def roofline_seconds(self) -> float:
+    """The larger of FLOPs / peak and bytes / bandwidth."""
+    device = self.topology.device
+    return max(self.flops / device.flops, self.bytes_accessed / device.bandwidth)
+
+  @property
+  def least_hours(self) -> float | None:
+    """The least time of all iterations, all-reduces hidden behind computing; None: not all are alike."""
+    seconds = max(self.roofline_seconds, self.all_reduce_seconds or 0.0)
+    return self.iterations * seconds / 3600 if self.every_phase else None
+
+
+def compile_for_topology(
+  experiment: Experiment, topology_name: str, compiler_options: Mapping[str, bool | int] | None = None
+) -> Plan:
+  """Compiles a whole iteration for TPUs or GPUs, and halves the micro-batches of every phase until it fits.
+
+  Args:
+    experiment: its algorithm is built for the topology's platform.
+    topology_name: see `parse_topology`.
+    compiler_options: XLA's, besides those that planning needs.
+
+  Raises:
+    UserError: the topology is unknown, its compiler is missing, or the iteration does not fit.
+  """
+  topology = parse_topology(topology_name)
+  if experiment.batch_size % topology.size:
+    raise UserError(
+      f"config.batch_size = {experiment.batch_size} is not a multiple of the {topology.size} devices of "
+      f"{topology_name}: change one of them"
+    )
+  # Autotuning would time kernels on a card.
+  options = {"xla_gpu_autotune_level": 0} if topology.device.platform == "gpu" else {}
+  mesh = open_mesh(topology)
+  compiled, micro_batches = _compile_to_fit(experiment, topology, mesh, {**options, **(compiler_options or {})})
+  memory, text = compiled.memory_analysis(), compiled.as_text()
+  assert memory and text, "both compilers state both"
+  if topology.device.platform == "gpu":
+    # XLA counts for devices that are here. FLOPs of one device's part of the batch are the same there.
+    part = dataclasses.replace(experiment, batch_size=experiment.batch_size // topology.size)
+    flops = _iteration_flops(part, make_mesh(jax.devices("cpu")[:1]))
+    accessed: float = GpuProgram(text).bytes_accessed()
+  else:
+    flops, accessed = _tpu_cost(experiment, mesh, compiled, micro_batches)
+  return Plan(
+    topology=topology,
+    iterations=math.ceil(experiment.total_images / experiment.images_per_iteration),
+    every_phase=all(phase.every == 1 for phase in experiment.algorithm.phases),
+    micro_batches=micro_batches,
+    flops=flops,
+    bytes_accessed=accessed,
+    arguments=memory.argument_size_in_bytes,
+    temporaries=memory.temp_size_in_bytes,
+    collectives=collectives(text),
+    text=text,
+  )
+
+
+def describe_plan(plan: Plan) -> str:
+  """Returns the plan as readable lines."""
+  topology = plan.topology
+  kind, device = {"tpu": ("TPU", "chip"), "gpu": ("GPU", "card")}[topology.device.platform]
+  micro_batches = ", ".join(f"config.run.micro_batch.{name}={size}" for name, size in plan.micro_batches.items())
+  all_reduce = plan.all_reduce_seconds
+  sending = "an unknown time" if all_reduce is None else f"{1e3 * all_reduce:.1f} ms"
+  lines = [
+    f"one iteration on {topology.name} ({topology.size} {device}s), per {device}, as XLA compiles it for the {kind}:",
+    f"  memory: {plan.used / GIB:.2f} of {topology.usable_memory / GIB:.1f} GiB: {plan.arguments / GIB:.2f} for state "
+    f"and batches, {plan.temporaries / GIB:.2f} for temporaries",
+  ]
+  if topology.usable_memory != topology.device.memory:
+    lines += [
+      f"    of the card's {topology.device.memory / GIB:.1f} GiB JAX takes "
+      f"{topology.usable_memory / topology.device.memory:.0%} (XLA_PYTHON_CLIENT_MEM_FRACTION)"
+    ]
+  lines += [
+    f"  micro-batches: {micro_batches or 'none needed'}",
+    f"  FLOPs: {plan.flops:.4g}",
+    f"  memory traffic: {plan.bytes_accessed / 1e9:.1f} GB",
+    f"  at least {1e3 * plan.roofline_seconds:.0f} ms by the {device}'s published peaks, and {sending} for the "
+    "all-reduces",
+  ]
+  if plan.least_hours is not None:
+    lines += [f"  at least {plan.least_hours:.3g} hours for the {plan.iterations:,} iterations of the run"]
+  if topology.device.platform == "gpu":
+    program = GpuProgram(plan.text)
+    lines += [f"  {program.cudnn_convolutions()} convolutions are calls of cuDNN"]
+    lines += [f"  not a call of cuDNN: {name}" for name in program.other_convolutions()]
+  for (name, size), count in sorted(Counter((c.kind, c.size) for c in plan.collectives).items()):
+    lines += [f"  {count} x {name} of {size:,} bytes"]
+  return "\n".join(lines)
 
 
 def describe(experiment: Experiment) -> str:
@@ -26,20 +177,17 @@ def describe(experiment: Experiment) -> str:
   devices = f"{mesh.size} x {mesh.devices[0].device_kind}"
   lines += [f"one iteration of {experiment.batch_size} images on {devices}, per device, as XLA states it:"]
   if memory := compiled.memory_analysis():
-    lines += [f"  state and batches: {memory.argument_size_in_bytes / 2**30:.2f} GiB"]
-    lines += [f"  temporaries: {memory.temp_size_in_bytes / 2**30:.2f} GiB"]
+    lines += [f"  state and batches: {memory.argument_size_in_bytes / GIB:.2f} GiB"]
+    lines += [f"  temporaries: {memory.temp_size_in_bytes / GIB:.2f} GiB"]
     needed, there = memory.argument_size_in_bytes + memory.temp_size_in_bytes, memory_bytes(mesh.devices.flat[0])
     if needed > there:
       phases = dict.fromkeys(phase.name for phase in experiment.algorithm.phases)
       names = ", ".join(f"--config.run.micro_batch.{phase}=N" for phase in phases)
       lines += [
-        f"  this is more than the {there / 2**30:.1f} GiB of a device here: use smaller micro-batches ({names}), or "
-        "more devices (--tpu_topology=v5e:4x4 plans for a TPU)"
+        f"  this is more than the {there / GIB:.1f} GiB of a device here: use smaller micro-batches ({names}), or "
+        "more devices (--topology=v5e:4x4 or h100:1x8 plans for TPUs or GPUs)"
       ]
-  # XLA counts the body of a loop once. In this lowering repeated updates are loops; micro-batches and groups are not.
-  if flops := _flops(traced_step(experiment, mesh)):
-    repeated = [phase for phase in experiment.algorithm.phases if phase.repeat > 1]
-    flops += sum((phase.repeat - 1) * _flops(traced_phase(experiment, mesh, phase)) for phase in repeated)
+  if flops := _iteration_flops(experiment, mesh):
     lines += [f"  FLOPs: {flops:.4g}"]
   return "\n".join(lines)
 
@@ -50,45 +198,70 @@ def memory_bytes(device: jax.Device) -> int:
   return statistics.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def _compile_to_fit(
+  experiment: Experiment, topology: Topology, mesh: Mesh, options: Mapping[str, bool | int]
+) -> tuple[jax.stages.Compiled, dict[str, int]]:
+  """Returns the compiled step, and the micro-batches with which it fits."""
+  micro_batches = dict(experiment.micro_batches)
+  divisible = {phase.name: phase.group for phase in experiment.algorithm.phases if phase.group}
+  size = min([experiment.batch_size // topology.size, *micro_batches.values()])
+  while True:
+    memory = None
+    try:
+      compiled = traced_step(experiment, mesh, micro_batches).lower().compile(dict(options))
+      memory = compiled.memory_analysis()
+      assert memory, "both compilers state it"
+      if memory.argument_size_in_bytes + memory.temp_size_in_bytes <= topology.usable_memory:
+        return compiled, micro_batches
+    except jax.errors.JaxRuntimeError as error:  # how the TPU compiler refuses; the GPU compiler does not
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+    before, size = size, size // 2
+    if memory:  # temporaries shrink at most in proportion: what would be too large even so is not compiled
+      room = topology.usable_memory - memory.argument_size_in_bytes
+      while size and memory.temp_size_in_bytes * size / before > room:
+        size //= 2
+    if not divisible or size < max(divisible.values()):
+      raise UserError(
+        f"the iteration does not fit {topology.name}, even in the smallest micro-batches: use larger devices"
+      )
+    micro_batches = dict.fromkeys(divisible, size)
+
+
+def _iteration_flops(experiment: Experiment, mesh: Mesh) -> float:
+  """Returns XLA's count of FLOPs per device of an iteration in which every phase runs; 0 if it has none."""
+  # XLA counts the body of a loop once. In this lowering repeated updates are loops; micro-batches and groups are not.
+  flops = _flops(traced_step(experiment, mesh))
+  if flops:
+    repeated = [phase for phase in experiment.algorithm.phases if phase.repeat > 1]
+    flops += sum((phase.repeat - 1) * _flops(traced_phase(experiment, mesh, phase)) for phase in repeated)
+  return flops
+
+
 def _flops(program: jax.stages.Traced) -> float:
   """Returns XLA's count of FLOPs per device; 0 if it has none."""
   cost = program.lower(lowering_platforms=("cuda",)).cost_analysis()
   return cost["flops"] if cost else 0.0
 
 
-def traced_step(
-  experiment: Experiment, mesh: jax.sharding.Mesh, micro_batches: Mapping[str, int] | None = None
-) -> jax.stages.Traced:
-  """Traces the training step for `mesh`, whose devices need not be present; allocates nothing."""
-  step = make_train_step(experiment.algorithm, mesh, micro_batches)
-  state = abstract_state(experiment.algorithm, mesh)
-  return step.trace(state, abstract_batches(experiment, mesh))
+def _tpu_cost(
+  experiment: Experiment, mesh: Mesh, compiled: jax.stages.Compiled, micro_batches: Mapping[str, int]
+) -> tuple[float, float]:
+  """Returns (FLOPs, bytes accessed) per chip of an iteration in which every phase runs, as XLA counts them."""
+  flops, accessed = _counted(compiled)
+  for phase in experiment.algorithm.phases:  # XLA counts the body of a loop once
+    of_phase = phase.batches * experiment.batch_size // mesh.size
+    size = phase.micro_batch_size(of_phase, micro_batches.get(phase.name))
+    times = phase.repeat * of_phase // size
+    if times > 1:
+      of_body = _counted(traced_phase(experiment, mesh, phase, size * mesh.size).lower().compile())
+      flops += (times - 1) * of_body[0]
+      accessed += (times - 1) * of_body[1]
+  return flops, accessed
 
 
-def traced_phase(
-  experiment: Experiment, mesh: jax.sharding.Mesh, phase: Phase, images: int | None = None
-) -> jax.stages.Traced:
-  """Traces the gradients of one phase for a global batch of `images` (default: as configured) on `mesh`."""
-  images = images or phase.batches * experiment.batch_size
-  state = abstract_state(experiment.algorithm, mesh)
-  batch = abstract_batch(experiment, mesh, images)
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), images))
-  keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=batch_sharding(mesh))
-  hyperparameter = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
-  hyperparameters = dict.fromkeys(experiment.algorithm.schedules, hyperparameter)
-  return jax.jit(global_gradients(phase, mesh, None)).trace(state.params, state.carry, batch, keys, hyperparameters)
-
-
-def abstract_batches(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
-  """Returns one iteration's batches as `jax.ShapeDtypeStruct`s."""
-  return tuple(abstract_batch(experiment, mesh, size) for size in experiment.batch_sizes)
-
-
-def abstract_batch(experiment: Experiment, mesh: jax.sharding.Mesh, images: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns one batch of `images` images as `jax.ShapeDtypeStruct`s."""
-  sharding = batch_sharding(mesh)
-  shape = (images, *experiment.algorithm.image_shape)
-  image = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)}
-  if not (experiment.algorithm.num_classes or isinstance(experiment.algorithm, LearnsFromUnlabelled)):
-    return image
-  return image | {"label": jax.ShapeDtypeStruct((images,), jnp.int32, sharding=sharding)}
+def _counted(compiled: jax.stages.Compiled) -> tuple[float, float]:
+  """Returns (FLOPs, bytes accessed)."""
+  cost = compiled.cost_analysis()
+  assert cost, "libtpu counts both"
+  return cost["flops"], cost["bytes accessed"]

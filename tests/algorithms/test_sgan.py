@@ -13,7 +13,7 @@ from r3gan_jax import factory
 from r3gan_jax.algorithms import sgan
 from r3gan_jax.algorithms.base import Images
 from r3gan_jax.errors import UserError
-from r3gan_jax.planning.plan import abstract_batches
+from r3gan_jax.planning.tracing import abstract_batches
 from r3gan_jax.training.step import global_gradients
 
 SETTINGS = sgan.Settings(widths=(8, 8), noise_dim=8)

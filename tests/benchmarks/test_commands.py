@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from benchmarks import augmentation, grouped_conv, iteration
-from r3gan_jax.planning.plan import abstract_batches
+from r3gan_jax.planning.tracing import abstract_batches
 from r3gan_jax.training.mesh import make_mesh
 
 TINY = "configs/cifar10.py:smoke"

@@ -1,37 +1,24 @@
-"""Presets compile for a GPU, augmentation included; XLA's CUDA plugin needs no card."""
+"""The presets have topologies to be planned for; compiling one is tested in tests/planning."""
 
-import json
-import os
-import subprocess
 import sys
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
-PLUGIN = find_spec("jax_cuda12_plugin") is not None
-ROOT = Path(__file__).parent.parent.parent
+from benchmarks import gpu
+from benchmarks.iteration import PRESETS, load_recipe
+from r3gan_jax.planning import topology
 
 
-def compiled(*options):
-  environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-  command = [sys.executable, "-m", "benchmarks.gpu", "--configs", "configs/cifar10.py:smoke", *options]
-  return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("recipe", PRESETS)
+def test_a_preset_can_be_split_over_the_cards_of_its_paper(recipe):
+  assert load_recipe(recipe).batch_size % topology.parse_topology(gpu.published_topology(recipe)).size == 0
 
 
-@pytest.mark.skipif(not PLUGIN, reason="needs jax-cuda12-plugin: see benchmarks/gpu.py")
-def test_with_triton_and_without(tmp_path):
-  """The tiny network has the presets' augmentation, which once made XLA's Triton fusions fail."""
-  run = compiled("--gpus", "1", "--json", str(tmp_path / "table.json"))
-  assert run.returncode == 0, run.stderr
-  (rows,) = json.loads((tmp_path / "table.json").read_text())["tables"].values()
-  assert [row["matrix products"] for row in rows] == ["Triton", "cuBLAS"]
-  assert [row["sums in bfloat16"] for row in rows] == [0, 0]
-  assert all(row["cuDNN calls"] for row in rows)
-
-
-@pytest.mark.skipif(PLUGIN, reason="needs a machine without jax-cuda12-plugin")
-def test_without_the_plugin_an_error_names_it():
-  run = compiled()
-  assert run.returncode == 1
-  assert run.stderr == "error: compiling for a GPU needs jax-cuda12-plugin: see the top of benchmarks/gpu.py\n"
+@pytest.mark.parametrize(
+  "recipe, message", [("configs/cifar10.py", r"error: .*\.\[gpu-compiler\]"), ("configs/zoo/dcgan.py", "--topologies")]
+)
+def test_an_error_names_the_cure(monkeypatch, recipe, message):
+  monkeypatch.setattr(topology, "find_spec", lambda name: None)
+  monkeypatch.setattr(sys, "argv", ["gpu", "--configs", recipe])
+  with pytest.raises(SystemExit, match=message):
+    gpu.main()

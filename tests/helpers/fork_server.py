@@ -16,7 +16,7 @@ import matplotlib.figure  # noqa: F401
 
 import r3gan_jax.cli.shared.processes
 import r3gan_jax.cli.shared.runner
-import r3gan_jax.planning.tpu
+import r3gan_jax.planning.plan
 import r3gan_jax.runs  # noqa: F401
 
 gc.freeze()  # or the collector would copy every page into every fork

@@ -1,13 +1,20 @@
-"""The training step as traced for accelerators."""
+"""The training step as traced for accelerators, and the numbers of a plan."""
 
+import dataclasses
 import importlib
+from types import SimpleNamespace
 
 import pytest
 from helpers.meshes import mesh_of
 
+from configs import cifar10
 from r3gan_jax import factory
-from r3gan_jax.planning.hlo import bfloat16_sums
-from r3gan_jax.planning.plan import traced_step
+from r3gan_jax.errors import UserError
+from r3gan_jax.planning import plan as planning
+from r3gan_jax.planning.hlo import Collective, bfloat16_sums
+from r3gan_jax.planning.plan import Plan, compile_for_topology, describe_plan
+from r3gan_jax.planning.topology import GIB, parse_topology
+from r3gan_jax.planning.tracing import traced_step
 
 
 @pytest.mark.parametrize("platform, lowered_for", [("gpu", "cuda"), ("tpu", "tpu")])
@@ -25,3 +32,101 @@ def test_training_sums_nothing_in_bfloat16(recipe, platform, lowered_for):
   text = traced_step(experiment, mesh).lower(lowering_platforms=(lowered_for,)).as_text("hlo")
   assert "bf16[" in text
   assert not bfloat16_sums(text, terms=2)
+
+
+GRADIENTS = (Collective("all-reduce", 600_000_000), Collective("all-reduce", 400_000_000))
+
+
+def made(topology, **changes):
+  plan = Plan(
+    topology=parse_topology(topology),
+    iterations=7200,
+    every_phase=True,
+    micro_batches={},
+    flops=0.0,
+    bytes_accessed=0.0,
+    arguments=GIB,
+    temporaries=3 * GIB,
+    collectives=(*GRADIENTS, Collective("all-gather", 10**12)),
+    text=GPU_TEXT,
+  )
+  return dataclasses.replace(plan, **changes)
+
+
+GPU_TEXT = """
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %x = f32[2]{0} parameter(0)
+  ROOT %conv = f32[2]{0} convolution(%x, %x), metadata={op_name="jit(step)/stage_0/conv"}
+}
+"""
+
+
+def test_times_of_a_plan():
+  """By the v5e's 197 TFLOP/s, 819 GB/s and 200 GB/s; only all-reduces are sent."""
+  assert made("v5e:2x2", flops=19.7e12, bytes_accessed=8.19e9).roofline_seconds == pytest.approx(0.1)
+  assert made("v5e:2x2", flops=19.7e12, bytes_accessed=163.8e9).roofline_seconds == pytest.approx(0.2)
+  assert made("v5e:2x2").all_reduce_seconds == pytest.approx(7.5e-3)
+  assert made("v5e:2x2", flops=19.7e12).least_hours == pytest.approx(0.2)
+  assert made("v5e:2x2").least_hours == pytest.approx(7.5e-3 * 2)
+  assert made("v5e:2x2", every_phase=False).least_hours is None
+
+
+def test_descriptions_of_plans(monkeypatch):
+  monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+  text = describe_plan(made("v5e:2x2", flops=19.7e12))
+  assert "4.00 of 16.0 GiB" in text and "at least 100 ms" in text and "7.5 ms for the all-reduces" in text
+  assert "0.2 hours for the 7,200 iterations" in text and "cuDNN" not in text
+  text = describe_plan(made("l40:2x8"))
+  assert "4.00 of 33.4 GiB" in text and "44.5 GiB JAX takes 75%" in text
+  assert "an unknown time for the all-reduces" in text
+  assert "0 convolutions are calls of cuDNN" in text and "not a call of cuDNN: jit(step)/stage_0/conv" in text
+
+
+def stand_in(needs, sizes):
+  """Returns what stands in for `traced_step`: a step that needs `needs(images of a micro-batch)` bytes on a card.
+
+  Each micro-batch that is compiled is added to `sizes`.
+  """
+
+  def traced(experiment, mesh, micro_batches):
+    size = min(micro_batches.values(), default=8)
+    sizes.append(size)
+    memory = SimpleNamespace(argument_size_in_bytes=100, temp_size_in_bytes=int(needs(size)))
+    compiled = SimpleNamespace(memory_analysis=lambda: memory, as_text=lambda: GPU_TEXT)
+    lowered = SimpleNamespace(compile=lambda options: compiled)
+    return SimpleNamespace(lower=lambda: lowered)
+
+  return traced
+
+
+def test_micro_batches_are_halved_until_they_fit_a_card(monkeypatch):
+  """XLA's GPU compiler does not refuse a program that is too large."""
+  monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+  monkeypatch.setattr(planning, "open_mesh", lambda topology: mesh_of(1))
+  monkeypatch.setattr(planning, "_iteration_flops", lambda experiment, mesh: 1e12)
+  experiment = factory.build_experiment(cifar10.get_config("smoke"), 1, "gpu")
+  assert experiment.batch_size == 8
+  usable = 0.75 * 84942979072
+
+  def planned(needs):
+    sizes = []
+    monkeypatch.setattr(planning, "traced_step", stand_in(needs, sizes))
+    micro_batches = compile_for_topology(experiment, "h100:1x1").micro_batches
+    assert set(micro_batches) <= {"discriminator", "generator"}
+    assert set(micro_batches.values()) <= {sizes[-1]}
+    return sizes
+
+  assert planned(lambda size: usable - 100) == [8]
+  assert planned(lambda size: usable - 99 if size == 8 else 0) == [8, 4]
+  assert planned(lambda size: usable / 3 * size) == [8, 2]  # 4 cannot fit
+  assert planned(lambda size: usable / 4 + usable / 4 * size) == [8, 2]
+  with pytest.raises(UserError, match="does not fit h100:1x1"):
+    planned(lambda size: usable)
+  monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "1e-9")  # less than the state
+  with pytest.raises(UserError, match="does not fit h100:1x1"):
+    planned(lambda size: 1)
+
+
+def test_a_batch_that_cannot_be_split_is_refused():
+  with pytest.raises(UserError, match=r"config\.batch_size = 8 is not a multiple of the 3 devices of h100:1x3"):
+    compile_for_topology(factory.build_experiment(cifar10.get_config("smoke"), 1, "gpu"), "h100:1x3")
