@@ -213,8 +213,9 @@ def _compile_to_fit(
       assert memory, "both compilers state it"
       if memory.argument_size_in_bytes + memory.temp_size_in_bytes <= topology.usable_memory:
         return compiled, micro_batches
-    except jax.errors.JaxRuntimeError as error:  # how the TPU compiler refuses; the GPU compiler does not
-      if "RESOURCE_EXHAUSTED" not in str(error):
+    except jax.errors.JaxRuntimeError as error:
+      # How the TPU compiler refuses what does not fit. The GPU compiler does not: there it would be a kernel's fault.
+      if topology.device.platform == "gpu" or "RESOURCE_EXHAUSTED" not in str(error):
         raise
     before, size = size, size // 2
     if memory:  # temporaries shrink at most in proportion: what would be too large even so is not compiled
