@@ -195,6 +195,11 @@ with locks.locked(path, "the run"):
   epath.Path(f"gs://{BUCKET}/taken/lock").unlink()  # the other's
 
 
+def test_a_lock_removed_by_hand_is_no_fault(tmp_path):
+  with locked(tmp_path / "lock", "the run"):
+    (tmp_path / "lock").unlink()
+
+
 def test_a_disk_without_locks(tmp_path, monkeypatch, caplog):
   def flock(*_):
     raise OSError(errno.ENOLCK, "No locks available")
