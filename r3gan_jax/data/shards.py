@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from ctypes import c_bool
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple, Protocol
@@ -208,7 +208,7 @@ def _written(
       yield shard, _write_shard(shard, splits[shard.split], features, skip_corrupt)
     return
   spawn = get_context("spawn")  # a fork of a process with threads may hang
-  stop = spawn.Event()
+  stop = spawn.RawValue(c_bool, False)  # not an Event: a worker killed while it reads one leaves it locked
   with ProcessPoolExecutor(processes, spawn, initializer=_start_worker, initargs=(splits, features, stop)) as pool:
     futures = {pool.submit(_work, shard, skip_corrupt): shard for shard in shards}
     try:
@@ -220,7 +220,7 @@ def _written(
         "continue"
       ) from None
     finally:
-      stop.set()
+      stop.value = True
       pool.shutdown(cancel_futures=True)
 
 
@@ -228,7 +228,7 @@ _WORKER: dict[str, Any] = {}
 """The arguments that all shards of a worker process share, sent to it once."""
 
 
-def _start_worker(splits: Mapping[str, Records], features: Any, stop: Event) -> None:
+def _start_worker(splits: Mapping[str, Records], features: Any, stop: c_bool) -> None:
   _WORKER.update(splits=splits, features=features, stop=stop)
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
   Thread(target=_end_with_parent, daemon=True).start()
@@ -247,7 +247,7 @@ def _work(shard: _Shard, skip_corrupt: bool) -> list[str]:
 
 
 def _write_shard(
-  shard: _Shard, records: Records, features: Any, skip_corrupt: bool, stop: Event | None = None
+  shard: _Shard, records: Records, features: Any, skip_corrupt: bool, stop: c_bool | None = None
 ) -> list[str]:
   """Writes a shard, whole or not at all; returns an error message for every image left out. `stop` interrupts it."""
   corrupt: list[str] = []
@@ -257,7 +257,7 @@ def _write_shard(
     writer = ArrayRecordWriter(str(temporary), "group_size:1")
     try:
       for index in range(shard.start, shard.stop):
-        if stop and stop.is_set():
+        if stop is not None and stop.value:
           return corrupt
         try:
           example = records.example(index)
