@@ -3,6 +3,7 @@
     pip install -e '.[gpu-compiler]'
     python -m benchmarks.gpu    # every preset, at its batch, on the cards that its paper used
     python -m benchmarks.gpu --topologies h100:1x1
+    python -m benchmarks.gpu --configs configs/cifar10.py --topologies h100:1x8 --grouped_conv native merged_4
     python -m benchmarks.gpu --configs configs/cifar10.py --topologies h100:1x8 --cublas
 
 All numbers are per card. Memory and kernels are those of a card, but without autotuning, which needs one. The roofline
@@ -36,14 +37,16 @@ def main() -> None:
   parser.add_argument("--configs", nargs="+", default=PRESETS, help="recipes (all presets)")
   parser.add_argument("--topologies", nargs="+", help="cards, e.g. h100:1x8 (those of the published run)")
   parser.add_argument("--micro_batch", type=int, default=0, help="images per card and micro-batch (as many as fit)")
+  parser.add_argument("--grouped_conv", nargs="+", default=["auto"], help="algorithms (%(default)s)")
   parser.add_argument("--cublas", action="store_true", help="no matrix products by Triton, XLA's default")
   options = parser.parse_args()
   compiler_options = {"xla_gpu_enable_triton_gemm": False} if options.cublas else {}
   try:
     rows = [
-      planned(recipe, topology, options.micro_batch, compiler_options=compiler_options)
+      planned(recipe, topology, options.micro_batch, {"grouped_conv": grouped_conv}, compiler_options)
       for recipe in options.configs
       for topology in options.topologies or [published_topology(recipe)]
+      for grouped_conv in options.grouped_conv
     ]
   except UserError as error:
     sys.exit(f"error: {error}")

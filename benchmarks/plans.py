@@ -15,12 +15,12 @@ def planned(
   recipe: str,
   topology: str,
   micro_batch: int,
-  settings: Mapping[str, str] | None = None,
+  settings: Mapping[str, str],
   compiler_options: Mapping[str, bool | int] | None = None,
 ) -> measure.Row:
   """Compiles a recipe with other `settings` of its GAN; returns a row of the table, and prints it."""
   config = load_recipe(recipe)
-  config.gan.update(settings or {})
+  config.gan.update(settings)
   for phase in config.run.micro_batch:
     config.run.micro_batch[phase] = micro_batch
   experiment = factory.build_experiment(config, 1, parse_topology(topology).device.platform)
@@ -31,7 +31,7 @@ def planned(
   line: measure.Row = {
     "recipe": recipe,
     "topology": topology,
-    **(settings or {}),
+    **settings,
     "images": of_device,
     "micro-batch": min(plan.micro_batches.values(), default=0) or of_device,
     "TFLOP": plan.flops / 1e12,

@@ -80,6 +80,9 @@ class Run:
   max_rollbacks: int = setting(3, not_negative)
   peer_timeout_seconds: int = setting(100, positive)  # without a heartbeat before all processes exit
   stall_seconds: float = setting(3600.0, positive)  # a longer iteration (including compilation) ends the process
+  # On GPUs, time the algorithms of the grouped convolution for the shapes of the run, once per card, and take the
+  # fastest; otherwise XLA's own is taken (training/autotuning.py).
+  autotune: bool = setting(True)
   profile: tuple[int, ...] = setting(
     (), not_negative
   )  # (first, last) iteration since the start to trace, into profile/

@@ -303,6 +303,12 @@ def _build_networks(settings: Settings, images: Images, platform: str) -> tuple[
       raise UserError(
         f"config.gan.cardinalities: {cardinality} groups do not divide width {width} x expansion {settings.expansion:g}"
       )
+    algorithm = GROUPED_CONV_ALGORITHMS.get(settings.grouped_conv)
+    if algorithm and cardinality % algorithm.merge:
+      raise UserError(
+        f"config.gan.grouped_conv = {settings.grouped_conv!r} does not divide the {cardinality} groups of "
+        "config.gan.cardinalities: choose 'auto', or other groups"
+      )
   shared: dict[str, Any] = {
     "widths": settings.widths,
     "num_classes": images.num_classes,

@@ -62,10 +62,12 @@ def grouped_conv(
     raise ValueError(f"grouped_conv: x is {x.dtype} but the kernel is {kernel.dtype}")
   if algorithm not in ("auto", *ALGORITHMS):
     raise ValueError(f"grouped_conv: unknown algorithm {algorithm!r}: choose from {['auto', *ALGORITHMS]}")
+  if algorithm != "auto" and groups % ALGORITHMS[algorithm].merge:
+    raise ValueError(f"grouped_conv: {algorithm} does not fit {groups} groups: it merges {ALGORITHMS[algorithm].merge}")
   if padding is None:
     padding = same_padding((kernel_height, kernel_width))
   x, kernel = match_varying_axes(x, kernel)
-  return _conv_p.bind(x, kernel, groups=groups, padding=padding, algorithm=algorithm)
+  return _conv_p.bind(x, kernel, groups=groups, padding=padding, algorithm=algorithm, operation="conv")
 
 
 def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -80,20 +82,48 @@ def weight_gradient(
   return _weight_gradient_p.bind(x, dy, groups=groups, padding=padding, kernel_size=kernel_size, algorithm="auto")
 
 
-def choose(platform: str, groups: int, inputs: int, outputs: int, dtype: jnp.dtype, portable: bool = False) -> str:
-  """Returns the algorithm for a shape, as measured by benchmarks/grouped_conv.py (CPU) and benchmarks/tpu.py (TPU).
+OPERATIONS = ("conv", "input_gradient", "weight_gradient")
 
-  Args:
-    platform: JAX's name, "cpu", "tpu" or another.
+
+class Shape(NamedTuple):
+  """A convolution or weight gradient, as far as it decides which algorithm is the fastest; its batch does not.
+
+  Attributes:
+    operation: one of `OPERATIONS`; an input gradient is a conv whose kernel has been flipped and exchanged.
+    height, width: of the input x.
     groups: number of groups.
-    inputs: input channels per group.
-    outputs: output channels per group.
+    inputs, outputs: channels per group.
+    kernel_size: (height, width).
     dtype: of the operands.
-    portable: whether to avoid our own kernels.
   """
+
+  operation: str
+  height: int
+  width: int
+  groups: int
+  inputs: int
+  outputs: int
+  kernel_size: tuple[int, int]
+  dtype: str
+
+
+MEASURED: dict[tuple[str, Shape], str] = {}
+"""(platform, shape) -> the fastest algorithm on the device at hand, set before a program is compiled."""
+
+
+def choose(platform: str, shape: Shape, portable: bool = False) -> str:
+  """Returns the algorithm for a shape on a platform, JAX's "cpu", "tpu" or another.
+
+  It is what has been measured in this process (ops/autotuning.py), or else a rule, of measurements by
+  benchmarks/grouped_conv.py (CPU) and benchmarks/tpu.py (TPU). `portable` programs have no kernels of ours, and do not
+  depend on what was measured where they are made.
+  """
+  groups, inputs, outputs = shape.groups, shape.inputs, shape.outputs
+  if not portable and (platform, shape) in MEASURED:
+    return MEASURED[platform, shape]
   if platform == "cpu" and groups == 1:
     return "per_group"  # XLA's convolution, and a weight gradient up to 30 times as fast as XLA's
-  if platform == "cpu" and not portable and grouped_conv_cpu.supports(outputs, dtype):
+  if platform == "cpu" and not portable and grouped_conv_cpu.supports(outputs, jnp.dtype(shape.dtype)):
     return "compiled"
   if platform == "cpu":
     return "per_group"
@@ -170,6 +200,28 @@ def _weight_gradient_per_group(
   return _join_groups(lax.map(one_group, (_split_groups(x, groups), _split_groups(dy, groups))))
 
 
+def _conv_merged(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding, merge: int) -> jax.Array:
+  """Computes with `merge` neighbouring groups as one, whose kernel is block-diagonal: wider groups suit GPUs better."""
+  height, width, inputs, outputs = kernel.shape
+  blocks = kernel.reshape(height, width, 1, inputs, groups // merge, merge, -1)
+  kernel = _diagonal(blocks, merge).reshape(height, width, merge * inputs, outputs)
+  return _conv_native(x, kernel, groups=groups // merge, padding=padding)
+
+
+def _weight_gradient_merged(
+  x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int], merge: int
+) -> jax.Array:
+  """Computes the gradient of the block-diagonal kernel, and keeps its blocks."""
+  gradient = _weight_gradient_native(x, dy, groups=groups // merge, padding=padding, kernel_size=kernel_size)
+  blocks = gradient.reshape(*kernel_size, merge, -1, groups // merge, merge, dy.shape[-1] // groups)
+  return _diagonal(blocks, merge).sum(2).reshape(*kernel_size, -1, dy.shape[-1])
+
+
+def _diagonal(blocks: jax.Array, merge: int) -> jax.Array:
+  """Returns blocks [kh, kw, merge or 1, I, groups, merge, O], and zeros where the two group axes differ."""
+  return jnp.where(jnp.eye(merge, dtype=bool)[:, None, None, :, None], blocks, jnp.zeros((), blocks.dtype))
+
+
 _PIXELS_OF_ONE_PRODUCT = 256
 """From so many pixels of dy on, the products of each image are faster than one of the batch."""
 
@@ -219,10 +271,15 @@ def _products_of_each_image(x: jax.Array, dy: jax.Array, kernel_size: tuple[int,
 
 
 class Algorithm(NamedTuple):
-  """One way to compute both operations."""
+  """One way to compute both operations; it takes groups in multiples of `merge`."""
 
   conv: Callable[..., jax.Array]
   weight_gradient: Callable[..., jax.Array]
+  merge: int = 1
+
+
+def _merged(merge: int) -> Algorithm:
+  return Algorithm(partial(_conv_merged, merge=merge), partial(_weight_gradient_merged, merge=merge), merge)
 
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -230,6 +287,9 @@ ALGORITHMS: dict[str, Algorithm] = {
   "per_group": Algorithm(_conv_per_group, _weight_gradient_per_group),
   "compiled": Algorithm(grouped_conv_cpu.conv, grouped_conv_cpu.weight_gradient),
   "pallas": Algorithm(grouped_conv_tpu.conv, grouped_conv_tpu.weight_gradient),
+  "merged_2": _merged(2),
+  "merged_4": _merged(4),
+  "merged_8": _merged(8),
 }
 
 
@@ -271,8 +331,8 @@ def _join_groups(x: jax.Array) -> jax.Array:
 # The two primitives.
 
 
-def _conv_abstract(x, kernel, *, groups, padding, algorithm):
-  del groups, algorithm
+def _conv_abstract(x, kernel, *, groups, padding, algorithm, operation):
+  del groups, algorithm, operation
   return x.update(shape=output_shape(x.shape, kernel.shape, padding), weak_type=False)
 
 
@@ -281,28 +341,30 @@ def _weight_gradient_abstract(x, dy, *, groups, padding, kernel_size, algorithm)
   return x.update(shape=(*kernel_size, x.shape[-1] // groups, dy.shape[-1]), weak_type=False)
 
 
-def _transposed_conv(dy, kernel, *, groups, padding, algorithm):
-  padding = transposed_padding(padding, kernel.shape[:2])
-  return _conv_p.bind(dy, flip_exchange(kernel, groups), groups=groups, padding=padding, algorithm=algorithm)
+def _transposed_conv(dy, kernel, *, operation, groups, padding, **params):
+  padding, kernel = transposed_padding(padding, kernel.shape[:2]), flip_exchange(kernel, groups)
+  return _conv_p.bind(dy, kernel, groups=groups, padding=padding, operation=operation, **params)
 
 
-def _conv_transpose_x(dy, x, kernel, **params):
+def _conv_transpose_x(dy, x, kernel, *, operation, **params):
   del x
-  return _transposed_conv(dy, kernel, **params)
+  other = "conv" if operation == "input_gradient" else "input_gradient"
+  return _transposed_conv(dy, kernel, operation=other, **params)
 
 
-def _conv_transpose_kernel(dy, x, kernel, **params):
+def _conv_transpose_kernel(dy, x, kernel, *, operation, **params):
+  del operation
   return _weight_gradient_p.bind(x, dy, kernel_size=kernel.aval.shape[:2], **params)
 
 
 def _weight_gradient_transpose_x(dw, x, dy, *, kernel_size, **params):
   del x, kernel_size
-  return _transposed_conv(dy, dw, **params)
+  return _transposed_conv(dy, dw, operation="input_gradient", **params)
 
 
 def _weight_gradient_transpose_dy(dw, x, dy, *, kernel_size, **params):
   del dy, kernel_size
-  return _conv_p.bind(x, dw, **params)
+  return _conv_p.bind(x, dw, operation="conv", **params)
 
 
 def _batch(primitive, operands, dimensions, *, groups, **params):
@@ -330,28 +392,39 @@ def _define(name: str, abstract: Callable, transpose_lhs: Callable, transpose_rh
   return primitive
 
 
-def _lower(primitive: Primitive, operation: str) -> None:
+def shape_of(x: Any, y: Any, params: dict[str, Any]) -> Shape:
+  """Returns the shape of a bound primitive, of its operands, or their abstract values, and its parameters."""
+  # In both operations the last axis of the second operand has the outputs of the groups.
+  groups, kernel_size = params["groups"], params.get("kernel_size", y.shape[:2])
+  operation = params.get("operation", "weight_gradient")
+  _, height, width, channels = x.shape
+  return Shape(
+    operation, height, width, groups, channels // groups, y.shape[-1] // groups, tuple(kernel_size), x.dtype.name
+  )
+
+
+def _lower(primitive: Primitive) -> None:
   def rule(platform: str) -> Callable[..., jax.Array]:
-    def lowered(x: jax.Array, y: jax.Array, *, groups: int, algorithm: str, **params: Any) -> jax.Array:
-      if _is_pointwise(params.get("kernel_size", y.shape[:2]), groups, params["padding"]):
+    def lowered(x: jax.Array, y: jax.Array, **params: Any) -> jax.Array:
+      shape, algorithm = shape_of(x, y, params), params.pop("algorithm")
+      method = "conv" if params.pop("operation", None) else "weight_gradient"
+      if _is_pointwise(shape.kernel_size, shape.groups, params["padding"]):
         chosen = _POINTWISE_CPU if platform == "cpu" else _POINTWISE
-        return getattr(chosen, operation)(x, y)
+        return getattr(chosen, method)(x, y)
       if algorithm == "auto":
-        # In both operations the last axis of the second operand has the outputs of the groups.
-        # Programs with a symbolic batch are for export, without our kernels.
-        portable = jax.export.is_symbolic_dim(x.shape[0])
-        algorithm = choose(platform, groups, x.shape[-1] // groups, y.shape[-1] // groups, x.dtype, portable)
+        # Programs with a symbolic batch are for export.
+        algorithm = choose(platform, shape, portable=jax.export.is_symbolic_dim(x.shape[0]))
       if algorithm == "pallas" and platform != "tpu":
         algorithm = "native"
-      function = partial(getattr(ALGORITHMS[algorithm], operation), groups=groups, **params)
+      function = partial(getattr(ALGORITHMS[algorithm], method), **params)
       if algorithm != "compiled":  # JAX itself reports that pallas needs a shard_map
         return function(x, y)
-      return keep_batch_split(function, (x, y), (0, None) if operation == "conv" else (0, 0))
+      return keep_batch_split(function, (x, y), (0, None) if method == "conv" else (0, 0))
 
     return lowered
 
   mlir.register_lowering(primitive, mlir.lower_fun(rule("other"), multiple_results=False))
-  for platform in ("cpu", "tpu"):
+  for platform in ("cpu", "tpu", "cuda"):
     mlir.register_lowering(primitive, mlir.lower_fun(rule(platform), multiple_results=False), platform=platform)
 
 
@@ -362,5 +435,6 @@ _weight_gradient_p = _define(
   _weight_gradient_transpose_x,
   _weight_gradient_transpose_dy,
 )
-_lower(_conv_p, "conv")
-_lower(_weight_gradient_p, "weight_gradient")
+PRIMITIVES = (_conv_p, _weight_gradient_p)
+_lower(_conv_p)
+_lower(_weight_gradient_p)

@@ -139,7 +139,7 @@ class _Preserved:
 
 def has_checkpoint(directory: epath.PathLike) -> bool:
   """Returns whether there is a checkpoint under `directory`; all processes get process 0's answer."""
-  return from_first_process(newest_checkpoint(directory) is not None)
+  return bool(from_first_process(newest_checkpoint(directory) is not None))
 
 
 def newest_checkpoint(directory: epath.PathLike) -> int | None:

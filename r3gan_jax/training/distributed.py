@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 from absl import logging
 from jax.experimental import multihost_utils
 
@@ -102,9 +103,9 @@ def on_first_process(action: Callable[[], None]) -> None:
     raise UserError(message)
 
 
-def from_first_process(value: bool) -> bool:
-  """Returns the value of process 0."""
-  return bool(_broadcast(np.array(value)))
+def from_first_process(value: npt.ArrayLike) -> np.ndarray:
+  """Returns the value of process 0, of the same shape on all."""
+  return _broadcast(np.asarray(value))
 
 
 def on_any_process(value: bool) -> bool:

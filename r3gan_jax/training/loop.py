@@ -23,6 +23,7 @@ from r3gan_jax.algorithms.base import Algorithm, Params
 from r3gan_jax.data.images import CorruptImage
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import Interrupted, UserError, one_line
+from r3gan_jax.training.autotuning import tune
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, BestCheckpoint, Checkpoints
 from r3gan_jax.training.distributed import Preemption, Watchdog, from_first_process
 from r3gan_jax.training.logging import (
@@ -38,7 +39,7 @@ from r3gan_jax.training.logging import (
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 from r3gan_jax.training.profile import Profile
 from r3gan_jax.training.progress import Diverged, MetricWindow, Progress
-from r3gan_jax.training.state import TrainState, abstract_state, averaged, init_state
+from r3gan_jax.training.state import TrainState, abstract_batches, abstract_state, averaged, init_state
 from r3gan_jax.training.step import Batches, make_train_step
 
 Snapshot = Callable[[Params, Any, int, MetricWriter], Mapping[str, float]]
@@ -66,6 +67,7 @@ class Experiment:
     best_mode: whether its "min" or "max" is best.
     max_rollbacks: how often the run may return to its last checkpoint after a non-finite value.
     stall_seconds: an iteration that takes longer ends the process.
+    autotune: whether to measure algorithms on GPUs; see `autotuning.tune`.
     profile: (first, last) iteration to trace, counted from the start of this process; (): none.
   """
 
@@ -82,6 +84,7 @@ class Experiment:
   best_mode: str
   max_rollbacks: int
   stall_seconds: float
+  autotune: bool
   profile: Sequence[int]
 
   @property
@@ -186,6 +189,8 @@ class Trainer:
     else:
       init = partial(init_state, experiment.algorithm, experiment.seed)
       state = jax.jit(init, out_shardings=replicated(self._mesh))()
+    if experiment.autotune:
+      tune(self._traced, self._mesh.local_devices[0], stopped=lambda: self._preemption.signalled)
     if self._preemption.signalled:  # while the run started
       raise Interrupted(
         f"stopped by {self._preemption.signal} at {int(state.images_seen):,} images: the same command resumes"
@@ -205,6 +210,12 @@ class Trainer:
         logging.warning("rolling back to %s images (%d of %d)", images_seen, rollbacks, experiment.max_rollbacks)
         self._writer.write_texts(int(state.images_seen), {"event": ROLLED_BACK, "reason": str(error)})
         state = _with_other_draws(state, rollbacks)
+
+  def _traced(self) -> jax.stages.Traced:
+    algorithm, mesh = self._experiment.algorithm, self._mesh
+    return self._step.trace(
+      abstract_state(algorithm, mesh), abstract_batches(algorithm, mesh, self._experiment.batch_sizes)
+    )
 
   def _restore(self) -> TrainState | None:
     """Returns the newest readable checkpoint, and sets aside those after it."""
@@ -307,7 +318,8 @@ class Trainer:
     due = images_seen >= experiment.total_images or _crosses(
       experiment.snapshot_every_images, images_seen - experiment.images_per_iteration, images_seen
     )
-    return due and not from_first_process(images_seen in read_metrics(self._workdir).get(SNAPSHOT_SECONDS, ((), ()))[0])
+    there = images_seen in read_metrics(self._workdir).get(SNAPSHOT_SECONDS, ((), ()))[0]
+    return due and not from_first_process(there)
 
 
 def _crosses(interval: int, before: int, after: int) -> bool:

@@ -1,5 +1,6 @@
 """The training state: one tree of arrays, replicated over the devices."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -7,8 +8,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
-from r3gan_jax.algorithms.base import Algorithm, Carry, Params
-from r3gan_jax.training.mesh import replicated
+from r3gan_jax.algorithms.base import Algorithm, Carry, LearnsFromUnlabelled, Params
+from r3gan_jax.training.mesh import batch_sharding, replicated
 
 
 @struct.dataclass
@@ -55,6 +56,20 @@ def abstract_state(algorithm: Algorithm, mesh: Mesh) -> Any:
   shapes = jax.eval_shape(lambda: init_state(algorithm, seed=0))
   sharding = replicated(mesh)
   return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
+
+
+def abstract_batches(
+  algorithm: Algorithm, mesh: Mesh, sizes: Sequence[int]
+) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
+  """Returns global batches of so many images as `jax.ShapeDtypeStruct`s with shardings."""
+  sharding = batch_sharding(mesh)
+  has_labels = algorithm.num_classes or isinstance(algorithm, LearnsFromUnlabelled)
+
+  def batch(images: int) -> dict[str, jax.ShapeDtypeStruct]:
+    image = {"image": jax.ShapeDtypeStruct((images, *algorithm.image_shape), jnp.uint8, sharding=sharding)}
+    return image | ({"label": jax.ShapeDtypeStruct((images,), jnp.int32, sharding=sharding)} if has_labels else {})
+
+  return tuple(map(batch, sizes))
 
 
 def averaged(algorithm: Algorithm, state: TrainState) -> tuple[Params, Carry]:

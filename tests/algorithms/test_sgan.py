@@ -13,7 +13,7 @@ from r3gan_jax import factory
 from r3gan_jax.algorithms import sgan
 from r3gan_jax.algorithms.base import Images
 from r3gan_jax.errors import UserError
-from r3gan_jax.planning.tracing import abstract_batches
+from r3gan_jax.training.state import abstract_batches
 from r3gan_jax.training.step import global_gradients
 
 SETTINGS = sgan.Settings(widths=(8, 8), noise_dim=8)
@@ -175,7 +175,10 @@ def test_samples_are_unconditional_but_batches_have_labels():
   config = recipe.get_config("smoke")
   experiment = factory.build_experiment(config, device_count=1)
   assert experiment.algorithm.num_classes == 0 and config.data.labelled_images == 10
-  assert all(set(batch) == {"image", "label"} for batch in abstract_batches(experiment, mesh_of(1)))
+  assert all(
+    set(batch) == {"image", "label"}
+    for batch in abstract_batches(experiment.algorithm, mesh_of(1), experiment.batch_sizes)
+  )
 
 
 @pytest.mark.parametrize(

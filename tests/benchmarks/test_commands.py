@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from benchmarks import augmentation, grouped_conv, iteration
-from r3gan_jax.planning.tracing import abstract_batches
 from r3gan_jax.training.mesh import make_mesh
+from r3gan_jax.training.state import abstract_batches
 
 TINY = "configs/cifar10.py:smoke"
 
@@ -25,7 +25,7 @@ def test_grouped_convolutions(monkeypatch, capsys):
 def test_random_batches_are_like_those_of_training(name):
   """With labels where reals have some, also if samples have none."""
   experiment = iteration.build(iteration.load_config(f"configs/zoo/{name}.py:smoke", batch=4))
-  described = abstract_batches(experiment, make_mesh(jax.devices()[:1]))
+  described = abstract_batches(experiment.algorithm, make_mesh(jax.devices()[:1]), experiment.batch_sizes)
   batches = iteration.random_batches(experiment)
   shapes = [{key: (value.shape, value.dtype) for key, value in batch.items()} for batch in batches]
   assert shapes == [{key: (value.shape, value.dtype) for key, value in batch.items()} for batch in described]

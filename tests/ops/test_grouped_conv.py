@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from r3gan_jax.ops import grouped_conv_cpu
-from r3gan_jax.ops.grouped_conv import ALGORITHMS, choose, grouped_conv
+from r3gan_jax.ops.grouped_conv import ALGORITHMS, Shape, choose, grouped_conv
 
 # (groups, inputs per group, outputs per group, kernel, padding)
 CASES = [
@@ -44,10 +44,26 @@ def assert_same(actual, expected):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5 * np.abs(b).max()), actual, expected)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *sorted(ALGORITHMS.keys() - {"compiled"})])
+@pytest.mark.parametrize("algorithm", ["auto", "native", "pallas", "per_group"])
 @cases
 def test_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, algorithm):
   check_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, algorithm)
+
+
+@pytest.mark.parametrize("groups, algorithm", [(6, "merged_2"), (4, "merged_4"), (16, "merged_8")])
+def test_merged_groups(groups, algorithm):
+  check_value_and_derivatives(groups, 2, 3, (4, 3), None, algorithm)
+
+
+def test_merged_groups_stay_apart():
+  """What is not finite in one group's kernel or cotangent does not reach its neighbours."""
+  x, kernel = operands(2, 3, 3, (3, 3))
+  dy = jnp.ones((*x.shape[:3], 6))
+  merged, padding = ALGORITHMS["merged_2"], ((1, 1), (1, 1))
+  bad = kernel.at[..., 4].set(jnp.inf)
+  assert np.isfinite(merged.conv(x, bad, groups=2, padding=padding)[..., :3]).all()
+  found = merged.weight_gradient(x, dy.at[..., 4].set(jnp.nan), groups=2, padding=padding, kernel_size=(3, 3))
+  assert np.isfinite(found).all(axis=(0, 1, 2)).tolist() == [True] * 4 + [False, True]
 
 
 def test_the_pointwise_convolution():
@@ -65,7 +81,7 @@ def test_the_pointwise_convolution():
 )
 @pytest.mark.skipif(not grouped_conv_cpu.available(), reason="no C++ compiler")
 def test_the_compiled_kernel(groups, inputs, outputs, kernel_size, padding):
-  assert choose("cpu", groups, inputs, outputs, jnp.dtype(jnp.float32)) == "compiled"
+  assert choose("cpu", Shape("conv", 7, 6, groups, inputs, outputs, kernel_size, "float32")) == "compiled"
   check_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, "compiled")
 
 
@@ -195,5 +211,7 @@ def test_misfits_are_named():
     grouped_conv(x, kernel.astype(jnp.bfloat16), 2)
   with pytest.raises(ValueError, match="multiple of 16 output channels"):
     grouped_conv(x, kernel, 2, algorithm="compiled")
+  with pytest.raises(ValueError, match="merged_4 does not fit 2 groups"):
+    grouped_conv(x, kernel, 2, algorithm="merged_4")
   with pytest.raises(ValueError, match="unknown algorithm 'fft'"):
     grouped_conv(x, kernel, 2, algorithm="fft")

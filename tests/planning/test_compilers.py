@@ -25,9 +25,10 @@ from r3gan_jax.planning.hlo import GpuProgram, bfloat16_sums
 from r3gan_jax.planning.plan import compile_for_topology
 
 platform, topology = sys.argv[1:]
-scan = None
+scan, merged = None, {}
 if platform == "gpu":
   import jax
+  from r3gan_jax.ops.grouped_conv import grouped_conv
   from r3gan_jax.planning.topology import open_mesh, parse_topology
   from r3gan_jax.training.mesh import replicated
 
@@ -37,10 +38,18 @@ if platform == "gpu":
   summed = jax.jit(lambda carry, rows: jax.lax.scan(lambda carry, row: (2 * carry + row, None), carry, rows)[0])
   compiled = summed.lower(carry, rows).compile({"xla_gpu_autotune_level": 0})
   scan = GpuProgram(compiled.as_text()).bytes_accessed()
+  # A stage of the CIFAR-10 preset at 8x8 pixels: convolution, input gradient and weight gradient.
+  operands = [jax.ShapeDtypeStruct(s, "bfloat16", sharding=sharding) for s in ((64, 8, 8, 1536), (3, 3, 16, 1536))]
+  for algorithm in ("merged_2", "merged_4", "merged_8"):
+    conv = lambda x, kernel: grouped_conv(x, kernel, 96, algorithm=algorithm)
+    both = jax.jit(lambda x, kernel, dy: (conv(x, kernel), jax.vjp(conv, x, kernel)[1](dy)))
+    text = both.lower(*operands, operands[0]).compile({"xla_gpu_autotune_level": 0}).as_text()
+    merged[algorithm] = GpuProgram(text).cudnn_convolutions(), GpuProgram(text).other_convolutions()
 plan = compile_for_topology(factory.build_experiment(cifar10.get_config("smoke"), 1, platform), topology)
 program = GpuProgram(plan.text)
 print(json.dumps({
   "scan": scan,
+  "merged": merged,
   "collectives": [[collective.kind, collective.size] for collective in plan.collectives],
   "used": plan.used,
   "flops": plan.flops,
@@ -86,6 +95,7 @@ def test_the_step_compiles_for_a_gpu():
   plan = compiled(GPU_COMPILER, "gpu", "h100:1x1")
   # Each of 10 turns reads two arrays of 4 MiB and writes one; before them the carry is copied. And there is a counter.
   assert plan["scan"] == pytest.approx((10 * 3 + 2) * 4 * 2**20, rel=1e-4)
+  assert plan["merged"] == {name: [3, []] for name in ("merged_2", "merged_4", "merged_8")}
   assert not plan["collectives"]
   assert 0 < plan["used"] < 2**30
   assert plan["bfloat16"] and not plan["bfloat16_sums"]
