@@ -18,4 +18,4 @@ def get_config(variant: str = "") -> ConfigDict:
   config.batch_size = 16
   config.gan.learning_rate = (5e-4, 5e-4)
   config.gan.ema_half_life = 4_000.0
-  return select(config, variant, short=common.short(20_000, 16))
+  return select(config, variant, short=common.short(40_000, 16))
