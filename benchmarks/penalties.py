@@ -57,7 +57,7 @@ def main() -> None:
 
   flops, compile_seconds, temporary, calls = {}, {}, {}, {}
   for name, gradient in GRADIENTS.items():
-    flops[name] = measure.flops(lower(build(native(config), gradient)).compile())
+    flops[name] = measure.flops(lower(build(native(config), gradient)))
     experiment = build(config, gradient)
     lowered = lower(experiment)
     start = time.perf_counter()

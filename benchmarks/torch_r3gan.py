@@ -210,10 +210,15 @@ class Hyperparameters:
 
 
 class Trainer:
-  """G, D, G's moving average and optimisers; `iteration` is a step of D, a step of G and an update of the average."""
+  """G, D, G's moving average and optimisers; `iteration` is a step of D, a step of G and an update of the average.
 
-  def __init__(self, generator: Generator, discriminator: Discriminator, average: Generator):
+  `compiled`: by torch.compile, where gradients are taken once.
+  """
+
+  def __init__(self, generator: Generator, discriminator: Discriminator, average: Generator, compiled: bool = False):
     self.generator, self.discriminator, self.average = generator, discriminator, average
+    self._generate: nn.Module | Any = torch.compile(generator) if compiled else generator
+    self._judge: nn.Module | Any = torch.compile(discriminator) if compiled else discriminator
     average.load_state_dict(generator.state_dict())
     average.requires_grad_(False)
     self.optimizers: dict[nn.Module, torch.optim.Optimizer] = {
@@ -240,7 +245,7 @@ class Trainer:
     """Computes the gradients of D's parameters; returns relativistic logits, R1 and R2, each [N]."""
     self.discriminator.requires_grad_(True)
     with torch.no_grad():
-      fake = self.generator(z, labels)
+      fake = self._generate(z, labels)
     real_logits, r1 = self._logits_and_penalty(real, labels)
     fake_logits, r2 = self._logits_and_penalty(fake, labels)
     difference = real_logits - fake_logits
@@ -256,8 +261,8 @@ class Trainer:
   def generator_gradients(self, z: Tensor, real: Tensor, labels: Tensor | None) -> Tensor:
     """Computes the gradients of G's parameters; returns the relativistic logits [N]."""
     self.discriminator.requires_grad_(False)
-    fake_logits = self.discriminator(self.generator(z, labels), labels)
-    difference = fake_logits - self.discriminator(real, labels)
+    fake_logits = self._judge(self._generate(z, labels), labels)
+    difference = fake_logits - self._judge(real, labels)
     F.softplus(-difference).mean().backward()
     return difference.detach()
 

@@ -6,7 +6,10 @@
 process: in one process, idle threads of one cost the other up to a third of its speed. Both run with main.py's
 allocator settings; `GLIBC_TUNABLES= python ...` switches them off for both. GFLOP is XLA's count of the iteration with
 its native grouped convolution: ours with the recipe's penalised gradient, PyTorch's with our grad_of_grad. The peak is
-that of a large float32 matrix product in the same run (in TF32 for both, if the device has it).
+that of a large matrix product in the same run, float32 (in TF32 for both, if the device has it) or bfloat16.
+
+`--bfloat16`, for a card: ours as the recipe trains there; PyTorch under autocast, with channels last, and once more
+with G, and D in G's step, compiled by torch.compile (which cannot differentiate twice).
 """
 
 import json
@@ -18,6 +21,7 @@ from r3gan_jax.cli.shared.memory import keep_memory
 if __name__ == "__main__":
   keep_memory()
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -30,30 +34,34 @@ def main() -> None:
   parser = measure.parser(__doc__ or "", repetitions=5)
   add_arguments(parser)
   parser.add_argument("--against", choices=["torch"], help="also measure the same iteration in PyTorch")
+  parser.add_argument("--bfloat16", action="store_true", help="as on a card (float32)")
   options = parser.parse_args()
-  config = load_config(options.config, options.batch)
+  config = load_config(options.config, options.batch, options.bfloat16)
+  dtype = jnp.bfloat16 if options.bfloat16 else jnp.float32
 
   experiment = build(config)
-  peak, peak_flops = measure.peak_matmul()
+  peak, peak_flops = measure.peak_matmul(jnp.dtype(dtype))
   calls: dict[str, Callable[[], Any]] = {
     "r3gan_jax": Iteration(experiment, lower(experiment).compile()),
     "matmul": peak,
   }
+  theirs = {"torch": False, "torch, compiled": True} if options.bfloat16 else {"torch": False}
   if options.against:
-    calls["torch"] = measure.in_own_process(torch_iteration, config.to_json())
+    for name, compiled in theirs.items():
+      calls[name] = measure.in_own_process(torch_iteration, config.to_json(), options.bfloat16, compiled)
   seconds = measure.interleaved_seconds(calls, options.repetitions)
 
   flops = {"matmul": peak_flops, "r3gan_jax": native_flops(config)}
   if options.against:
     config.gan.penalised_gradient = "grad_of_grad"
-    flops["torch"] = native_flops(config)
+    flops |= dict.fromkeys(theirs, native_flops(config))
   rates = {name: flops[name] / seconds[name] for name in seconds}
   rows: list[measure.Row] = [
     {
       "implementation": name,
       "s / iteration": seconds[name],
       "images / s": config.batch_size / seconds[name],
-      "speed over torch": seconds["torch"] / seconds[name] if options.against else None,
+      "speed over torch": min(seconds[name] for name in theirs) / seconds[name] if options.against else None,
       "GFLOP": flops[name] / 1e9,
       "GFLOP / s": rates[name] / 1e9,
       "of the peak": rates[name] / rates["matmul"],
@@ -62,16 +70,16 @@ def main() -> None:
     if name != "matmul"
   ]
   rows.append({"implementation": "matmul", "GFLOP": peak_flops / 1e9, "GFLOP / s": rates["matmul"] / 1e9})
-  title = f"{options.config}, batch {config.batch_size}, float32, {measure.threads()} threads"
+  title = f"{options.config}, batch {config.batch_size}, {jnp.dtype(dtype).name}, {measure.threads()} threads"
   measure.report({title: rows}, options.json)
 
 
 def native_flops(config: ConfigDict) -> float:
-  return measure.flops(lower(build(native(config))).compile())
+  return measure.flops(lower(build(native(config))))
 
 
-def torch_iteration(config_json: str) -> Callable[[], None]:
-  """Returns an iteration in PyTorch, on the GPU if JAX uses one; the call waits for its end."""
+def torch_iteration(config_json: str, bfloat16: bool, compiled: bool) -> Callable[[], None]:
+  """Returns an iteration in PyTorch, on the GPU if JAX uses one; the call waits for its end. See the module."""
   import torch
 
   from benchmarks import torch_r3gan
@@ -79,19 +87,26 @@ def torch_iteration(config_json: str) -> Callable[[], None]:
   config = ConfigDict(json.loads(config_json))
   device = measure.torch_device()
   generator, average = (torch_r3gan.build_generator(config).to(device) for _ in range(2))
-  trainer = torch_r3gan.Trainer(generator, torch_r3gan.build_discriminator(config).to(device), average)
+  discriminator = torch_r3gan.build_discriminator(config).to(device)
+  layout = torch.channels_last if bfloat16 else torch.contiguous_format
+  for network in (generator, discriminator, average):
+    network.to(memory_format=layout)
+  trainer = torch_r3gan.Trainer(generator, discriminator, average, compiled)
   hyperparameters = torch_r3gan.Hyperparameters(
     config.gan.learning_rate[0], config.gan.beta2[0], config.gan.gamma[0], ema_decay=0.999
   )
   batches = random_batches(build(config))
-  uint8 = [torch.tensor(np.moveaxis(batch["image"], -1, 1), device=device) for batch in batches]
+  uint8 = [
+    torch.tensor(np.moveaxis(batch["image"], -1, 1), device=device).to(memory_format=layout) for batch in batches
+  ]
   classes = config.data.num_classes
   labels = tuple(torch.eye(classes, device=device)[batch["label"]] if classes else None for batch in batches)
 
   def iteration() -> None:
-    images = tuple(image.float() / 127.5 - 1 for image in uint8)
+    images = tuple((image.float() / 127.5 - 1).contiguous(memory_format=layout) for image in uint8)
     z = tuple(torch.randn(len(image), config.gan.noise_dim, device=device) for image in uint8)
-    trainer.iteration(z, images, labels, hyperparameters)
+    with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+      trainer.iteration(z, images, labels, hyperparameters)
     if device == "cuda":
       torch.cuda.synchronize()
 

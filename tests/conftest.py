@@ -1,12 +1,15 @@
-"""A strict world: 8 devices, no silent promotion, warnings are errors (pyproject.toml)."""
+"""A strict world: 8 devices, no silent promotion, warnings are errors (pyproject.toml).
+
+JAX_PLATFORMS=cuda pytest -n 0 -m card    # what holds on one card, too: see benchmarks/on_gpu.py
+"""
 
 import os
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-# Tiny networks compile for longer than they run.
-os.environ["XLA_FLAGS"] = (
-  "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
+if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
+  # Tiny networks compile for longer than they run.
+  os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+  )
 
 from functools import partial
 

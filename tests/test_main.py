@@ -144,6 +144,7 @@ def test_the_best_checkpoint_is_kept_beside_the_last(command, refused, tmp_path)
   assert "--checkpoint=last is neither a number of images seen nor 'best'" in error
 
 
+@pytest.mark.card
 def test_resumed_equals_uninterrupted_bitwise(command, tmp_path):
   """6 iterations, then 4 more, against 10 at once."""
   command("main", SMOKE, f"--workdir={tmp_path}/parts", "--config.run.total_images=48")
@@ -367,6 +368,7 @@ def test_dry_run_prints_counts_memory_and_flops_and_touches_nothing(command, tmp
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.card
 def test_sampling(command, refused, tmp_path):
   run = tmp_path / "run"
   train = ("--config=configs/cifar10.py:smoke", "--config.gan.augment_p=(0.0,0.0)", f"--workdir={run}")

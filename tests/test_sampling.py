@@ -48,6 +48,7 @@ def test_one_seed_one_image(case):
   np.testing.assert_allclose(noise, expected, rtol=1e-6)
 
 
+@pytest.mark.card
 def test_quantisation_in_bfloat16():
   case = golden_cases.load("cond_8px")
   params = {"generator": case.params("G", "generator")}

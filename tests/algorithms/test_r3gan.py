@@ -55,6 +55,7 @@ def batch(case, z, real, labels):
   return {"image": jnp.asarray(real), "z": jnp.asarray(z)} | ({} if labels is None else {"label": jnp.asarray(labels)})
 
 
+@pytest.mark.card
 @golden_cases.cases
 def test_forward_passes_and_penalties(case):
   case = golden_cases.load(case)
@@ -81,6 +82,7 @@ def test_forward_passes_and_penalties(case):
   )
 
 
+@pytest.mark.card
 @golden_cases.cases
 def test_gradients(case):
   case = golden_cases.load(case)
@@ -99,6 +101,7 @@ def test_gradients(case):
       np.testing.assert_allclose(metrics["loss"], case.arrays["g_adversarial_loss"].mean(), rtol=1e-5)
 
 
+@pytest.mark.card
 @pytest.mark.parametrize("devices, micro_batches", [(1, {}), (2, {"discriminator": 1, "generator": 2})])
 @golden_cases.cases
 def test_three_iterations(case, devices, micro_batches):

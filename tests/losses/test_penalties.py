@@ -92,6 +92,7 @@ def penalised(case, penalised_gradient, dtype, augmentation, objective=regularis
   return jax.jit(lambda *given: penalised_gradient(critic, *given, augmented, objective))(params, images)
 
 
+@pytest.mark.card
 @pytest.mark.parametrize(
   "case, augmentation, objective, dtype, relative",
   [
@@ -141,6 +142,7 @@ def test_fused_convolutions_change_nothing(case):
     golden_cases.assert_trees_close(fused, reference, 1e-5)
 
 
+@pytest.mark.card
 def test_directional_is_as_accurate_in_bfloat16():
   case = golden_cases.load("uncond_16px")
   exact = penalised(case, grad_of_grad, jnp.float32, affine_augmentation)[0]

@@ -46,6 +46,7 @@ def relative_error(actual, expected):
   return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
 
 
+@pytest.mark.card
 def test_golden_features_and_logits(golden, params):
   @jax.jit
   def run(params, images):

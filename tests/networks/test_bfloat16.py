@@ -62,6 +62,7 @@ def gradients(params, penalised_gradient, options):
   return {"G": jax.grad(loss)(params["G"]), "D": of_discriminator}
 
 
+@pytest.mark.card
 @pytest.mark.parametrize("penalised_gradient", [directional, grad_of_grad])
 @pytest.mark.parametrize("grouped_conv", ["auto", "fused"])
 def test_every_leaf_is_within_twice_the_official_error(grouped_conv, penalised_gradient):
@@ -75,6 +76,7 @@ def test_every_leaf_is_within_twice_the_official_error(grouped_conv, penalised_g
   assert errors["all"] > allowed["all"] / 2, "it was bfloat16"
 
 
+@pytest.mark.card
 def test_in_float32_they_are_the_official_ones():
   ours = gradients(recorded("G", "D"), directional, ())
   golden_cases.assert_trees_close(ours, recorded("f32/ggrad", "f32/dgrad"), 1e-5)

@@ -44,12 +44,14 @@ def assert_same(actual, expected):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5 * np.abs(b).max()), actual, expected)
 
 
+@pytest.mark.card
 @pytest.mark.parametrize("algorithm", ["auto", "native", "pallas", "per_group"])
 @cases
 def test_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, algorithm):
   check_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, algorithm)
 
 
+@pytest.mark.card
 @pytest.mark.parametrize("groups, algorithm", [(6, "merged_2"), (4, "merged_4"), (16, "merged_8")])
 def test_merged_groups(groups, algorithm):
   check_value_and_derivatives(groups, 2, 3, (4, 3), None, algorithm)
@@ -147,6 +149,7 @@ def test_every_way_to_a_weight_gradient(side, inputs, outputs, groups):
   assert_same(found(x, dy), expected)
 
 
+@pytest.mark.card
 @pytest.mark.parametrize("x_axis, kernel_axis", [(0, None), (None, 1), (2, 0)])
 def test_vmap(x_axis, kernel_axis):
   groups = 2

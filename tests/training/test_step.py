@@ -83,6 +83,7 @@ def reference():
   return train()
 
 
+@pytest.mark.card
 @pytest.mark.parametrize(
   "devices, micro_batches",
   [(8, None), (1, {"discriminator": 4, "generator": 2}), (2, {"discriminator": 8, "generator": 4})],
