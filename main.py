@@ -3,7 +3,7 @@
 The same command resumes the run. Flags change settings, e.g. `--config.batch_size=64`.
 """
 
-from r3gan_jax.cli.shared.memory import keep_memory
+from r3gan_jax.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()

@@ -11,7 +11,7 @@ if PyTorch is installed.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from r3gan_jax.cli.shared.memory import keep_memory
+from r3gan_jax.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()

@@ -9,7 +9,7 @@ runs in its own process, in turn with ours. First the results of both are compar
 from collections.abc import Callable
 from typing import Any
 
-from r3gan_jax.cli.shared.memory import keep_memory
+from r3gan_jax.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()

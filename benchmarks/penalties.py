@@ -9,7 +9,7 @@ its native grouped convolution.
 import time
 from typing import Any
 
-from r3gan_jax.cli.shared.memory import keep_memory
+from r3gan_jax.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from r3gan_jax.cli.shared.memory import keep_memory
+from r3gan_jax.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()

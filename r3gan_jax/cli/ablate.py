@@ -14,7 +14,7 @@ Scores are config.run.metrics at the end of each run, as mean and standard devia
 loss or gradient has diverged, and has no scores. Each run is an ordinary work directory, OUT/RECIPE/LOSS/seed_N.
 """
 
-from r3gan_jax.cli.shared.memory import keep_memory
+from r3gan_jax.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()

@@ -6,7 +6,7 @@ The data set is a prepared one of 10 classes and at most 32x32 pixels. Trains on
 cores, prints the accuracy on the split "test", and saves an .npz.
 """
 
-from r3gan_jax.cli.shared.memory import keep_memory
+from r3gan_jax.memory import keep_memory
 
 if __name__ == "__main__":
   keep_memory()
