@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "r3gan_jax"
 FLOORS = (
-  ("errors",),
+  ("errors", "memory"),
   ("ops", "optimizers", "progress_bar", "schedules", "settings", "storage"),
   ("locks",),
   ("augment", "data", "losses", "networks"),
