@@ -190,16 +190,38 @@ def test_bfloat16_images_stay_bfloat16():
   np.testing.assert_allclose(rounded.astype(jnp.float32), exact, atol=0.05)
 
 
-def test_windows_of_a_big_image_see_all_that_is_sampled():
-  """At 128 pixels a tile uses a window of the image; a dense evaluation does not."""
+def test_products_are_as_gathers():
+  """In value and pullback, also where tiles use a window of the image, and far outside of it."""
+  x = jax.random.uniform(jax.random.key(0), (4, 128, 24, 2))
+  assert geometry.tiling(128).window < 128
+  parameters = jax.jit(lambda: draw(make_keys(4), jnp.float32(1), dict.fromkeys(geometry.NAMES, 1.0)))()
+  # A tile needs more than its window if the image shrinks by more than 2.8, in one direction or another.
+  parameters |= {
+    "isotropic_scale": jnp.array([[0.0], [1.0], [-0.5], [-1.0]]),
+    "anisotropic_scale": jnp.full((4, 1), 0.4),
+  }
+  inverses = jax.vmap(lambda parameters: geometry.inverse_matrix(parameters, 128, 24))(parameters)
+
+  def derivative(sample):
+    sampled, pull_back = jax.vjp(lambda x: sample(x, inverses), x)
+    return sampled, pull_back(jnp.sin(3 * sampled))[0]
+
+  products, gathers = (
+    jax.jit(derivative, static_argnums=0)(way) for way in (geometry.sample_by_products, geometry.sample_by_gathers)
+  )
+  for product, gather in zip(products, gathers, strict=True):
+    np.testing.assert_allclose(product, gather, atol=1e-4 * np.abs(gather).max())
+
+
+def test_a_big_image():
+  """At 128 pixels, against a dense evaluation."""
   side = 128
-  assert geometry.tiling(side).window < side
   x = images(6, side, 1)
   names = ("x_flip", *geometry.NAMES[2:])
   parameters = jax.jit(lambda: draw(make_keys(6), jnp.float32(1), dict.fromkeys(names, 1.0)))()
-  windowed = apply_(x, parameters)
+  sampled = apply_(x, parameters)
   stretched = jax.jit(jax.vmap(lambda x, p: dense(x, geometry.inverse_matrix(p, side, side))))(x, parameters)
-  np.testing.assert_allclose(windowed, stretched, atol=1e-4)
+  np.testing.assert_allclose(sampled, stretched, atol=1e-4)
 
 
 def dense(image, inverse):
