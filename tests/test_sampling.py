@@ -9,6 +9,9 @@ from helpers import golden_cases
 from helpers.meshes import mesh_of
 from PIL import Image
 
+from configs import stacked_digits
+from configs.zoo import gan as zoo_gan
+from r3gan_jax import factory
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import (
   FRAME_RATE,
@@ -18,6 +21,7 @@ from r3gan_jax.sampling import (
   image_grid,
   interpolation,
   labels_of_seeds,
+  noise_path,
   save_png,
   save_pngs,
   save_video,
@@ -97,6 +101,15 @@ def test_interpolation_is_a_closed_path_through_the_rows():
 def test_straight_interpolation_by_hand():
   walk = interpolation(np.array([[0, 1], [1, 0], [-1, 0]], np.float32), steps=2, straight=True)
   np.testing.assert_array_equal(walk, [[0, 1], [0.5, 0.5], [1, 0], [0, 0], [-1, 0], [-0.5, 0.5]])
+
+
+def test_the_path_of_uniform_noise_is_straight():
+  """So it stays in the cube; on a sphere it would leave it between two corners."""
+  corners = np.array([[1, 1, -1], [1, -1, 1]], np.float32)
+  gaussian, uniform = (
+    factory.build_algorithm(config) for config in (stacked_digits.get_config("smoke"), zoo_gan.get_config("smoke"))
+  )
+  assert np.abs(noise_path(uniform, corners, 4)).max() == 1 < np.abs(noise_path(gaussian, corners, 4)).max()
 
 
 def test_pngs_of_batches(tmp_path):

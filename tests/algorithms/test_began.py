@@ -128,9 +128,9 @@ def test_the_networks(start):
 
 def test_the_learning_rate_is_held_and_then_falls():
   rate = began.build(
-    began.Settings(width=4, learning_rate=(1e-4, 1e-6), hold_images=100, decay_images=100), IMAGES, "cpu"
+    began.Settings(width=4, learning_rate=(1e-4, 1e-6), hold_images=100, decay_images=200), IMAGES, "cpu"
   ).schedules["learning_rate"]
-  assert [float(rate(n)) for n in (0, 100, 150, 200, 900)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6, 1e-6])
+  assert [float(rate(n)) for n in (0, 100, 200, 300, 900)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6, 1e-6])
 
 
 def test_pictures(start):

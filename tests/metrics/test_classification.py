@@ -85,9 +85,10 @@ def test_logits_of_classes():
 
 @pytest.mark.parametrize("block", [3, 8, 100])
 def test_the_nearest_code_against_all_pairs(block):
-  """Far from the origin, with parts that are not full."""
+  """Far from the origin, with parts that are not full; of equals, the first."""
   random = np.random.default_rng(0)
   codes, known = (random.standard_normal((n, 5)).astype(np.float32) + 30 for n in (10, 17))
+  known[8:16] = known[:8]
   distances = np.linalg.norm(codes[:, None].astype(np.float64) - known[None], axis=2)
   labels = np.arange(17) * 3
   np.testing.assert_array_equal(nearest(codes, known, labels, block), labels[distances.argmin(axis=1)])
