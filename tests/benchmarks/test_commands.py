@@ -1,12 +1,14 @@
 """Benchmarks of parts run on a tiny recipe."""
 
+import json
+import os
 import sys
 from argparse import Namespace
 
 import jax
 import pytest
 
-from benchmarks import augmentation, grouped_conv, iteration
+from benchmarks import augmentation, grouped_conv, iteration, on_gpu
 from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.state import abstract_batches
 
@@ -35,3 +37,24 @@ def test_random_batches_are_like_those_of_training(name):
 def test_the_augmentation_alone():
   (row,) = augmentation.alone(Namespace(config=TINY, batch=2, sides=[8], repetitions=1))
   assert row["side"] == "8" and row["forward"] > 0 and row["forward + backward"] > 0
+
+
+def test_steps_on_a_card_are_logged_and_ended_in_time(tmp_path):
+  """Their tables are collected, also those that a training leaves."""
+  steps = [
+    on_gpu.Step("quick", ["-c", "print('done', 1 / 0)"], 60),
+    on_gpu.Step("slow", ["-c", "import time; print('begun', flush=True); time.sleep(60)"], 2),
+  ]
+  done = {step.name: on_gpu.run(step, tmp_path, dict(os.environ)) for step in steps}
+  assert {name: step["status"] for name, step in done.items()} == {"quick": 1, "slow": "timeout"}
+  assert "ZeroDivisionError" in (tmp_path / "quick.log").read_text()
+
+  (tmp_path / "run").mkdir()
+  speed = {"progress/images_per_second": 8.0, "progress/peak_memory_bytes": 2**30}
+  (tmp_path / "run/metrics.jsonl").write_text(
+    "".join(json.dumps(line) + "\n" for line in ({"event": "started"}, speed))
+  )
+  tables = on_gpu.tables("training", tmp_path)
+  assert tables == {"The recipe as it trains": [{"images / s": 8.0, "peak memory GiB": 1.0}]}
+  text = on_gpu.as_markdown({"machine": {"device": "a card"}, "steps": done, "tables": tables})
+  assert "a card" in text and "| slow | timeout |" in " ".join(text.split())
