@@ -1,9 +1,7 @@
 """The memory allocator of long-running commands. Imports little, as a restarted process imports everything again."""
 
-import ctypes
 import os
 import sys
-from contextlib import suppress
 
 _KEEP_MEMORY = ":".join(
   f"glibc.malloc.{name}" for name in ("arena_max=1", "hugetlb=1", f"mmap_threshold={2**32}", f"trim_threshold={2**33}")
@@ -20,14 +18,3 @@ def keep_memory() -> None:
   if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
     os.environ["GLIBC_TUNABLES"] = _KEEP_MEMORY
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def release_memory() -> None:
-  """Returns freed memory to the system: after work that is not part of every step.
-
-  What such work leaves between the temporaries of two steps makes the second ones take other memory, and with
-  `keep_memory` the first ones' would stay in use for nothing. glibc only.
-  """
-  if sys.platform == "linux":
-    with suppress(AttributeError):
-      ctypes.CDLL(None).malloc_trim(0)

@@ -23,7 +23,6 @@ from r3gan_jax.algorithms.base import Algorithm, Params
 from r3gan_jax.data.images import CorruptImage
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import Interrupted, UserError, one_line
-from r3gan_jax.memory import release_memory
 from r3gan_jax.training.autotuning import tune
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, BestCheckpoint, Checkpoints
 from r3gan_jax.training.distributed import Preemption, Watchdog, from_first_process
@@ -311,7 +310,6 @@ class Trainer:
       self._best.offer(state, scores)
     self._writer.write_scalars(images_seen, {SNAPSHOT_SECONDS: time.perf_counter() - began})
     self._writer.flush()
-    release_memory()
     return is_saved
 
   def _snapshot_is_missing(self, images_seen: int) -> bool:
