@@ -212,6 +212,7 @@ def test_recipes_are_locked():
     ("b", "widths", (8, 8), "config.gan.widths = (8, 8) has 2 entries"),
     ("b", "blocks", (2,) * 7, "config.gan.network = 'stylegan2_skeleton'"),
     ("b", "expansion", 2.0, "config.gan.network = 'stylegan2_skeleton'"),
+    ("d1", "grouped_conv", "merged_4", "config.gan.grouped_conv = 'merged_4' does not divide the 1 groups of"),
     ("d1", "expansion", 0.3, "config.gan.cardinalities: 1 groups do not divide width 1536 x expansion 0.3"),
     (
       "e1",
