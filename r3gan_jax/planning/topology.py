@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 
-from r3gan_jax.errors import UserError
+from r3gan_jax.errors import UserError, one_line
 from r3gan_jax.training.mesh import make_mesh
 
 GIB = 2**30
@@ -268,9 +269,16 @@ def _tpus(topology: Topology) -> list[jax.Device]:
 
 
 def _gpus(topology: Topology) -> list[jax.Device]:
-  if find_spec("jax_cuda13_plugin") is None:  # it finds ptxas beside itself
-    raise UserError("compiling for a GPU needs XLA's GPU compiler: pip install -e '.[gpu-compiler]'")
+  cure = "pip install -e '.[gpu-compiler]'"
+  if find_spec("jax_cuda13_plugin") is None:
+    raise UserError(f"compiling for a GPU needs XLA's GPU compiler: {cure}")
   hosts, cards = topology.shape
-  return topologies.get_topology_desc(
+  devices = topologies.get_topology_desc(
     topology.name, platform="cuda", target_config=topology.device.compiler, topology=f"{hosts}x1x{cards}"
   ).devices
+  try:  # a whole iteration would fail only after a minute
+    scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=SingleDeviceSharding(devices[0]))
+    jax.jit(jnp.exp).lower(scalar).compile()
+  except jax.errors.JaxRuntimeError as error:
+    raise UserError(f"XLA's GPU compiler lacks files of CUDA ({one_line(error)}): {cure}") from None
+  return devices

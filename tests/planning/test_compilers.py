@@ -103,3 +103,23 @@ def test_the_step_compiles_for_a_gpu():
   assert plan["cudnn_convolutions"] == 11 * 4 and not plan["other_convolutions"]
   # In kernels that make several layouts of what they compute anyway; splitting channels into groups adds 14 MB.
   assert plan["transposed_bytes"] < 2.6e6
+
+
+@pytest.mark.skipif(not GPU_COMPILER.exists(), reason="needs XLA's GPU compiler: make test")
+@pytest.mark.skipif(subprocess.run(["unshare", "-m", "true"]).returncode != 0, reason="needs to hide CUDA")
+def test_missing_files_of_cuda(tmp_path):
+  """They are hidden, wherever XLA looks for them."""
+  for part in GPU_COMPILER.iterdir():
+    if part.name != "nvidia":
+      (tmp_path / part.name).symlink_to(part)
+  hide = "for there in /usr/local/cuda*; do mount -t tmpfs tmpfs $there; done"
+  command = f"{hide}; PATH=/usr/bin:/bin exec {sys.executable} main.py --config=configs/cifar10.py:smoke --dry_run"
+  done = subprocess.run(
+    ["unshare", "-m", "bash", "-c", f"{command} --topology=h100:1x1"],
+    cwd=ROOT,
+    env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    capture_output=True,
+    text=True,
+  )
+  line = done.stderr.splitlines()[-1]
+  assert done.returncode == 2 and line.startswith("error: XLA's GPU compiler lacks files of CUDA (")
