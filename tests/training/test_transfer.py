@@ -201,12 +201,13 @@ def without_class(params):
   return {**params, "class_embedding": jax.tree.map(jnp.zeros_like, params["class_embedding"])}
 
 
-def test_noise_of_another_length_is_not_mistaken_for_the_class(workdirs):
-  """Kernels of one shape: 16 rows of z in the source, 8 of z and 8 of the class in the target."""
+@pytest.mark.parametrize("counts", [(8, 16), (16, 8)])
+def test_noise_of_another_length_is_not_mistaken_for_the_class(counts):
+  """Kernels of one shape: 16 rows of z in one network, 8 of z and 8 of the class in the other."""
   source = {"basis/linear/kernel": np.arange(32.0).reshape(16, 2)}
   target = {"basis/linear/kernel": -np.ones((16, 2))}
   trees = [unflatten_dict(tree, sep="/") for tree in (target, source)]
-  rows = [{"basis/linear/kernel": count} for count in (8, 16)]
+  rows = [{"basis/linear/kernel": count} for count in counts]
   transfer = plan_transfer("generator", *trees, *rows)
   assert transfer.lines[1].endswith("rows 1 to 8 of kernel transferred, the rest initialised")
   merged = transfer(*jax.tree.map(jnp.asarray, trees))["basis"]["linear"]["kernel"]
