@@ -1,7 +1,7 @@
 // Grouped convolution for CPUs, float32, NHWC, stride 1: the two operations of grouped_conv.py.
 //
-// XLA has no fast path for it: its general convolution does not exploit that a group's 16 channels are one vector
-// register. Here a task is one (image, group): the group's channels of the image are packed, zero-padded, into a
+// XLA has no fast path for it: its general convolution does not exploit that a group's 16 channels fill one or two vector
+// registers. Here a task is one (image, group): the group's channels of the image are packed, zero-padded, into a
 // contiguous buffer that stays in cache, and each output register accumulates over taps and input channels.
 // The order of summation does not depend on the number of threads.
 
@@ -20,7 +20,13 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-constexpr int kLanes = 16;  // one AVX-512 register; compilers split it where registers are narrower
+// The floats of a register, and how many registers sum at a time: AVX-512 has 32, AVX2 has 16. Compilers do badly with
+// vectors that are wider than a register.
+#ifdef __AVX512F__
+constexpr int kLanes = 16, kSums = 16;
+#else
+constexpr int kLanes = 8, kSums = 8;
+#endif
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
 
 inline Vector Load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
@@ -119,7 +125,9 @@ void ConvTask(const Shape& s, const float* x, const float* kernels, float* y, in
       const float* row = packed + h * s.padded_width() * s.inputs;
       float* out = y + ((image * s.out_height + h) * s.out_width) * stride + group * s.outputs + block;
       int64_t w = 0;
-      for (; w + 16 <= s.out_width; w += 16) ConvPixels<16>(s, row + w * s.inputs, kernel, out + w * stride, stride);
+      for (; w + kSums <= s.out_width; w += kSums) {
+        ConvPixels<kSums>(s, row + w * s.inputs, kernel, out + w * stride, stride);
+      }
       for (; w + 8 <= s.out_width; w += 8) ConvPixels<8>(s, row + w * s.inputs, kernel, out + w * stride, stride);
       for (; w + 4 <= s.out_width; w += 4) ConvPixels<4>(s, row + w * s.inputs, kernel, out + w * stride, stride);
       for (; w < s.out_width; ++w) ConvPixels<1>(s, row + w * s.inputs, kernel, out + w * stride, stride);
@@ -164,7 +172,7 @@ void WeightGradientTask(const Shape& s, const float* x, const float* dys, float*
       for (int64_t j = 0; j < s.kernel_width; ++j) {
         const float* tap = packed + (i * s.padded_width() + j) * s.inputs;
         int64_t c = 0;
-        for (; c + 16 <= s.inputs; c += 16, sum += 16 * kLanes) TapGradient<16>(s, tap + c, dy, sum);
+        for (; c + kSums <= s.inputs; c += kSums, sum += kSums * kLanes) TapGradient<kSums>(s, tap + c, dy, sum);
         for (; c + 4 <= s.inputs; c += 4, sum += 4 * kLanes) TapGradient<4>(s, tap + c, dy, sum);
         for (; c < s.inputs; ++c, sum += kLanes) TapGradient<1>(s, tap + c, dy, sum);
       }
