@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,16 +107,21 @@ def test_the_step_compiles_for_a_gpu():
 
 
 @pytest.mark.skipif(not GPU_COMPILER.exists(), reason="needs XLA's GPU compiler: make test")
-@pytest.mark.skipif(subprocess.run(["unshare", "-m", "true"]).returncode != 0, reason="needs to hide CUDA")
 def test_missing_files_of_cuda(tmp_path):
   """They are hidden, wherever XLA looks for them."""
+  hidden = ["unshare", "-m", "bash", "-c"]
+  if (
+    not shutil.which("unshare")
+    or subprocess.run([*hidden, "mount -t tmpfs tmpfs /mnt"], capture_output=True).returncode
+  ):
+    pytest.skip("needs root, to hide CUDA")
   for part in GPU_COMPILER.iterdir():
     if part.name != "nvidia":
       (tmp_path / part.name).symlink_to(part)
-  hide = "for there in /usr/local/cuda*; do mount -t tmpfs tmpfs $there; done"
+  hide = "for there in /usr/local/cuda*; do [[ ! -d $there ]] || mount -t tmpfs tmpfs $there; done"
   command = f"{hide}; PATH=/usr/bin:/bin exec {sys.executable} main.py --config=configs/cifar10.py:smoke --dry_run"
   done = subprocess.run(
-    ["unshare", "-m", "bash", "-c", f"{command} --topology=h100:1x1"],
+    [*hidden, f"{command} --topology=h100:1x1"],
     cwd=ROOT,
     env=os.environ | {"PYTHONPATH": str(tmp_path)},
     capture_output=True,
