@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests and measures everything on a machine with one NVIDIA card, in about ten minutes after the installation.
+# Tests and measures everything on a machine with one NVIDIA card, in 630 s at most after the installation.
 #
 #   benchmarks/on_gpu.sh [--out=DIRECTORY]    # results.json and results.md (default: on_gpu)
 #

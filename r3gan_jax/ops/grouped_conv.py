@@ -114,7 +114,7 @@ MEASURED: dict[tuple[str, Shape], str] = {}
 def choose(platform: str, shape: Shape, portable: bool = False) -> str:
   """Returns the algorithm for a shape on a platform, JAX's "cpu", "tpu" or another.
 
-  It is what has been measured in this process (ops/autotuning.py), or else a rule, of measurements by
+  It is what has been measured in this process (training/autotuning.py), or else a rule, of measurements by
   benchmarks/grouped_conv.py (CPU) and benchmarks/tpu.py (TPU). `portable` programs have no kernels of ours, and do not
   depend on what was measured where they are made.
   """
@@ -200,28 +200,6 @@ def _weight_gradient_per_group(
   return _join_groups(lax.map(one_group, (_split_groups(x, groups), _split_groups(dy, groups))))
 
 
-def _conv_merged(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding, merge: int) -> jax.Array:
-  """Computes with `merge` neighbouring groups as one, whose kernel is block-diagonal: wider groups suit GPUs better."""
-  height, width, inputs, outputs = kernel.shape
-  blocks = kernel.reshape(height, width, 1, inputs, groups // merge, merge, -1)
-  kernel = _diagonal(blocks, merge).reshape(height, width, merge * inputs, outputs)
-  return _conv_native(x, kernel, groups=groups // merge, padding=padding)
-
-
-def _weight_gradient_merged(
-  x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int], merge: int
-) -> jax.Array:
-  """Computes the gradient of the block-diagonal kernel, and keeps its blocks."""
-  gradient = _weight_gradient_native(x, dy, groups=groups // merge, padding=padding, kernel_size=kernel_size)
-  blocks = gradient.reshape(*kernel_size, merge, -1, groups // merge, merge, dy.shape[-1] // groups)
-  return _diagonal(blocks, merge).sum(2).reshape(*kernel_size, -1, dy.shape[-1])
-
-
-def _diagonal(blocks: jax.Array, merge: int) -> jax.Array:
-  """Returns blocks [kh, kw, merge or 1, I, groups, merge, O], and zeros where the two group axes differ."""
-  return jnp.where(jnp.eye(merge, dtype=bool)[:, None, None, :, None], blocks, jnp.zeros((), blocks.dtype))
-
-
 _PIXELS_OF_ONE_PRODUCT = 256
 """From so many pixels of dy on, the products of each image are faster than one of the batch."""
 
@@ -268,6 +246,28 @@ def _products_of_each_image(x: jax.Array, dy: jax.Array, kernel_size: tuple[int,
   dy = dy.reshape(batch, pixels, outputs)
   total, _ = lax.scan(add, match_varying_axes(zeros, dy)[0], (rows, dy))
   return total.swapaxes(1, 2).reshape(height, width, -1, outputs)
+
+
+def _conv_merged(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding, merge: int) -> jax.Array:
+  """Computes with `merge` neighbouring groups as one, whose kernel is block-diagonal: wider groups suit GPUs better."""
+  height, width, inputs, outputs = kernel.shape
+  blocks = kernel.reshape(height, width, 1, inputs, groups // merge, merge, -1)
+  kernel = _diagonal(blocks, merge).reshape(height, width, merge * inputs, outputs)
+  return _conv_native(x, kernel, groups=groups // merge, padding=padding)
+
+
+def _weight_gradient_merged(
+  x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int], merge: int
+) -> jax.Array:
+  """Computes the gradient of the block-diagonal kernel, and keeps its blocks."""
+  gradient = _weight_gradient_native(x, dy, groups=groups // merge, padding=padding, kernel_size=kernel_size)
+  blocks = gradient.reshape(*kernel_size, merge, -1, groups // merge, merge, dy.shape[-1] // groups)
+  return _diagonal(blocks, merge).sum(2).reshape(*kernel_size, -1, dy.shape[-1])
+
+
+def _diagonal(blocks: jax.Array, merge: int) -> jax.Array:
+  """Returns blocks [kh, kw, merge or 1, I, groups, merge, O], and zeros where the two group axes differ."""
+  return jnp.where(jnp.eye(merge, dtype=bool)[:, None, None, :, None], blocks, jnp.zeros((), blocks.dtype))
 
 
 class Algorithm(NamedTuple):

@@ -34,7 +34,7 @@ _ROUNDS = 3
 
 
 class Case(NamedTuple):
-  """What is timed: a shape, with the batch and the padding of its largest use in a program."""
+  """A shape to time, with the batch and the padding of its largest use in a program."""
 
   shape: Shape
   batch: int
