@@ -14,7 +14,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from r3gan_jax.errors import UserError, one_line
-from r3gan_jax.metrics.features import PRECISION, FeatureNetwork
+from r3gan_jax.metrics.features import PRECISION, Conv, FeatureNetwork
 from r3gan_jax.storage import write_npz
 
 SIDE = 32
@@ -36,7 +36,7 @@ class DigitsCNN(nn.Module):
   def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     x = images.astype(jnp.float32) / 255
     for n, width in enumerate((32, 64, 64), start=1):
-      x = nn.relu(nn.Conv(width, (3, 3), precision=PRECISION, name=f"conv{n}")(x))
+      x = nn.relu(Conv(width, (3, 3), name=f"conv{n}")(x))
       x = nn.max_pool(x, (2, 2), (2, 2))
     features = nn.relu(nn.Dense(FEATURES, precision=PRECISION, name="features")(x.reshape(len(x), -1)))
     return features, nn.Dense(CLASSES, precision=PRECISION, name="logits")(features)

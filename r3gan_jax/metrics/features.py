@@ -1,12 +1,17 @@
-"""The interface of feature networks, and the resizing of their input images."""
+"""The interface of feature networks, their convolutions, and the resizing of their input images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+
+from r3gan_jax.ops.grouped_conv import grouped_conv
 
 RESIZES = ("pytorch", "tensorflow")
 """The conventions of `resize`."""
@@ -50,6 +55,21 @@ def resize(images: jax.Array, side: int, convention: str) -> jax.Array:
   return jnp.einsum(
     "ih,nhwc,jw->nijc", vertical, images.astype(jnp.float32), horizontal, precision=PRECISION, optimize=True
   )
+
+
+def _conv_general_dilated(
+  x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Any, **options: Any
+) -> jax.Array:
+  """Computes `lax.conv_general_dilated`; at stride 1 on CPUs by our own convolution, because XLA's is slow."""
+  plain = partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+  if strides != (1, 1):
+    return plain(x, kernel)
+  pads = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding))
+  return lax.platform_dependent(x, kernel, cpu=partial(grouped_conv, groups=1, padding=pads), default=plain)
+
+
+Conv = partial(nn.Conv, precision=PRECISION, conv_general_dilated=_conv_general_dilated)
+"""The convolution of feature networks."""
 
 
 def as_rgb(images: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from r3gan_jax.metrics import features
 from r3gan_jax.metrics.features import PRECISION, FeatureNetwork, as_rgb, resize
 
 SIDE = 299
@@ -25,7 +26,7 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    conv = nn.Conv(self.width, self.kernel, self.strides, self.padding, precision=PRECISION)
+    conv = features.Conv(self.width, self.kernel, self.strides, self.padding)
     nn.share_scope(self, conv)
     return nn.relu(conv(x))
 

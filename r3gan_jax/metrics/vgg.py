@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r3gan_jax.metrics.features import PRECISION, FeatureNetwork, as_rgb, resize
+from r3gan_jax.metrics.features import PRECISION, Conv, FeatureNetwork, as_rgb, resize
 
 SIDE = 224
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -29,7 +29,7 @@ class VGG16(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     for block, (width, convolutions) in enumerate(BLOCKS, start=1):
       for n in range(1, convolutions + 1):
-        x = nn.relu(nn.Conv(width, (3, 3), precision=PRECISION, name=f"conv{block}_{n}")(x))
+        x = nn.relu(Conv(width, (3, 3), name=f"conv{block}_{n}")(x))
       x = nn.max_pool(x, (2, 2), (2, 2))
     x = x.reshape(len(x), -1)
     for name in ("fc1", "fc2"):

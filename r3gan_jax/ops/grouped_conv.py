@@ -121,8 +121,6 @@ def choose(platform: str, shape: Shape, portable: bool = False) -> str:
   groups, inputs, outputs = shape.groups, shape.inputs, shape.outputs
   if not portable and (platform, shape) in MEASURED:
     return MEASURED[platform, shape]
-  if platform == "cpu" and groups == 1:
-    return "per_group"  # XLA's convolution, and a weight gradient up to 30 times as fast as XLA's
   if platform == "cpu" and not portable and grouped_conv_cpu.supports(outputs, jnp.dtype(shape.dtype)):
     return "compiled"
   if platform == "cpu":

@@ -79,6 +79,7 @@ def test_the_pointwise_convolution():
     (3, 16, 32, (1, 1), None),
     (2, 32, 16, (4, 2), None),
     (2, 16, 16, (5, 3), ((0, 4), (2, 1))),
+    (1, 48, 80, (3, 3), None),  # more than one task, for both
   ],
 )
 @pytest.mark.skipif(not grouped_conv_cpu.available(), reason="no C++ compiler")
@@ -99,13 +100,14 @@ def test_what_is_exported_for_any_batch_has_no_kernel_of_ours():
 
 
 @pytest.mark.skipif(not grouped_conv_cpu.available(), reason="no C++ compiler")
-@pytest.mark.parametrize("side, batch", [(4, 3), (5, 2), (21, 1), (32, 2)])
+@pytest.mark.parametrize("side, batch", [(4, 6), (5, 2), (21, 1), (32, 2)])
 def test_the_compiled_kernel_on_all_widths(side, batch):
-  """Rows are computed in pieces of 16, 8, 4 and 1 pixels."""
+  """Rows are computed in pieces of 16, 8, 4 and 1 pixels; small images several, and large ones some rows at a time."""
   x = jax.random.normal(jax.random.key(0), (batch, side, side, 64))
   kernel = jax.random.normal(jax.random.key(1), (3, 3, 16, 64))
-  conv = jax.jit(lambda x, kernel: grouped_conv(x, kernel, 4, algorithm="compiled"))
-  assert_same(conv(x, kernel), native(x, kernel, 4, None))
+  compiled = partial(grouped_conv, groups=4, algorithm="compiled")
+  outputs = [jax.vjp(partial(conv, x), kernel) for conv in (compiled, partial(native, groups=4, padding=None))]
+  assert_same(*((y, pull_back(y)) for y, pull_back in outputs))
 
 
 def check_value_and_derivatives(groups, inputs, outputs, kernel_size, padding, algorithm):
