@@ -13,7 +13,7 @@ from helpers.states import arrays_of
 from helpers.zoo import trained
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms import acgan, began, bigan, dcgan, ebgan, infogan, sgan, wgan_gp
+from r3gan_jax.algorithms import acgan, began, bigan, dcgan, ebgan, infogan, sagan, sgan, wgan_gp
 from r3gan_jax.algorithms.base import HasBoundedNoise, Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler, noise_path
@@ -23,6 +23,7 @@ from r3gan_jax.training.transfer import transferred_state
 
 BATCH = 16
 OF_CONVOLUTIONS = {"widths": (8, 8), "noise_dim": 8, "ema_half_life": 32.0}
+OF_RESNETS = {"whole_blocks": 1, "attention_side": 8, "noise_dim": 8, "ema_half_life": 32.0}
 ALGORITHMS = {
   "acgan": (acgan, acgan.Settings("own", (8, 8), (8, 8, 8, 8), noise_dim=8, ema_half_life=32.0)),
   "began": (began, began.Settings(width=4, noise_dim=8, ema_half_life=32.0)),
@@ -30,10 +31,13 @@ ALGORITHMS = {
   "dcgan": (dcgan, dcgan.Settings(**OF_CONVOLUTIONS, kernel_size=4)),
   "ebgan": (ebgan, ebgan.Settings((8, 8), (8, 8), noise_dim=8, margin=10.0, ema_half_life=32.0)),
   "infogan": (infogan, infogan.Settings((8, 8), 16, 8, noise_dim=8, ema_half_life=32.0)),
+  "sagan": (sagan, sagan.Settings((8, 8, 8), (8, 8), **OF_RESNETS, discriminator_updates=2)),
   "sgan": (sgan, sgan.Settings(**OF_CONVOLUTIONS)),
   "wgan_gp": (wgan_gp, wgan_gp.Settings(**OF_CONVOLUTIONS, critic_updates=2)),
 }
-CLASSES = {"acgan": 3, "sgan": 3}  # of the data
+CLASSES = {"acgan": 3, "sagan": 3, "sgan": 3}  # of the data
+WITH_OR_WITHOUT_CLASSES = ("sagan",)
+NORMAL_NOISE = ("sagan", "wgan_gp")
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
@@ -91,8 +95,8 @@ def test_ways_between_samples_stay_where_noise_is(name):
   noise = np.asarray(algorithm.noise(jax.random.split(jax.random.key(0), 64)))
   way = noise_path(algorithm, noise, 5)
   np.testing.assert_array_equal(way[::5], noise)
-  assert isinstance(algorithm, HasBoundedNoise) == (name != "wgan_gp")
-  if name == "wgan_gp":
+  assert isinstance(algorithm, HasBoundedNoise) == (name not in NORMAL_NOISE)
+  if name in NORMAL_NOISE:
     lengths = np.linalg.norm(way, axis=1)
     assert lengths.min() > 0.95 * np.linalg.norm(noise, axis=1).min()
     return
@@ -107,7 +111,7 @@ def test_ways_between_samples_stay_where_noise_is(name):
     np.testing.assert_allclose(way[:, first : first + algorithm.categories].sum(axis=1), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["cgan", "gan", *ALGORITHMS])
+@pytest.mark.parametrize("name", ["cgan", "gan", *(ALGORITHMS.keys() - WITH_OR_WITHOUT_CLASSES)])
 def test_classes_where_a_gan_takes_none_or_none_where_it_does_are_refused(name):
   config = recipe(name)
   config.data.num_classes = 0 if config.data.num_classes else 10
