@@ -325,6 +325,14 @@ class HasLeadingRows(Protocol):
 
 
 @runtime_checkable
+class HasStandingMoments(Protocol):
+  """An algorithm that recomputes the moments of batch norm for its averaged parameters, rather than average them."""
+
+  def standing(self, params: Params, carry: Carry) -> Carry:
+    """Returns the carry for `Algorithm.generate`; pure and traceable, and the same wherever it is computed."""
+
+
+@runtime_checkable
 class HasPictures(Protocol):
   """An algorithm that draws other pictures than samples at a snapshot."""
 

@@ -57,13 +57,9 @@ Judge = Callable[[jax.Array, jax.Array | None], Any]
 
 
 @dataclass(frozen=True)
-class Settings:
-  """`config.gan` of SAGAN; the defaults are the paper's, at 128x128."""
+class Training:
+  """What `config.gan` of SAGAN and its descendants says of training."""
 
-  generator_widths: tuple[int, ...] = setting((1024, 1024, 512, 256, 128, 64), positive)  # of each stage, from 4x4
-  discriminator_widths: tuple[int, ...] = setting((64, 128, 256, 512, 1024, 1024), positive)  # of blocks, from images
-  whole_blocks: int = setting(1, not_negative)  # how many of D's blocks, the last ones, keep the resolution
-  attention_side: int = setting(32, not_negative)  # the resolution at which there is attention; 0: none
   noise_dim: int = setting(128, positive)  # length of z
   generator_spectral_norm: bool = setting(True)  # whether G's weights are normalised, as D's
   discriminator_updates: int = setting(1, positive)  # per update of G
@@ -72,7 +68,17 @@ class Settings:
   discriminator_learning_rate: float = setting(4e-4, not_negative)
   beta1: float = setting(0.0, below_one)
   beta2: float = setting(0.9, below_one)
-  ema_half_life: float = setting(0.0, not_negative)  # images; 0, as in the paper: no averaging
+  ema_half_life: float = setting(0.0, not_negative)  # images; 0: no averaging
+
+
+@dataclass(frozen=True)
+class Settings(Training):
+  """`config.gan` of SAGAN; the defaults are the paper's, at 128x128."""
+
+  generator_widths: tuple[int, ...] = setting((1024, 1024, 512, 256, 128, 64), positive)  # of each stage, from 4x4
+  discriminator_widths: tuple[int, ...] = setting((64, 128, 256, 512, 1024, 1024), positive)  # of blocks, from images
+  whole_blocks: int = setting(1, not_negative)  # how many of D's blocks, the last ones, keep the resolution
+  attention_side: int = setting(32, not_negative)  # the resolution at which there is attention; 0: none
 
 
 def smoke(settings: Settings) -> dict[str, Any]:
@@ -236,13 +242,17 @@ class SAGAN(GAN):
   def _trained(
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None
   ) -> tuple[jax.Array, Mapping[str, Any]]:
-    """Returns G's images by running moments, and what it sows. Averaged parameters need vectors of their own."""
-    weights = params["generator"]
-    if "generator_vectors" in carry:
-      weights = normalised(weights, power_iteration(weights, carry["generator_vectors"], STEPS))
-    variables = {"params": weights, MOMENTS: carry["generator_moments"]}
+    """Returns G's images by running moments, and what it sows."""
+    variables = {"params": self._trained_weights(params, carry), MOMENTS: carry["generator_moments"]}
     images, state = self.generator.apply(variables, noise, labels, train=False, mutable=["intermediates"])
     return cast(jax.Array, images), cast(Mapping[str, Any], state)
+
+  def _trained_weights(self, params: Params, carry: Carry) -> Any:
+    """Returns G's parameters for samples. Averaged ones need vectors of their own, to which these are a start."""
+    weights = params["generator"]
+    if "generator_vectors" not in carry:
+      return weights
+    return normalised(weights, power_iteration(weights, carry["generator_vectors"], STEPS))
 
   @property
   def _spectral(self) -> tuple[str, ...]:
@@ -295,7 +305,7 @@ def of_networks(settings: Settings, images: Images, heads: int = 1) -> tuple[dic
   )
 
 
-def of_training(settings: Settings, images: Images) -> dict[str, Any]:
+def of_training(settings: Training, images: Images) -> dict[str, Any]:
   """Returns the attributes of SAGAN and its descendants that are not networks."""
   adam = optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2)
   rates = {network: f"{network}_learning_rate" for network in ("generator", "discriminator")}

@@ -17,7 +17,9 @@ from r3gan_jax.networks.spectral_norm import power_iteration
 from r3gan_jax.training.step import global_gradients
 
 IMAGES = Images(16, 16, 1, 3)
-SETTINGS = sagan.Settings((8, 8, 8), (8, 8), whole_blocks=1, attention_side=8, noise_dim=8)
+SETTINGS = sagan.Settings(
+  generator_widths=(8, 8, 8), discriminator_widths=(8, 8), whole_blocks=1, attention_side=8, noise_dim=8
+)
 BATCH = 8
 KEYS = jax.random.split(jax.random.key(1), BATCH)
 
@@ -146,7 +148,6 @@ def test_samples_are_normalised_by_vectors_of_their_own(start):
   images = ALGORITHM.generate(*start, noise, labels)
   stepped = {**start[1], "generator_vectors": power_iteration(start[0]["generator"], start[1]["generator_vectors"], 50)}
   np.testing.assert_allclose(images, ALGORITHM.generate(start[0], stepped, noise, labels), atol=0.02)
-  assert np.abs(images - ALGORITHM.generate(*start, noise, (labels + 1) % 3)).max() > 1e-6 or True
   with pytest.raises(ValueError, match="labels are missing"):
     ALGORITHM.generate(*start, noise, None)
 

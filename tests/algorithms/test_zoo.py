@@ -13,7 +13,21 @@ from helpers.states import arrays_of
 from helpers.zoo import trained
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms import acgan, began, bigan, dcgan, ebgan, infogan, sagan, sgan, wgan_gp
+from r3gan_jax.algorithms import (
+  acgan,
+  autogan,
+  began,
+  bigan,
+  biggan,
+  dcgan,
+  ebgan,
+  infogan,
+  rgan,
+  sagan,
+  sgan,
+  wgan_gp,
+  ylg,
+)
 from r3gan_jax.algorithms.base import HasBoundedNoise, Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler, noise_path
@@ -23,21 +37,30 @@ from r3gan_jax.training.transfer import transferred_state
 
 BATCH = 16
 OF_CONVOLUTIONS = {"widths": (8, 8), "noise_dim": 8, "ema_half_life": 32.0}
-OF_RESNETS = {"whole_blocks": 1, "attention_side": 8, "noise_dim": 8, "ema_half_life": 32.0}
+OF_RESNETS = {
+  **{"generator_widths": (8, 8, 8), "discriminator_widths": (8, 8), "whole_blocks": 1, "attention_side": 8},
+  **{"noise_dim": 8, "discriminator_updates": 2, "ema_half_life": 32.0},
+}
+OF_YLG = OF_RESNETS | {"generator_widths": (8, 64, 8), "discriminator_widths": (64, 8)}
+OF_RGAN = OF_RESNETS | {"attention_side": 0, "label_noise": 0.5}
 ALGORITHMS = {
   "acgan": (acgan, acgan.Settings("own", (8, 8), (8, 8, 8, 8), noise_dim=8, ema_half_life=32.0)),
+  "autogan": (autogan, autogan.Settings(8, discriminator_updates=2, generator_width=8, discriminator_width=8)),
   "began": (began, began.Settings(width=4, noise_dim=8, ema_half_life=32.0)),
   "bigan": (bigan, bigan.Settings(width=16, noise_dim=8, ema_half_life=32.0)),
+  "biggan": (biggan, biggan.Settings(**OF_RESNETS | {"noise_dim": 12}, embed_dim=4)),
   "dcgan": (dcgan, dcgan.Settings(**OF_CONVOLUTIONS, kernel_size=4)),
   "ebgan": (ebgan, ebgan.Settings((8, 8), (8, 8), noise_dim=8, margin=10.0, ema_half_life=32.0)),
   "infogan": (infogan, infogan.Settings((8, 8), 16, 8, noise_dim=8, ema_half_life=32.0)),
-  "sagan": (sagan, sagan.Settings((8, 8, 8), (8, 8), **OF_RESNETS, discriminator_updates=2)),
+  "rgan": (rgan, rgan.Settings(**OF_RGAN)),
+  "sagan": (sagan, sagan.Settings(**OF_RESNETS)),
   "sgan": (sgan, sgan.Settings(**OF_CONVOLUTIONS)),
   "wgan_gp": (wgan_gp, wgan_gp.Settings(**OF_CONVOLUTIONS, critic_updates=2)),
+  "ylg": (ylg, ylg.Settings(**OF_YLG)),
 }
-CLASSES = {"acgan": 3, "sagan": 3, "sgan": 3}  # of the data
-WITH_OR_WITHOUT_CLASSES = ("sagan",)
-NORMAL_NOISE = ("sagan", "wgan_gp")
+CLASSES = {"acgan": 3, "biggan": 3, "rgan": 3, "sagan": 3, "sgan": 3}  # of the data
+WITH_OR_WITHOUT_CLASSES = ("biggan", "sagan", "ylg")
+NORMAL_NOISE = ("autogan", "biggan", "rgan", "sagan", "wgan_gp", "ylg")
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
