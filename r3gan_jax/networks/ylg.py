@@ -25,7 +25,7 @@ def numbering(side: int) -> np.ndarray:
 
 
 def steps(block: int) -> np.ndarray:
-  """Returns what each of block^2 numbered places sees, bool [4, queries, keys]: steps 1 and 2 to the right, to the left."""
+  """Returns what block^2 numbered places see, bool [4, queries, keys]: steps 1 and 2 to the right, then to the left."""
   query, key = np.indices((block**2, block**2))
   itself, its_block = query == key, query // block == key // block
   to_right = its_block & (key <= query), itself | (key % block == block - 1)

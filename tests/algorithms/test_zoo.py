@@ -41,11 +41,15 @@ OF_RESNETS = {
   **{"generator_widths": (8, 8, 8), "discriminator_widths": (8, 8), "whole_blocks": 1, "attention_side": 8},
   **{"noise_dim": 8, "discriminator_updates": 2, "ema_half_life": 32.0},
 }
+OF_AUTOGAN = {
+  **{"generator_width": 8, "discriminator_width": 8},
+  **{"noise_dim": 8, "discriminator_updates": 2, "ema_half_life": 32.0},
+}
 OF_YLG = OF_RESNETS | {"generator_widths": (8, 64, 8), "discriminator_widths": (64, 8)}
 OF_RGAN = OF_RESNETS | {"attention_side": 0, "label_noise": 0.5}
 ALGORITHMS = {
   "acgan": (acgan, acgan.Settings("own", (8, 8), (8, 8, 8, 8), noise_dim=8, ema_half_life=32.0)),
-  "autogan": (autogan, autogan.Settings(8, discriminator_updates=2, generator_width=8, discriminator_width=8)),
+  "autogan": (autogan, autogan.Settings(**OF_AUTOGAN)),
   "began": (began, began.Settings(width=4, noise_dim=8, ema_half_life=32.0)),
   "bigan": (bigan, bigan.Settings(width=16, noise_dim=8, ema_half_life=32.0)),
   "biggan": (biggan, biggan.Settings(**OF_RESNETS | {"noise_dim": 12}, embed_dim=4)),
@@ -172,5 +176,5 @@ def test_a_run_begun_with_another_one_takes_its_state_along(case):
   for part in ("params", "carry", "ema"):
     jax.tree.map(np.testing.assert_array_equal, getattr(start, part), getattr(state, part))
   assert start.images_seen == 0
-  carry = transferred_state(built(name, noise_dim=4), 1, mesh_of(1), algorithm, state)[0].carry
+  carry = transferred_state(built(name, noise_dim=6), 1, mesh_of(1), algorithm, state)[0].carry
   jax.tree.map(np.testing.assert_array_equal, carry, state.carry)
