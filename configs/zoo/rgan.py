@@ -24,7 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
   variants = {
     "projection": _projection,
     "naive": _naive,
-    "naive_projection": lambda config: (_naive(config), _projection(config)),
+    "naive_projection": _naive_projection,
     "clean": lambda config: _noise(config, 0.0),
     "asymmetric": _asymmetric,
   }
@@ -42,6 +42,11 @@ def _naive(config: ConfigDict) -> None:
 
 def _projection(config: ConfigDict) -> None:
   config.gan.form = "c"
+
+
+def _naive_projection(config: ConfigDict) -> None:
+  _naive(config)
+  _projection(config)
 
 
 def _short(config: ConfigDict) -> None:

@@ -5,12 +5,12 @@ classes as mixed as the data; here the noise is added on the side of G, so that 
 networks without attention, and without spectral normalisation of G; G gets classes y', drawn uniformly.
 
 rAC-GAN (`form` "ac"), from AC-GAN: D has a second head C for the class, which predicts clean classes, as its loss sees
-them through T (equation 7):
+them through T:
 
     D    hinge + mean( -log sum_i T_i,y~ C(i | real) )
     G    mean( -D(G(z, y')) ) + w mean( -log C(y' | G(z, y')) )
 
-rcGAN ("c"), from the projection GAN: fakes reach D with a noisy label, drawn from T (equation 11):
+rcGAN ("c"), from the projection GAN: fakes reach D with a noisy label, drawn from T:
 
     D    mean( max(0, 1 - D(real, y~)) + max(0, 1 + D(G(z, y'), y~')) )      y~' ~ T_y'
     G    mean( -D(G(z, y'), y~') )
