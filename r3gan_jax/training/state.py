@@ -1,6 +1,7 @@
 """The training state: one tree of arrays, replicated over the devices."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -77,5 +78,10 @@ def averaged(algorithm: Algorithm, state: TrainState) -> tuple[Params, Carry]:
   averages = {average.of: state.ema[name] for name, average in algorithm.averages.items()}
   params, carry = ({name: averages.get(name, tree[name]) for name in tree} for tree in (state.params, state.carry))
   if isinstance(algorithm, HasStandingMoments):
-    carry = jax.jit(algorithm.standing)(params, carry)
+    carry = _standing(algorithm, params, carry)
   return params, carry
+
+
+@partial(jax.jit, static_argnums=0)
+def _standing(algorithm: HasStandingMoments, params: Params, carry: Carry) -> Carry:
+  return algorithm.standing(params, carry)
