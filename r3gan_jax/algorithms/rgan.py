@@ -39,7 +39,7 @@ from r3gan_jax.schedules import linear
 from r3gan_jax.settings import below_one, not_negative, one_of, positive, probability, setting
 
 PHASES = sagan.PHASES
-SHOWN = 6
+SHOWN = 3
 """How many noisy labels pictures show for each clean one."""
 
 

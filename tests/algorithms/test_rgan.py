@@ -173,7 +173,7 @@ def test_pictures_show_clean_classes_beside_noisy_ones(algorithm):
   params, carry = algorithm.init(jax.random.key(0))
   params["generator"] = jax.tree.map(lambda leaf: leaf + 0.1, params["generator"])
   (picture,) = jax.jit(algorithm.pictures)(params, carry, jnp.zeros((12, 16, 16, 1))).values()
-  assert picture.shape == (12, 16, 7 * 16, 1)
+  assert picture.shape == (12, 16, 4 * 16, 1)
   noise = algorithm.noise(jax.random.split(jax.random.key(1), 12))
   clean = algorithm.generate(params, carry, noise, jnp.arange(12, dtype=jnp.int32) % 10)
   np.testing.assert_allclose(picture[:, :, :16], clean, atol=1e-5)
