@@ -72,6 +72,7 @@ ZOO = {
   ("rgan", "asymmetric"): {"generator": 375_683, "discriminator": 265_419},
   ("sagan", ""): {"generator": 379_650, "discriminator": 269_250},
   ("sagan", "plain"): {"generator": 374_529, "discriminator": 264_129},
+  ("sagan", "sngan"): {"generator": 374_529, "discriminator": 264_129},
   ("sagan", "cifar10"): {"generator": 380_804, "discriminator": 270_530},
   ("sgan", ""): {"generator": 1_074_560, "discriminator": 698_122},
   ("sgan", "without_generator"): {"generator": 1_074_560, "discriminator": 698_122},

@@ -3,9 +3,9 @@
     python main.py --config=configs/zoo/sagan.py
 
 The report (python -m r3gan_jax.cli.report) shows what places of samples attend to. `:plain` is the same without
-attention, and `--config.data.num_classes=0` without classes. `:cifar10` has the same networks for colour images, and
-`:paper` the paper's for 128x128; choose the data with --config.data.name. `:smoke` runs a tiny network on generated
-images.
+attention, `:sngan` also has SNGAN's training (Miyato et al. 2018), and `--config.data.num_classes=0` no classes.
+`:cifar10` has the same networks for colour images, and `:paper` the paper's for 128x128; choose the data with
+--config.data.name. `:smoke` runs a tiny network on generated images.
 """
 
 from ml_collections import ConfigDict
@@ -17,11 +17,21 @@ from configs.zoo import common
 def get_config(variant: str = "") -> ConfigDict:
   config = common.get_config("sagan")
   common.small_resnet(config)
-  return select(config, variant, short=common.short(20_000, 16), plain=_plain, cifar10=common.cifar10, paper=_paper)
+  variants = {"plain": _plain, "sngan": _sngan, "cifar10": common.cifar10, "paper": _paper}
+  return select(config, variant, short=common.short(20_000, 16), **variants)
 
 
 def _plain(config: ConfigDict) -> None:
   config.gan.attention_side = 0
+
+
+def _sngan(config: ConfigDict) -> None:
+  _plain(config)
+  config.gan.generator_spectral_norm = False
+  config.gan.discriminator_updates = 5
+  config.gan.generator_batches = 2
+  config.gan.generator_learning_rate = 2e-4
+  config.gan.discriminator_learning_rate = 2e-4
 
 
 def _paper(config: ConfigDict) -> None:
