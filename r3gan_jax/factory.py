@@ -17,8 +17,10 @@ from ml_collections import ConfigDict
 from r3gan_jax import settings
 from r3gan_jax.algorithms import (
   acgan,
+  autogan,
   began,
   bigan,
+  biggan,
   cgan,
   dcgan,
   ebgan,
@@ -26,9 +28,12 @@ from r3gan_jax.algorithms import (
   infogan,
   lapgan,
   r3gan,
+  rgan,
+  sagan,
   sgan,
   stylegan2,
   wgan_gp,
+  ylg,
 )
 from r3gan_jax.algorithms.base import Algorithm, HasImageDtype, Images, LearnsFromUnlabelled, Phase
 from r3gan_jax.data.loader import Loader
@@ -42,8 +47,10 @@ from r3gan_jax.training.loop import Experiment
 
 ALGORITHMS: Mapping[str, ModuleType] = {
   "acgan": acgan,
+  "autogan": autogan,
   "began": began,
   "bigan": bigan,
+  "biggan": biggan,
   "cgan": cgan,
   "dcgan": dcgan,
   "ebgan": ebgan,
@@ -51,9 +58,12 @@ ALGORITHMS: Mapping[str, ModuleType] = {
   "infogan": infogan,
   "lapgan": lapgan,
   "r3gan": r3gan,
+  "rgan": rgan,
+  "sagan": sagan,
   "sgan": sgan,
   "stylegan2": stylegan2,
   "wgan_gp": wgan_gp,
+  "ylg": ylg,
 }
 """config.algorithm -> the module with its `Settings`, `PHASES`, `smoke` and `build`."""
 

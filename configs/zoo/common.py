@@ -50,3 +50,19 @@ def short(total_images: int, batch_size: int) -> Callable[[ConfigDict], None]:
     config.run.metric_samples = 10_000
 
   return change
+
+
+def small_resnet(config: ConfigDict) -> None:
+  """Gives SAGAN and its descendants networks of 64 channels for 32x32, with attention at 16x16, and 10 classes."""
+  config.data.num_classes = 10
+  config.gan.generator_widths = (64, 64, 64, 64)
+  config.gan.discriminator_widths = (64, 64, 64, 64)
+  config.gan.whole_blocks = 2
+  config.gan.attention_side = 16
+
+
+def cifar10(config: ConfigDict) -> None:
+  """Trains on CIFAR-10, in colour."""
+  config.data.name = "cifar10"
+  config.data.fit = "crop_resize"
+  config.data.channels = 3

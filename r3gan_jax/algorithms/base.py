@@ -15,6 +15,7 @@ A GAN is one module in this package, which owns its settings, optimisers and sch
 - keep state that gradients do not train (batch-norm moments, a running mean): `carry`, returned by the phases, with an
   `Average` of its own if the network's parameters are averaged;
 - keep state that depends on parameters alone (spectral norm's vectors): the phase's `refresh`;
+- recompute the moments of batch norm for samples: `HasStandingMoments`;
 - constrain parameters after an update (weight clipping): the last link of the network's optax chain;
 - couple samples: neighbours in the batch with `group`; the whole batch with `group=None` and means over `DATA_AXIS` by
   `jax.lax.pmean`, or 1 and 8 devices train different models. A carry computed from samples must be averaged so in any
@@ -322,6 +323,14 @@ class HasLeadingRows(Protocol):
   @property
   def leading_rows(self) -> Mapping[str, Mapping[str, int]]:
     """Network -> parameter, "layer/.../name" -> how many of its first rows mean the same in every configuration."""
+
+
+@runtime_checkable
+class HasStandingMoments(Protocol):
+  """An algorithm that recomputes the moments of batch norm for its averaged parameters, rather than average them."""
+
+  def standing(self, params: Params, carry: Carry) -> Carry:
+    """Returns the carry for `Algorithm.generate`; pure and traceable, and the same wherever it is computed."""
 
 
 @runtime_checkable

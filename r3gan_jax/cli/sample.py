@@ -16,7 +16,8 @@ StyleGAN and EDM.
     --interpolate=2 --out=walk.gif          2 seconds from each seed to the next and back to the first, as a loop;
                                             .mp4 after `pip install -e '.[video]'`; classes move side by side
     --truncation=0.7                        less varied, more typical images: StyleGAN2's w moves 0.3 of the way to
-                                            its mean; R3GAN's noise is multiplied by 0.7 (not in the paper)
+                                            its mean; BigGAN's noise is without tails, 0.7 of the distribution;
+                                            R3GAN's noise is multiplied by 0.7 (not in the paper)
     --quantisation=official                 uint8 as in the official code, in bfloat16 if G's last stage computes in
                                             it: 41 % of values are one level higher (ops/images.py)
 """

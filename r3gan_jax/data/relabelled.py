@@ -15,7 +15,9 @@ _SEED = 0
 _BATCH = 256
 
 
-def transition_matrix(num_classes: int, noise: float, pairs: Sequence[Sequence[int]] = ()) -> np.ndarray:
+def transition_matrix(
+  num_classes: int, noise: float, pairs: Sequence[Sequence[int]] = (), section: str = "data"
+) -> np.ndarray:
   """Returns T[i, j] = p(noisy label j | clean label i), float64 [num_classes, num_classes].
 
   Args:
@@ -23,20 +25,22 @@ def transition_matrix(num_classes: int, noise: float, pairs: Sequence[Sequence[i
     noise: the fraction of labels that are redrawn.
     pairs: (from, to): redrawn labels of class `from` become `to`, and other classes stay clean. Without pairs, labels
       are redrawn uniformly from all classes.
+    section: of the configuration, for errors.
 
   Raises:
     UserError: `noise` is not a probability, a pair is not of two classes, or a class is `from` twice.
   """
   if not 0 <= noise <= 1:
-    raise UserError(f"config.data.label_noise = {noise} must lie between 0 and 1")
+    raise UserError(f"config.{section}.label_noise = {noise} must lie between 0 and 1")
   for pair in pairs:
     if not _is_pair(pair, num_classes):
       raise UserError(
-        f"config.data.label_noise_pairs: {pair!r} must be (from, to), two different classes from 0 to {num_classes - 1}"
+        f"config.{section}.label_noise_pairs: {pair!r} must be (from, to), two different classes from 0 to "
+        f"{num_classes - 1}"
       )
   if len({clean for clean, _ in pairs}) < len(pairs):
     raise UserError(
-      f"config.data.label_noise_pairs = {pairs!r}: give at most one pair (from, to) for each class `from`"
+      f"config.{section}.label_noise_pairs = {pairs!r}: give at most one pair (from, to) for each class `from`"
     )
   identity = np.eye(num_classes)
   redrawn = identity.copy() if pairs else np.full_like(identity, 1 / num_classes)

@@ -4,6 +4,8 @@ With f(t) = -log(1 + e^-t), which D maximises and G minimises ([P] equations 1 a
 
     GAN      f(D(real)) + f(-D(fake))       every sample by itself
     RpGAN    f(D(real) - D(fake))           every fake against a real, so that dropping modes has a cost
+
+The hinge loss stops pushing logits that are on the right side by 1.
 """
 
 from collections.abc import Callable
@@ -42,7 +44,19 @@ def non_saturating_generator_loss(real_logits: jax.Array, fake_logits: jax.Array
   return softplus(-fake_logits)
 
 
+def hinge_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
+  """Returns max(0, 1 - D(real)) + max(0, 1 + D(fake)) (Lim and Ye 2017, arXiv 1705.02894)."""
+  return jax.nn.relu(1 - real_logits) + jax.nn.relu(1 + fake_logits)
+
+
+def hinge_generator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
+  """Returns -D(fake), unbounded; ignores the reals."""
+  del real_logits
+  return -fake_logits
+
+
 RELATIVISTIC = AdversarialLoss(relativistic_discriminator_loss, relativistic_generator_loss)
 NON_SATURATING = AdversarialLoss(non_saturating_discriminator_loss, non_saturating_generator_loss)
+HINGE = AdversarialLoss(hinge_discriminator_loss, hinge_generator_loss)
 
 LOSSES = {"relativistic": RELATIVISTIC, "non_saturating": NON_SATURATING}

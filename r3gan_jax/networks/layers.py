@@ -186,6 +186,12 @@ def apply_in_training(network: nn.Module, params: Any, moments: Any, *inputs: ja
   return cast(jax.Array, result), state[MOMENTS]
 
 
+def moments_of_batch(network: nn.Module, params: Any, moments: Any, *inputs: jax.Array) -> Any:
+  """Returns the moments of this batch alone, in the form of the running `moments`."""
+  _, updated = apply_in_training(network, params, jax.tree.map(jnp.zeros_like, moments), *inputs)
+  return jax.tree.map(lambda share: share / (1 - _MOMENTS_DECAY), updated)
+
+
 def apply_trained(network: nn.Module, params: Any, moments: Any, *inputs: jax.Array) -> jax.Array:
   """Applies a network with batch norm in inference mode: its running moments normalise."""
   return cast(jax.Array, network.apply({"params": params, MOMENTS: moments}, *inputs, train=False))

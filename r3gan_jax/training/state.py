@@ -1,6 +1,7 @@
 """The training state: one tree of arrays, replicated over the devices."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
-from r3gan_jax.algorithms.base import Algorithm, Carry, LearnsFromUnlabelled, Params
+from r3gan_jax.algorithms.base import Algorithm, Carry, HasStandingMoments, LearnsFromUnlabelled, Params
 from r3gan_jax.training.mesh import batch_sharding, replicated
 
 
@@ -76,4 +77,11 @@ def averaged(algorithm: Algorithm, state: TrainState) -> tuple[Params, Carry]:
   """Returns (params, carry) with averages in place of what they average, for samples and metrics."""
   averages = {average.of: state.ema[name] for name, average in algorithm.averages.items()}
   params, carry = ({name: averages.get(name, tree[name]) for name in tree} for tree in (state.params, state.carry))
+  if isinstance(algorithm, HasStandingMoments):
+    carry = _standing(algorithm, params, carry)
   return params, carry
+
+
+@partial(jax.jit, static_argnums=0)
+def _standing(algorithm: HasStandingMoments, params: Params, carry: Carry) -> Carry:
+  return algorithm.standing(params, carry)

@@ -13,7 +13,21 @@ from helpers.states import arrays_of
 from helpers.zoo import trained
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms import acgan, began, bigan, dcgan, ebgan, infogan, sgan, wgan_gp
+from r3gan_jax.algorithms import (
+  acgan,
+  autogan,
+  began,
+  bigan,
+  biggan,
+  dcgan,
+  ebgan,
+  infogan,
+  rgan,
+  sagan,
+  sgan,
+  wgan_gp,
+  ylg,
+)
 from r3gan_jax.algorithms.base import HasBoundedNoise, Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler, noise_path
@@ -23,17 +37,34 @@ from r3gan_jax.training.transfer import transferred_state
 
 BATCH = 16
 OF_CONVOLUTIONS = {"widths": (8, 8), "noise_dim": 8, "ema_half_life": 32.0}
+OF_RESNETS = {
+  **{"generator_widths": (8, 8, 8), "discriminator_widths": (8, 8), "whole_blocks": 1, "attention_side": 8},
+  **{"noise_dim": 8, "discriminator_updates": 2, "ema_half_life": 32.0},
+}
+OF_AUTOGAN = {
+  **{"generator_width": 8, "discriminator_width": 8},
+  **{"noise_dim": 8, "discriminator_updates": 2, "ema_half_life": 32.0},
+}
+OF_YLG = OF_RESNETS | {"generator_widths": (8, 64, 8), "discriminator_widths": (64, 8)}
+OF_RGAN = OF_RESNETS | {"attention_side": 0, "label_noise": 0.5}
 ALGORITHMS = {
   "acgan": (acgan, acgan.Settings("own", (8, 8), (8, 8, 8, 8), noise_dim=8, ema_half_life=32.0)),
+  "autogan": (autogan, autogan.Settings(**OF_AUTOGAN)),
   "began": (began, began.Settings(width=4, noise_dim=8, ema_half_life=32.0)),
   "bigan": (bigan, bigan.Settings(width=16, noise_dim=8, ema_half_life=32.0)),
+  "biggan": (biggan, biggan.Settings(**OF_RESNETS | {"noise_dim": 12}, embed_dim=4)),
   "dcgan": (dcgan, dcgan.Settings(**OF_CONVOLUTIONS, kernel_size=4)),
   "ebgan": (ebgan, ebgan.Settings((8, 8), (8, 8), noise_dim=8, margin=10.0, ema_half_life=32.0)),
   "infogan": (infogan, infogan.Settings((8, 8), 16, 8, noise_dim=8, ema_half_life=32.0)),
+  "rgan": (rgan, rgan.Settings(**OF_RGAN)),
+  "sagan": (sagan, sagan.Settings(**OF_RESNETS)),
   "sgan": (sgan, sgan.Settings(**OF_CONVOLUTIONS)),
   "wgan_gp": (wgan_gp, wgan_gp.Settings(**OF_CONVOLUTIONS, critic_updates=2)),
+  "ylg": (ylg, ylg.Settings(**OF_YLG)),
 }
-CLASSES = {"acgan": 3, "sgan": 3}  # of the data
+CLASSES = {"acgan": 3, "biggan": 3, "rgan": 3, "sagan": 3, "sgan": 3}  # of the data
+WITH_OR_WITHOUT_CLASSES = ("biggan", "sagan", "ylg")
+NORMAL_NOISE = ("autogan", "biggan", "rgan", "sagan", "wgan_gp", "ylg")
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
@@ -91,8 +122,8 @@ def test_ways_between_samples_stay_where_noise_is(name):
   noise = np.asarray(algorithm.noise(jax.random.split(jax.random.key(0), 64)))
   way = noise_path(algorithm, noise, 5)
   np.testing.assert_array_equal(way[::5], noise)
-  assert isinstance(algorithm, HasBoundedNoise) == (name != "wgan_gp")
-  if name == "wgan_gp":
+  assert isinstance(algorithm, HasBoundedNoise) == (name not in NORMAL_NOISE)
+  if name in NORMAL_NOISE:
     lengths = np.linalg.norm(way, axis=1)
     assert lengths.min() > 0.95 * np.linalg.norm(noise, axis=1).min()
     return
@@ -107,7 +138,7 @@ def test_ways_between_samples_stay_where_noise_is(name):
     np.testing.assert_allclose(way[:, first : first + algorithm.categories].sum(axis=1), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["cgan", "gan", *ALGORITHMS])
+@pytest.mark.parametrize("name", ["cgan", "gan", *(ALGORITHMS.keys() - WITH_OR_WITHOUT_CLASSES)])
 def test_classes_where_a_gan_takes_none_or_none_where_it_does_are_refused(name):
   config = recipe(name)
   config.data.num_classes = 0 if config.data.num_classes else 10
@@ -145,5 +176,5 @@ def test_a_run_begun_with_another_one_takes_its_state_along(case):
   for part in ("params", "carry", "ema"):
     jax.tree.map(np.testing.assert_array_equal, getattr(start, part), getattr(state, part))
   assert start.images_seen == 0
-  carry = transferred_state(built(name, noise_dim=4), 1, mesh_of(1), algorithm, state)[0].carry
+  carry = transferred_state(built(name, noise_dim=6), 1, mesh_of(1), algorithm, state)[0].carry
   jax.tree.map(np.testing.assert_array_equal, carry, state.carry)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r3gan_jax.losses.adversarial import NON_SATURATING, RELATIVISTIC
+from r3gan_jax.losses.adversarial import HINGE, NON_SATURATING, RELATIVISTIC
 from r3gan_jax.losses.penalties import gradient_penalty
 
 
@@ -16,6 +16,16 @@ def test_by_hand():
   expected = np.log1p(np.exp([-1.0, 2.0])) + np.log1p(np.exp([0.5, 3.0]))
   np.testing.assert_allclose(NON_SATURATING.discriminator(real, fake), expected, rtol=1e-6)
   np.testing.assert_allclose(NON_SATURATING.generator(real, fake), np.log1p(np.exp([-0.5, -3.0])), rtol=1e-6)
+
+
+def test_hinge_by_hand():
+  """The value of D's loss, and no gradient from logits that are on the right side by 1."""
+  real, fake = jnp.array([0.0, 0.5, 1.5, -1.0]), jnp.array([0.0, -2.0, -0.5, 1.0])
+  np.testing.assert_allclose(HINGE.discriminator(real, fake), [2, 0.5, 0.5, 4])
+  np.testing.assert_array_equal(HINGE.generator(real, fake), -fake)
+  of_real, of_fake = jax.grad(lambda a, b: jnp.sum(HINGE.discriminator(a, b)), (0, 1))(real, fake)
+  np.testing.assert_array_equal(of_real, [-1, -1, 0, -1])
+  np.testing.assert_array_equal(of_fake, [1, 0, 1, 1])
 
 
 def test_only_the_relativistic_loss_ignores_a_shift_of_the_critic():
