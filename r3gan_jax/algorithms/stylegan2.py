@@ -45,6 +45,7 @@ from r3gan_jax.algorithms.base import (
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.losses.penalties import gradient_penalty
+from r3gan_jax.networks import karras
 from r3gan_jax.networks import stylegan2 as networks
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import adam_without_momentum
@@ -95,14 +96,14 @@ class StyleGAN2(GAN):
     discriminator: images [N, H, W, C] -> logits [N].
   """
 
-  mapping: networks.Mapping
+  mapping: karras.Mapping
   synthesis: networks.Synthesis
   discriminator: networks.Discriminator
 
   @property
   def phases(self) -> Sequence[Phase]:
     of_generator, of_discriminator = ("generator", ("generator",)), ("discriminator", ("discriminator",))
-    group = networks.STDDEV_GROUP
+    group = karras.STDDEV_GROUP
     return (
       Phase(*of_generator, self._generator_gradients, group=group),
       # On every second sample.
@@ -123,7 +124,7 @@ class StyleGAN2(GAN):
 
   def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
     mapping_key, synthesis_key, discriminator_key = jax.random.split(key, 3)
-    images = jnp.zeros((networks.STDDEV_GROUP, *self.image_shape))
+    images = jnp.zeros((karras.STDDEV_GROUP, *self.image_shape))
     w = jnp.zeros((1, self.synthesis.inputs, self.mapping.width))
     params = {
       "generator": {
@@ -246,7 +247,7 @@ def build(settings: Settings, images: Images, platform: str) -> StyleGAN2:
     "bfloat16_stages": bfloat16_stages(settings, platform),
   }
   return StyleGAN2(
-    mapping=networks.Mapping(settings.noise_dim),
+    mapping=karras.Mapping(settings.noise_dim),
     synthesis=networks.Synthesis(**shared, image_channels=images.channels),
     discriminator=networks.Discriminator(**shared),
     noise_dim=settings.noise_dim,

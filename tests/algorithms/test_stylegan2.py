@@ -12,7 +12,8 @@ from r3gan_jax import schedules
 from r3gan_jax.algorithms import stylegan2
 from r3gan_jax.algorithms.base import Images
 from r3gan_jax.algorithms.stylegan2 import StyleGAN2, mix_styles, path_lengths
-from r3gan_jax.networks.stylegan2 import Discriminator, Mapping, Synthesis
+from r3gan_jax.networks.karras import Mapping
+from r3gan_jax.networks.stylegan2 import Discriminator, Synthesis
 from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.state import init_state
 from r3gan_jax.training.step import global_gradients, make_train_step
