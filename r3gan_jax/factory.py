@@ -25,9 +25,11 @@ from r3gan_jax.algorithms import (
   gan,
   infogan,
   lapgan,
+  msggan,
   progan,
   r3gan,
   sgan,
+  stylegan,
   stylegan2,
   wgan_gp,
 )
@@ -51,9 +53,11 @@ ALGORITHMS: Mapping[str, ModuleType] = {
   "gan": gan,
   "infogan": infogan,
   "lapgan": lapgan,
+  "msggan": msggan,
   "progan": progan,
   "r3gan": r3gan,
   "sgan": sgan,
+  "stylegan": stylegan,
   "stylegan2": stylegan2,
   "wgan_gp": wgan_gp,
 }

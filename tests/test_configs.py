@@ -61,8 +61,15 @@ ZOO = {
     **{"generator_8": 1_792_992, "generator_16": 218_179, "generator_32": 218_179},
     **{"discriminator_8": 477_001, "discriminator_16": 108_353, "discriminator_32": 116_545},
   },
+  ("msggan", ""): {"generator": 278_180, "discriminator": 281_857},
+  ("msggan", "cifar10"): {"generator": 278_636, "discriminator": 285_377},
+  ("progan", ""): {"generator": 278_180, "discriminator": 279_073},
+  ("progan", "fixed"): {"generator": 278_180, "discriminator": 279_073},
+  ("progan", "paper"): {"generator": 1_296_908, "discriminator": 1_298_689},
   ("sgan", ""): {"generator": 1_074_560, "discriminator": 698_122},
   ("sgan", "without_generator"): {"generator": 1_074_560, "discriminator": 698_122},
+  ("stylegan", ""): {"generator": 305_441, "discriminator": 278_689},
+  ("stylegan", "paper"): {"generator": 26_219_627, "discriminator": 23_087_249},  # as published
   ("wgan_gp", ""): {"generator": 1_189_248, "discriminator": 660_929},
 }
 

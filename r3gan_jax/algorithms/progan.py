@@ -192,25 +192,22 @@ def build(settings: Settings, images: Images, platform: str) -> ProGAN:
   lod = constant(0.0)
   if settings.growing:
     lod = growth(len(settings.widths) - 1, settings.hold_images, settings.ramp_images)
+  if settings.loss == "logistic":
+    loss: PenalisedLoss = LogisticR1(settings.gamma)
+  else:
+    loss = Wasserstein(settings.penalty_weight, settings.penalty_norm, settings.drift)
   return ProGAN(
     generator=Generator(settings.widths, images.channels),
     discriminator=Discriminator(settings.widths, settings.stddev_group),
     noise_dim=settings.noise_dim,
     images=images,
-    loss=chosen_loss(settings),
+    loss=loss,
     schedules={
       "lod": lod,
       "fades": begun_and_ended(lod),
       **{name: constant(getattr(settings, name)) for name in ("learning_rate", "beta2", "ema_half_life")},
     },
   )
-
-
-def chosen_loss(settings: Any) -> PenalisedLoss:
-  """Returns the loss by the settings `loss`, `penalty_weight`, `penalty_norm`, `drift` and `gamma`."""
-  if settings.loss == "logistic":
-    return LogisticR1(settings.gamma)
-  return Wasserstein(settings.penalty_weight, settings.penalty_norm, settings.drift)
 
 
 def begun_and_ended(lod: Schedule) -> Schedule:

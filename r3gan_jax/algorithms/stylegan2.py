@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import optax
 
 from r3gan_jax.algorithms.base import (
-  DATA_AXIS,
   GAN,
   Average,
   Batch,
@@ -42,6 +41,7 @@ from r3gan_jax.algorithms.base import (
   normal_noise,
   split_keys,
 )
+from r3gan_jax.algorithms.stylegan import W_DECAY, mix_styles, towards
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.losses.penalties import gradient_penalty
@@ -57,10 +57,6 @@ PATH_LENGTH_DECAY = 0.01
 """The weight of a batch's mean path length in the running mean."""
 
 R1_EVERY = 16
-MIXING_PROBABILITY = 0.9
-W_DECAY = 0.005
-"""The weight of a batch's mean w in the running mean, the centre of truncation."""
-
 
 PHASES = ("discriminator", "generator")
 
@@ -161,7 +157,7 @@ class StyleGAN2(GAN):
       return jnp.mean(NON_SATURATING.generator(logits, logits)), mean_w
 
     (total, mean_w), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
-    carry = {**carry, "w": _towards(carry["w"], mean_w, W_DECAY)}
+    carry = {**carry, "w": towards(carry["w"], mean_w, W_DECAY)}
     return {"generator": gradients}, carry, {"loss": total}
 
   def _path_length_gradients(
@@ -181,7 +177,7 @@ class StyleGAN2(GAN):
 
     (penalty, mean_length), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
     gradients = jax.tree.map(lambda g: PATH_LENGTH_EVERY * PATH_LENGTH_WEIGHT * g, gradients)
-    carry = {**carry, "path_length": _towards(carry["path_length"], mean_length, PATH_LENGTH_DECAY)}
+    carry = {**carry, "path_length": towards(carry["path_length"], mean_length, PATH_LENGTH_DECAY)}
     return {"generator": gradients}, carry, {"path_length": mean_length, "path_length_penalty": penalty}
 
   def _discriminator_gradients(
@@ -256,21 +252,6 @@ def build(settings: Settings, images: Images, platform: str) -> StyleGAN2:
   )
 
 
-def mix_styles(w: jax.Array, other: jax.Array, keys: jax.Array) -> jax.Array:
-  """Mixes w and other, [N, layers, width]: `other` from a random layer on (arXiv 1812.04948, section 3.1).
-
-  Each sample mixes with `MIXING_PROBABILITY`, from a layer drawn uniformly from all but the first.
-  """
-  layers = w.shape[1]
-
-  def crossover(key: jax.Array) -> jax.Array:
-    coin, layer = jax.random.split(key)
-    return jnp.where(jax.random.bernoulli(coin, MIXING_PROBABILITY), jax.random.randint(layer, (), 1, layers), layers)
-
-  crossed = jnp.arange(layers)[None] >= jax.vmap(crossover)(keys)[:, None]
-  return jnp.where(crossed[..., None], other, w)
-
-
 def path_lengths(synthesise: Callable[[jax.Array], jax.Array], w: jax.Array, keys: jax.Array) -> jax.Array:
   """Returns |J^T y| of each sample, [N] (section 3.2).
 
@@ -284,8 +265,3 @@ def path_lengths(synthesise: Callable[[jax.Array], jax.Array], w: jax.Array, key
   y = jax.vmap(lambda key: jax.random.normal(key, shape))(keys) / math.sqrt(shape[0] * shape[1])
   (gradient,) = pull_back(y)
   return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(gradient), axis=2), axis=1))
-
-
-def _towards(mean: jax.Array, of_batch: jax.Array, decay: float) -> jax.Array:
-  """Updates a running mean by this device's batch mean, averaged over devices."""
-  return mean + decay * (jax.lax.pmean(of_batch, DATA_AXIS) - mean)

@@ -13,7 +13,19 @@ from helpers.states import arrays_of
 from helpers.zoo import trained
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms import acgan, began, bigan, dcgan, ebgan, infogan, sgan, wgan_gp
+from r3gan_jax.algorithms import (
+  acgan,
+  began,
+  bigan,
+  dcgan,
+  ebgan,
+  infogan,
+  msggan,
+  progan,
+  sgan,
+  stylegan,
+  wgan_gp,
+)
 from r3gan_jax.algorithms.base import HasBoundedNoise, Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler, noise_path
@@ -23,6 +35,7 @@ from r3gan_jax.training.transfer import transferred_state
 
 BATCH = 16
 OF_CONVOLUTIONS = {"widths": (8, 8), "noise_dim": 8, "ema_half_life": 32.0}
+OF_KARRAS = {"widths": (8, 8, 8), "noise_dim": 8, "stddev_group": 2, "ema_half_life": 32.0}
 ALGORITHMS = {
   "acgan": (acgan, acgan.Settings("own", (8, 8), (8, 8, 8, 8), noise_dim=8, ema_half_life=32.0)),
   "began": (began, began.Settings(width=4, noise_dim=8, ema_half_life=32.0)),
@@ -30,10 +43,15 @@ ALGORITHMS = {
   "dcgan": (dcgan, dcgan.Settings(**OF_CONVOLUTIONS, kernel_size=4)),
   "ebgan": (ebgan, ebgan.Settings((8, 8), (8, 8), noise_dim=8, margin=10.0, ema_half_life=32.0)),
   "infogan": (infogan, infogan.Settings((8, 8), 16, 8, noise_dim=8, ema_half_life=32.0)),
+  "msggan": (msggan, msggan.Settings(**OF_KARRAS)),
+  # The first fade begins between the two iterations.
+  "progan": (progan, progan.Settings(**OF_KARRAS, penalty_norm=1.0, hold_images=8, ramp_images=16)),
   "sgan": (sgan, sgan.Settings(**OF_CONVOLUTIONS)),
+  "stylegan": (stylegan, stylegan.Settings(**OF_KARRAS)),
   "wgan_gp": (wgan_gp, wgan_gp.Settings(**OF_CONVOLUTIONS, critic_updates=2)),
 }
 CLASSES = {"acgan": 3, "sgan": 3}  # of the data
+NEAR_A_SPHERE = ("msggan", "progan", "stylegan", "wgan_gp")  # where noise is
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
@@ -91,8 +109,8 @@ def test_ways_between_samples_stay_where_noise_is(name):
   noise = np.asarray(algorithm.noise(jax.random.split(jax.random.key(0), 64)))
   way = noise_path(algorithm, noise, 5)
   np.testing.assert_array_equal(way[::5], noise)
-  assert isinstance(algorithm, HasBoundedNoise) == (name != "wgan_gp")
-  if name == "wgan_gp":
+  assert isinstance(algorithm, HasBoundedNoise) == (name not in NEAR_A_SPHERE)
+  if name in NEAR_A_SPHERE:
     lengths = np.linalg.norm(way, axis=1)
     assert lengths.min() > 0.95 * np.linalg.norm(noise, axis=1).min()
     return
@@ -115,12 +133,13 @@ def test_classes_where_a_gan_takes_none_or_none_where_it_does_are_refused(name):
     factory.build_algorithm(config)
 
 
-def test_micro_batches_are_refused_by_name(case):
+def test_micro_batches_that_divide_what_is_coupled_are_refused_by_name(case):
   name, algorithm, _ = case
   for phase in algorithm.phases:
     config = recipe(name)
-    config.run.micro_batch[phase.name] = 4
-    with pytest.raises(UserError, match=rf"config\.run\.micro_batch\.{phase.name} = 4: {name} needs whole batches"):
+    config.run.micro_batch[phase.name] = 2
+    wrong = rf" = 2: {name} needs whole batches" if phase.group is None else rf": 2 images .*{name}'s group size 4"
+    with pytest.raises(UserError, match=rf"config\.run\.micro_batch\.{phase.name}{wrong}"):
       factory.build_experiment(config, device_count=1)
 
 
@@ -145,5 +164,7 @@ def test_a_run_begun_with_another_one_takes_its_state_along(case):
   for part in ("params", "carry", "ema"):
     jax.tree.map(np.testing.assert_array_equal, getattr(start, part), getattr(state, part))
   assert start.images_seen == 0
-  carry = transferred_state(built(name, noise_dim=4), 1, mesh_of(1), algorithm, state)[0].carry
+  # StyleGAN's mean w has the length of z.
+  changed = built(name, widths=(4, 8, 8)) if name == "stylegan" else built(name, noise_dim=4)
+  carry = transferred_state(changed, 1, mesh_of(1), algorithm, state)[0].carry
   jax.tree.map(np.testing.assert_array_equal, carry, state.carry)
