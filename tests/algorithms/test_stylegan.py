@@ -37,9 +37,11 @@ def mapped(z):
   return ALGORITHM.mapping.apply({"params": start()[0]["generator"]["mapping"]}, z)
 
 
-@jax.jit
+APPLY = jax.jit(ALGORITHM.synthesis.apply)
+
+
 def synthesised(w, planes):
-  return ALGORITHM.synthesis.apply({"params": start()[0]["generator"]["synthesis"]}, w, planes)
+  return APPLY({"params": start()[0]["generator"]["synthesis"]}, w, planes)
 
 
 def split(noise):
@@ -99,8 +101,7 @@ def test_layers_of_more_than_32_pixels_are_not_truncated():
 def phases():
   """Returns [(gradients, carry, metrics)] of both phases, for 8 random images."""
   both = [global_gradients(phase, mesh_of(1), None) for phase in ALGORITHM.phases]
-  batch = data(ALGORITHM, BATCH)
-  return jax.device_get(jax.jit(lambda: [of(*start(), batch, KEYS, {}) for of in both])())
+  return jax.device_get(jax.jit(lambda *given: [of(*given, {}) for of in both])(*start(), data(ALGORITHM, BATCH), KEYS))
 
 
 def drawn():
@@ -117,9 +118,10 @@ def drawn():
 def test_losses_by_hand():
   """Of mixed styles: softplus(-a) + softplus(b) + 10 / 2 R1, and softplus(-b)."""
   real = jnp.asarray(data(ALGORITHM, BATCH)["image"] / np.float32(127.5) - 1)
+  params = {"params": start()[0]["discriminator"]}
 
   def total(images):
-    logits = ALGORITHM.discriminator.apply({"params": start()[0]["discriminator"]}, images)
+    logits = ALGORITHM.discriminator.apply(params, images)
     return jnp.sum(logits), logits
 
   gradient, a = jax.jit(jax.grad(total, has_aux=True))(real)
