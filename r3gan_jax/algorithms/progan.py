@@ -189,9 +189,6 @@ def build(settings: Settings, images: Images, platform: str) -> ProGAN:
   del platform
   check_unconditional("progan", images)
   check_stages(settings, ("widths",), images, images.height)
-  lod = constant(0.0)
-  if settings.growing:
-    lod = growth(len(settings.widths) - 1, settings.hold_images, settings.ramp_images)
   if settings.loss == "logistic":
     loss: PenalisedLoss = LogisticR1(settings.gamma)
   else:
@@ -203,13 +200,13 @@ def build(settings: Settings, images: Images, platform: str) -> ProGAN:
     images=images,
     loss=loss,
     schedules={
-      "lod": lod,
-      "fades": begun_and_ended(lod),
+      **growth_schedules(settings, len(settings.widths) - 1),
       **{name: constant(getattr(settings, name)) for name in ("learning_rate", "beta2", "ema_half_life")},
     },
   )
 
 
-def begun_and_ended(lod: Schedule) -> Schedule:
-  """Returns the schedule that changes when a fade begins or ends: floor(lod) + ceil(lod)."""
-  return lambda images_seen: jnp.floor(lod(images_seen)) + jnp.ceil(lod(images_seen))
+def growth_schedules(settings: Any, start: int) -> dict[str, Schedule]:
+  """Returns `lod`, from `start` down to 0 by the settings, and `fades`, which changes when a fade begins or ends."""
+  lod = growth(start, settings.hold_images, settings.ramp_images) if settings.growing else constant(0.0)
+  return {"lod": lod, "fades": lambda images_seen: jnp.floor(lod(images_seen)) + jnp.ceil(lod(images_seen))}

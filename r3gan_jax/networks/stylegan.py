@@ -1,4 +1,4 @@
-"""The networks of StyleGAN (Karras et al. 2019, arXiv 1812.04948), at a fixed resolution.
+"""The networks of StyleGAN (Karras et al. 2019, arXiv 1812.04948).
 
 Stage `s` has resolution 4 * 2^s and two layers in the synthesis network; `widths` and the names of parameters number
 stages from 4x4 upward. The mapping network and D, that of ProGAN with a filter before features are halved, are in
@@ -17,15 +17,17 @@ from r3gan_jax.ops.strided_conv import repeating_conv
 
 
 class Synthesis(nn.Module):
-  """The synthesis network: a constant, changed by a style and noise in each layer -> an image (figure 1b).
+  """The synthesis network: a constant, changed by a style and noise in each layer -> images (figure 1b).
 
   Attributes:
     widths: channels of each stage, 4x4 first.
     image_channels: 1 to 4.
+    growing: whether there is an image at every stage, rather than at the last one only.
   """
 
   widths: Sequence[int]
   image_channels: int = 3
+  growing: bool = False
 
   @property
   def layers(self) -> int:
@@ -38,8 +40,9 @@ class Synthesis(nn.Module):
     return [4 * 2 ** (layer // 2) for layer in range(self.layers)]
 
   @nn.compact
-  def __call__(self, w: jax.Array, noise: Sequence[jax.Array]) -> jax.Array:
-    """w [N, layers, width], noise [N, side, side, 1] of each layer -> images [N, H, W, C]."""
+  def __call__(self, w: jax.Array, noise: Sequence[jax.Array]) -> list[jax.Array]:
+    """w [N, layers, width], noise [N, side, side, 1] of each layer -> images [N, 4, 4, C], ..., or the last alone."""
+    images = []
     constant = self.param("constant", nn.initializers.ones, (4, 4, self.widths[0]))
     x = jnp.broadcast_to(constant, (w.shape[0], *constant.shape))
     for stage, width in enumerate(self.widths):
@@ -50,7 +53,9 @@ class Synthesis(nn.Module):
       x = Epilogue(name=f"stage_{stage}_style0")(x, w[:, first], noise[first])
       x = Conv(width, 3, use_bias=False, name=f"stage_{stage}_conv1")(x)
       x = Epilogue(name=f"stage_{stage}_style1")(x, w[:, second], noise[second])
-    return Conv(self.image_channels, 1, name="to_image")(x)
+      if self.growing or stage == len(self.widths) - 1:
+        images.append(Conv(self.image_channels, 1, name=f"stage_{stage}_to_image")(x))
+    return images
 
 
 class Epilogue(nn.Module):

@@ -1,5 +1,6 @@
 """StyleGAN: styles and their mixture, truncation, noise, and losses by hand."""
 
+import dataclasses
 import re
 from functools import cache
 
@@ -17,7 +18,8 @@ from r3gan_jax.errors import UserError
 from r3gan_jax.training.step import global_gradients
 
 BATCH = 8
-ALGORITHM = stylegan.build(stylegan.Settings(widths=(8, 8, 8), noise_dim=6), Images(16, 16, 1, 0), "cpu")
+SETTINGS = stylegan.Settings(widths=(8, 8, 8), noise_dim=6, growing=False)
+ALGORITHM = stylegan.build(SETTINGS, Images(16, 16, 1, 0), "cpu")
 PIXELS = 2 * (4 * 4 + 8 * 8 + 16 * 16)
 KEYS = jax.random.split(jax.random.key(1), BATCH)
 GENERATE = jax.jit(ALGORITHM.generate)
@@ -30,7 +32,7 @@ def start():
   leaves, structure = jax.tree.flatten(params)
   random = np.random.default_rng(0)
   leaves = [leaf + 0.3 * jnp.asarray(random.standard_normal(leaf.shape), jnp.float32) for leaf in leaves]
-  return structure.unflatten(leaves), {"w": jnp.arange(6.0)}
+  return structure.unflatten(leaves), {"w": jnp.arange(6.0), "lod": jnp.float32(0)}
 
 
 def mapped(z):
@@ -41,7 +43,8 @@ APPLY = jax.jit(ALGORITHM.synthesis.apply)
 
 
 def synthesised(w, planes):
-  return APPLY({"params": start()[0]["generator"]["synthesis"]}, w, planes)
+  (images,) = APPLY({"params": start()[0]["generator"]["synthesis"]}, w, planes)
+  return images
 
 
 def split(noise):
@@ -101,7 +104,8 @@ def test_layers_of_more_than_32_pixels_are_not_truncated():
 def phases():
   """Returns [(gradients, carry, metrics)] of both phases, for 8 random images."""
   both = [global_gradients(phase, mesh_of(1), None) for phase in ALGORITHM.phases]
-  return jax.device_get(jax.jit(lambda *given: [of(*given, {}) for of in both])(*start(), data(ALGORITHM, BATCH), KEYS))
+  given = *start(), data(ALGORITHM, BATCH), KEYS, {"lod": jnp.float32(0)}
+  return jax.device_get(jax.jit(lambda *given: [of(*given) for of in both])(*given))
 
 
 def drawn():
@@ -154,6 +158,23 @@ def test_pictures_of_mixed_styles():
     np.testing.assert_allclose(columns[1 + source][source], columns[0][source], atol=1e-4)
     mixed = jnp.concatenate([jnp.repeat(w[source : source + 1, :4], 6, axis=0), w[:, 4:]], axis=1)
     np.testing.assert_allclose(columns[1 + source], synthesised(mixed, planes), atol=1e-4)
+
+
+def test_growth():
+  """From 8x8 on: samples are enlarged, and D does not see more of the reals."""
+  growing = stylegan.build(dataclasses.replace(SETTINGS, growing=True), Images(16, 16, 1, 0), "cpu")
+  params, carry = jax.jit(lambda: growing.init(jax.random.key(0)))()
+  assert carry["lod"] == 1 and [growing.schedules["lod"](jnp.int32(n)) for n in (900_000, 1_200_000)] == [0.5, 0]
+  images = np.asarray(jax.jit(growing.generate)(params, carry, growing.noise(KEYS), None))
+  np.testing.assert_array_equal(images, np.kron(images[:, ::2, ::2], np.ones((1, 2, 2, 1))))
+  gradients_of = jax.jit(global_gradients(growing.phases[0], mesh_of(1), None))
+  given = jnp.asarray(data(growing, BATCH)["image"], jnp.float32) / 255
+  detailed = given + jnp.asarray(np.tile([[1.0, -1.0], [-1.0, 1.0]], (8, 8)), jnp.float32)[None, ..., None]
+  for lod, same in ((1.0, True), (0.5, False)):
+    losses = [
+      gradients_of(params, carry, {"image": x}, KEYS, {"lod": jnp.float32(lod)})[2]["loss"] for x in (given, detailed)
+    ]
+    assert np.isclose(*losses, rtol=1e-4) == same
 
 
 @pytest.mark.parametrize(

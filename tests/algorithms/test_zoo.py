@@ -36,6 +36,7 @@ from r3gan_jax.training.transfer import transferred_state
 BATCH = 16
 OF_CONVOLUTIONS = {"widths": (8, 8), "noise_dim": 8, "ema_half_life": 32.0}
 OF_KARRAS = {"widths": (8, 8, 8), "noise_dim": 8, "stddev_group": 2, "ema_half_life": 32.0}
+GROWING = {"hold_images": 8, "ramp_images": 16}  # the first fade begins between the two iterations
 ALGORITHMS = {
   "acgan": (acgan, acgan.Settings("own", (8, 8), (8, 8, 8, 8), noise_dim=8, ema_half_life=32.0)),
   "began": (began, began.Settings(width=4, noise_dim=8, ema_half_life=32.0)),
@@ -44,10 +45,9 @@ ALGORITHMS = {
   "ebgan": (ebgan, ebgan.Settings((8, 8), (8, 8), noise_dim=8, margin=10.0, ema_half_life=32.0)),
   "infogan": (infogan, infogan.Settings((8, 8), 16, 8, noise_dim=8, ema_half_life=32.0)),
   "msggan": (msggan, msggan.Settings(**OF_KARRAS)),
-  # The first fade begins between the two iterations.
-  "progan": (progan, progan.Settings(**OF_KARRAS, penalty_norm=1.0, hold_images=8, ramp_images=16)),
+  "progan": (progan, progan.Settings(**OF_KARRAS, **GROWING, penalty_norm=1.0)),
   "sgan": (sgan, sgan.Settings(**OF_CONVOLUTIONS)),
-  "stylegan": (stylegan, stylegan.Settings(**OF_KARRAS)),
+  "stylegan": (stylegan, stylegan.Settings(**OF_KARRAS, **GROWING)),
   "wgan_gp": (wgan_gp, wgan_gp.Settings(**OF_CONVOLUTIONS, critic_updates=2)),
 }
 CLASSES = {"acgan": 3, "sgan": 3}  # of the data

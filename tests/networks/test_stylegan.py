@@ -10,8 +10,12 @@ from r3gan_jax.networks.karras import Mapping
 from r3gan_jax.networks.stylegan import Epilogue, Synthesis
 
 WIDTHS = (8, 6, 4)
-NETWORK = Synthesis(WIDTHS, 2)
-SYNTHESISE = jax.jit(NETWORK.apply)
+NETWORK = Synthesis(WIDTHS, 2, growing=True)
+IMAGES = jax.jit(NETWORK.apply)
+
+
+def synthesised(*given):
+  return IMAGES(*given)[-1]
 
 
 def draw(*shape, seed=0):
@@ -39,11 +43,13 @@ def test_parameter_counts():
   synthesis = Synthesis((64, 64, 64, 32))
   planes = [jnp.zeros((1, side, side, 1)) for side in synthesis.sides]
   assert synthesis.sides == [4, 4, 8, 8, 16, 16, 32, 32]
+  growing = Synthesis((64, 64, 64, 32), growing=True)
   shapes = (
     jax.eval_shape(synthesis.init, jax.random.key(0), jnp.zeros((1, 8, 64)), planes),
+    jax.eval_shape(growing.init, jax.random.key(0), jnp.zeros((1, 8, 64)), planes),
     jax.eval_shape(Mapping(64).init, jax.random.key(0), jnp.zeros((1, 64))),
   )
-  assert [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in shapes] == [272_227, 33_280]
+  assert [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in shapes] == [272_227, 272_812, 33_280]
 
 
 def convolved(params, x):
@@ -69,6 +75,7 @@ def test_by_hand(params):
   """From the constant on: repeated pixels, convolution, the filter 1-2-1, noise, bias, activation, norm and style."""
   w, planes = draw(3, 6, 5), noise(3)
   layers = jax.tree.map(np.asarray, params)["params"]
+  images = IMAGES(params, w, planes)
   x = np.broadcast_to(layers["constant"], (3, 4, 4, 8))
   for stage in range(3):
     if stage > 0:
@@ -82,8 +89,8 @@ def test_by_hand(params):
     x = epilogue(layers[f"stage_{stage}_style0"], x, w[:, 2 * stage], planes[2 * stage])
     x = convolved(layers[f"stage_{stage}_conv1"], x)
     x = epilogue(layers[f"stage_{stage}_style1"], x, w[:, 2 * stage + 1], planes[2 * stage + 1])
-  image = convolved(layers["to_image"], x) + layers["to_image"]["bias"]
-  np.testing.assert_allclose(SYNTHESISE(params, w, planes), image, atol=2e-3)
+    image = convolved(layers[f"stage_{stage}_to_image"], x) + layers[f"stage_{stage}_to_image"]["bias"]
+    np.testing.assert_allclose(images[stage], image, atol=2e-3)
 
 
 def test_without_styles_features_are_normalised():
@@ -97,10 +104,10 @@ def test_without_styles_features_are_normalised():
 
 def test_initially_noise_does_not_matter_and_the_constant_is_one(initial, params):
   w = jnp.repeat(draw(1, 6, 5), 2, axis=0)
-  first, second = SYNTHESISE(initial, w, noise(2))
+  first, second = synthesised(initial, w, noise(2))
   np.testing.assert_allclose(first, second, atol=1e-5)
   assert (initial["params"]["constant"] == 1).all()
-  first, second = SYNTHESISE(params, w, noise(2))
+  first, second = synthesised(params, w, noise(2))
   assert np.abs(first - second).mean() > 0.01
 
 
@@ -115,9 +122,9 @@ def test_each_w_and_each_noise_goes_to_its_own_layer(params):
       for name, leaf in leaves.items()
     }
     blind = unflatten_dict(blind, sep="/")
-    image = SYNTHESISE(blind, w, planes)
-    by_style = [i for i in range(6) if (SYNTHESISE(blind, w.at[:, i].add(1), planes) != image).any()]
+    image = synthesised(blind, w, planes)
+    by_style = [i for i in range(6) if (synthesised(blind, w.at[:, i].add(1), planes) != image).any()]
     by_noise = [
-      i for i in range(6) if (SYNTHESISE(blind, w, [-p if i == j else p for j, p in enumerate(planes)]) != image).any()
+      i for i in range(6) if (synthesised(blind, w, [-p if i == j else p for j, p in enumerate(planes)]) != image).any()
     ]
     assert by_style == by_noise == [layer]
