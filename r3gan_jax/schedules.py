@@ -47,6 +47,17 @@ def stairs(values: Sequence[float], boundaries: Sequence[int]) -> Schedule:
   return value
 
 
+def growth(start: int, hold_images: int, ramp_images: int) -> Schedule:
+  """Returns stairs with slopes from `start` down to 0: each whole number for `hold_images`, then a ramp to the next."""
+
+  def value(images_seen: jax.Array) -> jax.Array:
+    passed, position = jnp.divmod(images_seen, hold_images + ramp_images)
+    ramp = _progress(position - hold_images, ramp_images)
+    return jnp.maximum(start - passed.astype(jnp.float32) - ramp, 0.0)
+
+  return value
+
+
 def inverse_sqrt(peak: float, ramp_up_images: float, decay_images: float) -> Schedule:
   """Returns a linear ramp to `peak`, and from `decay_images` on a decay by 1 / sqrt(n) (Karras et al. 2024, eq. 67).
 

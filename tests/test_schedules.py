@@ -43,6 +43,14 @@ def test_stairs_that_do_not_rise_are_refused(wrong):
     schedules.stairs(*wrong)
 
 
+def test_growth():
+  """ProGAN's, for four resolutions: 400,000 images at each, and as many on the way to the next."""
+  schedule = schedules.growth(3, 400_000, 400_000)
+  thousands = (0, 400, 500, 600, 800, 1200, 1400, 2400, 3000, 2_000_000)
+  expected = [3, 3, 2.75, 2.5, 2, 2, 1.5, 0, 0, 0]
+  np.testing.assert_allclose(values(schedule, *(1000 * n for n in thousands)), expected, atol=1e-6)
+
+
 def test_inverse_square_root():
   """Halfway up, at the peak, at the end of the peak, and a quarter at 16 times the images."""
   schedule = schedules.inverse_sqrt(0.01, ramp_up_images=100, decay_images=400)

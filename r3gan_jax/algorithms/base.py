@@ -34,6 +34,7 @@ import optax
 from flax import linen as nn
 
 from r3gan_jax.errors import UserError
+from r3gan_jax.ops.resample import repeat2x
 from r3gan_jax.schedules import Schedule, cosine
 
 DATA_AXIS = "data"
@@ -196,9 +197,25 @@ def uniform_noise(keys: jax.Array, noise_dim: int) -> jax.Array:
   return jax.vmap(lambda key: jax.random.uniform(key, (noise_dim,), minval=-1.0))(keys)
 
 
+def spherical_noise(keys: jax.Array, noise_dim: int) -> jax.Array:
+  """Draws z uniformly from the sphere of radius sqrt(noise_dim), one per key: [N] keys -> float32 [N, noise_dim]."""
+  z = normal_noise(keys, noise_dim)
+  return z * jax.lax.rsqrt(jnp.mean(jnp.square(z), axis=1, keepdims=True))
+
+
 def split_keys(keys: jax.Array, count: int) -> jax.Array:
   """Splits every key: [N] keys -> [count, N] keys."""
   return jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, count))(keys), 1, 0)
+
+
+def side_by_side(images: Sequence[jax.Array]) -> jax.Array:
+  """Joins images [N, h, w, C], the last of which are the largest, after enlarging the others by powers of 2."""
+  enlarged = []
+  for image in images:
+    while image.shape[1] < images[-1].shape[1]:
+      image = repeat2x(image)
+    enlarged.append(image)
+  return jnp.concatenate(enlarged, axis=2)
 
 
 def pictures_of_autoencoder(images: jax.Array, reconstructions: jax.Array, codes: jax.Array) -> dict[str, jax.Array]:

@@ -47,6 +47,7 @@ from r3gan_jax.algorithms.base import (
   Params,
   Phase,
   UniformGAN,
+  side_by_side,
   split_keys,
   uniform_noise,
 )
@@ -177,12 +178,12 @@ class LAPGAN(UniformGAN):
     noise = self.noise(jax.random.split(jax.random.key(0), images.shape[0]))
     if self.num_classes:
       labels = jnp.arange(images.shape[0], dtype=jnp.int32) % self.num_classes
-      return {"samples_by_level": self._side_by_side(self._drawn(params, noise, self._one_hot(labels)))}
+      return {"samples_by_level": side_by_side(self._drawn(params, noise, self._one_hot(labels)))}
     (coarsest, _), *_ = pyramid(images, len(self.levels))
     redrawn = self._drawn(params, noise, None, coarsest)
     return {
-      "samples_by_level": self._side_by_side(self._drawn(params, noise, None)),
-      "reals_and_redrawn_by_level": self._side_by_side([images, *redrawn]),
+      "samples_by_level": side_by_side(self._drawn(params, noise, None)),
+      "reals_and_redrawn_by_level": side_by_side([images, *redrawn]),
     }
 
   def _discriminator_gradients(
@@ -248,15 +249,6 @@ class LAPGAN(UniformGAN):
       coarse = repeat2x(images[-1])
       images.append(coarse + self._residual(level, params, z, coarse, classes))
     return images
-
-  def _side_by_side(self, images: Sequence[jax.Array]) -> jax.Array:
-    """Joins images [N, h, w, C], after enlarging them to the highest resolution."""
-    enlarged = []
-    for image in images:
-      while image.shape[1] < self.images.height:
-        image = repeat2x(image)
-      enlarged.append(image)
-    return jnp.concatenate(enlarged, axis=2)
 
   def _one_hot(self, labels: jax.Array | None) -> jax.Array | None:
     """Returns classes [N, K]; None if unconditional."""

@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import optax
 
 from r3gan_jax.algorithms.base import (
-  DATA_AXIS,
   GAN,
   Average,
   Batch,
@@ -42,9 +41,11 @@ from r3gan_jax.algorithms.base import (
   normal_noise,
   split_keys,
 )
+from r3gan_jax.algorithms.stylegan import W_DECAY, mix_styles, towards
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.losses.penalties import gradient_penalty
+from r3gan_jax.networks import karras
 from r3gan_jax.networks import stylegan2 as networks
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import adam_without_momentum
@@ -56,10 +57,6 @@ PATH_LENGTH_DECAY = 0.01
 """The weight of a batch's mean path length in the running mean."""
 
 R1_EVERY = 16
-MIXING_PROBABILITY = 0.9
-W_DECAY = 0.005
-"""The weight of a batch's mean w in the running mean, the centre of truncation."""
-
 
 PHASES = ("discriminator", "generator")
 
@@ -95,14 +92,14 @@ class StyleGAN2(GAN):
     discriminator: images [N, H, W, C] -> logits [N].
   """
 
-  mapping: networks.Mapping
+  mapping: karras.Mapping
   synthesis: networks.Synthesis
   discriminator: networks.Discriminator
 
   @property
   def phases(self) -> Sequence[Phase]:
     of_generator, of_discriminator = ("generator", ("generator",)), ("discriminator", ("discriminator",))
-    group = networks.STDDEV_GROUP
+    group = karras.STDDEV_GROUP
     return (
       Phase(*of_generator, self._generator_gradients, group=group),
       # On every second sample.
@@ -123,7 +120,7 @@ class StyleGAN2(GAN):
 
   def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
     mapping_key, synthesis_key, discriminator_key = jax.random.split(key, 3)
-    images = jnp.zeros((networks.STDDEV_GROUP, *self.image_shape))
+    images = jnp.zeros((karras.STDDEV_GROUP, *self.image_shape))
     w = jnp.zeros((1, self.synthesis.inputs, self.mapping.width))
     params = {
       "generator": {
@@ -160,7 +157,7 @@ class StyleGAN2(GAN):
       return jnp.mean(NON_SATURATING.generator(logits, logits)), mean_w
 
     (total, mean_w), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
-    carry = {**carry, "w": _towards(carry["w"], mean_w, W_DECAY)}
+    carry = {**carry, "w": towards(carry["w"], mean_w, W_DECAY)}
     return {"generator": gradients}, carry, {"loss": total}
 
   def _path_length_gradients(
@@ -180,7 +177,7 @@ class StyleGAN2(GAN):
 
     (penalty, mean_length), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
     gradients = jax.tree.map(lambda g: PATH_LENGTH_EVERY * PATH_LENGTH_WEIGHT * g, gradients)
-    carry = {**carry, "path_length": _towards(carry["path_length"], mean_length, PATH_LENGTH_DECAY)}
+    carry = {**carry, "path_length": towards(carry["path_length"], mean_length, PATH_LENGTH_DECAY)}
     return {"generator": gradients}, carry, {"path_length": mean_length, "path_length_penalty": penalty}
 
   def _discriminator_gradients(
@@ -246,28 +243,13 @@ def build(settings: Settings, images: Images, platform: str) -> StyleGAN2:
     "bfloat16_stages": bfloat16_stages(settings, platform),
   }
   return StyleGAN2(
-    mapping=networks.Mapping(settings.noise_dim),
+    mapping=karras.Mapping(settings.noise_dim),
     synthesis=networks.Synthesis(**shared, image_channels=images.channels),
     discriminator=networks.Discriminator(**shared),
     noise_dim=settings.noise_dim,
     images=images,
     schedules=cosines(settings, ("learning_rate", "beta2", "gamma", "ema_half_life")),
   )
-
-
-def mix_styles(w: jax.Array, other: jax.Array, keys: jax.Array) -> jax.Array:
-  """Mixes w and other, [N, layers, width]: `other` from a random layer on (arXiv 1812.04948, section 3.1).
-
-  Each sample mixes with `MIXING_PROBABILITY`, from a layer drawn uniformly from all but the first.
-  """
-  layers = w.shape[1]
-
-  def crossover(key: jax.Array) -> jax.Array:
-    coin, layer = jax.random.split(key)
-    return jnp.where(jax.random.bernoulli(coin, MIXING_PROBABILITY), jax.random.randint(layer, (), 1, layers), layers)
-
-  crossed = jnp.arange(layers)[None] >= jax.vmap(crossover)(keys)[:, None]
-  return jnp.where(crossed[..., None], other, w)
 
 
 def path_lengths(synthesise: Callable[[jax.Array], jax.Array], w: jax.Array, keys: jax.Array) -> jax.Array:
@@ -283,8 +265,3 @@ def path_lengths(synthesise: Callable[[jax.Array], jax.Array], w: jax.Array, key
   y = jax.vmap(lambda key: jax.random.normal(key, shape))(keys) / math.sqrt(shape[0] * shape[1])
   (gradient,) = pull_back(y)
   return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(gradient), axis=2), axis=1))
-
-
-def _towards(mean: jax.Array, of_batch: jax.Array, decay: float) -> jax.Array:
-  """Updates a running mean by this device's batch mean, averaged over devices."""
-  return mean + decay * (jax.lax.pmean(of_batch, DATA_AXIS) - mean)

@@ -125,15 +125,18 @@ def directional(
 PENALISED_GRADIENTS: Mapping[str, PenalisedGradient] = {"directional": directional, "grad_of_grad": grad_of_grad}
 
 
-def gradient_penalty(critic: Callable[[jax.Array], jax.Array], images: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns (logits [N], R(x_i) [N]) of images -> logits; differentiable in what `critic` closes over."""
+def gradient_penalty(critic: Callable[[Any], jax.Array], images: Any) -> tuple[jax.Array, Any]:
+  """Returns (logits [N], R(x_i) [N]) of images -> logits; differentiable in what `critic` closes over.
 
-  def total(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+  `images` may be a tree of images of several resolutions: R is then a tree of the same structure.
+  """
+
+  def total(images: Any) -> tuple[jax.Array, jax.Array]:
     logits = critic(images)
     return jnp.sum(logits), logits  # uncoupled samples: the gradient of the sum has every sample's own gradient
 
   gradients, logits = jax.grad(total, has_aux=True)(images)
-  return logits, _squared_norms(gradients)
+  return logits, jax.tree.map(_squared_norms, gradients)
 
 
 def _squared_norms(gradients: jax.Array) -> jax.Array:

@@ -4,10 +4,7 @@ A skip generator and a residual discriminator. Stage `s` has resolution 4 * 2^s;
 number stages from 4x4 upward in both networks. Details that the paper leaves open are as in StyleGAN2-ADA (Karras et
 al. 2020, arXiv 2006.06676).
 
-Equalised learning rate (Karras et al. 2018, arXiv 1710.10196, section 4.1): a weight is stored with standard deviation
-1 and multiplied by 1 / sqrt(fan_in) when used, so that Adam, whose steps have one size, changes all layers at the same
-relative speed. With an `lr_multiplier` m, weights are initialised 1 / m times as large, and weights and biases are
-multiplied by m when used: the layer learns m times as fast.
+Layers that StyleGAN2 shares with its predecessors are in karras.py.
 """
 
 import math
@@ -18,36 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from r3gan_jax.networks.layers import LEAKY_SLOPE, full_precision, stage_dtype, sum_of_skips
+from r3gan_jax.networks.karras import (
+  EPSILON,
+  STDDEV_GROUP,
+  Conv,
+  Linear,
+  activate,
+  equalised,
+  per_channel,
+  with_stddev,
+)
+from r3gan_jax.networks.layers import full_precision, stage_dtype, sum_of_skips
 from r3gan_jax.ops.broadcast import broadcast_as
 from r3gan_jax.ops.grouped_conv import grouped_conv
 from r3gan_jax.ops.resample import downsample2x
 from r3gan_jax.ops.strided_conv import downsampling_conv, upsampling_conv
-
-MAPPING_LR_MULTIPLIER = 0.01
-STDDEV_GROUP = 4
-"""The number of samples over which D computes a standard deviation; batches are multiples of it."""
-_EPSILON = 1e-8
-
-
-class Mapping(nn.Module):
-  """The mapping network: z, normalised to unit mean square, -> w.
-
-  Attributes:
-    width: of w and of all layers.
-    layers: number of layers.
-  """
-
-  width: int = 512
-  layers: int = 8
-
-  @nn.compact
-  def __call__(self, z: jax.Array) -> jax.Array:
-    """[N, noise_dim] -> [N, width], float32."""
-    x = z * jax.lax.rsqrt(jnp.mean(jnp.square(z), axis=-1, keepdims=True) + _EPSILON)
-    for layer in range(self.layers):
-      x = _activate(Linear(self.width, lr_multiplier=MAPPING_LR_MULTIPLIER, name=f"layer_{layer}")(x))
-    return x
 
 
 class Synthesis(nn.Module):
@@ -103,14 +85,13 @@ class Discriminator(nn.Module):
     """images [N, H, W, C] float32 -> logits [N] float32; N is a multiple of `STDDEV_GROUP`."""
     top = len(self.widths) - 1
     x = images.astype(stage_dtype(self, top))
-    x = _activate(Conv(self.widths[top], 1, name="from_image")(x))
+    x = activate(Conv(self.widths[top], 1, name="from_image")(x))
     for stage in range(top, 0, -1):
       x = x.astype(stage_dtype(self, stage))
       x = ResidualDown(self.widths[stage - 1], name=f"stage_{stage}")(x)
     x = x.astype(full_precision())
-    x = jnp.concatenate([x, minibatch_stddev(x, STDDEV_GROUP)], axis=-1)
-    x = _activate(Conv(self.widths[0], 3, name="stage_0_conv")(x))
-    x = _activate(Linear(self.widths[0], name="stage_0_linear")(x.reshape(x.shape[0], -1)))
+    x = activate(Conv(self.widths[0], 3, name="stage_0_conv")(with_stddev(x, STDDEV_GROUP)))
+    x = activate(Linear(self.widths[0], name="stage_0_linear")(x.reshape(x.shape[0], -1)))
     return Linear(1, name="logit")(x)[:, 0]
 
 
@@ -125,7 +106,7 @@ class StyledConv(nn.Module):
     x = ModulatedConv(self.width, 3, self.upsample, name="conv")(x, w)
     strength = self.param("noise_strength", nn.initializers.zeros, ())
     bias = self.param("bias", nn.initializers.zeros, (self.width,))
-    return _activate(x + broadcast_as(strength * noise, x) + _per_channel(bias, x))
+    return activate(x + broadcast_as(strength * noise, x) + per_channel(bias, x))
 
 
 class ToImage(nn.Module):
@@ -136,7 +117,7 @@ class ToImage(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
     x = ModulatedConv(self.channels, 1, demodulate=False, name="conv")(x, w)
-    return x + _per_channel(self.param("bias", nn.initializers.zeros, (self.channels,)), x)
+    return x + per_channel(self.param("bias", nn.initializers.zeros, (self.channels,)), x)
 
 
 class ModulatedConv(nn.Module):
@@ -150,7 +131,7 @@ class ModulatedConv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
     style = Linear(x.shape[-1], bias_init=1.0, name="style")(w)
-    kernel = _equalised(self, (self.size, self.size, x.shape[-1], self.width))
+    kernel = equalised(self, (self.size, self.size, x.shape[-1], self.width))
     return modulated_conv(x, kernel, style, self.demodulate, self.upsample)
 
 
@@ -161,41 +142,10 @@ class ResidualDown(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    y = _activate(Conv(x.shape[-1], 3, name="conv0")(x))
-    y = _activate(Conv(self.width, 3, downsample=True, name="conv1")(y))
+    y = activate(Conv(x.shape[-1], 3, name="conv0")(x))
+    y = activate(Conv(self.width, 3, operation=downsampling_conv, name="conv1")(y))
     skip = Conv(self.width, 1, use_bias=False, name="skip")(downsample2x(x))
     return (y + skip) * math.sqrt(0.5)
-
-
-class Conv(nn.Module):
-  """A convolution of odd size to `width` channels, with equalised learning rate; a 3x3 one may downsample."""
-
-  width: int
-  size: int
-  downsample: bool = False
-  use_bias: bool = True
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = _equalised(self, (self.size, self.size, x.shape[-1], self.width)).astype(x.dtype)
-    y = downsampling_conv(x, kernel) if self.downsample else grouped_conv(x, kernel, groups=1)
-    if not self.use_bias:
-      return y
-    return y + _per_channel(self.param("bias", nn.initializers.zeros, (self.width,)), y)
-
-
-class Linear(nn.Module):
-  """An affine map with equalised learning rate."""
-
-  width: int
-  lr_multiplier: float = 1.0
-  bias_init: float = 0.0
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = _equalised(self, (x.shape[-1], self.width), self.lr_multiplier)
-    bias = self.param("bias", nn.initializers.constant(self.bias_init), (self.width,))
-    return x @ kernel + self.lr_multiplier * bias[None]
 
 
 def modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, demodulate: bool, upsample: bool) -> jax.Array:
@@ -221,37 +171,8 @@ def modulated_conv(x: jax.Array, kernel: jax.Array, style: jax.Array, demodulate
   y = upsampling_conv(y, shared) if upsample else grouped_conv(y, shared, groups=1)
   if demodulate:
     squares = jnp.square(style) @ jnp.sum(jnp.square(kernel), axis=(0, 1))
-    y = y * broadcast_as(jax.lax.rsqrt(squares + _EPSILON)[:, None, None, :], y)
+    y = y * broadcast_as(jax.lax.rsqrt(squares + EPSILON)[:, None, None, :], y)
   return y
-
-
-def minibatch_stddev(x: jax.Array, group: int) -> jax.Array:
-  """Returns each group's standard deviation over samples, averaged over pixels and channels: [N, H, W, 1].
-
-  (Karras et al. 2018, arXiv 1710.10196, section 3.) A group is x[i * group : (i + 1) * group], neighbours, so that a
-  batch may be split between groups. The published code groups samples N / group apart.
-  """
-  if x.shape[0] % group:
-    raise ValueError(f"{x.shape[0]} samples are not a multiple of the group size {group}")
-  y = x.reshape(-1, group, *x.shape[1:])
-  y = jnp.sqrt(jnp.var(y, axis=1) + _EPSILON)
-  y = jnp.mean(y, axis=(1, 2, 3)).repeat(group)
-  return jnp.broadcast_to(y[:, None, None, None], (*x.shape[:3], 1))
-
-
-def _equalised(module: nn.Module, shape: Sequence[int], lr_multiplier: float = 1.0) -> jax.Array:
-  """Returns the parameter "kernel" of `module`, scaled: see the docstring of this file."""
-  kernel = module.param("kernel", nn.initializers.normal(1 / lr_multiplier), tuple(shape))
-  return kernel * (lr_multiplier / math.sqrt(math.prod(shape[:-1])))
-
-
-def _activate(x: jax.Array) -> jax.Array:
-  """Applies LeakyReLU with a gain that keeps the variance."""
-  return math.sqrt(2) * jnp.where(x > 0, x, LEAKY_SLOPE * x)
-
-
-def _per_channel(bias: jax.Array, x: jax.Array) -> jax.Array:
-  return broadcast_as(bias[None, None, None], x)
 
 
 def _pixel_noise(sides: Sequence[int], keys: jax.Array | None) -> list[jax.Array]:

@@ -38,6 +38,22 @@ def mean2x(x: jax.Array) -> jax.Array:
   return jnp.mean(x.reshape(samples, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
 
 
+def image_pyramid(images: jax.Array, stages: int) -> list[jax.Array]:
+  """Returns images [N, H, W, C] at `stages` resolutions, the coarsest first, each the `mean2x` of the next."""
+  pyramid = [images]
+  for _ in range(stages - 1):
+    pyramid.append(mean2x(pyramid[-1]))
+  return pyramid[::-1]
+
+
+def smooth(x: jax.Array) -> jax.Array:
+  """Filters [N, H, W, C] with [1, 2, 1] / 4 per axis; the image is zero outside its borders."""
+  for axis in (1, 2):
+    previous, following = _neighbours(x, x, axis)
+    x = 0.5 * x + 0.25 * (previous + following)
+  return x
+
+
 def blur(x: jax.Array, padding: int) -> jax.Array:
   """Filters with [1, 3, 3, 1] / 8 per axis at the same resolution: [N, H, W, C] -> [N, H + 2 padding - 3, ...]."""
   for axis in (1, 2):

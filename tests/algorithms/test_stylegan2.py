@@ -11,8 +11,9 @@ from helpers.states import arrays_of
 from r3gan_jax import schedules
 from r3gan_jax.algorithms import stylegan2
 from r3gan_jax.algorithms.base import Images
-from r3gan_jax.algorithms.stylegan2 import StyleGAN2, mix_styles, path_lengths
-from r3gan_jax.networks.stylegan2 import Discriminator, Mapping, Synthesis
+from r3gan_jax.algorithms.stylegan2 import StyleGAN2, path_lengths
+from r3gan_jax.networks.karras import Mapping
+from r3gan_jax.networks.stylegan2 import Discriminator, Synthesis
 from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.state import init_state
 from r3gan_jax.training.step import global_gradients, make_train_step
@@ -91,19 +92,6 @@ def test_path_length_by_finite_differences_of_the_images():
       gradient[:, layer, entry] = np.sum(moved * y, axis=(1, 2, 3))
     expected = np.sqrt(np.mean(np.sum(gradient**2, axis=2), axis=1))
     np.testing.assert_allclose(path_lengths(synthesise, w, keys), expected, rtol=1e-6)
-
-
-def test_style_mixing():
-  """Nine samples in ten cross over once, at any layer but the first, by their own keys."""
-  samples, layers = 4000, 6
-  w, other = jnp.zeros((samples, layers, 1)), jnp.ones((samples, layers, 1))
-  keys = jax.random.split(jax.random.key(0), samples)
-  mixed = np.asarray(jax.jit(mix_styles)(w, other, keys))[..., 0]
-  assert (mixed[:, 0] == 0).all() and (np.diff(mixed, axis=1) >= 0).all()
-  crossovers = np.bincount(layers - mixed.sum(axis=1).astype(int), minlength=layers + 1) / samples
-  expected = np.array([0, *[0.9 / 5] * 5, 0.1])
-  np.testing.assert_allclose(crossovers, expected, atol=4 * 0.5 / samples**0.5)
-  np.testing.assert_array_equal(jax.jit(mix_styles)(w[7:8], other[7:8], keys[7:8])[..., 0], mixed[7:8])
 
 
 def test_truncation():

@@ -22,9 +22,12 @@ from r3gan_jax.algorithms import (
   dcgan,
   ebgan,
   infogan,
+  msggan,
+  progan,
   rgan,
   sagan,
   sgan,
+  stylegan,
   wgan_gp,
   ylg,
 )
@@ -47,6 +50,8 @@ OF_AUTOGAN = {
 }
 OF_YLG = OF_RESNETS | {"generator_widths": (8, 64, 8), "discriminator_widths": (64, 8)}
 OF_RGAN = OF_RESNETS | {"attention_side": 0, "label_noise": 0.5}
+OF_KARRAS = {"widths": (8, 8, 8), "noise_dim": 8, "stddev_group": 2, "ema_half_life": 32.0}
+GROWING = {"hold_images": 8, "ramp_images": 16}  # the first fade begins between the two iterations
 ALGORITHMS = {
   "acgan": (acgan, acgan.Settings("own", (8, 8), (8, 8, 8, 8), noise_dim=8, ema_half_life=32.0)),
   "autogan": (autogan, autogan.Settings(**OF_AUTOGAN)),
@@ -56,15 +61,18 @@ ALGORITHMS = {
   "dcgan": (dcgan, dcgan.Settings(**OF_CONVOLUTIONS, kernel_size=4)),
   "ebgan": (ebgan, ebgan.Settings((8, 8), (8, 8), noise_dim=8, margin=10.0, ema_half_life=32.0)),
   "infogan": (infogan, infogan.Settings((8, 8), 16, 8, noise_dim=8, ema_half_life=32.0)),
+  "msggan": (msggan, msggan.Settings(**OF_KARRAS)),
+  "progan": (progan, progan.Settings(**OF_KARRAS, **GROWING, penalty_norm=1.0)),
   "rgan": (rgan, rgan.Settings(**OF_RGAN)),
   "sagan": (sagan, sagan.Settings(**OF_RESNETS)),
   "sgan": (sgan, sgan.Settings(**OF_CONVOLUTIONS)),
+  "stylegan": (stylegan, stylegan.Settings(**OF_KARRAS, **GROWING)),
   "wgan_gp": (wgan_gp, wgan_gp.Settings(**OF_CONVOLUTIONS, critic_updates=2)),
   "ylg": (ylg, ylg.Settings(**OF_YLG)),
 }
 CLASSES = {"acgan": 3, "biggan": 3, "rgan": 3, "sagan": 3, "sgan": 3}  # of the data
 WITH_OR_WITHOUT_CLASSES = ("biggan", "sagan", "ylg")
-NORMAL_NOISE = ("autogan", "biggan", "rgan", "sagan", "wgan_gp", "ylg")
+NEAR_A_SPHERE = ("autogan", "biggan", "msggan", "progan", "rgan", "sagan", "stylegan", "wgan_gp", "ylg")  # noise
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
@@ -122,8 +130,8 @@ def test_ways_between_samples_stay_where_noise_is(name):
   noise = np.asarray(algorithm.noise(jax.random.split(jax.random.key(0), 64)))
   way = noise_path(algorithm, noise, 5)
   np.testing.assert_array_equal(way[::5], noise)
-  assert isinstance(algorithm, HasBoundedNoise) == (name not in NORMAL_NOISE)
-  if name in NORMAL_NOISE:
+  assert isinstance(algorithm, HasBoundedNoise) == (name not in NEAR_A_SPHERE)
+  if name in NEAR_A_SPHERE:
     lengths = np.linalg.norm(way, axis=1)
     assert lengths.min() > 0.95 * np.linalg.norm(noise, axis=1).min()
     return
@@ -146,12 +154,13 @@ def test_classes_where_a_gan_takes_none_or_none_where_it_does_are_refused(name):
     factory.build_algorithm(config)
 
 
-def test_micro_batches_are_refused_by_name(case):
+def test_micro_batches_that_divide_what_is_coupled_are_refused_by_name(case):
   name, algorithm, _ = case
   for phase in algorithm.phases:
     config = recipe(name)
-    config.run.micro_batch[phase.name] = 4
-    with pytest.raises(UserError, match=rf"config\.run\.micro_batch\.{phase.name} = 4: {name} needs whole batches"):
+    config.run.micro_batch[phase.name] = 2
+    wrong = rf" = 2: {name} needs whole batches" if phase.group is None else rf": 2 images .*{name}'s group size 4"
+    with pytest.raises(UserError, match=rf"config\.run\.micro_batch\.{phase.name}{wrong}"):
       factory.build_experiment(config, device_count=1)
 
 
@@ -176,5 +185,7 @@ def test_a_run_begun_with_another_one_takes_its_state_along(case):
   for part in ("params", "carry", "ema"):
     jax.tree.map(np.testing.assert_array_equal, getattr(start, part), getattr(state, part))
   assert start.images_seen == 0
-  carry = transferred_state(built(name, noise_dim=6), 1, mesh_of(1), algorithm, state)[0].carry
+  # StyleGAN's mean w has the length of z.
+  changed = built(name, widths=(4, 8, 8)) if name == "stylegan" else built(name, noise_dim=6)
+  carry = transferred_state(changed, 1, mesh_of(1), algorithm, state)[0].carry
   jax.tree.map(np.testing.assert_array_equal, carry, state.carry)

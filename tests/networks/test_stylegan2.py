@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from r3gan_jax.networks import stylegan2
-from r3gan_jax.networks.stylegan2 import Discriminator, Linear, Mapping, Synthesis, minibatch_stddev, modulated_conv
+from r3gan_jax.networks.karras import STDDEV_GROUP, Mapping
+from r3gan_jax.networks.stylegan2 import Discriminator, Synthesis, modulated_conv
 from r3gan_jax.ops.strided_conv import upsampling_conv
 
 WIDTHS = (12, 8, 6)
@@ -40,51 +40,6 @@ def test_demodulated_outputs_have_unit_deviation_whatever_the_style():
   style = jnp.array([1.0, 100.0, 0.01, 1.0])[:, None] * jnp.exp(draw(4, 16, seed=2))
   y = jax.jit(modulated_conv, static_argnums=(3, 4))(x, kernel, style, True, False)[:, 1:-1, 1:-1]
   np.testing.assert_allclose(np.std(y, axis=(1, 2)), 1, atol=0.15)
-
-
-@pytest.mark.parametrize("multiplier", [1.0, 0.01])
-def test_equalised_learning_rate(multiplier):
-  """Stored with deviation 1 / m, used times m / sqrt(fan_in): a step s changes the used weight by m s / sqrt(fan_in).
-
-  Weights are used at a deviation of 1 / sqrt(fan_in), so the relative step is m s for every fan-in.
-  """
-  for fan_in in (16, 400):
-    layer = Linear(300, lr_multiplier=multiplier)
-    params = layer.init(jax.random.key(0), jnp.zeros((1, fan_in)))["params"]
-    np.testing.assert_allclose(np.std(params["kernel"]), 1 / multiplier, rtol=0.05)
-    x = draw(2, fan_in, seed=3)
-    y = layer.apply({"params": params}, x)
-    np.testing.assert_allclose(y, x @ params["kernel"] * multiplier / fan_in**0.5, rtol=1e-4, atol=1e-5)
-    moved = jax.tree.map(lambda p: p + 0.1, params)
-    step = layer.apply({"params": moved}, x) - y
-    expected = 0.1 * multiplier * (jnp.sum(x, axis=1) / fan_in**0.5 + 1)
-    np.testing.assert_allclose(step, np.broadcast_to(expected[:, None], step.shape), atol=3e-5)
-
-
-def test_mapping():
-  """Ignores the length of z, keeps the scale of its inputs, learns at a hundredth of the rate."""
-  mapping = Mapping(64)
-  z = draw(32, 64)
-  params = jax.jit(mapping.init)(jax.random.key(0), z)["params"]
-  assert len(params) == 8
-  for layer in params.values():
-    np.testing.assert_allclose(np.std(layer["kernel"]), 100, rtol=0.1)
-  apply = jax.jit(mapping.apply)
-  w = apply({"params": params}, z)
-  assert w.shape == (32, 64) and 0.5 < np.sqrt(np.mean(np.square(w))) < 2
-  np.testing.assert_allclose(apply({"params": params}, 7 * z), w, rtol=1e-4, atol=1e-5)
-
-
-def test_minibatch_stddev_by_hand():
-  """Two groups of two samples of 1x2 pixels, 2 channels: deviations (1, 0, 2, 3) and 0, with means 1.5 and 0."""
-  first, second = np.array([[[0.0, 5.0], [-1.0, 2.0]]]), np.array([[[2.0, 5.0], [3.0, 8.0]]])
-  x = jnp.asarray(np.stack([first, second, second, second]), jnp.float32)
-  y = minibatch_stddev(x, group=2)
-  assert y.shape == (4, 1, 2, 1)
-  np.testing.assert_allclose(y[:2], 1.5, rtol=1e-4)
-  np.testing.assert_allclose(y[2:], 0, atol=1e-3)
-  with pytest.raises(ValueError, match="3 samples"):
-    minibatch_stddev(x[:3], group=2)
 
 
 def networks(bfloat16_stages=0):
@@ -164,7 +119,7 @@ def test_parameter_counts_as_published():
   shapes = jax.eval_shape(
     lambda key: (
       [mapping.init(key, jnp.zeros((1, 512))), synthesis.init(key, jnp.zeros((1, 14, 512)))],
-      discriminator.init(key, jnp.zeros((stylegan2.STDDEV_GROUP, 256, 256, 3))),
+      discriminator.init(key, jnp.zeros((STDDEV_GROUP, 256, 256, 3))),
     ),
     jax.random.key(0),
   )

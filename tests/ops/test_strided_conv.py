@@ -5,8 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r3gan_jax.ops.resample import blur, downsample2x, upsample2x
-from r3gan_jax.ops.strided_conv import downsampling_conv, strided_conv, transposed_conv, upsampling_conv
+from r3gan_jax.ops.resample import blur, downsample2x, mean2x, repeat2x, upsample2x
+from r3gan_jax.ops.strided_conv import (
+  averaging_conv,
+  downsampling_conv,
+  repeating_conv,
+  strided_conv,
+  transposed_conv,
+  upsampling_conv,
+)
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -81,6 +88,18 @@ def test_without_a_filter(size, padding, outputs):
   odd = size % 2
   assert_alike(lambda x, kernel: strided_conv(x, kernel, (padding, padding)), down, x, kernel)
   assert_alike(lambda x, kernel: transposed_conv(x, kernel, (padding, padding - odd)), up, x, kernel)
+
+
+@pytest.mark.parametrize("outputs", [1, 16])
+def test_with_repeated_pixels_or_their_means(outputs):
+  """As two operations; also at the borders."""
+
+  def conv(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
+
+  x, kernel = operands(3, outputs)
+  assert_alike(averaging_conv, lambda x, kernel: mean2x(conv(x, kernel)), x, kernel)
+  assert_alike(repeating_conv, lambda x, kernel: conv(repeat2x(x), kernel), x, kernel)
 
 
 def test_away_from_borders_it_is_resampling_beside_a_convolution():
