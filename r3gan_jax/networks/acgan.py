@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 from flax import linen as nn
 
-from r3gan_jax.networks.layers import LEAKY_SLOPE, BatchNorm, StridedConv, TransposedConv, dropout, normal_init
+from r3gan_jax.networks.layers import LEAKY_SLOPE, BatchNorm, Conv, StridedConv, TransposedConv, dropout, normal_init
 
 
 class Generator(nn.Module):
@@ -64,7 +64,7 @@ class Discriminator(nn.Module):
         x = StridedConv(width, 3, name=name)(x)
       else:
         name = f"conv_{side}"
-        x = nn.Conv(width, (3, 3), padding=1, use_bias=False, kernel_init=normal_init, name=name)(x)
+        x = Conv(width, normal_init, use_bias=False, name=name)(x)
       if layer < len(self.widths) - 1:
         x = BatchNorm(self.axis_name, name=f"norm_of_{name}")(x, train)
       x = nn.leaky_relu(x, LEAKY_SLOPE)

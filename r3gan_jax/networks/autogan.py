@@ -17,7 +17,7 @@ import jax
 from flax import linen as nn
 
 from r3gan_jax.errors import UserError
-from r3gan_jax.networks.layers import BatchNorm
+from r3gan_jax.networks.layers import BatchNorm, Conv
 from r3gan_jax.networks.resnet_sn import glorot
 from r3gan_jax.ops.resample import repeat2x
 
@@ -98,7 +98,7 @@ class Generator(nn.Module):
       x, feature = _CellLayers(cell, self.width, self.axis_name, name=f"cell_{side}")(x, skips, train)
       inner.append(feature)
     x = nn.relu(BatchNorm(self.axis_name, name="norm")(x, train))
-    return nn.tanh(nn.Conv(self.image_channels, (3, 3), kernel_init=glorot, name="to_image")(x))
+    return nn.tanh(Conv(self.image_channels, glorot, name="to_image")(x))
 
 
 class _CellLayers(nn.Module):
@@ -131,7 +131,7 @@ class _CellLayers(nn.Module):
       return nn.relu(x)
 
     x = activated(x) if self.cell.convolution == "before" else x
-    x = nn.Conv(self.width, (3, 3), kernel_init=glorot, name=f"conv_{number}")(self._enlarged(x, side))
+    x = Conv(self.width, glorot, name=f"conv_{number}")(self._enlarged(x, side))
     return x if self.cell.convolution == "before" else activated(x)
 
   def _pointwise(self, name: str, x: jax.Array) -> jax.Array:

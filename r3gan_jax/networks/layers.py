@@ -1,8 +1,8 @@
 """Layers shared by the networks of several GANs."""
 
 import math
-from collections.abc import Iterable, Sequence
-from functools import reduce
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, reduce
 from typing import Any, Protocol, cast
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from r3gan_jax.ops.broadcast import broadcast_as
-from r3gan_jax.ops.grouped_conv import pointwise_conv
+from r3gan_jax.ops.grouped_conv import grouped_conv, pointwise_conv
 from r3gan_jax.ops.resample import upsample2x
 from r3gan_jax.ops.strided_conv import strided_conv, transposed_conv
 
@@ -210,6 +210,25 @@ def dropout(x: jax.Array, keys: jax.Array | None, layer: int, keep: float) -> ja
   return jnp.where(kept, x / keep, 0)
 
 
+class Conv(nn.Module):
+  """A 3x3 convolution, perhaps with a bias.
+
+  Attributes:
+    operation: (x, kernel) -> y; one of ops/strided_conv.py changes the resolution.
+  """
+
+  features: int
+  kernel_init: nn.initializers.Initializer
+  operation: Callable[[jax.Array, jax.Array], jax.Array] = partial(grouped_conv, groups=1)
+  use_bias: bool = True
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[N, H, W, C] -> [N, H', W', features]."""
+    x = self.operation(x, self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features)))
+    return x + _bias_map(self) if self.use_bias else x
+
+
 class StridedConv(nn.Module):
   """A convolution of stride 2, with padding (kernel_size - 1) // 2, weights N(0, 0.02^2) and perhaps a bias."""
 
@@ -243,6 +262,6 @@ class TransposedConv(nn.Module):
     return x + _bias_map(self) if self.use_bias else x
 
 
-def _bias_map(conv: StridedConv | TransposedConv) -> jax.Array:
+def _bias_map(conv: Conv | StridedConv | TransposedConv) -> jax.Array:
   """Returns the bias [1, 1, 1, C] of a convolution; called in its compact method."""
   return conv.param("bias", nn.initializers.zeros, (conv.features,))[None, None, None]

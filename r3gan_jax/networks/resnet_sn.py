@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from r3gan_jax.networks.attention import Attention, Masks
-from r3gan_jax.networks.layers import BatchNorm, ClassEmbedding
+from r3gan_jax.networks.layers import BatchNorm, ClassEmbedding, Conv
 from r3gan_jax.ops.resample import mean2x, repeat2x
+from r3gan_jax.ops.strided_conv import averaging_conv, repeating_conv
 
 glorot = nn.initializers.glorot_uniform()
 orthogonal = nn.initializers.orthogonal()
@@ -70,10 +71,10 @@ class UpBlock(nn.Module):
     """[N, H, W, C] -> [N, 2H, 2W, width]."""
     norms = (ConditionalBatchNorm(self.axis_name, self.condition_init, name=f"norm_{i}") for i in (1, 2))
     shortcut = nn.Dense(self.width, kernel_init=self.kernel_init, name="shortcut")(x)
-    x = repeat2x(nn.relu(next(norms)(x, condition, train)))
-    x = nn.Conv(self.width, (3, 3), kernel_init=self.kernel_init, name="conv_1")(x)
     x = nn.relu(next(norms)(x, condition, train))
-    x = nn.Conv(self.width, (3, 3), kernel_init=self.kernel_init, name="conv_2")(x)
+    x = Conv(self.width, self.kernel_init, repeating_conv, name="conv_1")(x)
+    x = nn.relu(next(norms)(x, condition, train))
+    x = Conv(self.width, self.kernel_init, name="conv_2")(x)
     return x + repeat2x(shortcut)
 
 
@@ -99,9 +100,9 @@ class DownBlock(nn.Module):
     if self.halves or self.width != x.shape[-1]:
       shortcut = nn.Dense(self.width, kernel_init=self.kernel_init, name="shortcut")(shortcut)
     x = x if self.first else nn.relu(x)
-    x = nn.relu(nn.Conv(self.width, (3, 3), kernel_init=self.kernel_init, name="conv_1")(x))
-    x = nn.Conv(self.width, (3, 3), kernel_init=self.kernel_init, name="conv_2")(x)
-    return shortcut + (mean2x(x) if self.halves else x)
+    x = nn.relu(Conv(self.width, self.kernel_init, name="conv_1")(x))
+    halving = {"operation": averaging_conv} if self.halves else {}
+    return shortcut + Conv(self.width, self.kernel_init, **halving, name="conv_2")(x)
 
 
 class Generator(nn.Module):
@@ -147,7 +148,7 @@ class Generator(nn.Module):
       if side == self.attention_side:
         x = Attention(self.kernel_init, self.heads, self.masks, name=f"attention_{side}")(x)
     x = nn.relu(ConditionalBatchNorm(self.axis_name, name="norm")(x, None, train))
-    return nn.tanh(nn.Conv(self.image_channels, (3, 3), kernel_init=self.kernel_init, name="to_image")(x))
+    return nn.tanh(Conv(self.image_channels, self.kernel_init, name="to_image")(x))
 
 
 class Discriminator(nn.Module):
