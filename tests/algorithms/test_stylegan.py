@@ -142,7 +142,7 @@ def test_running_mean_of_w():
   """It moves by 0.005 towards the mean of the w that are not mixed in, in G's phase."""
   (_, of_discriminator, _), (_, of_generator, _) = phases()
   np.testing.assert_array_equal(of_discriminator["w"], np.arange(6))
-  np.testing.assert_allclose(of_generator["w"], 0.995 * np.arange(6) + 0.005 * drawn()[1], rtol=1e-5)
+  np.testing.assert_allclose(of_generator["w"], 0.995 * np.arange(6) + 0.005 * np.asarray(drawn()[1]), rtol=1e-5)
 
 
 def test_pictures_of_mixed_styles():

@@ -95,7 +95,7 @@ def test_by_hand(params):
 
 def test_without_styles_features_are_normalised():
   """Each channel of each sample has mean 0 and deviation 1, whatever the scale of what comes in."""
-  layer, x, plane = Epilogue(), draw(2, 8, 8, 3) * jnp.array([1.0, 100.0, 0.1]), draw(2, 8, 8, 1)
+  layer, x, plane = Epilogue(), draw(2, 8, 8, 3) * jnp.array([[[[1.0, 100.0, 0.1]]]]), draw(2, 8, 8, 1)
   params = layer.init(jax.random.key(0), x, jnp.zeros((2, 5)), plane)
   y = layer.apply(params, x, jnp.zeros((2, 5)), plane)
   np.testing.assert_allclose(jnp.mean(y, axis=(1, 2)), 0, atol=1e-5)
