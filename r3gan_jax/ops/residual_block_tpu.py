@@ -8,7 +8,7 @@ As in ops/grouped_conv_tpu.py images are [H, W, N, C] inside, and small groups s
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,10 @@ PIXELS = 512
 """Rows of a matrix product, unless the fewest images that fill a register have more."""
 VMEM_BYTES = 60 * 2**20
 """For one program; a v5e and a v6e have 128 MiB, a v5p 64."""
+
+
+Chunk = Callable[[jax.Array, "pl.Slice | slice", jax.Array], None]
+"""(block of lanes, these lanes, word of a row's signs) -> None."""
 
 
 def supports(x: jax.Array, inner: int, groups: int, kernel_size: tuple[int, int]) -> bool:
@@ -58,7 +62,7 @@ def residual_block(
   kernel_height, kernel_width = kernel_size
   reach, side = kernel_height // 2, kernel_width // 2
   lanes = merged_groups(groups, inner // groups, inner // groups) * (inner // groups)
-  blocks, columns, images = inner // lanes, math.gcd(width, WORD), _images(x)
+  columns, images = math.gcd(width, WORD), _images(x)
   words = width // columns
 
   def body(*refs: jax.Ref) -> None:
@@ -71,14 +75,15 @@ def residual_block(
     )
     step = pl.program_id(1)
 
-    def of_chunks(compute) -> None:
-      """Runs `compute(block, its lanes, word)` for each block of lanes and each word of a row's signs."""
+    def of_chunks(channels: int, lanes: int, compute: Chunk) -> None:
+      """Runs `compute` for each block of `lanes` of the channels, and each word of a row's signs."""
 
       def chunk(index: jax.Array, _: None) -> None:
-        block = index // words
-        compute(block, pl.ds(pl.multiple_of(block * lanes, lanes), lanes) if blocks > 1 else slice(None), index % words)
+        block, word = index // words, index % words
+        part = pl.ds(pl.multiple_of(block * lanes, lanes), lanes) if lanes < channels else slice(None)
+        compute(block, part, word)
 
-      lax.fori_loop(0, blocks * words, chunk, None)
+      lax.fori_loop(0, channels // lanes * words, chunk, None)
 
     def activate(value, part, word, signs_in, value_ref, signs_ref, sums_ref) -> jax.Array:
       """Multiplies [columns, n, lanes] by the slope where it is not positive; writes what is wanted of it."""
@@ -108,7 +113,7 @@ def residual_block(
     def _():
       x_rows[step % (reach + 1)] = x_ref[0]
 
-      def compute(block: jax.Array, part: pl.Slice, word: jax.Array) -> None:
+      def compute(block: jax.Array, part: pl.Slice | slice, word: jax.Array) -> None:
         del block
         pixels = x_ref[0, pl.ds(word * columns, columns)].reshape(-1, outer)
         sums = jnp.dot(pixels, conv1_ref[:, part], preferred_element_type=jnp.float32).reshape(columns, images, lanes)
@@ -116,7 +121,7 @@ def residual_block(
         u = activate(sums, part, word, u_signs_in, u_ref, u_signs_ref, u_sums_ref)
         u_rows[step % kernel_height, pl.ds(side + word * columns, columns), :, part] = u.astype(x.dtype)
 
-      of_chunks(compute)
+      of_chunks(inner, lanes, compute)
 
     @pl.when(step >= height)
     def _():
@@ -124,7 +129,7 @@ def residual_block(
 
     @pl.when(step >= reach)
     def _():
-      def compute(block: jax.Array, part: pl.Slice, word: jax.Array) -> None:
+      def compute(block: jax.Array, part: pl.Slice | slice, word: jax.Array) -> None:
         sums = jnp.zeros((columns * images, lanes), jnp.float32)
         for i in range(kernel_height):
           for j in range(kernel_width):
@@ -135,17 +140,18 @@ def residual_block(
         v = activate(sums, part, word, v_signs_in, v_ref, v_signs_ref, v_sums_ref)
         v_row[pl.ds(word * columns, columns), :, part] = v.astype(x.dtype)
 
-      of_chunks(compute)
+      of_chunks(inner, lanes, compute)
       if out_ref is None:
         return
 
-      def finish(word: jax.Array, _: None) -> None:
+      def finish(block: jax.Array, part: pl.Slice | slice, word: jax.Array) -> None:
+        del block
         here = pl.ds(word * columns, columns)
-        sums = jnp.dot(v_row[here].reshape(-1, inner), conv3_ref[...], preferred_element_type=jnp.float32)
-        sums = sums.reshape(columns, images, outer) + x_rows[(step + 1) % (reach + 1), here].astype(jnp.float32)
-        out_ref[0, here] = sums.astype(out_ref.dtype)
+        sums = jnp.dot(v_row[here].reshape(-1, inner), conv3_ref[:, part], preferred_element_type=jnp.float32)
+        sums = sums.reshape(columns, images, -1) + x_rows[(step + 1) % (reach + 1), here, :, part].astype(jnp.float32)
+        out_ref[0, here, :, part] = sums.astype(out_ref.dtype)
 
-      lax.fori_loop(0, words, finish, None)
+      of_chunks(outer, LANES if outer % LANES == 0 else outer, finish)
 
   def rows(length: int, channels: int, delay: int) -> pl.BlockSpec:
     """The row of an array [H, length, N, channels] that a step reads or writes."""
@@ -161,7 +167,7 @@ def residual_block(
   of_signs, of_sums = like(x, (height, words, batch, inner), jnp.int32), like(x, (batch, inner), jnp.float32)
   shapes = like(x, (height, width, batch, outer), x.dtype), of_u, of_u, of_signs, of_signs, of_sums, of_sums
   out_shape = [shape for shape, asked in zip(shapes, wanted, strict=True) if asked]
-  conv2 = block_diagonal(conv2, groups, blocks)
+  conv2 = block_diagonal(conv2, groups, inner // lanes)
   operands = (x.transpose(1, 2, 0, 3), conv1, bias1, conv2, bias2, conv3, *signs)
   in_specs = [rows(width, outer, 0), whole(conv1), per_image, whole(conv2), per_image, whole(conv3)]
   results = pl.pallas_call(
