@@ -24,20 +24,15 @@ WORD = 32
 """Signs per packed word."""
 PIXELS = 512
 """Rows of a matrix product, unless the fewest images that fill a register have more."""
-VMEM_BYTES = 60 * 2**20
-"""For one program; a v5e and a v6e have 128 MiB, a v5p 64."""
-
-
 Chunk = Callable[[jax.Array, "pl.Slice | slice", jax.Array], None]
-"""(block of lanes, these lanes, word of a row's signs) -> None."""
+"""(block of channels, these channels, word of a row's signs) -> None."""
 
 
 def supports(x: jax.Array, inner: int, groups: int, kernel_size: tuple[int, int]) -> bool:
-  """Returns whether the groups fill blocks of the matrix unit well, and the weights fit beside some rows of x."""
+  """Returns whether the groups fill blocks of the matrix unit well, and a program fits the chip's vector memory."""
   group = inner // groups
-  return grouped_conv_tiling.supports(groups, group, group) and (
-    _vmem_bytes(x, inner, groups, kernel_size) <= VMEM_BYTES
-  )
+  fits = _vmem_bytes(x, inner, groups, kernel_size) <= pltpu.get_tpu_info().vmem_capacity_bytes * 3 / 4
+  return fits and grouped_conv_tiling.supports(groups, group, group)
 
 
 def residual_block(
@@ -53,7 +48,7 @@ def residual_block(
   wanted: Sequence[bool],
   interpret: bool = False,
 ) -> list[jax.Array]:
-  """Computes the `wanted` of `residual_block.Results`; sums in float32. See `residual_block.bind` for the arguments.
+  """Computes the `wanted` of `residual_block.Results`; sums in float32. See ops/residual_block.py for the arguments.
 
   `interpret` emulates the kernel, for machines without a TPU; not under `jax.shard_map`.
   """
@@ -75,15 +70,14 @@ def residual_block(
     )
     step = pl.program_id(1)
 
-    def of_chunks(channels: int, lanes: int, compute: Chunk) -> None:
-      """Runs `compute` for each block of `lanes` of the channels, and each word of a row's signs."""
+    def of_chunks(channels: int, size: int, compute: Chunk) -> None:
+      """Runs `compute` for each block of `size` channels, and each word of a row's signs."""
 
       def chunk(index: jax.Array, _: None) -> None:
         block, word = index // words, index % words
-        part = pl.ds(pl.multiple_of(block * lanes, lanes), lanes) if lanes < channels else slice(None)
-        compute(block, part, word)
+        compute(block, pl.ds(pl.multiple_of(block * size, size), size) if size < channels else slice(None), word)
 
-      lax.fori_loop(0, channels // lanes * words, chunk, None)
+      lax.fori_loop(0, channels // size * words, chunk, None)
 
     def activate(value, part, word, signs_in, value_ref, signs_ref, sums_ref) -> jax.Array:
       """Multiplies [columns, n, lanes] by the slope where it is not positive; writes what is wanted of it."""
@@ -213,8 +207,9 @@ def _vmem_bytes(x: jax.Array, inner: int, groups: int, kernel_size: Sequence[int
   height, side = kernel_size[0], kernel_size[1] // 2
   images = _images(x)
   rows = (2 + 2 + height // 2 + 1) * width * outer + (4 + 1) * width * inner + height * (width + 2 * side) * inner
-  in_flight = 4 * PIXELS * (2 * outer + 4 * lanes) + 4 * 8 * images * inner * -(-width // WORD)
-  return (weights + rows * images) * x.dtype.itemsize + in_flight + 4 * 2**20
+  signs = 8 * images * (width // math.gcd(width, WORD)) * inner
+  in_flight = 8 * max(PIXELS, images) * lanes
+  return (weights + rows * images) * x.dtype.itemsize + 4 * (signs + in_flight) + 4 * 2**20
 
 
 def _bit(column: int) -> int:
