@@ -53,8 +53,8 @@ class Weights(NamedTuple):
 
 def residual_block(x: jax.Array, weights: Weights, groups: int, slope: float) -> jax.Array:
   """Applies the block: [N, H, W, C] -> [N, H, W, C]. The gradients of biases are summed in float32."""
-  x, *weights = match_varying_axes(x, *weights)
-  return _block(x, Weights(*weights), groups, slope)
+  x, *matched = match_varying_axes(x, *weights)
+  return _block(x, Weights(*matched), groups, slope)
 
 
 class Results(NamedTuple):
@@ -150,7 +150,8 @@ def _unpack(signs: jax.Array, like: jax.Array) -> jax.Array:
 
 def _tpu(x, conv1, bias1, conv2, *operands, groups, **params):
   *size, _, inner = conv2.shape
-  supported = residual_block_tpu.supports(x, inner, groups, tuple(size))
+  # Programs with a symbolic batch are for export.
+  supported = not jax.export.is_symbolic_dim(x.shape[0]) and residual_block_tpu.supports(x, inner, groups, size)
   chosen = residual_block_tpu.residual_block if supported else portable
   return chosen(x, conv1, bias1, conv2, *operands, groups=groups, **params)
 

@@ -28,7 +28,7 @@ Chunk = Callable[[jax.Array, "pl.Slice | slice", jax.Array], None]
 """(block of channels, these channels, word of a row's signs) -> None."""
 
 
-def supports(x: jax.Array, inner: int, groups: int, kernel_size: tuple[int, int]) -> bool:
+def supports(x: jax.Array, inner: int, groups: int, kernel_size: Sequence[int]) -> bool:
   """Returns whether the groups fill blocks of the matrix unit well, and a program fits the chip's vector memory."""
   group = inner // groups
   fits = _vmem_bytes(x, inner, groups, kernel_size) <= pltpu.get_tpu_info().vmem_capacity_bytes * 3 / 4
@@ -163,6 +163,7 @@ def residual_block(
   out_shape = [shape for shape, asked in zip(shapes, wanted, strict=True) if asked]
   conv2 = block_diagonal(conv2, groups, inner // lanes)
   operands = (x.transpose(1, 2, 0, 3), conv1, bias1, conv2, bias2, conv3, *signs)
+  accessed: list[jax.Array | jax.ShapeDtypeStruct] = [*operands, *out_shape]
   in_specs = [rows(width, outer, 0), whole(conv1), per_image, whole(conv2), per_image, whole(conv3)]
   results = pl.pallas_call(
     body,
@@ -181,7 +182,7 @@ def residual_block(
     cost_estimate=pl.CostEstimate(
       flops=2 * batch * height * width * inner * (2 * outer + kernel_height * kernel_width * lanes),
       transcendentals=0,
-      bytes_accessed=sum(a.size * a.dtype.itemsize for a in (*operands, *out_shape)),
+      bytes_accessed=sum(a.size * a.dtype.itemsize for a in accessed),
     ),
     interpret=interpret,
     name="residual_block",
