@@ -28,6 +28,7 @@ from jax.interpreters import ad, mlir
 from jax.interpreters import partial_eval as pe
 
 from r3gan_jax.ops import residual_block_tpu
+from r3gan_jax.ops.broadcast import broadcast_as
 from r3gan_jax.ops.grouped_conv import flip_exchange, grouped_conv, match_varying_axes, pointwise_conv, weight_gradient
 from r3gan_jax.ops.padding import same_padding
 from r3gan_jax.ops.residual_block_tpu import WORD
@@ -120,7 +121,7 @@ def _bind(x: jax.Array, weights: Weights, groups: int, slope: float, *signs: jax
 
 def portable(x, conv1, bias1, conv2, bias2, conv3, *signs, groups, slope, wanted):
   def activate(y, bias, signs):
-    y += bias[:, None, None].astype(y.dtype)
+    y += broadcast_as(bias[:, None, None], y)
     return jnp.where(_unpack(signs, y) if signs is not None else y > 0, y, slope * y)
 
   u_signs, v_signs = signs or (None, None)
