@@ -16,7 +16,6 @@ from r3gan_jax.networks.layers import (
   LEAKY_GAIN,
   LEAKY_SLOPE,
   PointwiseConv,
-  add_bias,
   bias_activate,
   full_precision,
   per_sample_bias,
@@ -26,9 +25,9 @@ from r3gan_jax.networks.layers import (
   stage_dtype,
   with_embedding,
 )
-from r3gan_jax.ops.activated_conv import activated_conv
 from r3gan_jax.ops.grouped_conv import grouped_conv
 from r3gan_jax.ops.resample import downsample2x, upsample2x
+from r3gan_jax.ops.residual_block import Weights, residual_block
 
 
 class Generator(nn.Module):
@@ -45,7 +44,7 @@ class Generator(nn.Module):
     expansion: ratio of a block's inner to its outer width; below 1: a bottleneck.
     bfloat16_stages: number of the highest-resolution stages that compute in bfloat16; parameters stay float32.
     grouped_conv: the algorithm of the 3x3 convolutions, a key of ops.grouped_conv.ALGORITHMS or "auto"; or "fused",
-      which includes the activations around them: ops.activated_conv.
+      which computes whole residual blocks: ops.residual_block.
   """
 
   widths: Sequence[int]
@@ -147,10 +146,9 @@ class ResidualBlock(nn.Module):
     bias2 = self.param("bias2", nn.initializers.zeros, (inner,))
     conv3 = self.param("conv3", nn.initializers.zeros, (inner, outer))
     if self.grouped_conv == "fused":
-      y = add_bias(pointwise(x, conv1), bias1, bias_scale)
-      bias2 = per_sample_bias(bias2, bias_scale, y.shape[0])
-      y = activated_conv(y, conv2.astype(y.dtype), bias2, self.cardinality, LEAKY_SLOPE)
-      return x + pointwise(y, conv3)
+      conv1, conv2, conv3 = (kernel.astype(x.dtype) for kernel in (conv1, conv2, conv3))
+      bias1, bias2 = (per_sample_bias(bias, bias_scale, x.shape[0]) for bias in (bias1, bias2))
+      return residual_block(x, Weights(conv1, bias1, conv2, bias2, conv3), self.cardinality, LEAKY_SLOPE)
     y = bias_activate(pointwise(x, conv1), bias1, bias_scale)
     y = bias_activate(
       grouped_conv(y, conv2.astype(y.dtype), self.cardinality, algorithm=self.grouped_conv), bias2, bias_scale

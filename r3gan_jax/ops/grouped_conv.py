@@ -132,14 +132,11 @@ def choose(platform: str, shape: Shape, portable: bool = False) -> str:
   return "native"
 
 
-def match_varying_axes(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Casts a replicated operand beside a sharded one to 'varying' under `shard_map`, as lax's own operations do."""
-  x_axes, y_axes = jax.typeof(x).mat.varying, jax.typeof(y).mat.varying
-  if missing := tuple(y_axes - x_axes):
-    x = lax.pcast(x, missing, to="varying")
-  if missing := tuple(x_axes - y_axes):
-    y = lax.pcast(y, missing, to="varying")
-  return x, y
+def match_varying_axes(*operands: jax.Array) -> list[jax.Array]:
+  """Casts replicated operands beside sharded ones to 'varying' under `shard_map`, as lax's own operations do."""
+  axes = [jax.typeof(x).mat.varying for x in operands]
+  missing = [tuple(set().union(*axes) - own) for own in axes]
+  return [lax.pcast(x, new, to="varying") if new else x for x, new in zip(operands, missing, strict=True)]
 
 
 def flip_exchange(kernel: jax.Array, groups: int) -> jax.Array:

@@ -11,18 +11,16 @@ from r3gan_jax.ops.padding import Padding
 
 LANES = 128
 """The width of a vector register and of the matrix unit."""
-WORD = 32
-"""Signs per packed word."""
 VMEM_BYTES = 17 * 2**20
 """For the blocks of one program, double-buffered; a v5e has 128 MiB."""
 
 
 def supports(groups: int, inputs: int, outputs: int) -> bool:
   """Returns whether groups of these sizes fill blocks of the matrix unit well."""
-  return inputs < LANES and _merged(groups, inputs, outputs) * max(inputs, outputs) <= 2 * LANES
+  return inputs < LANES and merged_groups(groups, inputs, outputs) * max(inputs, outputs) <= 2 * LANES
 
 
-def _merged(groups: int, inputs: int, outputs: int) -> int:
+def merged_groups(groups: int, inputs: int, outputs: int) -> int:
   """Returns how many groups share a block: the fewest that fill whole registers, or all."""
   fitting = [m for m in range(1, groups) if groups % m == 0 and m * inputs % LANES == m * outputs % LANES == 0]
   return min(fitting, default=groups)
@@ -64,28 +62,9 @@ class Tiling(NamedTuple):
     return pl.BlockSpec((1, self.taps, self.lanes_in, self.lanes_out), lambda b, n, t: (b, 0, 0, 0))
 
   @property
-  def bias_spec(self) -> pl.BlockSpec:
-    return pl.BlockSpec((self.batch, self.lanes_out), lambda b, n, t: (n, b))
-
-  @property
-  def in_signs_spec(self) -> pl.BlockSpec:
-    return self._in_spec(self.in_size[1] // math.gcd(self.in_size[1], WORD))
-
-  @property
-  def out_signs_spec(self) -> pl.BlockSpec:
-    return self.signs_spec(self.lanes_out)
-
-  def signs_spec(self, lanes: int) -> pl.BlockSpec:
-    words = self.out_size[1] // math.gcd(self.out_size[1], WORD)
-    return pl.BlockSpec((self.rows, words, self.batch, lanes), lambda b, n, t: (t, 0, n, b))
-
-  @property
   def in_spec(self) -> pl.BlockSpec:
     """The block of input rows that a tile's taps reach, moved inside the image."""
-    return self._in_spec(self.in_size[1])
-
-  def _in_spec(self, width: int) -> pl.BlockSpec:
-    block = (pl.Element(self.in_rows), pl.Element(width), pl.Element(self.batch), pl.Element(self.lanes_in))
+    block = (pl.Element(self.in_rows), pl.Element(self.in_size[1]), pl.Element(self.batch), pl.Element(self.lanes_in))
     # A single block may be smaller than a register; its index must then be a plain 0.
     batch, lanes = self.batch * (self.grid[1] > 1), self.lanes_in * (self.blocks > 1)
     return pl.BlockSpec(block, lambda b, n, t: (self.first_row(t), 0, n * batch, b * lanes))
@@ -105,7 +84,7 @@ def tile(
   batch, in_height, in_width, channels = x.shape
   _, out_height, out_width, out_channels = out_shape
   inputs, outputs = channels // groups, out_channels // groups
-  merged = _merged(groups, inputs, outputs)
+  merged = merged_groups(groups, inputs, outputs)
   lanes_in, lanes_out = merged * inputs, merged * outputs
 
   sublanes = 32 // x.dtype.itemsize

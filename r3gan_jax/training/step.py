@@ -91,6 +91,8 @@ def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str
     metrics = Metrics({f"hyperparameters/{name}": value for name, value in hyperparameters.items()}, {})
 
     for index, (phase, update, given) in enumerate(zip(phases, updates, dealt, strict=True)):
+      # A phase begins when the one before it has ended, so that the activations of only one take memory.
+      trained = trained._replace(params=lax.optimization_barrier(trained.params))
       keys = jax.random.split(jax.random.fold_in(key, index), _samples(given))
       if phase.every == 1:
         trained, measured = update(trained, given, keys, hyperparameters)

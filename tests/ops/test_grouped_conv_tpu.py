@@ -62,38 +62,3 @@ def check(*case):
   for actual, wanted in ((conv, out), (weights, gradient)):
     assert actual.dtype == dtype
     np.testing.assert_allclose(actual.astype(jnp.float32), wanted, atol=tolerance * np.abs(wanted).max())
-
-
-def test_activations_around_the_convolution():
-  """The fused kernels against their composition, with two words of signs per row."""
-  slope, groups = 0.2, 2
-  x, kernel, dy, bias = (
-    jax.random.normal(key, shape)
-    for key, shape in zip(
-      jax.random.split(jax.random.key(0), 4), [(2, 3, 64, 4), (3, 3, 2, 4), (2, 3, 64, 4), (2, 4)], strict=True
-    )
-  )
-
-  def leaky(x):
-    return jnp.where(x > 0, x, slope * x)
-
-  def composed(x, kernel, bias):
-    return leaky(expected(leaky(x), kernel, dy, groups, SAME)[0] + bias[:, None, None])
-
-  options = {"groups": groups, "padding": SAME, "slope": slope, "interpret": True}
-  out, in_signs, out_signs = grouped_conv_tpu.activated_conv(x, kernel, bias, **options)
-  assert in_signs.shape == (3, 2, 2, 4)
-  signs = {"in_signs": in_signs, "out_signs": out_signs}
-  wanted, vjp = jax.vjp(composed, x, kernel, bias)
-  np.testing.assert_allclose(out, wanted, atol=1e-5)
-  linear = grouped_conv_tpu.conv(x, kernel, bias=bias, **signs, **options)
-  np.testing.assert_allclose(linear, wanted, atol=1e-5)
-
-  flipped = kernel[::-1, ::-1].reshape(3, 3, 2, groups, 2).transpose(0, 1, 4, 3, 2).reshape(3, 3, 2, 4)
-  dx = grouped_conv_tpu.conv(dy, flipped, in_signs=out_signs, out_signs=in_signs, **options)
-  dkernel = grouped_conv_tpu.weight_gradient(x, dy, kernel_size=(3, 3), **signs, **options)
-  wanted_dx, wanted_dkernel, wanted_dbias = vjp(dy)
-  np.testing.assert_allclose(dx, wanted_dx, atol=1e-5)
-  np.testing.assert_allclose(dkernel, wanted_dkernel, atol=1e-4)
-  dbias = grouped_conv_tpu.bias_gradient(dy, out_signs, slope=slope, dtype=jnp.float32, interpret=True)
-  np.testing.assert_allclose(dbias, wanted_dbias, atol=1e-4)
