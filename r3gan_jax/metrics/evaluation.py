@@ -38,8 +38,8 @@ _CHECK_SIZES = {"fid": fid.check_sizes, "kid": kid.check_sizes, "precision_recal
 Statistics = dict[str, dict[str, np.ndarray]]
 """Statistics, by kind, as arrays by name.
 
-'moments' has attributes of `Moments`; 'class_moments' the same, each with one more axis, beside 'labels' [k]; 'features'
-has 'features' [n, d]; 'classes', of fake images only, has 'logits' [n, k] and 'asked' [n].
+'moments' has attributes of `Moments`; 'class_moments' the same, each with one more axis, beside 'labels' [k].
+'features' has 'features' [n, d]; 'classes', of fake images only, has 'logits' [n, k] and 'asked' [n].
 """
 
 
