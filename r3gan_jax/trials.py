@@ -116,6 +116,7 @@ def train(trial: Trial, out: epath.Path, results: epath.Path) -> None:
     UserError, Interrupted: see `runs.train_run`. A run that diverges has a result, too.
   """
   config, workdir = trial.config, out / trial.entry / trial.name
+  source = factory.build_source(config)  # now, as its errors are the likeliest
   experiment = factory.build_experiment(config, jax.device_count())
   each = multiply_adds_per_image(experiment)
   if trial.comparison.multiply_adds:
@@ -134,7 +135,7 @@ def train(trial: Trial, out: epath.Path, results: epath.Path) -> None:
   scores: dict[str, float] = {}
   if diverged_at is None:
     trained = runs.open_run(workdir)
-    scorer = Scorer(scored, trained.algorithm, factory.build_source(scored), title=None)
+    scorer = Scorer(scored, trained.algorithm, source, title=None)
     for _, numbers in scorer(trained.params, trained.carry):
       scores |= {name: value for name, value in numbers.items() if name in factory.BEST_METRICS}
     _save_samples(result_path(results, trial.entry, trial.name).with_suffix(".png"), scored, trained)

@@ -168,7 +168,7 @@ def _on_stacked_digits(name: str) -> ConfigDict:
   config.gan.ema_half_life = config.run.total_images / 60
   config.run.update({setting: recipe.run[setting] for setting in ("grid", "grid_channels", "grid_scale")})
   config.run.metrics = ("fid", "modes")
-  config.run.metric_samples = 2_000
+  config.run.metric_samples = 1_000
   config.run.feature_network = "pixels"
   config.run.best_metric = ""
   return config

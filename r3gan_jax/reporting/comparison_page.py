@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from io import BytesIO
 
 import matplotlib
-import numpy as np
 from etils import epath
 
 from r3gan_jax.reporting.results import COLLAPSED, Bounds, Row, main_score, result_path, scores_of, table, title
@@ -91,7 +90,7 @@ def figure(rows: Sequence[Row], bounds: Bounds) -> bytes:
   axes[0][-1].set_title(f"stability: last {title(main)} / best", parse_math=False)
   axes[0][-1].axvline(COLLAPSED, color="0.4", linewidth=1)
   axes[0][0].set_yticks(range(len(rows)), [row.entry.name for row in rows], parse_math=False)
-  axes[0][0].invert_yaxis()
+  axes[0][0].set_ylim(len(rows) - 0.5, -0.5)
   for axis in axes[0]:
     axis.grid(alpha=0.2)
   if bounds:
@@ -107,7 +106,7 @@ def _dots(axis: Axes, values: Sequence[float], place: int, colour: str, filled: 
 
 def wall(samples: Sequence[tuple[str, epath.Path]]) -> bytes:
   """Draws a row of samples per (name, picture), as PNG."""
-  pictures = [_read(path) for _, path in samples]
+  pictures = [plt.imread(BytesIO(path.read_bytes()), format="png") for _, path in samples]
   height, width = pictures[0].shape[:2]
   scale = max(1.0, 640 / width) / 100
   canvas, axes = plt.subplots(
@@ -115,7 +114,7 @@ def wall(samples: Sequence[tuple[str, epath.Path]]) -> bytes:
   )
   canvas.subplots_adjust(left=1.6 / (scale * width + 1.6), right=1, top=1, bottom=0, hspace=0.04)
   for axis, (name, _), picture in zip(axes[:, 0], samples, pictures, strict=True):
-    axis.imshow(picture, interpolation="nearest", cmap="gray", vmin=0, vmax=255)
+    axis.imshow(picture, interpolation="nearest", cmap="gray", vmin=0, vmax=1)
     axis.set_axis_off()
     axis.text(-0.01, 0.5, name, transform=axis.transAxes, ha="right", va="center", parse_math=False)
   return _png(canvas)
@@ -125,10 +124,6 @@ def _samples_of(results: epath.Path, row: Row) -> epath.Path | None:
   """Returns the picture of the first run that has one."""
   paths = (result_path(results, row.entry.name, f"seed_{result.seed}").with_suffix(".png") for result in row.results)
   return next((path for path in paths if path.exists()), None)
-
-
-def _read(path: epath.Path) -> np.ndarray:
-  return np.rint(255 * plt.imread(BytesIO(path.read_bytes()), format="png"))
 
 
 def _png(canvas: Figure) -> bytes:

@@ -1,105 +1,141 @@
-"""cli.ablate, on results written by hand and on real runs of a tiny network."""
+"""cli.compare, on real runs of a tiny network."""
 
 import json
 import shutil
+import signal
+import time
 
+import numpy as np
 import pytest
+from helpers import commands
 from PIL import Image
 
+from r3gan_jax.training.checkpoint import DIRECTORY, newest_checkpoint
 from r3gan_jax.training.logging import read_metrics
+from r3gan_jax.training.workdir import read_config
 
-DIGITS = "--config=configs/stacked_digits.py"
-TINY = (
-  "--config.gan.widths=(8,8)",
-  "--config.gan.cardinalities=(2,2)",
-  "--config.batch_size=16",
-  "--config.run.total_images=64",
-  "--config.run.log_every_images=16",
-  "--config.run.metric_samples=200",
-)
+RECIPE = """
+from configs import stacked_digits
+from configs.comparisons import common
+
+
+def get_config():
+  def tiny(**gan):
+    config = stacked_digits.get_config()
+    config.gan.update({"widths": (8, 8), "cardinalities": (2, 2), **gan})
+    config.batch_size = 16
+    config.run.update({"feature_network": "pixels", "metrics": ("fid", "modes"), "metric_samples": 100, "best_metric": ""})
+    return config
+
+  lost = tiny()
+  lost.data.source = "folder"
+  comparison = common.get_config("tiny", "A tiny comparison", {
+    "rpgan": common.entry(tiny(), "losses"),
+    "gan": common.entry(tiny(loss="non_saturating"), "losses", "rpgan", "An older loss."),
+    "lost": common.entry(lost, "losses"),
+  })
+  comparison.metrics = ("fid", "precision_recall", "modes", "class_accuracy")
+  comparison.samples = 200
+  comparison.multiply_adds = 2.5e8
+  return comparison
+"""
 
 
 @pytest.fixture
-def ablate(command, tmp_path):
-  return lambda *flags: command("ablate", DIGITS, f"--out={tmp_path}", *flags).stdout
+def recipe(tmp_path):
+  (tmp_path / "tiny.py").write_text(RECIPE)
+  return f"--comparison={tmp_path / 'tiny.py'}"
 
 
-def write_result(out, loss, seed, diverged_at=None, **scores):
-  directory = out / "stacked_digits" / loss / f"seed_{seed}"
-  directory.mkdir(parents=True)
-  (directory / "config.json").write_text("{}")
-  result = {"recipe": "stacked_digits", "loss": loss, "seed": seed, "images": 200_000}
-  (directory / "result.json").write_text(json.dumps(result | {"diverged_at": diverged_at, "scores": scores}))
+def read(path):
+  return json.loads(path.read_text())
 
 
-def test_the_table(ablate, tmp_path):
-  for seed, modes, kl in ((0, 990, 0.5), (1, 994, 0.25), (2, 998, 0.75)):
-    write_result(tmp_path, "rpgan_r1_r2", seed, modes=modes, modes_kl=kl, real_modes=1000, real_modes_kl=0.02)
-  write_result(tmp_path, "gan", 0, diverged_at=12_345)
-  write_result(tmp_path, "gan", 1, modes=123.0, modes_kl=2.0)
-  write_result(tmp_path, "gan", 2, diverged_at=6_789)
-  shown = ablate("--losses=rpgan_r1_r2,gan", "--seeds=0-2")
-  assert shown == (tmp_path / "table.md").read_text()
-  assert shown.splitlines() == [
-    "| recipe | loss | images | seeds | modes | KL | diverged |",
-    "| --- | --- | --- | --- | --- | --- | --- |",
-    "| stacked_digits | GAN | 200,000 | 3 | 123 | 2 | 2 of 3, at 12,345 and 6,789 images |",
-    "| stacked_digits | RpGAN + R1 + R2 | 200,000 | 3 | 994 ± 4 | 0.5 ± 0.25 | none |",
-    "| real images |  |  |  | 1000 | 0.02 |  |",
-  ]
+def test_runs_are_made_once_and_added_to(environment, command, recipe, tmp_path):
+  """In processes of their own, two at a time; one of them fails, and the others do not mind."""
+  flags = ("compare", recipe, f"--out={tmp_path}", "--seeds=3", "--jobs=2")
+  done = command(*flags, "--only=bounds,lost,gan", status=2)
+  assert "1 runs have failed" in done.stderr and "config.run.data_path is empty" in done.stderr
+  results = tmp_path / "results" / "tiny"
+  assert {path.name for path in results.iterdir()} == {
+    *("bounds.json", "gan_seed_3.json", "gan_seed_3.png", "README.md", "axes.png", "samples.png")
+  }
+  bounds = read(results / "bounds.json")["scores"]
+  assert bounds["one image"]["precision"] == bounds["one image"]["modes"] == 1 and bounds["one image"]["recall"] < 0.1
+  assert bounds["real images"]["fid"] < bounds["untrained network"]["fid"] and bounds["real images"]["modes"] > 150
+
+  # The budget gives the images, and they what the recipe counts in images.
+  result, run = read(results / "gan_seed_3.json"), tmp_path / "tiny" / "gan" / "seed_3"
+  assert result["images"] == round(2.5e8 / result["multiply_adds_per_image"]) > 64
+  config = read_config(run)
+  assert (config["seed"], config["gan"]["loss"]) == (3, "non_saturating")
+  assert config["gan"]["burn_in_images"] == round(result["images"] / 2) and result["settings"]["seed"] == 3
+  metrics = read_metrics(run)
+  assert metrics["discriminator/loss"][0][-1] >= result["images"]
+  images_seen, fid = metrics["metrics/fid"]
+  assert 8 <= len(fid) <= 11 and result["curves"]["fid"] == {
+    "images_seen": images_seen.tolist(),
+    "values": fid.tolist(),
+  }
+  assert result["scores"]["fid"] != fid[-1], "by other numbers of samples"
+  assert result["scores"].keys() == {"fid", "precision", "recall", "modes", "modes_kl"} and not result["diverged_at"]
+  assert result["parameters"].keys() == {"generator", "discriminator"} and result["seconds_per_1000_images"] > 0
+  assert np.asarray(Image.open(results / "gan_seed_3.png")).shape == (8, 10 * 8 + 9 * 2, 3)
+  for name in ("axes.png", "samples.png"):
+    Image.open(results / name).verify()
+
+  # A result stays, also without its work directory. One more run, alone, is in this process; it diverges.
+  shutil.rmtree(tmp_path / "tiny")
+  alone = ("compare", recipe, f"--out={tmp_path}", "--seeds=0", "--only=rpgan", "--rates=1e30")
+  table = command(*alone).stdout.splitlines()
+  assert [line.split(" | ")[0] for line in table[2:4]] == ["| rpgan", "| gan"]
+  assert "x 1e+30: diverged" in table[2] and "(rpgan)" in table[3]
+  assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["rpgan"]
+  assert read(results / "rpgan_seed_0_rate_1e+30.json")["diverged_at"] >= 16
+  page = (results / "README.md").read_text()
+  assert page.startswith("# A tiny comparison\n") and "- gan: An older loss." in page and table[2] in page
+
+  before = {path.name: path.stat().st_mtime_ns for path in results.glob("*.json")}
+  command(*flags, "--only=bounds,gan")
+  assert before == {path.name: path.stat().st_mtime_ns for path in results.glob("*.json")}
+  changes = {
+    "entries.gan.config.batch_size=32": "config.batch_size = 16, but now it is 32",
+    "multiply_adds=6e7": "comparison.multiply_adds = 250000000.0, but now it is 60000000.0",
+    "samples=100": "num_samples = 200, but now it is 100",
+  }
+  calls = [(*flags[1:], "--only=gan", f"--comparison.{change}") for change in changes]
+  for error, message in zip(commands.call(environment, "compare", calls), changes.values(), strict=True):
+    assert f"gan_seed_3.json was made with {message}" in error
 
 
-def test_runs_are_made_once_continued_and_added_to(ablate, refused, tmp_path):
-  first = ablate(*TINY, "--losses=gan_r1,recipe", "--seeds=3")
-  assert [line.split(" | ")[1:4] for line in first.splitlines()[2:4]] == [
-    ["GAN + R1", "64", "1"],
-    ["RpGAN + R1 + R2", "64", "1"],
-  ]
-  runs = {loss: tmp_path / "stacked_digits" / loss / "seed_3" for loss in ("gan_r1", "rpgan_r1_r2")}
-  settings = json.loads((runs["gan_r1"] / "config.json").read_text())
-  assert (settings["gan"]["loss"], settings["gan"]["penalties"], settings["seed"]) == ("non_saturating", ["r1"], 3)
-  metrics = {loss: read_metrics(run) for loss, run in runs.items()}
-  # Initial losses show what is minimised, as networks and images are the same: softplus(0), once or twice.
-  starts = {loss: values["discriminator/adversarial_loss"][1][0] for loss, values in metrics.items()}
-  assert starts["gan_r1"] == pytest.approx(2 * starts["rpgan_r1_r2"], rel=0.1)
-  for loss, run in runs.items():
-    result = json.loads((run / "result.json").read_text())
-    images_seen, modes = metrics[loss]["metrics/modes"]
-    assert images_seen[-1] == 64 and result["scores"]["modes"] == modes[-1]
-  Image.open(tmp_path / "curves.png").verify()
-
-  # As after an interruption: one run has lost its result, one everything. Another one is new, and diverges.
-  (runs["gan_r1"] / "result.json").unlink()
-  shutil.rmtree(runs["rpgan_r1_r2"])
-  before = (runs["gan_r1"] / "metrics.jsonl").read_bytes()
-  common = ("ablate", DIGITS, f"--out={tmp_path}", *TINY, "--seeds=3", "--losses=gan_r1")
-  error = refused(*common, "--config.run.total_images=48")
-  assert "gan_r1/seed_3 was trained on more images than config.run.total_images = 48" in error
-  assert ablate(*TINY, "--seeds=3", "--losses=gan_r1,rpgan_r1_r2") == first
-  assert (runs["gan_r1"] / "metrics.jsonl").read_bytes() == before
-  assert "gan_r1/seed_3 was made with config.batch_size = 16" in refused(*common, "--config.batch_size=32")
-  wild = (*TINY, "--config.name=wild", "--config.gan.learning_rate=(1e30,1e30)")
-  added = ablate(*wild, "--losses=rpgan", "--seeds=0").splitlines()
-  assert added[:4] == [*first.splitlines()[:4]]
-  assert added[4].startswith("| wild | RpGAN | 64 | 1 | - | - | 1 of 1, at ")
+def test_a_signal_stops_the_runs(environment, recipe, tmp_path):
+  """The one that trains is saved, and none is started after it."""
+  flags = ("compare", recipe, f"--out={tmp_path}", "--seeds=0-1", "--only=gan", "--comparison.multiply_adds=1e12")
+  running = commands.Command(environment, *flags, "--comparison.entries.gan.config.run.metrics=()")
+  run = tmp_path / "tiny" / "gan" / "seed_0"
+  deadline = time.monotonic() + 120
+  while "discriminator/loss" not in read_metrics(run) and time.monotonic() < deadline:
+    time.sleep(0.1)
+  running.send_signal(signal.SIGTERM)
+  done = running.finish(60)
+  assert done.returncode == 75 and "stopped by SIGTERM: the same command continues" in done.stderr
+  assert not (tmp_path / "results").exists()
+  assert newest_checkpoint(run / DIRECTORY) > 0 and not (run / "lock").exists()
+  assert [path.name for path in run.parent.iterdir() if path.is_dir()] == ["seed_0"]
 
 
-def test_mistakes(refused, tmp_path):
-  write_result(tmp_path, "gan", 0)
-  write_result(tmp_path, "gan_r1", 0)
-  (tmp_path / "stacked_digits/gan_r1/seed_0/result.json").write_text("{")
+def test_mistakes(environment, recipe, tmp_path):
+  out = f"--out={tmp_path}"
+  (tmp_path / "results" / "tiny").mkdir(parents=True)
+  (tmp_path / "results" / "tiny" / "gan_seed_5.json").write_text("{")
   cases = [
-    ((DIGITS, "--losses=wgan"), "--losses=wgan is unknown"),
-    ((DIGITS, "--config.run.metrics=()", "--config.run.best_metric="), "config.run.metrics is empty"),
-    (
-      (DIGITS, "--config.run.total_images=64", "--losses=gan", "--seeds=0"),
-      "gan/seed_0 was trained on more images than config.run.total_images = 64",
-    ),
-    ((DIGITS, "--losses=gan_r1", "--seeds=0"), "result.json cannot be read"),
-    (
-      ("--config=configs/zoo/dcgan.py", "--config.run.metrics=('fid',)", "--losses=gan"),
-      "--losses=gan: dcgan has its own loss",
-    ),
+    ((recipe, out, "--only=wgan"), "--only=wgan is unknown: choose from rpgan, gan, lost, bounds"),
+    ((recipe, out, "--rates=0"), "--rates=0: give positive numbers"),
+    ((recipe, out, "--only=gan", "--seeds=5"), "gan_seed_5.json cannot be read"),
+    ((recipe, out, "--comparison.entries.gan.config.gan.loss=hinge"), "gan: config.gan.loss = 'hinge' is unknown"),
+    ((recipe, "--out=gs://bucket/runs"), "runs are processes of this machine"),
+    (("--comparison=configs/comparisons/losses.py:mnist", out), "losses.py has no variant 'mnist'"),
   ]
-  for arguments, message in cases:
-    assert message in refused("ablate", *arguments, f"--out={tmp_path}")
+  errors = commands.call(environment, "compare", [flags for flags, _ in cases])
+  for error, (_, message) in zip(errors, cases, strict=True):
+    assert message in error
