@@ -24,7 +24,8 @@ def get_config():
     config = stacked_digits.get_config()
     config.gan.update({"widths": (8, 8), "cardinalities": (2, 2), **gan})
     config.batch_size = 16
-    config.run.update({"feature_network": "pixels", "metrics": ("fid", "modes"), "metric_samples": 100, "best_metric": ""})
+    config.run.update({"feature_network": "pixels", "metrics": ("fid", "modes"), "metric_samples": 100})
+    config.run.best_metric = ""
     return config
 
   lost = tiny()
