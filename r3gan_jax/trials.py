@@ -135,6 +135,11 @@ def train(trial: Trial, out: epath.Path, results: epath.Path) -> None:
   scores: dict[str, float] = {}
   if diverged_at is None:
     trained = runs.open_run(workdir)
+    if trained.images_seen >= config.run.total_images + experiment.images_per_iteration:
+      raise UserError(
+        f"{workdir} was trained on more images than config.run.total_images = {config.run.total_images:,}: choose "
+        "another --out"
+      )
     scorer = Scorer(scored, trained.algorithm, source, title=None)
     for _, numbers in scorer(trained.params, trained.carry):
       scores |= {name: value for name, value in numbers.items() if name in factory.BEST_METRICS}

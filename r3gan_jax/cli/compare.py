@@ -113,17 +113,17 @@ def main() -> None:
 
 def _chosen(comparison: ConfigDict) -> list[Trial | None]:
   """Returns the runs that the flags name; None is that of the bounds."""
-  only = [*comparison.order, BOUNDS] if _ONLY.value is None else _ONLY.value
+  only = [*comparison.order, BOUNDS] if _ONLY.value is None else list(dict.fromkeys(_ONLY.value))
   for name in only:
     if name not in (*comparison.order, BOUNDS):
       raise UserError(f"--only={name} is unknown: choose from {', '.join(comparison.order)}, {BOUNDS}")
   try:
-    rates = [float(rate) for rate in _RATES.value]
+    rates = list(dict.fromkeys(map(float, _RATES.value)))
   except ValueError:
     rates = [0.0]
   if min(rates, default=0.0) <= 0:
     raise UserError(f"--rates={','.join(_RATES.value)}: give positive numbers, e.g. 0.5,2")
-  seeds = parse_numbers("seeds", _SEEDS.value, 2**31)
+  seeds = parse_numbers("seeds", _SEEDS.value, 2**31).distinct()
   entries = [name for name in only if name != BOUNDS]
   bounds: list[Trial | None] = [None] * (BOUNDS in only)
   return bounds + trials.chosen_trials(comparison, entries, seeds, rates)
