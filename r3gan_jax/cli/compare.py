@@ -131,9 +131,9 @@ def _chosen(comparison: ConfigDict) -> list[Trial | None]:
 
 def _directories(comparison: ConfigDict) -> tuple[Path, epath.Path]:
   """Returns those of the work directories and of the results."""
-  out, _ = output_path("out", _OUT.value or "", directory=True)
-  if is_remote(out):
-    raise UserError(f"--out={out}: runs are processes of this machine: give a local directory, or --results elsewhere")
+  if is_remote(_OUT.value):
+    raise UserError(f"--out={_OUT.value}: runs are processes of this machine: give a local directory")
+  out, _ = output_path("out", _OUT.value, directory=True)
   results = output_path("results", _RESULTS.value, directory=True)[0] if _RESULTS.value else out / "results"
   return Path(out) / comparison.name, results / comparison.name
 
