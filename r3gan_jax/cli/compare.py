@@ -53,7 +53,7 @@ _ONLY = flags.DEFINE_list(
 _SEEDS = flags.DEFINE_string("seeds", "0-2", "Seeds, e.g. 0-2 or 1,5.")
 _RATES = flags.DEFINE_list("rates", ["1"], "What learning rates are multiplied by, e.g. 0.5,2.")
 _JOBS = flags.DEFINE_integer("jobs", 1, "How many runs to train at a time.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", None, "The directory of the work directories, OUT/NAME/ENTRY/seed_N.")
+_OUT = flags.DEFINE_string("out", None, "The directory of the work directories, OUT/NAME/ENTRY/seed_N.", required=True)
 _RESULTS = flags.DEFINE_string("results", None, "The directory of results, RESULTS/NAME; default: OUT/results.")
 
 _POLL_SECONDS = 0.1
@@ -203,5 +203,5 @@ def _cores(slot: int) -> list[int]:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["comparison", "out"])
+  flags.mark_flag_as_required("comparison")
   run(main)
