@@ -34,15 +34,19 @@ RESNETS, KARRAS = "residual", "progressive"
 
 # name: group, control, what it was given
 SYSTEMS: dict[str, tuple[str, str, str]] = {
-  "gan": (PERCEPTRONS, "", "Batches of 100 and SGD with momentum, as published; few multiply-adds, so many images."),
+  "gan": (
+    PERCEPTRONS,
+    "",
+    "SGD with momentum, as published, and at 32x32 batches of 100; few multiply-adds, so many images.",
+  ),
   "cgan": (PERCEPTRONS, "gan", "The labels."),
-  "bigan": (PERCEPTRONS, "gan", "An encoder, and Adam instead of SGD; batch norm; batches of 128."),
+  "bigan": (PERCEPTRONS, "gan", "An encoder, and Adam instead of SGD; batch norm; at 32x32 batches of 128."),
   "dcgan": (DCGAN, "", ""),
   "sgan": (DCGAN, "dcgan", "1000 labels; G is not conditional."),
   "infogan": (DCGAN, "dcgan", "Its own networks, eight to thirteen times as many parameters."),
   "acgan": (DCGAN, "dcgan", "The labels."),
   "wgan_gp": (DCGAN, "dcgan", "Five updates of D for one of G: a fifth as many updates of G for its images."),
-  "lapgan": ("pyramid", "dcgan", "A GAN for each level, trained apart; batches of 16."),
+  "lapgan": ("pyramid", "dcgan", "A GAN for each level, trained apart; at 32x32 batches of 16."),
   "ebgan": (AUTOENCODERS, "dcgan", "A decoder as a part of D."),
   "began": (AUTOENCODERS, "ebgan", "A decoder as a part of D, and one as G; no batch norm."),
   "sngan": (RESNETS, "", "The labels, where there are any. SAGAN without attention: the control of this group."),

@@ -43,7 +43,7 @@ def _reading(rows: Sequence[Row]) -> str:
   """Returns how to read the table."""
   result = next(result for row in rows for result in (*row.results, *row.other_rates))
   score = title(main_score(rows))
-  budget = f"{result.multiply_adds:.3g} multiply-adds a run" if result.multiply_adds else "as many images as it says"
+  budget = f"{result.multiply_adds:.3g} multiply-adds" if result.multiply_adds else "as many images as its line says"
   samples = result.protocol.get("num_samples", 0)
   return (
     f"Each run has {budget}; scores are of {samples:,} samples, mean and standard deviation over seeds. {score} "
