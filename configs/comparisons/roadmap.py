@@ -13,7 +13,8 @@ from configs.comparisons import common
 
 def get_config(variant: str = "") -> ConfigDict:
   del variant
-  entries, before = {}, ""
+  entries: dict[str, dict[str, object]] = {}
+  before = ""
   for name in ("a", "b", "c1", "c2", "d1", "d2", "e1", "e2"):  # each is the control of the next
     entries[name] = common.entry(roadmap.get_config(f"{name}_fashion32"), group="roadmap", control=before)
     before = name
