@@ -99,7 +99,8 @@ def test_the_page(results):
   assert page.startswith("# A title\n") and "- better: Labels." in page and "2e+13 multiply-adds" in page
   assert table(*read_results(results, ENTRIES)) in page
   for name in ("axes.png", "samples.png"):
-    assert name in page and Image.open(results / name).size[0] > 500
+    with Image.open(results / name) as picture:
+      assert name in page and picture.width > 500
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"entry": "plain"}'])
