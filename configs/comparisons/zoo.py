@@ -14,8 +14,11 @@ All but the first need prepared data and a classifier:
     python -m r3gan_jax.cli.prepare_data --idx=DIRECTORY --name=fashion_mnist    # and mnist: configs/stacked_mnist.py
     python -m r3gan_jax.cli.train_classifier --name=fashion_mnist
 
-Every entry has its own recipe's optimiser, loss and regularisation, at `:short`. Common are the data, the budget, the
-moving average of G (over a sixtieth of the run) and, within a group, the networks' size and the batch.
+TFDS_DATA_DIR=DIRECTORY in the environment names another directory of prepared data for all entries.
+
+Every entry has its own recipe's optimiser, loss and regularisation, at `:short`, but for the changes in RECIPES. Common
+are the data, the budget, the moving average of G (a half-life of a sixtieth of the run) and, within a group, the
+networks' size and the batch.
 """
 
 import importlib
