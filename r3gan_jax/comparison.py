@@ -8,12 +8,12 @@ from r3gan_jax.interop.weights import INCEPTION, VGG16, cache_directory, file_fi
 from r3gan_jax.metrics import digits_cnn, inception, vgg
 from r3gan_jax.metrics.evaluation import Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
-from r3gan_jax.metrics.features import RESIZES, FeatureNetwork
+from r3gan_jax.metrics.features import RESIZES, FeatureNetwork, pixels
 from r3gan_jax.metrics.reference import Reference
 from r3gan_jax.metrics.statistics_cache import StatisticsCache
 from r3gan_jax.training.mesh import make_mesh
 
-FEATURE_NETWORKS = ("inception", "vgg16", "digits")
+FEATURE_NETWORKS = ("inception", "vgg16", "digits", "pixels")
 
 Settings = dict[str, str | int]
 """The settings on which numbers depend, besides the images: 'network', 'resize', 'seed', ..."""
@@ -62,7 +62,8 @@ def build_feature_network(
   """Builds a network of `FEATURE_NETWORKS` with its weights.
 
   Args:
-    name: "inception" for FID, KID and Inception score, "vgg16" for precision and recall, "digits" for (stacked) MNIST.
+    name: "inception" for FID, KID and Inception score, "vgg16" for precision and recall, "digits" for (stacked) MNIST,
+      "pixels" for tiny images.
     resize: how images are resized for Inception, of `features.RESIZES`.
     weights: its file; default: the published one, or MNIST's classifier, from the user's cache.
     download: fetches the published file if it is missing.
@@ -79,6 +80,8 @@ def build_feature_network(
   if name == "digits":
     path = weights or classifier_path("mnist")
     return digits_cnn.feature_network(digits_cnn.load(path)[0], path.stem)
+  if name == "pixels":
+    return pixels()
   raise UserError(f"feature network {name!r} is unknown: choose from {list(FEATURE_NETWORKS)}")
 
 

@@ -80,6 +80,8 @@ BEST_METRICS = {
   "inception_score": ("inception_score", "max"),
   "precision": ("precision_recall", "max"),
   "recall": ("precision_recall", "max"),
+  "class_accuracy": ("class_accuracy", "max"),
+  "intra_fid": ("intra_fid", "min"),
   "modes": ("modes", "max"),
   "modes_kl": ("modes", "min"),
 }

@@ -90,10 +90,11 @@ class Run:
   grid_scale: int = setting(1, positive)  # integer upscaling of saved grids
   grid_channels: bool = setting(False)  # show each image's red, green and blue channels beside it
   # Computed at every snapshot: "fid", "kid", "inception_score", "precision_recall", "modes" (stacked data only),
-  # "classification_error" (of GANs that classify or encode images, on the test images of prepared data)
+  # "class_accuracy" and "intra_fid" (of conditional GANs), "classification_error" (of GANs that classify or encode
+  # images, on the test images of prepared data)
   metrics: tuple[str, ...] = setting(())
   metric_samples: int = setting(50_000, positive)
-  # The feature network: "inception", "vgg16" or "digits" (cli.train_classifier); "": each metric's own
+  # The feature network: "inception", "vgg16", "digits" (cli.train_classifier) or "pixels"; "": each metric's own
   feature_network: str = setting("")
   best_metric: str = setting("")  # "fid", "modes_kl", ...: its best checkpoint is kept in best/
   resize: str = setting("tensorflow")  # how images are resized for Inception (metrics/features.py)

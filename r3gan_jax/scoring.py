@@ -30,6 +30,7 @@ from r3gan_jax.interop.weights import published
 from r3gan_jax.metrics import classification, digits_cnn, digits_svm
 from r3gan_jax.metrics.classification import TRAINING_IMAGES, ClassificationError, labelled_images
 from r3gan_jax.metrics.evaluation import METRICS as FEATURE_METRICS
+from r3gan_jax.metrics.evaluation import OF_CLASSES
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.modes import Classifier, ModeCoverage
 from r3gan_jax.metrics.reference import Reference
@@ -85,8 +86,9 @@ class Scorer:
     title: see `Sampler`.
 
   Raises:
-    UserError: an unknown metric, network or resize, missing weights, 'modes' of data that are not stacked digits, or
-      'classification_error' of data without labelled test images or of networks that do not classify.
+    UserError: an unknown metric, network or resize, missing weights, 'modes' of data that are not stacked digits,
+      a metric of classes without classes, or 'classification_error' of data without labelled test images or of networks
+      that do not classify.
   """
 
   def __init__(
@@ -103,6 +105,8 @@ class Scorer:
     run = config.run
     for metric in run.metrics:
       look_up(dict.fromkeys(METRICS), "run.metrics", metric)
+      if metric in OF_CLASSES and not algorithm.num_classes:
+        raise UserError(f"metrics: {metric!r} needs a conditional GAN, but config.data.num_classes = 0: leave it out")
     self.protocol = protocol(config, algorithm, seed, weights)
     self._classification: ClassificationError | None = None
     if "classification_error" in run.metrics:
@@ -133,9 +137,12 @@ class Scorer:
       yield {}, self._classification((params, carry))
     if not self._parts:
       return
-    fake = self._draw(params, carry)
+    yield from self.of_images(self._draw(params, carry))
+
+  def of_images(self, images: ImageSet) -> Iterator[tuple[Settings, dict[str, float]]]:
+    """Scores images in place of samples; yields as a call does."""
     for settings, score in self._parts:
-      yield settings | self._settings, score(fake)
+      yield settings | self._settings, score(images)
 
   def reference(self) -> Reference:
     """Returns the reference statistics of the data; raises a UserError without FID."""
@@ -177,7 +184,8 @@ def real_images(config: ConfigDict, source: Source, num_samples: int) -> ImageSe
   size = min(len(source), num_samples) if config.data.source.startswith("stacked") else len(source)
   data = config.data
   shape = (data.resolution, data.resolution, data.channels)
-  return ImageSet("real", size, shape, lambda indices: source[indices]["image"], source.fingerprint)
+  labels = (lambda indices: source[indices]["label"]) if data.num_classes else None
+  return ImageSet("real", size, shape, lambda indices: source[indices]["image"], source.fingerprint, labels)
 
 
 def fake_images(
@@ -202,7 +210,8 @@ def fake_images(
     def images(indices: np.ndarray) -> np.ndarray:
       return sampler(params, carry, seeds[indices], None if labels is None else labels[indices])
 
-    return ImageSet("fake", num_samples, algorithm.image_shape, images)
+    asked = None if labels is None else labels.__getitem__
+    return ImageSet("fake", num_samples, algorithm.image_shape, images, labels=asked)
 
   return drawn_from
 

@@ -106,6 +106,31 @@ def test_images_that_the_network_does_not_take(caches):
     scoring.Scorer(*built(config))
 
 
+def test_scores_of_samples_with_classes(caches):
+  """Of the classes that were asked for, beside the real images of those classes."""
+  config = importlib.import_module("configs.zoo.acgan").get_config("smoke")
+  config.run.update({"metrics": ("class_accuracy", "intra_fid"), "metric_samples": 150, "feature_network": "digits"})
+  path = classifier_path(config.data.name)
+  save_classifier(path)
+  config, algorithm, source = built(config)
+  networks = averaged(algorithm, jax.jit(lambda: init_state(algorithm, 0))())
+  ((_, numbers),) = scoring.Scorer(config, algorithm, source)(*networks)
+  fake, everything = scoring.fake_images(algorithm, source, 150, seed=0)(*networks), np.arange(150)
+  asked, pixels = fake.labels(everything), fake.images(everything)
+  assert set(asked) == set(range(10))
+  found = digits_cnn.classify(digits_cnn.load(path)[0], pixels[..., 0])
+  assert numbers["class_accuracy"] == np.mean(found == asked)
+  real = scoring.real_images(config, source, 150)
+  np.testing.assert_array_equal(real.labels(everything), source[everything]["label"])
+  assert numbers["intra_fid"] > 0 and numbers["intra_fid_num_real"] == len(source)
+
+  for metric in ("class_accuracy", "intra_fid"):
+    unconditional = importlib.import_module("configs.zoo.dcgan").get_config("smoke")
+    unconditional.run.metrics = (metric,)
+    with pytest.raises(UserError, match=f"'{metric}' needs a conditional GAN"):
+      scoring.Scorer(*built(unconditional))
+
+
 def test_own_weights_have_a_protocol_of_their_own(tmp_path, caches):
   """By their content: two files of one name are two networks, and a copy of the published one is not another."""
   config = recipe(metrics=("fid",), feature_network="inception")

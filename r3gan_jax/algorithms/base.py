@@ -160,6 +160,20 @@ def check_stages(settings: Any, names: Sequence[str], images: Images, top: int) 
       )
 
 
+def lowest_stage(settings: Any, name: str, images: Images) -> int:
+  """Returns the side at which networks begin that have one entry of a setting for each doubling up to the images' side.
+
+  It is 4, as of DCGAN; with one entry more it is 2, which suits images of 8x8.
+
+  Raises:
+    UserError: the setting has another number of entries.
+  """
+  if images.height == 2 * 2 ** len(getattr(settings, name)):
+    return 2
+  check_stages(settings, (name,), images, images.height // 2)
+  return 4
+
+
 def check_unconditional(name: str, images: Images) -> None:
   """Raises a UserError if the data have classes, which the GAN of this name does not use."""
   if images.num_classes:

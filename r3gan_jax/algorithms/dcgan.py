@@ -29,8 +29,8 @@ from r3gan_jax.algorithms.base import (
   Params,
   Phase,
   UniformGAN,
-  check_stages,
   check_unconditional,
+  lowest_stage,
 )
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.dcgan import Discriminator, Generator
@@ -47,7 +47,7 @@ PHASES = ("discriminator", "generator")
 class Settings:
   """`config.gan` of DCGAN; the defaults are the paper's, at 64x64."""
 
-  widths: tuple[int, ...] = setting((1024, 512, 256, 128), positive)  # channels of each stage, from 4x4 upward
+  widths: tuple[int, ...] = setting((1024, 512, 256, 128), positive)  # channels of each stage, from 4x4 (or 2x2) upward
   kernel_size: int = setting(5, one_of((4, 5)))
   noise_dim: int = setting(100, positive)  # length of z
   learning_rate: float = setting(2e-4, not_negative)
@@ -145,12 +145,12 @@ def build(settings: Settings, images: Images, platform: str) -> DCGAN:
   """Builds DCGAN; arguments and errors are those of `algorithms.r3gan.build`."""
   del platform
   check_unconditional("dcgan", images)
-  check_stages(settings, ("widths",), images, images.height // 2)
+  lowest = lowest_stage(settings, "widths", images)
   shared: dict[str, Any] = {"widths": settings.widths, "axis_name": DATA_AXIS, "kernel_size": settings.kernel_size}
   adam = optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2)
   optimizer = at_rate(optax.chain(optax.add_decayed_weights(settings.l2), adam))
   return DCGAN(
-    generator=Generator(**shared, image_channels=images.channels),
+    generator=Generator(**shared, image_channels=images.channels, lowest=lowest),
     discriminator=Discriminator(**shared),
     noise_dim=settings.noise_dim,
     images=images,

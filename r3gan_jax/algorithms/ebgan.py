@@ -29,8 +29,8 @@ from r3gan_jax.algorithms.base import (
   Images,
   Metrics,
   Params,
-  check_stages,
   check_unconditional,
+  lowest_stage,
   pictures_of_autoencoder,
 )
 from r3gan_jax.algorithms.dcgan import DCGAN
@@ -50,7 +50,7 @@ PHASES = ("discriminator", "generator")
 class Settings:
   """`config.gan` of EBGAN; the defaults are the paper's, for CelebA at 64x64."""
 
-  generator_widths: tuple[int, ...] = setting((1024, 512, 256, 128), positive)  # of each stage, from 4x4 upward
+  generator_widths: tuple[int, ...] = setting((1024, 512, 256, 128), positive)  # of each stage, from 4x4 (or 2x2) up
   discriminator_widths: tuple[int, ...] = setting((256, 128, 64), positive)  # of the code and each stage, upward
   noise_dim: int = setting(100, positive)  # length of z
   margin: float = setting(20.0, not_negative)  # a little above the energy of reals if D is trained alone
@@ -149,7 +149,7 @@ def build(settings: Settings, images: Images, platform: str) -> EBGAN:
   """Builds EBGAN; arguments and errors are those of `algorithms.r3gan.build`."""
   del platform
   check_unconditional("ebgan", images)
-  check_stages(settings, ("generator_widths",), images, images.height // 2)
+  lowest = lowest_stage(settings, "generator_widths", images)
   if not settings.discriminator_widths or images.height % 2 ** len(settings.discriminator_widths):
     raise UserError(
       f"config.gan.discriminator_widths = {settings.discriminator_widths} must halve config.data.resolution = "
@@ -157,7 +157,7 @@ def build(settings: Settings, images: Images, platform: str) -> EBGAN:
     )
   optimizer = at_rate(optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2))
   return EBGAN(
-    generator=Generator(settings.generator_widths, DATA_AXIS, image_channels=images.channels),
+    generator=Generator(settings.generator_widths, DATA_AXIS, image_channels=images.channels, lowest=lowest),
     discriminator=StridedAutoencoder(settings.discriminator_widths, DATA_AXIS),
     noise_dim=settings.noise_dim,
     images=images,

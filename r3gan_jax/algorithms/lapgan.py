@@ -272,9 +272,9 @@ def build(settings: Settings, images: Images, platform: str) -> LAPGAN:
       f"config.data.resolution = {images.height}: lapgan needs 2, 4, 8, ... times config.gan.coarsest = {coarsest}: "
       "change one of them"
     )
-  if coarsest < 5:
+  if coarsest < 3:
     raise UserError(
-      f"config.gan.coarsest = {coarsest}: D's two convolutions of the next level need 10x10 pixels: choose 5 or more"
+      f"config.gan.coarsest = {coarsest}: D's two convolutions of the next level need 6x6 pixels: choose 3 or more"
     )
   perceptrons = CoarsestGenerator(settings.generator_units), CoarsestDiscriminator(settings.discriminator_units, keep)
   levels = [Level(coarsest, settings.noise_dim, *perceptrons)]

@@ -30,8 +30,8 @@ from r3gan_jax.algorithms.base import (
   Params,
   Phase,
   check_samples_apart,
-  check_stages,
   check_unconditional,
+  lowest_stage,
   normal_noise,
   split_keys,
 )
@@ -52,7 +52,7 @@ PHASES = ("discriminator", "generator")
 class Settings:
   """`config.gan` of WGAN-GP; the defaults are the paper's, at 64x64."""
 
-  widths: tuple[int, ...] = setting((512, 256, 128, 64), positive)  # channels of each stage, from 4x4 upward
+  widths: tuple[int, ...] = setting((512, 256, 128, 64), positive)  # channels of each stage, from 4x4 (or 2x2) upward
   critic_norm: str = setting("none", one_of(("none", "layer", "batch")))  # "batch" is an error
   noise_dim: int = setting(128, positive)  # length of z
   critic_updates: int = setting(5, positive)  # per update of G
@@ -180,7 +180,7 @@ def build(settings: Settings, images: Images, platform: str) -> WGANGP:
   """Builds WGAN-GP; arguments and errors are those of `algorithms.r3gan.build`."""
   del platform
   check_unconditional("wgan_gp", images)
-  check_stages(settings, ("widths",), images, images.height // 2)
+  lowest = lowest_stage(settings, "widths", images)
   if settings.critic_norm == "batch":
     raise UserError(
       "config.gan.critic_norm = 'batch': the penalty needs logits that depend on one image each: choose 'layer' or "
@@ -188,7 +188,7 @@ def build(settings: Settings, images: Images, platform: str) -> WGANGP:
     )
   optimizer = at_rate(optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2))
   return WGANGP(
-    generator=Generator(settings.widths, DATA_AXIS, image_channels=images.channels),
+    generator=Generator(settings.widths, DATA_AXIS, image_channels=images.channels, lowest=lowest),
     discriminator=Critic(settings.widths, layer_norm=settings.critic_norm == "layer"),
     noise_dim=settings.noise_dim,
     images=images,

@@ -9,8 +9,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from r3gan_jax.data.source import digest
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics import fid, kid, precision_recall
+from r3gan_jax.metrics.class_accuracy import class_accuracy
 from r3gan_jax.metrics.feature_extractor import FeatureExtractor, ImageSet
 from r3gan_jax.metrics.features import FeatureNetwork
 from r3gan_jax.metrics.inception_score import InceptionScore
@@ -25,21 +27,27 @@ The official code's precision and recall use the first 200,000 in file order. Of
 larger: with its 1,281,167 files sorted by class, they would cover about 156 of the 1000 classes.
 """
 
-METRICS = ("fid", "kid", "inception_score", "precision_recall")
+METRICS = ("fid", "kid", "inception_score", "precision_recall", "class_accuracy", "intra_fid")
+OF_CLASSES = ("class_accuracy", "intra_fid")
+"""The metrics of samples with the classes that they were asked to have."""
 
 # For metrics that compare with real images: the statistics that they need, and the check of sizes.
-_KEPT = {"fid": "moments", "kid": "features", "precision_recall": "features"}
+_KEPT = {"fid": "moments", "kid": "features", "precision_recall": "features", "intra_fid": "class_moments"}
 _CHECK_SIZES = {"fid": fid.check_sizes, "kid": kid.check_sizes, "precision_recall": precision_recall.check_sizes}
 
 Statistics = dict[str, dict[str, np.ndarray]]
-"""Statistics of features, by kind, as arrays by name: 'moments' (attributes of `Moments`), 'features' [n, d]."""
+"""Statistics, by kind, as arrays by name.
+
+'moments' has attributes of `Moments`; 'class_moments' the same, each with one more axis, beside 'labels' [k].
+'features' has 'features' [n, d]; 'classes', of fake images only, has 'logits' [n, k] and 'asked' [n].
+"""
 
 
 class Evaluation:
   """Scores sets of fake images against one set of real ones, with one feature network.
 
   FID and the Inception score need sums only. KID and precision and recall keep the features of at most `MAX_FEATURES`
-  images per set, float32 on the host: 400 MB for 50,000 x 2048.
+  images per set, float32 on the host: 400 MB for 50,000 x 2048. FID within classes keeps a covariance a class.
 
   Args:
     metrics: names from `METRICS`.
@@ -69,8 +77,11 @@ class Evaluation:
         raise UserError(f"metrics: {name!r} is unknown: choose from {', '.join(METRICS)}")
       if name in _KEPT and (real is None or (isinstance(real, Reference) and name != "fid")):
         raise UserError(f"metrics: {name} compares with real images, and there are none: leave it out")
+      if name == "intra_fid" and isinstance(real, ImageSet) and real.labels is None:
+        raise UserError(f"metrics: {name} needs the classes of real images, and there are none: leave it out")
     self._metrics = metrics
     self._kept = {_KEPT[name] for name in metrics if name in _KEPT}
+    self._of_classes = [name for name in metrics if name in OF_CLASSES]
     self._network = network
     self._mesh = mesh
     self._real = real
@@ -86,9 +97,12 @@ class Evaluation:
       UserError: see `check` and `FeatureExtractor`.
     """
     self.check(fake.size, fake.shape)
+    if self._of_classes and fake.labels is None:
+      raise UserError(f"metrics: {self._of_classes[0]} needs samples that were asked for by class: leave it out")
     score = InceptionScore(fake.size, self._seed) if "inception_score" in self._metrics else None
     real = self._statistics
-    statistics = self._collect(fake, self._kept, score)
+    of_fake = {"classes"} if "class_accuracy" in self._metrics else set[str]()
+    statistics = self._collect(fake, self._kept | of_fake, score)
 
     result: dict[str, float] = {}
     if "fid" in self._metrics:
@@ -99,6 +113,10 @@ class Evaluation:
         result |= kid.kid(real_features, features, self._seed)
       if "precision_recall" in self._metrics:
         result |= precision_recall.precision_recall(real_features, features, self._mesh)
+    if "classes" in statistics:
+      result |= class_accuracy(**statistics["classes"])
+    if "class_moments" in self._kept:
+      result |= fid.intra_fid(*(_class_moments(kept["class_moments"]) for kept in (real, statistics)))
     if score:
       result |= score.result()
     return result
@@ -115,6 +133,13 @@ class Evaluation:
       if "logits_without_bias" not in self._outputs(shape):
         raise UserError(
           f"metrics: inception_score needs class logits, which {self._network.name} does not have: leave it out"
+        )
+    if "class_accuracy" in self._metrics:
+      logits = self._outputs(shape).get("logits")
+      if logits is None or logits.size != logits.shape[-1]:
+        raise UserError(
+          f"metrics: class_accuracy needs the logits of one class an image, which {self._network.name} does not have "
+          f"for images of {shape[2]} channels: leave it out"
         )
     dimension = self._outputs(shape)["features"].shape[1]
     if isinstance(self._real, Reference):
@@ -151,7 +176,7 @@ class Evaluation:
     if self._cache is None or real.fingerprint is None:
       return self._collect(real, self._kept)
     fingerprint = _agreed(real.name, real.fingerprint())
-    keys = {kind: self._key(fingerprint, real.size, kind) for kind in sorted(self._kept)}
+    keys = {kind: self._key(fingerprint, real, kind) for kind in sorted(self._kept)}
     loaded = {kind: self._cache.load(key) for kind, key in keys.items()}
     # What one process lacks, all compute together.
     found = multihost_utils.process_allgather(np.array([arrays is not None for arrays in loaded.values()]))
@@ -174,6 +199,8 @@ class Evaluation:
       rest = kept - {"features"}
       return features_of_part | self._collect(images, rest, score) if rest or score else features_of_part
     moments: Moments | None = None
+    of_classes: dict[int, Moments] = {}
+    classes: list[tuple[np.ndarray, np.ndarray]] = []
     features: np.ndarray | None = None
     seen = 0
     for outputs in self._extract(images):
@@ -187,17 +214,34 @@ class Evaluation:
         if features is None:
           features = np.empty((images.size, batch.shape[1]), np.float32)
         features[seen : seen + len(batch)] = batch
+      if images.labels and kept & {"class_moments", "classes"}:
+        labels = images.labels(np.arange(seen, seen + len(batch)))
+        if "classes" in kept:
+          classes.append((outputs["logits"].reshape(len(batch), -1), labels))
+        if "class_moments" in kept:
+          for kind in np.unique(labels).tolist():
+            part = Moments.of(batch[labels == kind])
+            of_classes[kind] = of_classes[kind].merged(part) if kind in of_classes else part
       seen += len(batch)
     statistics: Statistics = {}
     if moments:
       statistics["moments"] = {name: np.asarray(value) for name, value in vars(moments).items()}
+    if of_classes:
+      kinds = sorted(of_classes)
+      arrays = {name: np.stack([vars(of_classes[kind])[name] for kind in kinds]) for name in vars(of_classes[kinds[0]])}
+      statistics["class_moments"] = {"labels": np.array(kinds), **arrays}
+    if classes:
+      logits, asked = (np.concatenate(parts) for parts in zip(*classes, strict=True))
+      statistics["classes"] = {"logits": logits, "asked": asked}
     if features is not None:
       statistics["features"] = {"features": features}
     return statistics
 
-  def _key(self, fingerprint: str, size: int, kind: str) -> Key:
-    most = {"most": MAX_FEATURES} if kind == "features" else {}
-    return {"data": fingerprint, "size": size, "kind": kind, **most, **self._settings}
+  def _key(self, fingerprint: str, real: ImageSet, kind: str) -> Key:
+    more: dict[str, int | str] = {"most": MAX_FEATURES} if kind == "features" else {}
+    if kind == "class_moments" and real.labels:
+      more = {"labels": digest(real.labels(np.arange(real.size)))}
+    return {"data": fingerprint, "size": real.size, "kind": kind, **more, **self._settings}
 
   @cached_property
   def _settings(self) -> dict[str, str]:
@@ -223,6 +267,11 @@ def _agreed(name: str, fingerprint: str) -> str:
   if (digests != own).any():
     raise UserError(f"the {name} images are not the same on all processes: give all the same data")
   return fingerprint
+
+
+def _class_moments(arrays: dict[str, np.ndarray]) -> dict[int, Moments]:
+  labels = arrays["labels"].tolist()
+  return {kind: _moments({name: values[i] for name, values in arrays.items()}) for i, kind in enumerate(labels)}
 
 
 def _moments(arrays: dict[str, np.ndarray]) -> Moments:

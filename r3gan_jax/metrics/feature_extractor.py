@@ -26,6 +26,8 @@ class ImageSet:
       process.
     fingerprint: identifies the images by their content, and may have to read them; None: their statistics are not
       cached.
+    labels: indices int64 [n] -> int [n], the classes of the images, or those that they were asked to have; None: there
+      are none.
   """
 
   name: str
@@ -33,6 +35,7 @@ class ImageSet:
   shape: tuple[int, int, int]
   images: Callable[[np.ndarray], np.ndarray]
   fingerprint: Callable[[], str] | None = None
+  labels: Callable[[np.ndarray], np.ndarray] | None = None
 
   def thinned(self, size: int) -> "ImageSet":
     """Returns `size` images of the set, evenly spread."""
@@ -49,7 +52,14 @@ class ImageSet:
     return self._only(np.sort(np.random.default_rng(seed).choice(self.size, size, replace=False)))
 
   def _only(self, chosen: np.ndarray) -> "ImageSet":
-    return ImageSet(self.name, len(chosen), self.shape, lambda indices: self.images(chosen[indices]))
+    labels = self.labels
+    return ImageSet(
+      self.name,
+      len(chosen),
+      self.shape,
+      lambda indices: self.images(chosen[indices]),
+      labels=labels and (lambda indices: labels(chosen[indices])),
+    )
 
 
 def spread(count: int, size: int) -> np.ndarray:

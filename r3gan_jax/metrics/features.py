@@ -38,6 +38,19 @@ class FeatureNetwork:
   resize: str
 
 
+def pixels() -> FeatureNetwork:
+  """Returns the network whose features are the pixels themselves, in [0, 1]: for tiny images, which no network knows.
+
+  Distances between pixels ignore what images show, so they say nothing of large images.
+  """
+
+  def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
+    del params
+    return {"features": images.reshape(images.shape[0], -1).astype(jnp.float32) / 255}
+
+  return FeatureNetwork("pixels", apply, (), "none")
+
+
 def resize(images: jax.Array, side: int, convention: str) -> jax.Array:
   """Resizes bilinearly without antialiasing.
 

@@ -1,8 +1,8 @@
 """The networks of DCGAN (Radford et al. 2016, arXiv 1511.06434, figure 1 and section 3).
 
 Strided convolutions; batch norm after every layer but G's last and D's first; ReLU in G and LeakyReLU in D. Weights
-are initially N(0, 0.02^2), batch norm's scales N(1, 0.02^2). `widths` lists the channels of both networks from 4x4
-upward, one per doubling of the resolution; parameter names contain the resolution.
+are initially N(0, 0.02^2), batch norm's scales N(1, 0.02^2). `widths` lists the channels of both networks from the
+lowest stage upward, one per doubling of the resolution; parameter names contain the resolution.
 """
 
 from collections.abc import Sequence
@@ -14,28 +14,31 @@ from r3gan_jax.networks.layers import LEAKY_SLOPE, BatchNorm, StridedConv, Trans
 
 
 class Generator(nn.Module):
-  """Maps noise to images of side 4 * 2^len(widths).
+  """Maps noise to images of side `lowest` * 2^len(widths).
 
   Attributes:
-    widths: channels at 4x4, 8x8, ..., up to half the images' side.
+    widths: channels at 4x4 (or `lowest`), 8x8, ..., up to half the images' side.
     axis_name: the mesh axis over which a batch is sharded.
     image_channels: channels of the images.
     kernel_size: size of the transposed convolutions: 4, or the paper's 5.
+    lowest: the side of the lowest stage.
   """
 
   widths: Sequence[int]
   axis_name: str
   image_channels: int = 3
   kernel_size: int = 4
+  lowest: int = 4
 
   @nn.compact
   def __call__(self, z: jax.Array, train: bool) -> jax.Array:
     """[N, noise_dim] -> [N, H, W, image_channels] in [-1, 1], float32."""
-    # Normalised before the reshape: at 4x4 every place has its own moments.
-    x = nn.Dense(16 * self.widths[0], use_bias=False, kernel_init=normal_init, name="linear")(z)
-    x = nn.relu(BatchNorm(self.axis_name, name="norm_4")(x, train)).reshape(-1, 4, 4, self.widths[0])
-    for stage, width in enumerate(self.widths[1:], start=1):
-      side = 4 * 2**stage
+    first, side = self.widths[0], self.lowest
+    # Normalised before the reshape: in the lowest stage every place has its own moments.
+    x = nn.Dense(side * side * first, use_bias=False, kernel_init=normal_init, name="linear")(z)
+    x = nn.relu(BatchNorm(self.axis_name, name=f"norm_{side}")(x, train)).reshape(-1, side, side, first)
+    for width in self.widths[1:]:
+      side *= 2
       x = TransposedConv(width, self.kernel_size, name=f"conv_{side}")(x)
       x = nn.relu(BatchNorm(self.axis_name, name=f"norm_{side}")(x, train))
     return nn.tanh(TransposedConv(self.image_channels, self.kernel_size, name="to_image")(x))
@@ -51,18 +54,19 @@ class _Discriminating(nn.Module):
   couples_samples = True  # through batch norm's moments
 
   def features(self, x: jax.Array, train: bool) -> jax.Array:
-    """[N, H, W, C] -> [N, 16 widths[0]]; called in compact methods."""
-    for stage, width in reversed([*enumerate(self.widths)]):
-      side = 4 * 2**stage
+    """[N, H, W, C] -> [N, F], the lowest stage; called in compact methods."""
+    top = x.shape[1] // 2
+    for width in reversed(self.widths):
+      side = x.shape[1] // 2
       x = StridedConv(width, self.kernel_size, name=f"conv_{side}")(x)
-      if stage < len(self.widths) - 1:
+      if side < top:
         x = BatchNorm(self.axis_name, name=f"norm_{side}")(x, train)
       x = nn.leaky_relu(x, LEAKY_SLOPE)
     return x.reshape(x.shape[0], -1)
 
 
 class Discriminator(_Discriminating):
-  """Maps images of side 4 * 2^len(widths) to logits."""
+  """Maps images to logits."""
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:

@@ -106,6 +106,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
   """Maps residuals and coarse images to logits, by convolutions without padding.
 
+  Kernels are 5x5; for images smaller than 10x10, which the paper has not, 3x3.
+
   Attributes:
     width: channels of the hidden layers.
     keep: the probability of keeping a feature, before the last layer.
@@ -120,8 +122,9 @@ class Discriminator(nn.Module):
   ) -> jax.Array:
     """Two of [N, H, W, C], [N, K] or None, keys [N] for dropout or None -> [N]."""
     x = jnp.concatenate([*_class_plane(classes, coarse), residual + coarse], axis=3)
-    x = nn.relu(_Conv(self.width, 5, name="conv_0")(x))
-    x = nn.relu(_Conv(self.width, 5, strided=True, name="conv_1")(x))
+    kernel_size = 5 if x.shape[1] >= 10 else 3
+    x = nn.relu(_Conv(self.width, kernel_size, name="conv_0")(x))
+    x = nn.relu(_Conv(self.width, kernel_size, strided=True, name="conv_1")(x))
     x = dropout(x.reshape(x.shape[0], -1), keys, 0, self.keep)
     return nn.Dense(1, kernel_init=normal_init, name="linear")(x)[:, 0]
 

@@ -192,6 +192,20 @@ def describe(experiment: Experiment) -> str:
   return "\n".join(lines)
 
 
+def multiply_adds_per_image(experiment: Experiment) -> float:
+  """Returns half of XLA's count of FLOPs of training, per image seen; allocates nothing.
+
+  It is a mean over iterations, as some phases do not run in all of them: their gradients count by their share. Nothing
+  depends on the devices that are here.
+  """
+  mesh = make_mesh(jax.devices("cpu")[:1])
+  flops = _iteration_flops(experiment, mesh)
+  for phase in experiment.algorithm.phases:
+    if phase.every > 1:
+      flops -= (1 - 1 / phase.every) * _flops(traced_phase(experiment, mesh, phase))
+  return flops / 2 / experiment.images_per_iteration
+
+
 def memory_bytes(device: jax.Device) -> int:
   """Returns the memory of a device in bytes; of a CPU, that of the machine."""
   statistics = device.memory_stats() or {}

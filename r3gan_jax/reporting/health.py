@@ -8,10 +8,12 @@ SCORES = {
     "Lower is better. It falls fast, then ever more slowly; a rise that lasts means that training drifts, or that D "
     "memorises the data. FIDs compare only by the same protocol."
   ),
+  "intra_fid": "Lower is better: FID of each class by itself, their mean. A rise while FID is level: variety is lost.",
   "kid": "Lower is better. It is unbiased, so close to 0 it may be negative by chance.",
   "inception_score": "Higher is better, up to that of real images. It compares only within one data set.",
   "precision": "The fraction of generated images that look real. A fall while recall is level: images get worse.",
   "recall": "The fraction of real images that G can draw. A fall while precision rises: variety is lost.",
+  "class_accuracy": "Higher is better, up to that of real images. One good image a class is enough for it.",
   "classification_error": "Lower is better: the fraction of test images whose class the GAN's networks do not tell.",
   "modes": "1000 is all. A fall after a rise means that G drops modes.",
   "modes_kl": "0 is a uniform cover of the modes. Random draws alone leave about 500 / samples: 0.02 of 26,000.",

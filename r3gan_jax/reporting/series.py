@@ -13,18 +13,22 @@ Metrics = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """See `training.logging.read_metrics`."""
 
 TITLES = {
+  "class_accuracy": "accuracy of a classifier on the classes asked for",
   "classification_error": "classification error on test images",
   "fid": "FID",
+  "intra_fid": "FID within classes",
   "kid": "KID",
   "inception_score": "Inception score",
   "modes": "modes of 1000",
   "modes_kl": "KL(samples || uniform), nats",
 }
-LOGARITHMIC = ("fid", "kid", "modes_kl")
+LOGARITHMIC = ("fid", "intra_fid", "kid", "modes_kl")
 
 _DETAILS = {
+  "class_accuracy": ("class_accuracy_",),
   "classification_error": ("classification_error_",),
   "fid": ("num_real", "num_fake"),
+  "intra_fid": ("intra_fid_num_",),
   "kid": ("kid_",),
   "inception_score": ("inception_score_", "num_fake"),
   "precision": ("precision_recall_", "neighbours"),

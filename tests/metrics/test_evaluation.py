@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.meshes import mesh_of
+from scipy import linalg
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics.evaluation import METRICS, Evaluation
@@ -25,7 +26,7 @@ WEIGHTS = RNG.normal(size=(12, 5)).astype(np.float32)
 
 def linear(params, images):
   outputs = images.reshape(len(images), 12).astype(jnp.float32) / 255.0 @ params
-  return {"features": outputs, "logits_without_bias": outputs}
+  return {"features": outputs, "logits_without_bias": outputs, "logits": outputs[:, None]}
 
 
 def features(images):
@@ -47,21 +48,85 @@ class Images:
 NETWORK = FeatureNetwork("linear", linear, WEIGHTS, "none")
 
 
-def image_set(name, images, fingerprint=None):
-  return ImageSet(name, len(images), images.shape[1:], Images(images), fingerprint and (lambda: fingerprint))
+def image_set(name, images, fingerprint=None, labels=None):
+  labels = None if labels is None else labels.__getitem__
+  return ImageSet(name, len(images), images.shape[1:], Images(images), fingerprint and (lambda: fingerprint), labels)
+
+
+LABELS, ASKED = RNG.integers(0, 3, len(REAL)), RNG.integers(0, 3, len(FAKE))
+
+
+def expected_of_classes():
+  """The mean over classes of |m1 - m2|^2 + tr(C1 + C2 - 2 sqrt(C1 C2)), and how often the largest logit is right."""
+  distances = []
+  for kind in range(3):
+    (m1, c1), (m2, c2) = (
+      (part.mean(axis=0), np.cov(part, rowvar=False))
+      for part in (features(REAL)[kind == LABELS].astype(float), features(FAKE)[kind == ASKED].astype(float))
+    )
+    distances.append(np.sum((m1 - m2) ** 2) + np.trace(c1 + c2 - 2 * linalg.sqrtm(c1 @ c2).real))
+  found = np.mean(
+    [max(range(5), key=row.__getitem__) == asked for row, asked in zip(features(FAKE), ASKED, strict=True)]
+  )
+  numbers = {"intra_fid_num_real": 1100, "intra_fid_num_fake": 1050, "class_accuracy_num_fake": 1050}
+  return {"intra_fid": np.mean(distances), "class_accuracy": found} | numbers
 
 
 def test_all_metrics():
   mesh = mesh_of(8)
-  evaluation = Evaluation(METRICS, NETWORK, mesh, image_set("real", REAL), batch_per_device=32, seed=3)
-  result = evaluation(image_set("fake", FAKE))
+  evaluation = Evaluation(METRICS, NETWORK, mesh, image_set("real", REAL, labels=LABELS), batch_per_device=32, seed=3)
+  result = evaluation(image_set("fake", FAKE, labels=ASKED))
   real, fake = features(REAL), features(FAKE)
   score = InceptionScore(len(fake), seed=3)
   score.add(fake)
   expected = fid(Moments.of(real), Moments.of(fake)) | kid(real, fake, seed=3) | score.result()
-  expected |= precision_recall(real, fake, mesh_of(1))
+  expected |= precision_recall(real, fake, mesh_of(1)) | expected_of_classes()
   assert result == pytest.approx(expected, rel=1e-5)
   assert result["num_real"] == 1100 and result["num_fake"] == 1050
+
+
+def test_what_fid_does_not_see():
+  """Images of two classes, dark and bright: exchanged labels, and one image a class."""
+  classes = np.repeat(np.arange(2), 500)
+  images = RNG.integers(0, 100, (1000, 2, 2, 3), np.uint8) + (100 * classes).astype(np.uint8)[:, None, None, None]
+
+  def brightness(params, images):
+    pixels = images.reshape(len(images), 12).astype(jnp.float32) / 255.0
+    return {"features": pixels, "logits": jnp.stack([100 / 255 - pixels.mean(1), pixels.mean(1) - 100 / 255], 1)}
+
+  network = FeatureNetwork("brightness", brightness, (), "none")
+  metrics = ("fid", "class_accuracy", "intra_fid")
+  evaluation = Evaluation(metrics, network, mesh_of(8), image_set("real", images, labels=classes))
+
+  def evaluate(fake, labels=classes):
+    numbers = evaluation(image_set("fake", fake, labels=labels))
+    return tuple(numbers[metric] for metric in metrics)
+
+  assert evaluate(images) == pytest.approx((0, 1, 0), abs=1e-6)
+  apart = 12 * (100 / 255) ** 2
+  assert evaluate(images, 1 - classes) == (pytest.approx(0, abs=1e-6), 0, pytest.approx(apart, rel=0.05))
+  _, accuracy, intra_fid = evaluate(images[500 * classes])
+  pixels = images.reshape(2, 500, 12) / 255
+  from_the_mean = np.sum((pixels[:, 0] - pixels.mean(axis=1)) ** 2, axis=1)
+  assert accuracy == 1
+  assert intra_fid == pytest.approx(np.mean(from_the_mean + pixels.var(axis=1, ddof=1).sum(axis=1)), rel=1e-5)
+
+
+def test_classes_that_are_missing():
+  real, labelled = image_set("real", REAL), image_set("real", REAL, labels=LABELS)
+  with pytest.raises(UserError, match="intra_fid needs the classes of real images"):
+    Evaluation(["intra_fid"], NETWORK, mesh_of(8), real)
+  for metric in ("intra_fid", "class_accuracy"):
+    with pytest.raises(UserError, match=f"{metric} needs samples that were asked for by class"):
+      Evaluation([metric], NETWORK, mesh_of(8), labelled)(image_set("fake", FAKE))
+  with pytest.raises(UserError, match=r"class 2 has \d+ real and 1 fake"):
+    asked = np.where(np.arange(len(FAKE)), ASKED % 2, 2)
+    Evaluation(["intra_fid"], NETWORK, mesh_of(8), labelled)(image_set("fake", FAKE, labels=asked))
+  with pytest.raises(UserError, match="class 5 is asked for, but the feature network classifies 5"):
+    Evaluation(["class_accuracy"], NETWORK, mesh_of(8), labelled)(image_set("fake", FAKE, labels=0 * ASKED + 5))
+  plain = FeatureNetwork("plain", lambda params, images: {"features": linear(params, images)["features"]}, WEIGHTS, "")
+  with pytest.raises(UserError, match="class_accuracy needs the logits of one class an image, which plain"):
+    Evaluation(["class_accuracy"], plain, mesh_of(8))(image_set("fake", FAKE, labels=ASKED))
 
 
 def test_a_large_set_has_features_of_an_even_part_and_moments_of_all(monkeypatch):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from r3gan_jax.metrics.features import as_rgb, resize
+from r3gan_jax.metrics.features import as_rgb, pixels, resize
 
 SIZES = [((8, 8), 29), ((32, 48), 29), ((29, 29), 29), ((1, 3), 29)]
 
@@ -55,3 +55,10 @@ def test_grey_becomes_rgb():
   np.testing.assert_array_equal(as_rgb(grey), grey.repeat(3, -1))
   with pytest.raises(ValueError, match="broadcast"):
     as_rgb(np.zeros((1, 2, 2, 2), np.uint8))
+
+
+def test_pixels():
+  images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+  network = pixels()
+  features = np.asarray(jax.jit(network.apply)(network.params, images)["features"])
+  np.testing.assert_allclose(features, np.arange(24).reshape(2, 12) / 255, rtol=1e-6)

@@ -12,7 +12,7 @@ from r3gan_jax import factory
 from r3gan_jax.errors import UserError
 from r3gan_jax.planning import plan as planning
 from r3gan_jax.planning.hlo import Collective, bfloat16_sums
-from r3gan_jax.planning.plan import Plan, compile_for_topology, describe_plan
+from r3gan_jax.planning.plan import Plan, compile_for_topology, describe_plan, multiply_adds_per_image
 from r3gan_jax.planning.topology import GIB, parse_topology
 from r3gan_jax.planning.tracing import traced_step
 
@@ -130,3 +130,42 @@ def test_micro_batches_are_halved_until_they_fit_a_card(monkeypatch):
 def test_a_batch_that_cannot_be_split_is_refused():
   with pytest.raises(UserError, match=r"config\.batch_size = 8 is not a multiple of the 3 devices of h100:1x3"):
     compile_for_topology(factory.build_experiment(cifar10.get_config("smoke"), 1, "gpu"), "h100:1x3")
+
+
+def counted(recipe, batch_size=8, **changes):
+  config = importlib.import_module(f"configs.zoo.{recipe}").get_config("smoke")
+  config.batch_size = batch_size
+  config.gan.update(changes)
+  return multiply_adds_per_image(factory.build_experiment(config, 1))
+
+
+def test_multiply_adds_of_perceptrons():
+  """GAN's: one for each weight and sample in a forward pass, and two more for gradients of weights and of inputs."""
+  units, pieces = 300, 5
+  generator = 64 * units + units * units + units * 28 * 28
+  first, upper = 28 * 28 * units * pieces, units * units * pieces + units  # layers of D
+  of_discriminator = 4 * (first + upper) + 2 * upper  # real and fake: forward, weights, inputs above the first layer
+  of_generator = 3 * generator + 2 * (first + upper)  # and D forward, and its inputs
+  found = counted("gan", 64, noise_dim=64, widths=(units, units), units=(units, units), pieces=pieces)
+  # Biases, dropout, maxima and optimisers are a few per cent.
+  assert 1 < found / (of_discriminator + of_generator) < 1.1
+
+
+def test_multiply_adds_follow_the_updates():
+  """An iteration is n updates of D, on n batches, and one of G: per image D + G / n."""
+  one, two, five = (counted("wgan_gp", critic_updates=n) for n in (1, 2, 5))
+  of_generator = 2 * (one - two)
+  assert of_generator > 0 and five == pytest.approx(one - 4 / 5 * of_generator, rel=0.02)
+
+
+def test_multiply_adds_of_a_phase_that_seldom_runs(monkeypatch):
+  config = importlib.import_module("configs.zoo.dcgan").get_config("smoke")
+  experiment = factory.build_experiment(config, 1)
+  seldom = dataclasses.replace(experiment.algorithm.phases[1], every=4)
+  phases = (experiment.algorithm.phases[0], seldom)
+  algorithm = SimpleNamespace(phases=phases)
+  monkeypatch.setattr(planning, "_iteration_flops", lambda experiment, mesh: 1000.0)
+  monkeypatch.setattr(planning, "traced_phase", lambda experiment, mesh, phase: phase)
+  monkeypatch.setattr(planning, "_flops", lambda phase: {seldom.name: 400.0}[phase.name])
+  found = multiply_adds_per_image(dataclasses.replace(experiment, algorithm=algorithm))
+  assert found == (1000 - 3 / 4 * 400) / 2 / 8

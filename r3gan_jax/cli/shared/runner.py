@@ -116,8 +116,8 @@ def _parse(argv: list[str]) -> list[str]:
   flags.FLAGS.set_gnu_getopt(True)  # flags may follow positional arguments
   try:
     rest = flags.FLAGS(argv)
-    if "config" in flags.FLAGS:
-      flags.FLAGS.config.to_dict()  # loads the recipe, so that its errors are caught here
+    for name in {"config", "comparison"}.intersection(flags.FLAGS):
+      getattr(flags.FLAGS, name).to_dict()  # loads the recipe, so that its errors are caught here
     return rest
   except flags.UnrecognizedFlagError as error:
     _fail(f"unknown flag --{error.flagname}: --help lists the flags")

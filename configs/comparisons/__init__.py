@@ -1,0 +1,1 @@
+"""Comparisons of several recipes under one budget, for cli.compare; common.py explains their settings."""

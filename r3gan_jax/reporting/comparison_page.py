@@ -1,0 +1,133 @@
+"""The page of a comparison: a table, a figure of quality, diversity and stability, and a wall of samples."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import matplotlib
+from etils import epath
+
+from r3gan_jax.reporting.results import COLLAPSED, Bounds, Row, main_score, result_path, scores_of, table, title
+from r3gan_jax.storage import write_whole
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PAGE, FIGURE, WALL = "README.md", "axes.png", "samples.png"
+"""The files of a page, beside the results."""
+
+_DIVERSITY = ("recall", "modes_kl", "intra_fid")
+"""The scores of diversity, of which the figure shows the first that there is."""
+
+
+def write_page(results: epath.Path, heading: str, rows: Sequence[Row], bounds: Bounds) -> None:
+  """Writes the page of `rows`, which are at least one, and its pictures into the directory of their results."""
+  write_whole(results / FIGURE, figure(rows, bounds))
+  parts = [f"# {heading}", _reading(rows), table(rows, bounds).rstrip()]
+  given = [f"- {row.entry.name}: {row.entry.given}" for row in rows if row.entry.given]
+  if given:
+    parts += ["What each got beyond the common budget, and where the protocol is unfair to it:", "\n".join(given)]
+  parts.append(f"![quality, diversity and stability]({FIGURE})")
+  samples = [(row.entry.name, path) for row in rows if (path := _samples_of(results, row))]
+  if samples:
+    write_whole(results / WALL, wall(samples))
+    parts += [
+      "Samples of the moving average, where there is one, at the end of the run with the first seed; not chosen:",
+      f"![samples]({WALL})",
+    ]
+  write_whole(results / PAGE, "\n\n".join(parts) + "\n")
+
+
+def _reading(rows: Sequence[Row]) -> str:
+  """Returns how to read the table."""
+  result = next(result for row in rows for result in (*row.results, *row.other_rates))
+  score = title(main_score(rows))
+  budget = f"{result.multiply_adds:.3g} multiply-adds" if result.multiply_adds else "as many images as its line says"
+  samples = result.protocol.get("num_samples", 0)
+  return (
+    f"Each run has {budget}; scores are of {samples:,} samples, mean and standard deviation over seeds. {score} "
+    "against the control, in brackets, is the difference of means that is beyond two of its standard errors. A run "
+    f"has collapsed if its last {score} is more than {COLLAPSED:g} times its best one. Rows in italics are floors and "
+    "ceilings. Parameters are those of G / D."
+  )
+
+
+def figure(rows: Sequence[Row], bounds: Bounds) -> bytes:
+  """Draws, as PNG, a line per entry and a dot per run: quality, diversity and stability.
+
+  Filled dots are runs with the recipe's learning rates, hollow ones with others, crosses have diverged. Dashed lines
+  are the floors and ceilings.
+  """
+  names, main = scores_of(rows), main_score(rows)
+  diversity = next((name for name in _DIVERSITY if name in names and name != main), None)
+  panels = [main, *([diversity] if diversity else [])]
+  count = len(panels) + 1
+  canvas, axes = plt.subplots(
+    1, count, figsize=(3.6 * count + 1.2, 0.28 * len(rows) + 1.4), sharey=True, layout="constrained", squeeze=False
+  )
+  groups = list(dict.fromkeys(row.entry.group for row in rows))
+  for place, row in enumerate(rows):
+    colour = f"C{groups.index(row.entry.group) % 10}"
+    for axis, score in zip(axes[0], panels, strict=False):
+      _dots(axis, row.values(score), place, colour, filled=True)
+      _dots(axis, [r.scores[score] for r in row.other_rates if score in r.scores], place, colour, filled=False)
+    stability = axes[0][-1]
+    for results, filled in ((row.results, True), (row.other_rates, False)):
+      _dots(stability, [v for r in results if (v := r.last_over_best(main)) is not None], place, colour, filled)
+      diverged = sum(r.diverged_at is not None for r in results)
+      # At the right edge, wherever that is.
+      stability.plot(
+        [0.98] * diverged, [place] * diverged, "x", color=colour, transform=stability.get_yaxis_transform()
+      )
+  for axis, kind, score in zip(axes[0], ("quality", "diversity"), panels, strict=False):
+    axis.set_title(f"{kind}: {title(score)}", parse_math=False)
+    for index, (name, scores) in enumerate(bounds.items()):
+      if score in scores:
+        axis.axvline(scores[score], color="0.4", linestyle=("--", ":", "-.")[index % 3], linewidth=1, label=name)
+    if score in ("fid", "modes_kl", "intra_fid"):
+      axis.set_xscale("log")
+  axes[0][-1].set_title(f"stability: last {title(main)} / best", parse_math=False)
+  axes[0][-1].axvline(COLLAPSED, color="0.4", linewidth=1)
+  axes[0][0].set_yticks(range(len(rows)), [row.entry.name for row in rows], parse_math=False)
+  axes[0][0].set_ylim(len(rows) - 0.5, -0.5)
+  for axis in axes[0]:
+    axis.grid(alpha=0.2)
+  if bounds:
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)), frameon=False)
+  return _png(canvas)
+
+
+def _dots(axis: Axes, values: Sequence[float], place: int, colour: str, filled: bool) -> None:
+  face = colour if filled else "none"
+  axis.plot(values, [place] * len(values), "o", color=colour, markerfacecolor=face, markersize=5, alpha=0.8)
+
+
+def wall(samples: Sequence[tuple[str, epath.Path]]) -> bytes:
+  """Draws a row of samples per (name, picture), as PNG."""
+  pictures = [plt.imread(BytesIO(path.read_bytes()), format="png") for _, path in samples]
+  height, width = pictures[0].shape[:2]
+  scale = max(1.0, 640 / width) / 100
+  canvas, axes = plt.subplots(
+    len(samples), 1, figsize=(scale * width + 1.6, (scale * height + 0.06) * len(samples)), squeeze=False
+  )
+  canvas.subplots_adjust(left=1.6 / (scale * width + 1.6), right=1, top=1, bottom=0, hspace=0.04)
+  for axis, (name, _), picture in zip(axes[:, 0], samples, pictures, strict=True):
+    axis.imshow(picture, interpolation="nearest", cmap="gray", vmin=0, vmax=1)
+    axis.set_axis_off()
+    axis.text(-0.01, 0.5, name, transform=axis.transAxes, ha="right", va="center", parse_math=False)
+  return _png(canvas)
+
+
+def _samples_of(results: epath.Path, row: Row) -> epath.Path | None:
+  """Returns the picture of the first run that has one."""
+  paths = (result_path(results, row.entry.name, f"seed_{result.seed}").with_suffix(".png") for result in row.results)
+  return next((path for path in paths if path.exists()), None)
+
+
+def _png(canvas: Figure) -> bytes:
+  buffer = BytesIO()
+  canvas.savefig(buffer, format="png", dpi=100)
+  plt.close(canvas)
+  return buffer.getvalue()

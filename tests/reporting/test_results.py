@@ -1,0 +1,110 @@
+"""The table and the page of a comparison, from results written by hand."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from etils import epath
+from PIL import Image
+
+from r3gan_jax.errors import UserError
+from r3gan_jax.reporting.comparison_page import write_page
+from r3gan_jax.reporting.results import Entry, Result, difference, mean_and_std, read_results, result_path, table
+
+ENTRIES = (
+  Entry("plain", "nets", "", ""),
+  Entry("better", "nets", "plain", "Labels."),
+  Entry("wild", "nets", "plain", ""),
+)
+
+
+def result(entry, seed, fid=None, rate=1.0, curve=(9, 8, 7), diverged_at=None, **scores):
+  return Result(
+    entry=entry,
+    seed=seed,
+    rate=rate,
+    recipe="recipe",
+    settings={"seed": seed},
+    multiply_adds=2e13,
+    images=100_000,
+    multiply_adds_per_image=2e8,
+    seconds_per_1000_images=6.5 + seed,
+    parameters={"discriminator": 1000, "generator": 2000},
+    diverged_at=diverged_at,
+    protocol={"num_samples": 10_000},
+    curves={"fid": {"images_seen": [1, 2, 3], "values": list(curve)}},
+    scores={} if fid is None else {"fid": fid, **scores},
+  )
+
+
+RESULTS = (
+  *(result("plain", seed, fid, recall=0.25) for seed, fid in enumerate((50.0, 52.0, 54.0))),
+  *(result("better", seed, fid, recall=0.5) for seed, fid in enumerate((40.0, 41.0, 42.0))),
+  result("better", 0, 44.0, rate=0.5),
+  result("better", 0, rate=2.0, diverged_at=777),
+  result("wild", 0, 53.0, curve=(30, 10, 20.5)),
+  result("wild", 1, 51.0, curve=(30, 10, 20)),
+  result("wild", 2, diverged_at=12_345),
+)
+
+
+@pytest.fixture
+def results(tmp_path):
+  for one in RESULTS:
+    run = f"seed_{one.seed}" + (f"_rate_{one.rate:g}" if one.rate != 1 else "")
+    path = result_path(epath.Path(tmp_path), one.entry, run)
+    path.write_text(json.dumps(asdict(one)))
+    Image.new("L", (50, 8), 99).save(path.with_suffix(".png"))
+  bounds = {"scores": {"real images": {"fid": 1.5, "recall": 0.9}, "one image": {"fid": 300.0, "recall": 0.0}}}
+  (tmp_path / "bounds.json").write_text(json.dumps(bounds))
+  return epath.Path(tmp_path)
+
+
+def test_the_table(results):
+  head, _, *lines = (line[2:-2].split(" | ") for line in table(*read_results(results, ENTRIES)).splitlines())
+  plain, better, wild, real, one = (dict(zip(head, line, strict=True)) for line in lines)
+  assert [line["system"] for line in (plain, better, wild, real, one)] == [
+    *("plain", "better", "wild", "*real images*", "*one image*")
+  ]
+  assert (plain["FID"], plain["recall"], plain["seeds"], plain["images"]) == ("52 ± 2", "0.25 ± 0", "3", "100,000")
+  assert (plain["million multiply-adds an image"], plain["s / 1000 images"]) == ("200", "7.5")
+  assert plain["parameters"] == "2,000 / 1,000"
+  assert (better["FID"], wild["FID"], real["FID"], one["recall"]) == ("41 ± 1", "52 ± 1.4", "1.5", "0")
+  against = [line["FID against its control"] for line in (plain, better, wild)]
+  assert against == ["", "-11 (plain)", "no difference seen (plain)"]
+  ends = [line["collapsed"] for line in (plain, better, wild)]
+  assert ends == ["none", "none", "1 of 3; 1 of 3 diverged, at 12,345"]
+  assert better["FID at other learning rates"] == "x 0.5: 44, x 2: diverged"
+
+
+def test_differences_by_hand():
+  # Means 2 and 4; variances 1 and 4 over 3 and 3 seeds: the standard error is sqrt(5 / 3) = 1.29.
+  assert difference([1, 2, 3], [2, 4, 6]) == (-2, False)
+  assert difference([1, 2, 3], [4, 6, 8]) == (-4, True)
+  assert difference([1], [4, 6, 8]) is None
+  assert [mean_and_std(values) for values in ([], [1.23456], [1, 2, 3])] == ["-", "1.235", "2 ± 1"]
+
+
+def test_the_last_value_over_the_best():
+  wild = result("wild", 0, 1.0, curve=(30, 10, 25))
+  assert wild.last_over_best("fid") == 2.5 and wild.last_over_best("modes") is None
+  of_recall = {"recall": {"images_seen": [1, 2], "values": [0.6, 0.2]}}
+  assert Result(**asdict(wild) | {"curves": of_recall}).last_over_best("recall") == pytest.approx(3)
+  assert result("wild", 0, diverged_at=1).last_over_best("fid") is None
+
+
+def test_the_page(results):
+  write_page(results, "A title", *read_results(results, ENTRIES))
+  page = (results / "README.md").read_text()
+  assert page.startswith("# A title\n") and "- better: Labels." in page and "2e+13 multiply-adds" in page
+  assert table(*read_results(results, ENTRIES)) in page
+  for name in ("axes.png", "samples.png"):
+    with Image.open(results / name) as picture:
+      assert name in page and picture.width > 500
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"entry": "plain"}'])
+def test_a_damaged_result(results, damage):
+  (results / "plain_seed_1.json").write_text(damage)
+  with pytest.raises(UserError, match=r"plain_seed_1\.json .*: delete it, and run the same command again"):
+    read_results(results, ENTRIES)
