@@ -74,11 +74,15 @@ def _conv_general_dilated(
   x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Any, **options: Any
 ) -> jax.Array:
   """Computes `lax.conv_general_dilated`; at stride 1 on CPUs by our own convolution, because XLA's is slow."""
-  plain = partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+
+  def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
   if strides != (1, 1):
     return plain(x, kernel)
-  pads = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding))
-  return lax.platform_dependent(x, kernel, cpu=partial(grouped_conv, groups=1, padding=pads), default=plain)
+  vertical, horizontal = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+  ours = partial(grouped_conv, groups=1, padding=(vertical, horizontal))
+  return lax.platform_dependent(x, kernel, cpu=ours, default=plain)
 
 
 Conv = partial(nn.Conv, precision=PRECISION, conv_general_dilated=_conv_general_dilated)

@@ -210,6 +210,9 @@ def dropout(x: jax.Array, keys: jax.Array | None, layer: int, keep: float) -> ja
   return jnp.where(kept, x / keep, 0)
 
 
+plain_conv = partial(grouped_conv, groups=1)
+
+
 class Conv(nn.Module):
   """A 3x3 convolution, perhaps with a bias.
 
@@ -219,7 +222,7 @@ class Conv(nn.Module):
 
   features: int
   kernel_init: nn.initializers.Initializer
-  operation: Callable[[jax.Array, jax.Array], jax.Array] = partial(grouped_conv, groups=1)
+  operation: Callable[[jax.Array, jax.Array], jax.Array] = plain_conv
   use_bias: bool = True
 
   @nn.compact

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from r3gan_jax.networks.attention import Attention, Masks
-from r3gan_jax.networks.layers import BatchNorm, ClassEmbedding, Conv
+from r3gan_jax.networks.layers import BatchNorm, ClassEmbedding, Conv, plain_conv
 from r3gan_jax.ops.resample import mean2x, repeat2x
 from r3gan_jax.ops.strided_conv import averaging_conv, repeating_conv
 
@@ -101,8 +101,8 @@ class DownBlock(nn.Module):
       shortcut = nn.Dense(self.width, kernel_init=self.kernel_init, name="shortcut")(shortcut)
     x = x if self.first else nn.relu(x)
     x = nn.relu(Conv(self.width, self.kernel_init, name="conv_1")(x))
-    halving = {"operation": averaging_conv} if self.halves else {}
-    return shortcut + Conv(self.width, self.kernel_init, **halving, name="conv_2")(x)
+    operation = averaging_conv if self.halves else plain_conv
+    return shortcut + Conv(self.width, self.kernel_init, operation, name="conv_2")(x)
 
 
 class Generator(nn.Module):
