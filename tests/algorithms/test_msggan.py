@@ -97,11 +97,10 @@ def test_every_layer_learns_from_the_first_iteration(whole):
       assert leaf.any()
 
 
-def test_how_the_batch_is_divided_does_not_matter(whole):
-  for devices, micro_batch in ((8, None), (2, 4)):
-    gradients, metrics = all_phases(ALGORITHM, devices, micro_batch)
-    assert golden_cases.relative_errors(gradients, whole[0])["all"] < 1e-4
-    np.testing.assert_allclose(*([m[name] for name in sorted(m)] for m in (metrics, whole[1])), rtol=1e-3, atol=1e-5)
+def test_micro_batches_add_up(whole):
+  gradients, metrics = all_phases(ALGORITHM, devices=2, micro_batch=4)
+  assert golden_cases.relative_errors(gradients, whole[0])["all"] < 1e-4
+  np.testing.assert_allclose(*([m[name] for name in sorted(m)] for m in (metrics, whole[1])), rtol=1e-3, atol=1e-5)
 
 
 def test_samples_and_pictures():
