@@ -31,7 +31,11 @@ Chunk = Callable[[jax.Array, "pl.Slice | slice", jax.Array], None]
 def supports(x: jax.Array, inner: int, groups: int, kernel_size: Sequence[int]) -> bool:
   """Returns whether the groups fill blocks of the matrix unit well, and a program fits the chip's vector memory."""
   group = inner // groups
-  fits = _vmem_bytes(x, inner, groups, kernel_size) <= pltpu.get_tpu_info().vmem_capacity_bytes * 3 / 4
+  try:
+    capacity = pltpu.get_tpu_info().vmem_capacity_bytes
+  except ValueError:  # the program is not for a known chip, but for export, say
+    return False
+  fits = _vmem_bytes(x, inner, groups, kernel_size) <= capacity * 3 / 4
   return fits and grouped_conv_tiling.supports(groups, group, group)
 
 

@@ -105,7 +105,7 @@ def test_the_step_compiles_for_a_gpu():
   # Each network has 4 grouped convolutions. There are 9 passes through them, and 2 gradients of their kernels.
   assert plan["cudnn_convolutions"] == 11 * 4 and not plan["other_convolutions"]
   # In kernels that make several layouts of what they compute anyway; splitting channels into groups adds 14 MB.
-  assert plan["transposed_bytes"] < 2.6e6
+  assert plan["transposed_bytes"] < 2.8e6
 
 
 @pytest.mark.skipif(not GPU_COMPILER.exists(), reason="needs XLA's GPU compiler: make test")
