@@ -61,7 +61,7 @@ ALGORITHMS = {
   "dcgan": (dcgan, dcgan.Settings(**OF_CONVOLUTIONS, kernel_size=4)),
   "ebgan": (ebgan, ebgan.Settings((8, 8), (8, 8), noise_dim=8, margin=10.0, ema_half_life=32.0)),
   "infogan": (infogan, infogan.Settings((8, 8), 16, 8, noise_dim=8, ema_half_life=32.0)),
-  "msggan": (msggan, msggan.Settings(**OF_KARRAS)),
+  "msggan": (msggan, msggan.Settings(**OF_KARRAS, optimizer="adam")),  # first steps of RMSprop are 10 times as large
   "progan": (progan, progan.Settings(**OF_KARRAS, **GROWING, penalty_norm=1.0)),
   "rgan": (rgan, rgan.Settings(**OF_RGAN)),
   "sagan": (sagan, sagan.Settings(**OF_RESNETS)),
@@ -70,6 +70,7 @@ ALGORITHMS = {
   "wgan_gp": (wgan_gp, wgan_gp.Settings(**OF_CONVOLUTIONS, critic_updates=2)),
   "ylg": (ylg, ylg.Settings(**OF_YLG)),
 }
+BIASED = ("autogan", "biggan", "ebgan", "infogan", "rgan", "sagan", "ylg")  # before batch norm
 CLASSES = {"acgan": 3, "biggan": 3, "rgan": 3, "sagan": 3, "sgan": 3}  # of the data
 WITH_OR_WITHOUT_CLASSES = ("biggan", "sagan", "ylg")
 NEAR_A_SPHERE = ("autogan", "biggan", "msggan", "progan", "rgan", "sagan", "stylegan", "wgan_gp", "ylg")  # noise
@@ -90,12 +91,12 @@ def built(name, **changes):
 def test_how_the_batch_is_divided_does_not_matter(case):
   """1 and 8 devices agree up to the order of summation, which Adam amplifies.
 
-  InfoGAN's and EBGAN's biases before batch norm have no effect: all of their gradient is rounding errors.
+  Biases before batch norm have no effect: all of their gradient is rounding errors.
   """
   name, algorithm, state = case
   divided = trained(algorithm, BATCH, iterations=2, devices=8)
   for tree, expected in ((divided.params, state.params), (divided.ema, state.ema), (divided.carry, state.carry)):
-    assert golden_cases.relative_errors(tree, expected)["all"] < (1e-3 if name in ("ebgan", "infogan") else 1e-4)
+    assert golden_cases.relative_errors(tree, expected)["all"] < (1e-3 if name in BIASED else 1e-4)
 
 
 def test_an_image_of_the_average_is_its_own(case):
