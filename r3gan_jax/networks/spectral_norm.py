@@ -32,13 +32,13 @@ def initial_vectors(key: jax.Array, params: Any) -> Any:
 
 def power_iteration(params: Any, vectors: Any, steps: int = 1) -> Any:
   """Returns `vectors` after so many steps."""
-  kernels, stepped = flatten_dict(params), {}
-  for path, u in flatten_dict(vectors).items():
-    matrix = _matrix(kernels[path])
-    for _ in range(steps):
-      u = _unit((matrix @ u) @ matrix)
-    stepped[path] = u
-  return unflatten_dict(stepped)
+  kernels = flatten_dict(params)
+
+  def step(_: jax.Array, vectors: dict[tuple[str, ...], jax.Array]) -> dict[tuple[str, ...], jax.Array]:
+    matrices = {path: _matrix(kernels[path]) for path in vectors}
+    return {path: _unit((matrices[path] @ u) @ matrices[path]) for path, u in vectors.items()}
+
+  return unflatten_dict(jax.lax.fori_loop(0, steps, step, flatten_dict(vectors)))
 
 
 def normalised(params: Any, vectors: Any) -> Any:

@@ -40,9 +40,12 @@ def init_state(algorithm: Algorithm, seed: int) -> TrainState:
   """Returns the state at the start of a run; traceable, for `jax.eval_shape` and `jax.jit(out_shardings=...)`."""
   init_key, key = jax.random.split(jax.random.key(seed))
   params, carry = algorithm.init(init_key)
+  optimizer = {name: optimizer.init(params[name]) for name, optimizer in algorithm.optimizers.items()}
+  # A training step returns no weakly typed arrays, and would be compiled again for them.
+  carry, optimizer = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), (carry, optimizer))
   return TrainState(
     params=params,
-    optimizer={name: optimizer.init(params[name]) for name, optimizer in algorithm.optimizers.items()},
+    optimizer=optimizer,
     # Copies: a donated buffer cannot back two leaves.
     ema={name: jax.tree.map(jnp.copy, (params | carry)[average.of]) for name, average in algorithm.averages.items()},
     carry=carry,

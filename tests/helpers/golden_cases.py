@@ -64,8 +64,8 @@ def relative_errors(actual: Any, expected: Any) -> dict[str, float]:
     differences[name] = np.linalg.norm(np.asarray(actual.pop(name), np.float64) - leaf)
     norms[name] = np.linalg.norm(leaf)
   assert not actual, f"unexpected leaves: {list(actual)}"
-  whole = np.linalg.norm(list(differences.values())) / np.linalg.norm(list(norms.values()))
-  return {name: differences[name] / max(norms[name], 1e-30) for name in norms} | {"all": whole}
+  errors = {name: differences[name] / max(norms[name], 1e-30) for name in norms}
+  return errors | {"all": np.linalg.norm([*differences.values()]) / max(np.linalg.norm([*norms.values()]), 1e-30)}
 
 
 def assert_trees_close(actual: Any, expected: Any, relative: float) -> None:
