@@ -27,7 +27,7 @@ def trained(algorithm, batch, iterations, devices=1, interrupted=lambda state: s
   """Returns the state after training on random images; `interrupted`, state -> state, precedes each iteration."""
   mesh = mesh_of(devices)
   state = jax.device_put(jax.tree.map(jnp.copy, first_state(algorithm)), replicated(mesh))
-  step = make_train_step(algorithm, mesh)
+  step = train_step(algorithm, mesh)
   updates = sum(phase.repeat for phase in algorithm.phases if phase.fresh_batch)
   for iteration in range(iterations):
     given = tuple(data(algorithm, batch, seed=(iteration, update)) for update in range(updates))
@@ -35,6 +35,12 @@ def trained(algorithm, batch, iterations, devices=1, interrupted=lambda state: s
     assert not metrics.not_finite()
   assert step._cache_size() == 1, "compiled again after the first iteration"
   return state
+
+
+@cache
+def train_step(algorithm, mesh):
+  """Returns `make_train_step`'s result, traced once."""
+  return make_train_step(algorithm, mesh)
 
 
 @cache
