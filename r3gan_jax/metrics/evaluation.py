@@ -32,14 +32,22 @@ OF_CLASSES = ("class_accuracy", "intra_fid")
 """The metrics of samples with the classes that they were asked to have."""
 
 # For metrics that compare with real images: the statistics that they need, and the check of sizes.
-_KEPT = {"fid": "moments", "kid": "features", "precision_recall": "features", "intra_fid": "class_moments"}
+_KEPT = {
+  "fid": ("moments",),
+  "kid": ("features",),
+  "precision_recall": ("features", "radii"),
+  "intra_fid": ("class_moments",),
+}
+_OF_FEATURES = {"features", "radii"}
+"""Statistics of at most `MAX_FEATURES` images."""
 _CHECK_SIZES = {"fid": fid.check_sizes, "kid": kid.check_sizes, "precision_recall": precision_recall.check_sizes}
 
 Statistics = dict[str, dict[str, np.ndarray]]
 """Statistics, by kind, as arrays by name.
 
 'moments' has attributes of `Moments`; 'class_moments' the same, each with one more axis, beside 'labels' [k].
-'features' has 'features' [n, d]; 'classes', of fake images only, has 'logits' [n, k] and 'asked' [n].
+'features' has 'features' [n, d]; 'radii', of real images only, 'radii' [n] of precision; 'classes', of fake images only,
+has 'logits' [n, k] and 'asked' [n].
 """
 
 
@@ -80,7 +88,7 @@ class Evaluation:
       if name == "intra_fid" and isinstance(real, ImageSet) and real.labels is None:
         raise UserError(f"metrics: {name} needs the classes of real images, and there are none: leave it out")
     self._metrics = metrics
-    self._kept = {_KEPT[name] for name in metrics if name in _KEPT}
+    self._kept = {kind for name in metrics for kind in _KEPT.get(name, ())}
     self._of_classes = [name for name in metrics if name in OF_CLASSES]
     self._network = network
     self._mesh = mesh
@@ -102,7 +110,7 @@ class Evaluation:
     score = InceptionScore(fake.size, self._seed) if "inception_score" in self._metrics else None
     real = self._statistics
     of_fake = {"classes"} if "class_accuracy" in self._metrics else set[str]()
-    statistics = self._collect(fake, self._kept | of_fake, score)
+    statistics = self._collect(fake, self._kept - {"radii"} | of_fake, score)
 
     result: dict[str, float] = {}
     if "fid" in self._metrics:
@@ -112,7 +120,8 @@ class Evaluation:
       if "kid" in self._metrics:
         result |= kid.kid(real_features, features, self._seed)
       if "precision_recall" in self._metrics:
-        result |= precision_recall.precision_recall(real_features, features, self._mesh)
+        radii = real["radii"]["radii"]
+        result |= precision_recall.precision_recall(real_features, features, self._mesh, real_radii=radii)
     if "classes" in statistics:
       result |= class_accuracy(**statistics["classes"])
     if "class_moments" in self._kept:
@@ -194,10 +203,11 @@ class Evaluation:
     return statistics
 
   def _collect(self, images: ImageSet, kept: Set[str], score: InceptionScore | None = None) -> Statistics:
-    if "features" in kept and images.size > MAX_FEATURES:
-      features_of_part = self._collect(images.thinned(MAX_FEATURES), {"features"})
-      rest = kept - {"features"}
-      return features_of_part | self._collect(images, rest, score) if rest or score else features_of_part
+    of_part = kept & _OF_FEATURES
+    if of_part and images.size > MAX_FEATURES:
+      statistics = self._collect(images.thinned(MAX_FEATURES), of_part)
+      rest = kept - of_part
+      return statistics | self._collect(images, rest, score) if rest or score else statistics
     moments: Moments | None = None
     of_classes: dict[int, Moments] = {}
     classes: list[tuple[np.ndarray, np.ndarray]] = []
@@ -210,7 +220,7 @@ class Evaluation:
       if "moments" in kept:
         part = Moments.of(batch)
         moments = moments.merged(part) if moments else part
-      if "features" in kept:
+      if of_part:
         if features is None:
           features = np.empty((images.size, batch.shape[1]), np.float32)
         features[seen : seen + len(batch)] = batch
@@ -223,7 +233,7 @@ class Evaluation:
             part = Moments.of(batch[labels == kind])
             of_classes[kind] = of_classes[kind].merged(part) if kind in of_classes else part
       seen += len(batch)
-    statistics: Statistics = {}
+    statistics = {}
     if moments:
       statistics["moments"] = {name: np.asarray(value) for name, value in vars(moments).items()}
     if of_classes:
@@ -233,12 +243,14 @@ class Evaluation:
     if classes:
       logits, asked = (np.concatenate(parts) for parts in zip(*classes, strict=True))
       statistics["classes"] = {"logits": logits, "asked": asked}
-    if features is not None:
+    if features is not None and "features" in kept:
       statistics["features"] = {"features": features}
+    if features is not None and "radii" in kept:
+      statistics["radii"] = {"radii": precision_recall.squared_radii(features, self._mesh)}
     return statistics
 
   def _key(self, fingerprint: str, real: ImageSet, kind: str) -> Key:
-    more: dict[str, int | str] = {"most": MAX_FEATURES} if kind == "features" else {}
+    more: dict[str, int | str] = {"most": MAX_FEATURES} if kind in _OF_FEATURES else {}
     if kind == "class_moments" and real.labels:
       more = {"labels": digest(real.labels(np.arange(real.size)))}
     return {"data": fingerprint, "size": real.size, "kind": kind, **more, **self._settings}

@@ -14,7 +14,12 @@ _BLOCK = 1024
 
 
 def precision_recall(
-  real: np.ndarray, fake: np.ndarray, mesh: Mesh, neighbours: int = 3, block: int = _BLOCK
+  real: np.ndarray,
+  fake: np.ndarray,
+  mesh: Mesh,
+  neighbours: int = 3,
+  block: int = _BLOCK,
+  real_radii: np.ndarray | None = None,
 ) -> dict[str, float]:
   """Computes the fraction of fake images on the manifold of real ones (precision), and the reverse (recall).
 
@@ -31,6 +36,7 @@ def precision_recall(
       `block` distances at a time. Every process needs all features.
     neighbours: 3 in the literature.
     block: the largest number of points in a block.
+    real_radii: `squared_radii` of `real` with the same `neighbours`, which take most of the time; default: computed.
 
   Returns:
     'precision', 'recall', 'neighbours', 'precision_recall_num_real' and '..._num_fake'.
@@ -42,31 +48,31 @@ def precision_recall(
     Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models, 2019.
   """
   check_sizes(len(real), len(fake), neighbours)
-  # Rows are padded to whole blocks on every device, so a block is at most a device's share.
-  block = min(block, -(-max(len(real), len(fake)) // mesh.size))
-  # Distances do not depend on the origin, but their rounding errors grow with the norms.
-  centre = real.mean(axis=0, dtype=np.float64).astype(np.float32)
+  block = _block(len(real), mesh, block)
+  centre = _centre(real)
   real_rows, fake_rows = (_placed(features, centre, mesh, block) for features in (real, fake))
-
-  def covered(reference: jax.Array, reference_count: int, queries: jax.Array, query_count: int) -> float:
-    hits = count_covered(
-      reference,
-      queries,
-      reference_count,
-      query_count,
-      mesh=mesh,
-      neighbours=neighbours,
-      block=block,
-    )
-    return int(hits) / query_count
-
+  if real_radii is None:
+    real_radii = squared_radii(real, mesh, neighbours, block)
+  fake_radii = np.asarray(rows_radii(fake_rows, len(fake), mesh=mesh, neighbours=neighbours, block=block))
+  sides = (real_rows, real_radii, fake_rows, len(fake)), (fake_rows, fake_radii, real_rows, len(real))
+  precision, recall = (
+    int(count_covered(points, _padded(radii, points), queries, count, mesh=mesh, block=block)) / count
+    for points, radii, queries, count in sides
+  )
   return {
-    "precision": covered(real_rows, len(real), fake_rows, len(fake)),
-    "recall": covered(fake_rows, len(fake), real_rows, len(real)),
+    "precision": precision,
+    "recall": recall,
     "neighbours": neighbours,
     "precision_recall_num_real": len(real),
     "precision_recall_num_fake": len(fake),
   }
+
+
+def squared_radii(real: np.ndarray, mesh: Mesh, neighbours: int = 3, block: int = _BLOCK) -> np.ndarray:
+  """Returns float32 [n], the squared radius around each point of float32 [n, d]; see `precision_recall`."""
+  block = _block(len(real), mesh, block)
+  rows = _placed(real, _centre(real), mesh, block)
+  return np.asarray(rows_radii(rows, len(real), mesh=mesh, neighbours=neighbours, block=block))[: len(real)]
 
 
 def check_sizes(num_real: int, num_fake: int, neighbours: int = 3) -> None:
@@ -79,30 +85,18 @@ def check_sizes(num_real: int, num_fake: int, neighbours: int = 3) -> None:
 
 
 @partial(jax.jit, static_argnames=("mesh", "neighbours", "block"))
-def count_covered(
-  reference: jax.Array,
-  queries: jax.Array,
-  reference_count: int | jax.Array,
-  query_count: int | jax.Array,
-  *,
-  mesh: Mesh,
-  neighbours: int,
-  block: int,
-) -> jax.Array:
-  """Counts how many of the first `query_count` queries lie on the manifold of the first `reference_count` points.
+def rows_radii(points: jax.Array, count: int | jax.Array, *, mesh: Mesh, neighbours: int, block: int) -> jax.Array:
+  """Returns float32 [rows], the squared radius around each point; -1 for rows after the first `count`.
 
-  Both are float32 [rows, d], sharded over `mesh`; the rows, with padding, are a multiple of `block` times its devices.
-  Returns int32 [].
+  Points are float32 [rows, d], sharded over `mesh`; the rows, with padding, are a multiple of `block` x devices.
   """
   (axis,) = mesh.axis_names
 
-  @partial(jax.shard_map, mesh=mesh, in_specs=(P(axis), P(axis), P(), P()), out_specs=P())
-  def count(
-    reference_rows: jax.Array, query_rows: jax.Array, reference_count: jax.Array, query_count: jax.Array
-  ) -> jax.Array:
-    columns = jax.lax.all_gather(reference_rows, axis, tiled=True)
+  @partial(jax.shard_map, mesh=mesh, in_specs=(P(axis), P()), out_specs=P(axis))
+  def radii(rows: jax.Array, count: jax.Array) -> jax.Array:
+    columns = jax.lax.all_gather(rows, axis, tiled=True)
     column_blocks = columns.reshape(-1, block, columns.shape[1])
-    is_point = (jnp.arange(len(columns)) < reference_count).reshape(-1, 1, block)
+    is_point = (jnp.arange(len(columns)) < count).reshape(-1, 1, block)
 
     def radii_of(rows: jax.Array) -> jax.Array:
       def nearer(nearest: jax.Array, columns: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
@@ -114,22 +108,41 @@ def count_covered(
       nothing = jax.lax.pcast(jnp.full((block, neighbours + 1), jnp.inf), axis, to="varying")
       return jax.lax.scan(nearer, nothing, (column_blocks, is_point))[0][:, -1]
 
+    index = jax.lax.axis_index(axis) * len(rows) + jnp.arange(len(rows))
+    found = jax.lax.map(radii_of, rows.reshape(-1, block, rows.shape[1])).reshape(-1)
+    return jnp.where(index < count, found, -1.0)
+
+  return jax.lax.with_sharding_constraint(radii(points, jnp.asarray(count)), NamedSharding(mesh, P()))
+
+
+@partial(jax.jit, static_argnames=("mesh", "block"))
+def count_covered(
+  points: jax.Array, radii: jax.Array, queries: jax.Array, query_count: int | jax.Array, *, mesh: Mesh, block: int
+) -> jax.Array:
+  """Counts how many of the first `query_count` queries lie in a ball; returns int32 [].
+
+  `points` and `queries` are as in `rows_radii`, and `radii` what it returns for `points`.
+  """
+  (axis,) = mesh.axis_names
+
+  @partial(jax.shard_map, mesh=mesh, in_specs=(P(axis), P(), P(axis), P()), out_specs=P())
+  def count(points: jax.Array, radii: jax.Array, queries: jax.Array, query_count: jax.Array) -> jax.Array:
+    columns = jax.lax.all_gather(points, axis, tiled=True)
+    balls = columns.reshape(-1, block, columns.shape[1]), radii.reshape(-1, 1, block)
+
     def is_covered(rows: jax.Array) -> jax.Array:
-      def also(covered: jax.Array, columns: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        points, radii = columns
+      def also(covered: jax.Array, balls: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        points, radii = balls
         return covered | jnp.any(squared_distances(rows, points) <= radii, axis=1), None
 
       nothing = jax.lax.pcast(jnp.zeros(block, jnp.bool_), axis, to="varying")
-      return jax.lax.scan(also, nothing, (column_blocks, radii))[0]
+      return jax.lax.scan(also, nothing, balls)[0]
 
-    radii = jax.lax.map(radii_of, reference_rows.reshape(-1, block, columns.shape[1])).reshape(-1)
-    radii = jax.lax.all_gather(radii, axis, tiled=True).reshape(-1, 1, block)
-    radii = jnp.where(is_point, radii, -1.0)
-    covered = jax.lax.map(is_covered, query_rows.reshape(-1, block, columns.shape[1])).reshape(-1)
+    covered = jax.lax.map(is_covered, queries.reshape(-1, block, columns.shape[1])).reshape(-1)
     index = jax.lax.axis_index(axis) * len(covered) + jnp.arange(len(covered))
     return jax.lax.psum(jnp.sum(covered & (index < query_count), dtype=jnp.int32), axis)
 
-  return count(reference, queries, jnp.asarray(reference_count), jnp.asarray(query_count))
+  return count(points, radii, queries, jnp.asarray(query_count))
 
 
 def squared_distances(rows: jax.Array, columns: jax.Array) -> jax.Array:
@@ -137,6 +150,21 @@ def squared_distances(rows: jax.Array, columns: jax.Array) -> jax.Array:
   products = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
   norms = jnp.sum(rows * rows, axis=1, keepdims=True)
   return norms + jnp.sum(columns * columns, axis=1)[None] - 2.0 * products
+
+
+def _block(num_real: int, mesh: Mesh, block: int) -> int:
+  """Returns the size of blocks: at most a device's share of the real images, as rows are padded to whole blocks."""
+  return min(block, -(-num_real // mesh.size))
+
+
+def _centre(real: np.ndarray) -> np.ndarray:
+  """Returns the mean: distances do not depend on the origin, but their rounding errors grow with the norms."""
+  return real.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def _padded(radii: np.ndarray, rows: jax.Array) -> np.ndarray:
+  """Returns radii with -1 for the rows that are no points."""
+  return np.pad(radii, (0, len(rows) - len(radii)), constant_values=-1.0)
 
 
 def _placed(features: np.ndarray, centre: np.ndarray, mesh: Mesh, block: int) -> jax.Array:

@@ -172,7 +172,7 @@ def test_statistics_of_real_images_are_computed_once(tmp_path):
   assert evaluate(network=FeatureNetwork("other", linear, WEIGHTS, "none"))[1]
   # Damaged files are recomputed once, and there are no other files.
   files = list((tmp_path / "cache").iterdir())
-  assert len(files) == 12 and all(file.suffix == ".npz" for file in files)
+  assert len(files) == 18 and all(file.suffix == ".npz" for file in files)
   for number, file in enumerate(files):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
