@@ -46,7 +46,7 @@ Statistics = dict[str, dict[str, np.ndarray]]
 """Statistics, by kind, as arrays by name.
 
 'moments' has attributes of `Moments`; 'class_moments' the same, each with one more axis, beside 'labels' [k].
-'features' has 'features' [n, d]; 'radii', of real images only, 'radii' [n] of precision; 'classes', of fake images only,
+'features' has 'features' [n, d]; 'radii', of real images only, 'radii' [n]; and 'classes', of fake images only,
 has 'logits' [n, k] and 'asked' [n].
 """
 
