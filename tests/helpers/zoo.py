@@ -28,12 +28,13 @@ def trained(algorithm, batch, iterations, devices=1, interrupted=lambda state: s
   mesh = mesh_of(devices)
   state = jax.device_put(jax.tree.map(jnp.copy, first_state(algorithm)), replicated(mesh))
   step = train_step(algorithm, mesh)
+  programs = step._cache_size()
   updates = sum(phase.repeat for phase in algorithm.phases if phase.fresh_batch)
   for iteration in range(iterations):
     given = tuple(data(algorithm, batch, seed=(iteration, update)) for update in range(updates))
     state, metrics = step(interrupted(state), given)
     assert not metrics.not_finite()
-  assert step._cache_size() == 1, "compiled again after the first iteration"
+  assert step._cache_size() <= programs + 1, "compiled again after the first iteration"
   return state
 
 
