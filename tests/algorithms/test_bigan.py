@@ -53,7 +53,7 @@ def test_gradients_against_finite_differences(start, networks, loss):
         return module.apply(variables, *inputs, train=True, mutable=["moments"])[0]
 
       spec = jax.sharding.PartitionSpec("data")
-      return jax.shard_map(local, mesh=mesh_of(1), in_specs=spec, out_specs=spec)(*inputs)
+      return jax.jit(jax.shard_map(local, mesh=mesh_of(1), in_specs=spec, out_specs=spec))(*inputs)
 
     @jax.jit
     def losses(step):

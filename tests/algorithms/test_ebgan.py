@@ -53,7 +53,7 @@ def applied(network, params, carry, inputs):
     variables = {"params": params[network], "moments": carry[f"{network}_moments"]}
     return getattr(ALGORITHM, network).apply(variables, inputs, train=True, mutable=["moments"])[0]
 
-  return jax.shard_map(local, mesh=mesh_of(1), in_specs=SPEC, out_specs=SPEC)(inputs)
+  return jax.jit(jax.shard_map(local, mesh=mesh_of(1), in_specs=SPEC, out_specs=SPEC))(inputs)
 
 
 def pulling_away(codes, devices=1):

@@ -57,7 +57,7 @@ def applied(network, params, carry, inputs):
     return getattr(ALGORITHM, network).apply(variables, inputs, train=True, mutable=["moments"])[0]
 
   # D's logits [N] and Q's guesses [N, codes], or images.
-  return jax.shard_map(local, mesh=mesh_of(1), in_specs=spec, out_specs=spec)(inputs)
+  return jax.jit(jax.shard_map(local, mesh=mesh_of(1), in_specs=spec, out_specs=spec))(inputs)
 
 
 def test_information_of_a_category():

@@ -84,7 +84,7 @@ def test_gradients_against_the_losses_by_hand(start, network):
         return ALGORITHM.generator.apply(variables, noise, labels, train=True, mutable=["moments"])[0], labels
 
       spec = jax.sharding.PartitionSpec("data")
-      fake, labels = jax.shard_map(local, mesh=mesh_of(1), in_specs=spec, out_specs=spec)(drawing_keys)
+      fake, labels = jax.jit(jax.shard_map(local, mesh=mesh_of(1), in_specs=spec, out_specs=spec))(drawing_keys)
       b = ALGORITHM.discriminator.apply({"params": of_d}, fake, labels)
       if network == "generator":
         return -jnp.mean(b)

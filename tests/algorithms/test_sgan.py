@@ -89,7 +89,7 @@ def probabilities(algorithm, params, carry, images):
     variables = {"params": params["discriminator"], "moments": carry["discriminator_moments"]}
     return algorithm.discriminator.apply(variables, images, train=True, mutable=["moments"])[0]
 
-  logits = jax.shard_map(local, mesh=mesh_of(1), in_specs=spec, out_specs=spec)(images)
+  logits = jax.jit(jax.shard_map(local, mesh=mesh_of(1), in_specs=spec, out_specs=spec))(images)
   return jax.nn.log_softmax(jnp.concatenate([logits, jnp.zeros((len(images), 1))], axis=1) + 5.0)
 
 
@@ -101,11 +101,13 @@ def test_losses_are_those_of_a_softmax_over_all_classes_and_fake(start):
     params = jax.tree.map(lambda p: p + 0.1 * random.standard_normal(p.shape), params)
     keys = jax.random.split(jax.random.key(1), BATCH)
     spec = jax.sharding.PartitionSpec("data")
-    generate = jax.shard_map(
-      lambda keys: ALGORITHM._generate(params["generator"], carry, keys)[0],
-      mesh=mesh_of(1),
-      in_specs=spec,
-      out_specs=spec,
+    generate = jax.jit(
+      jax.shard_map(
+        lambda keys: ALGORITHM._generate(params["generator"], carry, keys)[0],
+        mesh=mesh_of(1),
+        in_specs=spec,
+        out_specs=spec,
+      )
     )
     of_reals, of_fakes = (probabilities(ALGORITHM, params, carry, x) for x in (batch["image"], generate(keys)))
     labelled = LABELS["of some"] >= 0

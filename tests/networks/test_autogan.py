@@ -1,5 +1,7 @@
 """AutoGAN's vector of an architecture, and its cells."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ Z = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
 
 def initial(architecture=FOUND, width=6):
   network = Generator(decoded(architecture), width, "data", lowest_side=2, image_channels=1)
-  return network, network.init(jax.random.key(0), jnp.asarray(Z), train=False)
+  return network, jax.jit(partial(network.init, train=False))(jax.random.key(0), jnp.asarray(Z))
 
 
 def test_the_architecture_that_was_found():
@@ -99,7 +101,7 @@ def test_other_architectures(norm):
   def apply(z):
     return network.apply(variables, z, train=True, mutable=["moments"])[0]
 
-  images = jax.shard_map(apply, mesh=mesh_of(1), in_specs=P("data"), out_specs=P("data"))(jnp.asarray(Z))
+  images = jax.jit(jax.shard_map(apply, mesh=mesh_of(1), in_specs=P("data"), out_specs=P("data")))(jnp.asarray(Z))
   assert images.shape == (4, 16, 16, 1) and np.isfinite(images).all() and np.std(images) > 1e-3
 
 
