@@ -1,5 +1,5 @@
 # make quickstart    trains a GAN on handwritten digits and writes a report: runs/stacked_digits/report.html
-# make test          runs the tests: 24 minutes on two cores
+# make test          runs the tests: about half an hour on two cores
 # make lint          checks style, formatting, types and shell scripts
 # make clean         deletes .venv and what was built
 #
