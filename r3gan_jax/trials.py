@@ -61,7 +61,7 @@ class Trial:
 
   @property
   def settings(self) -> dict[str, Any]:
-    """What is trained: all settings but those of `run`."""
+    """The settings of what is trained: all but those of `run`."""
     return {name: value for name, value in factory.checked(self.config.to_dict()).items() if name != "run"}
 
   def check(self) -> None:

@@ -46,7 +46,7 @@ SYSTEMS: dict[str, tuple[str, str, str]] = {
   "bigan": (PERCEPTRONS, "gan", "An encoder, and Adam instead of SGD; batch norm; at 32x32 batches of 128."),
   "dcgan": (DCGAN, "", ""),
   "sgan": (DCGAN, "dcgan", "1000 labels; G is not conditional."),
-  "infogan": (DCGAN, "dcgan", "Its own networks, eight to thirteen times as many parameters."),
+  "infogan": (DCGAN, "dcgan", "Its own networks, at 32x32 with eight to thirteen times as many parameters."),
   "acgan": (DCGAN, "dcgan", "The labels."),
   "wgan_gp": (DCGAN, "dcgan", "Five updates of D for one of G: a fifth as many updates of G for its images."),
   "lapgan": ("pyramid", "dcgan", "A GAN for each level, trained apart; at 32x32 batches of 16."),

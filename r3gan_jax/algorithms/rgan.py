@@ -70,7 +70,7 @@ smoke = sagan.smoke
 
 @dataclass(frozen=True)
 class RGAN(SAGAN):
-  """What rAC-GAN and rcGAN share (`algorithms.base.Algorithm` and `HasPictures`).
+  """The common part of rAC-GAN and rcGAN (`algorithms.base.Algorithm` and `HasPictures`).
 
   Attributes:
     transition: T, float64 [K, K].

@@ -58,7 +58,7 @@ Judge = Callable[[jax.Array, jax.Array | None], Any]
 
 @dataclass(frozen=True)
 class Training:
-  """What `config.gan` of SAGAN and its descendants says of training."""
+  """The settings of training that SAGAN and its descendants share."""
 
   noise_dim: int = setting(128, positive)  # length of z
   generator_spectral_norm: bool = setting(True)  # whether G's weights are normalised, as D's

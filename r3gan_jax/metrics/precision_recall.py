@@ -51,9 +51,10 @@ def precision_recall(
   block = _block(len(real), mesh, block)
   centre = _centre(real)
   real_rows, fake_rows = (_placed(features, centre, mesh, block) for features in (real, fake))
+  radii_of = partial(rows_radii, mesh=mesh, neighbours=neighbours, block=block)
+  fake_radii = np.asarray(radii_of(fake_rows, len(fake)))
   if real_radii is None:
-    real_radii = squared_radii(real, mesh, neighbours, block)
-  fake_radii = np.asarray(rows_radii(fake_rows, len(fake), mesh=mesh, neighbours=neighbours, block=block))
+    real_radii = np.asarray(radii_of(real_rows, len(real)))
   sides = (real_rows, real_radii, fake_rows, len(fake)), (fake_rows, fake_radii, real_rows, len(real))
   precision, recall = (
     int(count_covered(points, _padded(radii, points), queries, count, mesh=mesh, block=block)) / count

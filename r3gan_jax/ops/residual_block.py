@@ -59,7 +59,7 @@ def residual_block(x: jax.Array, weights: Weights, groups: int, slope: float) ->
 
 
 class Results(NamedTuple):
-  """What the operation can compute.
+  """The arrays that the operation can compute.
 
   Attributes:
     out: [N, H, W, C].

@@ -95,7 +95,7 @@ class Row(NamedTuple):
 
 
 Bounds = Mapping[str, Mapping[str, float]]
-"""What was scored -> score -> value."""
+"""Name of a set of images -> score -> value."""
 
 
 def result_path(results: epath.Path, entry: str, run: str) -> epath.Path:

@@ -1,7 +1,5 @@
 """Helpers for the tests of the zoo's algorithms."""
 
-from functools import cache
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,12 +36,22 @@ def trained(algorithm, batch, iterations, devices=1, interrupted=lambda state: s
   return state
 
 
-@cache
 def train_step(algorithm, mesh):
   """Returns `make_train_step`'s result, traced once."""
-  return make_train_step(algorithm, mesh)
+  return _once((algorithm, mesh), lambda: make_train_step(algorithm, mesh))
 
 
-@cache
 def first_state(algorithm):
-  return jax.jit(lambda: init_state(algorithm, 0))()
+  """Returns the state at the start."""
+  return _once((algorithm,), lambda: jax.jit(lambda: init_state(algorithm, 0))())
+
+
+_KEPT = {}
+
+
+def _once(given, make):
+  """Returns make(), kept for these very objects: equal algorithms may differ in arrays, such as rGAN's T."""
+  key = tuple(map(id, given))
+  if key not in _KEPT:
+    _KEPT[key] = given, make()  # keeps them alive, and so their ids
+  return _KEPT[key][1]
