@@ -59,7 +59,7 @@ class Synthesis(nn.Module):
 
 
 class Epilogue(nn.Module):
-  """The end of each layer, after its convolution: noise, a bias, the activation, and the style (section 2, equation 1)."""
+  """The part of a layer after its convolution: noise, a bias, the activation, and the style (section 2, equation 1)."""
 
   @nn.compact
   def __call__(self, x: jax.Array, w: jax.Array, noise: jax.Array) -> jax.Array:
