@@ -22,15 +22,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from r3gan_jax.ops import grouped_conv_cpu, grouped_conv_tiling, grouped_conv_tpu
+from r3gan_jax.ops import grouped_conv_xla as xla
 from r3gan_jax.ops.padding import Padding, output_shape, same_padding, transposed_padding
-from r3gan_jax.ops.partitioning import keep_batch_split, needs_devices_in_lowering
-
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+from r3gan_jax.ops.partitioning import keep_batch_split, match_varying_axes, needs_devices_in_lowering
 
 
 def grouped_conv(
@@ -132,13 +130,6 @@ def choose(platform: str, shape: Shape, portable: bool = False) -> str:
   return "native"
 
 
-def match_varying_axes(*operands: jax.Array) -> list[jax.Array]:
-  """Casts replicated operands beside sharded ones to 'varying' under `shard_map`, as lax's own operations do."""
-  axes = [jax.typeof(x).mat.varying for x in operands]
-  missing = [tuple(set().union(*axes) - own) for own in axes]
-  return [lax.pcast(x, new, to="varying") if new else x for x, new in zip(operands, missing, strict=True)]
-
-
 def flip_exchange(kernel: jax.Array, groups: int) -> jax.Array:
   """Returns the kernel of the transposed convolution: [kh, kw, I, G*O] -> [kh, kw, O, G*I], flipped in space."""
   height, width, inputs, outputs = kernel.shape
@@ -147,122 +138,6 @@ def flip_exchange(kernel: jax.Array, groups: int) -> jax.Array:
 
 
 # Algorithms: each computes both operations; they agree up to rounding.
-
-
-def _conv_native(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
-  return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS, feature_group_count=groups)
-
-
-def _weight_gradient_native(
-  x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int]
-) -> jax.Array:
-  """Computes XLA's own gradient in the kernel; the convolution is linear in it, so any kernel serves as the point."""
-  # For a kernel replicated under shard_map, JAX would sum the gradient over devices.
-  _, kernel = match_varying_axes(x, jnp.zeros((*kernel_size, x.shape[-1] // groups, dy.shape[-1]), x.dtype))
-  _, pull_back = jax.vjp(partial(_conv_native, x, groups=groups, padding=padding), kernel)
-  (gradient,) = pull_back(dy)
-  return gradient
-
-
-def _conv_per_group(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding) -> jax.Array:
-  """Computes one plain convolution per group."""
-
-  def one_group(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
-    return _conv_native(*operands, groups=1, padding=padding)
-
-  return _join_groups(lax.map(one_group, (_split_groups(x, groups), _split_groups(kernel, groups))))
-
-
-def _weight_gradient_per_group(
-  x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int]
-) -> jax.Array:
-  """Computes, per group, matrix products with patches (im2col), in the way that is fastest on CPUs for the shape.
-
-  Patches of a whole batch do not fit the caches, unless images are small; and patches of dy are smaller than those of x
-  if there are fewer outputs than inputs.
-  """
-  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  if 4 * dy.shape[-1] <= x.shape[-1]:
-    way = _product_with_patches_of_dy
-  elif dy.shape[1] * dy.shape[2] >= _PIXELS_OF_ONE_PRODUCT and max(kernel_size) > 1:
-    way = _products_of_each_image
-  else:
-    way = _product_with_patches
-
-  def one_group(operands: tuple[jax.Array, jax.Array]) -> jax.Array:
-    return way(*operands, kernel_size)
-
-  return _join_groups(lax.map(one_group, (_split_groups(x, groups), _split_groups(dy, groups))))
-
-
-_PIXELS_OF_ONE_PRODUCT = 256
-"""From so many pixels of dy on, the products of each image are faster than one of the batch."""
-
-# Three ways to compute a weight gradient: padded x [N, H, W, I], dy [N, H', W', O], (kh, kw) -> [kh, kw, I, O].
-
-
-def _product_with_patches(x: jax.Array, dy: jax.Array, kernel_size: tuple[int, int]) -> jax.Array:
-  """Computes one product."""
-  (height, width), (batch, out_height, out_width, outputs) = kernel_size, dy.shape
-  patches = jnp.stack(
-    [x[:, i : i + out_height, j : j + out_width] for i in range(height) for j in range(width)], axis=3
-  )
-  patches = patches.reshape(batch * out_height * out_width, height * width * x.shape[-1])
-  product = jnp.einsum("mk,mo->ko", patches, dy.reshape(batch * out_height * out_width, outputs))
-  return product.reshape(height, width, -1, outputs)
-
-
-def _product_with_patches_of_dy(x: jax.Array, dy: jax.Array, kernel_size: tuple[int, int]) -> jax.Array:
-  """Computes one product: for entry (i, j) of the kernel, pixel (r, s) of x meets pixel (r - i, s - j) of dy."""
-  (height, width), (batch, in_height, in_width, inputs) = kernel_size, x.shape
-  dy = jnp.pad(dy, ((0, 0), (height - 1,) * 2, (width - 1,) * 2, (0, 0)))
-  patches = jnp.stack(
-    [dy[:, i : i + in_height, j : j + in_width] for i in reversed(range(height)) for j in reversed(range(width))],
-    axis=3,
-  )
-  patches = patches.reshape(batch * in_height * in_width, height * width * dy.shape[-1])
-  product = jnp.einsum("mi,mk->ik", x.reshape(batch * in_height * in_width, inputs), patches)
-  return product.reshape(inputs, height, width, -1).transpose(1, 2, 0, 3)
-
-
-def _products_of_each_image(x: jax.Array, dy: jax.Array, kernel_size: tuple[int, int]) -> jax.Array:
-  """Computes, for each image and each row of the kernel, a product with patches of one row."""
-  (height, width), (batch, out_height, out_width, outputs) = kernel_size, dy.shape
-  rows = jnp.concatenate([x[:, :, j : j + out_width] for j in range(width)], axis=3)
-  rows = lax.optimization_barrier(rows.reshape(batch, x.shape[1] * out_width, width * x.shape[-1]))
-  pixels = out_height * out_width
-
-  def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-    rows, dy = image
-    starts = range(0, height * out_width, out_width)
-    return total + jnp.stack([jnp.einsum("mk,mo->ok", rows[i : i + pixels], dy) for i in starts]), None
-
-  zeros = jnp.zeros((height, outputs, width * x.shape[-1]), x.dtype)
-  dy = dy.reshape(batch, pixels, outputs)
-  total, _ = lax.scan(add, match_varying_axes(zeros, dy)[0], (rows, dy))
-  return total.swapaxes(1, 2).reshape(height, width, -1, outputs)
-
-
-def _conv_merged(x: jax.Array, kernel: jax.Array, *, groups: int, padding: Padding, merge: int) -> jax.Array:
-  """Computes with `merge` neighbouring groups as one, whose kernel is block-diagonal: wider groups suit GPUs better."""
-  height, width, inputs, outputs = kernel.shape
-  blocks = kernel.reshape(height, width, 1, inputs, groups // merge, merge, -1)
-  kernel = _diagonal(blocks, merge).reshape(height, width, merge * inputs, outputs)
-  return _conv_native(x, kernel, groups=groups // merge, padding=padding)
-
-
-def _weight_gradient_merged(
-  x: jax.Array, dy: jax.Array, *, groups: int, padding: Padding, kernel_size: tuple[int, int], merge: int
-) -> jax.Array:
-  """Computes the gradient of the block-diagonal kernel, and keeps its blocks."""
-  gradient = _weight_gradient_native(x, dy, groups=groups // merge, padding=padding, kernel_size=kernel_size)
-  blocks = gradient.reshape(*kernel_size, merge, -1, groups // merge, merge, dy.shape[-1] // groups)
-  return _diagonal(blocks, merge).sum(2).reshape(*kernel_size, -1, dy.shape[-1])
-
-
-def _diagonal(blocks: jax.Array, merge: int) -> jax.Array:
-  """Returns blocks [kh, kw, merge or 1, I, groups, merge, O], and zeros where the two group axes differ."""
-  return jnp.where(jnp.eye(merge, dtype=bool)[:, None, None, :, None], blocks, jnp.zeros((), blocks.dtype))
 
 
 class Algorithm(NamedTuple):
@@ -274,12 +149,12 @@ class Algorithm(NamedTuple):
 
 
 def _merged(merge: int) -> Algorithm:
-  return Algorithm(partial(_conv_merged, merge=merge), partial(_weight_gradient_merged, merge=merge), merge)
+  return Algorithm(partial(xla.conv_merged, merge=merge), partial(xla.weight_gradient_merged, merge=merge), merge)
 
 
 ALGORITHMS: dict[str, Algorithm] = {
-  "native": Algorithm(_conv_native, _weight_gradient_native),
-  "per_group": Algorithm(_conv_per_group, _weight_gradient_per_group),
+  "native": Algorithm(xla.conv_native, xla.weight_gradient_native),
+  "per_group": Algorithm(xla.conv_per_group, xla.weight_gradient_per_group),
   "compiled": Algorithm(grouped_conv_cpu.conv, grouped_conv_cpu.weight_gradient),
   "pallas": Algorithm(grouped_conv_tpu.conv, grouped_conv_tpu.weight_gradient),
   "merged_2": _merged(2),
@@ -289,38 +164,12 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 
 # A 1x1 convolution of one group is a matrix product with every algorithm.
-
-
-def _conv_pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  return jnp.einsum("nhwi,io->nhwo", x, kernel[0, 0])
-
-
-def _weight_gradient_pointwise(x: jax.Array, dy: jax.Array) -> jax.Array:
-  return jnp.einsum("nhwi,nhwo->io", x, dy)[None, None]
-
-
-def _weight_gradient_pointwise_cpu(x: jax.Array, dy: jax.Array) -> jax.Array:
-  """Uses pixels as rows: XLA's CPU product over several axes takes up to twice as long. On TPUs it would copy."""
-  return (x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1]))[None, None]
-
-
-_POINTWISE = Algorithm(_conv_pointwise, _weight_gradient_pointwise)
-_POINTWISE_CPU = Algorithm(_conv_pointwise, _weight_gradient_pointwise_cpu)
+_POINTWISE = Algorithm(xla.conv_pointwise, xla.weight_gradient_pointwise)
+_POINTWISE_CPU = Algorithm(xla.conv_pointwise, xla.weight_gradient_pointwise_cpu)
 
 
 def _is_pointwise(kernel_size: tuple[int, ...], groups: int, padding: Padding) -> bool:
   return (*kernel_size, groups) == (1, 1, 1) and padding == ((0, 0), (0, 0))
-
-
-def _split_groups(x: jax.Array, groups: int) -> jax.Array:
-  """[..., G*C] -> [G, ..., C]."""
-  return jnp.moveaxis(x.reshape(*x.shape[:-1], groups, -1), -2, 0)
-
-
-def _join_groups(x: jax.Array) -> jax.Array:
-  """[G, ..., C] -> [..., G*C]."""
-  x = jnp.moveaxis(x, 0, -2)
-  return x.reshape(*x.shape[:-2], -1)
 
 
 # The two primitives.
@@ -371,10 +220,10 @@ def _batch(primitive, operands, dimensions, *, groups, **params):
     out = primitive.bind(x.reshape(-1, *x.shape[2:]), y, groups=groups, **params)
     return out.reshape(size, -1, *out.shape[1:]), 0
   x, y = (
-    _join_groups(jnp.broadcast_to(a, (size, *a.shape)) if d is None else jnp.moveaxis(a, d, 0))
+    xla.join_groups(jnp.broadcast_to(a, (size, *a.shape)) if d is None else jnp.moveaxis(a, d, 0))
     for a, d in zip((x, y), (x_dim, y_dim), strict=True)
   )
-  return _split_groups(primitive.bind(x, y, groups=size * groups, **params), size), 0
+  return xla.split_groups(primitive.bind(x, y, groups=size * groups, **params), size), 0
 
 
 def _define(name: str, abstract: Callable, transpose_lhs: Callable, transpose_rhs: Callable) -> Primitive:

@@ -1,7 +1,7 @@
-"""Keeps a batch sharded where a kernel runs under automatic partitioning, i.e. `jit` on sharded arrays.
+"""What JAX does for its own operations on sharded arrays, for ours.
 
-XLA partitions its own operations, but gathers the operands of a custom kernel. (Training runs under `jax.shard_map`,
-where nothing is partitioned automatically.)
+Under `jit` XLA partitions its own operations, but gathers the operands of a custom kernel: `keep_batch_split`. Under
+`jax.shard_map`, as in training, nothing is partitioned, but types tell what varies over devices: `match_varying_axes`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,14 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["keep_batch_split", "needs_devices_in_lowering"]
+__all__ = ["keep_batch_split", "match_varying_axes", "needs_devices_in_lowering"]
+
+
+def match_varying_axes(*operands: jax.Array) -> list[jax.Array]:
+  """Casts replicated operands beside sharded ones to 'varying' under `shard_map`, as lax's own operations do."""
+  axes = [jax.typeof(x).mat.varying for x in operands]
+  missing = [tuple(set().union(*axes) - own) for own in axes]
+  return [jax.lax.pcast(x, new, to="varying") if new else x for x, new in zip(operands, missing, strict=True)]
 
 
 def keep_batch_split(

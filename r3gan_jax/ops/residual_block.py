@@ -29,8 +29,9 @@ from jax.interpreters import partial_eval as pe
 
 from r3gan_jax.ops import residual_block_tpu
 from r3gan_jax.ops.broadcast import broadcast_as
-from r3gan_jax.ops.grouped_conv import flip_exchange, grouped_conv, match_varying_axes, pointwise_conv, weight_gradient
+from r3gan_jax.ops.grouped_conv import flip_exchange, grouped_conv, pointwise_conv, weight_gradient
 from r3gan_jax.ops.padding import same_padding
+from r3gan_jax.ops.partitioning import match_varying_axes
 from r3gan_jax.ops.residual_block_tpu import WORD
 
 
