@@ -5,9 +5,9 @@
 
     variant          data                                  entries                                 budget of a run
     stacked_digits   the quickstart's, 8x8, 1000 modes     those that need no classes, small       1e12
-    fashion_mnist    Fashion-MNIST at 32x32                all                                     2e13
-    stacked_mnist    StackedMNIST at 32x32, 1000 modes     those that need no classes              2e13
-    label_noise      Fashion-MNIST, wrong labels           the conditional ones                    2e13
+    fashion_mnist    Fashion-MNIST at 32x32                all                                     1e13
+    stacked_mnist    StackedMNIST at 32x32, 1000 modes     those that need no classes              1e13
+    label_noise      Fashion-MNIST, wrong labels           the conditional ones                    1e13
 
 All but the first need prepared data and a classifier:
 
@@ -125,7 +125,7 @@ def get_config(variant: str = "fashion_mnist") -> ConfigDict:
 
 def _fashion_mnist() -> ConfigDict:
   entries = {name: common.entry(_on_fashion_mnist(name), *SYSTEMS[name]) for name in SYSTEMS}
-  return _comparison("fashion_mnist", "GANs under one budget, on Fashion-MNIST at 32x32", 2e13, entries, OF_LABELS)
+  return _comparison("fashion_mnist", "GANs under one budget, on Fashion-MNIST at 32x32", 1e13, entries, OF_LABELS)
 
 
 OF_LABELS = ("fid", "precision_recall", "class_accuracy", "intra_fid")
@@ -142,7 +142,7 @@ def _label_noise() -> ConfigDict:
         config.gan.label_noise = percent / 100
       control = f"{name}_0" if percent else ""
       entries[f"{name}_{percent}"] = common.entry(config, name, control, f"{percent} % of the labels are random.")
-  return _comparison("label_noise", "Conditional GANs with wrong labels, on Fashion-MNIST", 2e13, entries, OF_LABELS)
+  return _comparison("label_noise", "Conditional GANs with wrong labels, on Fashion-MNIST", 1e13, entries, OF_LABELS)
 
 
 def _stacked_mnist() -> ConfigDict:
@@ -154,7 +154,7 @@ def _stacked_mnist() -> ConfigDict:
     if "mean_pixel" in config.gan:
       config.gan.mean_pixel = 0.1  # MNIST's 0.1307, padded
     entries[name] = common.entry(config, *_without_classes(name, WITHOUT_CLASSES))
-  comparison = _comparison("stacked_mnist", "GANs under one budget, on StackedMNIST at 32x32", 2e13, entries, OF_MODES)
+  comparison = _comparison("stacked_mnist", "GANs under one budget, on StackedMNIST at 32x32", 1e13, entries, OF_MODES)
   comparison.samples = 26_000
   return comparison
 
