@@ -67,12 +67,12 @@ def _sources(directory: Path, resolution: int, count: int) -> dict[str, Source]:
   with zipfile.ZipFile(directory / "images.zip", "w") as archive:
     for file in folder.iterdir():
       archive.write(file, file.name)
-  decoder = Decoder(channels=3)
-  prepare_images(ImageFiles(folder), "images", directory, resolution, decoder, False, os.cpu_count() or 1, False)
+  decoder, size = Decoder(channels=3), (resolution, resolution)
+  prepare_images(ImageFiles(folder), "images", directory, size, decoder, False, os.cpu_count() or 1, False)
   return {
-    "ArrayRecord": TfdsSource("images", "train", str(directory), resolution, decoder, "crop_resize"),
-    "folder": FolderSource(str(folder), resolution, decoder, 0),
-    "zip": FolderSource(str(directory / "images.zip"), resolution, decoder, 0),
+    "ArrayRecord": TfdsSource("images", "train", str(directory), size, decoder, "crop_resize"),
+    "folder": FolderSource(str(folder), size, decoder, 0),
+    "zip": FolderSource(str(directory / "images.zip"), size, decoder, 0),
   }
 
 

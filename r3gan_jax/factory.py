@@ -43,7 +43,7 @@ from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.relabelled import RelabelledSource
 from r3gan_jax.data.source import Source
 from r3gan_jax.errors import UserError
-from r3gan_jax.recipe import Data, Recipe, Run
+from r3gan_jax.recipe import Data, Recipe, Run, image_size
 from r3gan_jax.settings import look_up
 from r3gan_jax.sources import SOURCES
 from r3gan_jax.training.loop import Experiment
@@ -181,7 +181,7 @@ def _sections(algorithm: str) -> dict[str, Any]:
 def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorithm:
   """Builds the algorithm; "auto" settings are resolved for `platform`: "cpu", "gpu", "tpu", default: jax's."""
   data = config.data
-  images = Images(data.resolution, data.resolution, data.channels, data.num_classes)
+  images = Images(*image_size(data), data.channels, data.num_classes)
   return _module(config.algorithm).build(chosen_settings(config), images, platform or jax.default_backend())
 
 

@@ -4,6 +4,7 @@ Those of a GAN, `config.gan`, are `Settings` in algorithms/NAME.py.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from r3gan_jax.data.images import FITS
 from r3gan_jax.settings import below_one, not_negative, one_of, positive, probability, setting
@@ -45,8 +46,11 @@ class Data:
   label_key: str = setting("label")  # the TFDS feature with the class
   # How prepared images of another size are fitted to the resolution: "crop_resize" or "pad" (data/images.py).
   fit: str = setting("crop_resize", one_of(FITS))
-  resolution: int = setting(32, positive)
-  channels: int = setting(3, one_of((1, 3)))  # grey images become RGB
+  resolution: int = setting(32, positive)  # the height, in pixels
+  width: int = setting(0, not_negative)  # in pixels; 0: square images
+  # 1: grey; 3: RGB, also of grey images; 4: RGBA, with colours premultiplied by alpha (data/images.py)
+  channels: int = setting(3, one_of((1, 3, 4)))
+  bits: int = setting(8, one_of((8, 16)))  # of a channel; 16: grey images in full precision
   background: str = setting("white")  # behind transparent images
   num_classes: int = setting(0, not_negative)  # 0: unconditional
   # Labels in training, the same for every seed; evaluation uses the clean ones (data/relabelled.py).
@@ -57,6 +61,11 @@ class Data:
   # Redraw from class a to class b only: ((9, 1), (2, 0), ...).
   label_noise_pairs: tuple[tuple[int, int], ...] = setting(())
   x_flip: bool = setting(False)  # add mirrored images, which doubles the data
+
+
+def image_size(data: Any) -> tuple[int, int]:
+  """Returns (height, width) of the images, in pixels, by `config.data`."""
+  return data.resolution, data.get("width", 0) or data.resolution  # a converted snapshot has no width
 
 
 @dataclass(frozen=True)

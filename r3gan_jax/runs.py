@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from r3gan_jax import factory
 from r3gan_jax.algorithms.base import Algorithm, Carry, HasPictures, Params
+from r3gan_jax.data.images import to_8_bits
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import UserError
 from r3gan_jax.locks import holder, locked
@@ -208,7 +209,8 @@ def build_pictures(algorithm: HasPictures) -> Callable[[Params, Carry, np.ndarra
 
 
 def save_grid(config: ConfigDict, path: epath.Path, images: np.ndarray) -> np.ndarray:
-  """Writes uint8 [n, H, W, C] as a grid, as config.run says; returns it."""
+  """Writes [n, H, W, C], uint8 or uint16, as a grid of 8 bits, as config.run says; returns it."""
+  images = to_8_bits(images)
   image = image_grid(beside_its_channels(images) if config.run.grid_channels else images, config.run.grid[0])
   save_png(path, image, config.run.grid_scale)
   return image

@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from PIL import Image
 
 from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, HasBoundedNoise
+from r3gan_jax.data.images import to_straight_alpha
 from r3gan_jax.errors import UserError
 from r3gan_jax.ops.images import to_uint8
 from r3gan_jax.storage import write_whole
@@ -196,8 +197,10 @@ GUTTER = 128
 def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
   """Arranges uint8 [n, H, W, C] as a grid with gutters between the images; the last row is filled up with their grey.
 
-  Gutters have an even width, so that a grid of even images has even sides, as videos need.
+  Gutters have an even width, so that a grid of even images has even sides, as videos need. RGBA images, premultiplied,
+  are put over a checkerboard.
   """
+  images = over_checkerboard(images)
   rows = -(-len(images) // columns)
   height, width, channels = images.shape[1:]
   gutter = 2 * max(1, height // 64)
@@ -205,6 +208,18 @@ def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
   cells[: len(images), :height, :width] = images
   grid = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
   return grid.reshape(rows * cells.shape[1], -1, channels)[:-gutter, :-gutter]
+
+
+def over_checkerboard(images: np.ndarray) -> np.ndarray:
+  """Puts uint8 [n, H, W, 4], premultiplied, over light and dark grey squares: [n, H, W, 3]; keeps other images."""
+  height, width, channels = images.shape[1:]
+  if channels != 4:
+    return images
+  side = max(1, height // 8)
+  rows, columns = (np.arange(length) // side for length in (height, width))
+  squares = np.where((rows[:, None] + columns) % 2, 204, 153).astype(np.uint16)[..., None]
+  colours, alpha = images[..., :3], images[..., 3:]
+  return (np.minimum(colours, alpha) + (squares * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def beside_its_channels(images: np.ndarray) -> np.ndarray:
@@ -218,7 +233,7 @@ def beside_its_channels(images: np.ndarray) -> np.ndarray:
 
 
 def save_png(path: epath.PathLike, image: np.ndarray, scale: int = 1) -> None:
-  """Writes uint8 [H, W, C], C from 1 to 4 (grey, grey + alpha, RGB, RGBA), upscaled by an integer `scale`."""
+  """Writes uint8 [H, W, C] (grey, RGB or RGBA, premultiplied), upscaled by an integer `scale`."""
   write_whole(path, encoded_png(image, scale))
 
 
@@ -279,5 +294,5 @@ def save_video(path: epath.PathLike, frames: Iterable[np.ndarray], scale: int = 
 
 
 def _picture(image: np.ndarray, scale: int) -> Image.Image:
-  image = image.repeat(scale, axis=0).repeat(scale, axis=1)
+  image = to_straight_alpha(image).repeat(scale, axis=0).repeat(scale, axis=1)
   return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

@@ -23,6 +23,7 @@ from r3gan_jax.comparison import (
   fingerprint_of,
   reference,
 )
+from r3gan_jax.data.images import to_8_bits
 from r3gan_jax.data.source import Source
 from r3gan_jax.data.stacked import load_small_digits
 from r3gan_jax.errors import UserError
@@ -35,6 +36,7 @@ from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.modes import Classifier, ModeCoverage
 from r3gan_jax.metrics.reference import Reference
 from r3gan_jax.progress_bar import progress_bar
+from r3gan_jax.recipe import image_size
 from r3gan_jax.sampling import Sampler
 from r3gan_jax.settings import look_up
 from r3gan_jax.sources import has_test_images, labelled
@@ -182,10 +184,9 @@ def _classification_error(config: ConfigDict, algorithm: Algorithm, batch_per_de
 def real_images(config: ConfigDict, source: Source, num_samples: int) -> ImageSet:
   """Returns all images of the data, not mirrored; of stacked digits, which are endless draws, `num_samples`."""
   size = min(len(source), num_samples) if config.data.source.startswith("stacked") else len(source)
-  data = config.data
-  shape = (data.resolution, data.resolution, data.channels)
-  labels = (lambda indices: source[indices]["label"]) if data.num_classes else None
-  return ImageSet("real", size, shape, lambda indices: source[indices]["image"], source.fingerprint, labels)
+  shape = (*image_size(config.data), config.data.channels)
+  labels = (lambda indices: source[indices]["label"]) if config.data.num_classes else None
+  return ImageSet("real", size, shape, lambda indices: to_8_bits(source[indices]["image"]), source.fingerprint, labels)
 
 
 def fake_images(

@@ -14,6 +14,7 @@ from r3gan_jax.data.source import Source
 from r3gan_jax.data.stacked import StackedSource, load_small_digits
 from r3gan_jax.data.tfds import TfdsSource, number_of_classes, splits
 from r3gan_jax.errors import UserError
+from r3gan_jax.recipe import image_size
 
 
 def _tfds(config: ConfigDict) -> Source:
@@ -22,7 +23,7 @@ def _tfds(config: ConfigDict) -> Source:
     data.name,
     data.split,
     config.run.data_path,
-    data.resolution,
+    image_size(data),
     build_decoder(config),
     data.fit,
     data.num_classes,
@@ -56,12 +57,13 @@ def _folder(config: ConfigDict) -> Source:
   if not config.run.data_path:
     raise UserError("config.run.data_path is empty: give the folder or zip of images")
   skip = _skips_corrupt(config)
-  return FolderSource(config.run.data_path, data.resolution, build_decoder(config), data.num_classes, skip)
+  return FolderSource(config.run.data_path, image_size(data), build_decoder(config), data.num_classes, skip)
 
 
 def build_decoder(config: ConfigDict) -> Decoder:
   """Builds the decoder of image files and records."""
-  return Decoder(config.data.channels, config.data.background)
+  data = config.data
+  return Decoder(data.channels, data.background, data.get("bits", 8))  # a converted snapshot has no bits
 
 
 def _skips_corrupt(config: ConfigDict) -> bool:
@@ -75,7 +77,7 @@ def _readable(config: ConfigDict, source: Source) -> Source:
 
 
 def _check_stacked(config: ConfigDict) -> None:
-  for name, fixed in (("channels", 3), ("num_classes", 0)):
+  for name, fixed in (("channels", 3), ("num_classes", 0), ("width", 0), ("bits", 8)):
     if config.data[name] != fixed:
       raise UserError(f"config.data.{name} = {config.data[name]}: stacked digits need {fixed}")
 
@@ -97,7 +99,8 @@ def _stacked_digits(config: ConfigDict) -> Source:
 
 
 def _generated(config: ConfigDict) -> Source:
-  return GeneratedSource(config.data.resolution, config.data.channels, config.data.num_classes)
+  data = config.data
+  return GeneratedSource(image_size(data), data.channels, data.num_classes, bits=data.bits)
 
 
 SOURCES: Mapping[str, Callable[[ConfigDict], Source]] = {

@@ -186,13 +186,27 @@ def test_beside_its_channels():
       np.testing.assert_array_equal(grey[..., c], images[..., channel])
 
 
+def test_transparent_images_are_shown_over_a_checkerboard():
+  images = np.zeros((1, 16, 24, 4), np.uint8)
+  images[0, :, 12:] = (100, 150, 200, 255)
+  shown = image_grid(images, 1)
+  assert (shown[:, 12:] == (100, 150, 200)).all()
+  np.testing.assert_array_equal(shown[0, :6, 0], [153, 153, 204, 204, 153, 153])
+  np.testing.assert_array_equal(shown[2:4, 0, 0], 204)
+
+
 def test_png_of_1_to_4_channels(tmp_path):
   for channels, mode in enumerate(("L", "LA", "RGB", "RGBA"), start=1):
     image = np.random.default_rng(0).integers(0, 256, (4, 5, channels), dtype=np.uint8)
+    if channels == 4:
+      image[..., 3] = 255
     save_png(tmp_path / "image.png", image, scale=2)
     with Image.open(tmp_path / "image.png") as picture:
       assert picture.mode == mode
       np.testing.assert_array_equal(np.asarray(picture).reshape(8, 10, channels)[::2, ::2], image)
+  save_png(tmp_path / "half.png", np.array([[[10, 64, 128, 128]]], np.uint8))  # premultiplied
+  with Image.open(tmp_path / "half.png") as picture:
+    np.testing.assert_array_equal(np.asarray(picture), [[[20, 128, 255, 128]]])
 
 
 def test_labels_are_functions_of_seeds():

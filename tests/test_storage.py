@@ -263,7 +263,7 @@ def test_images(server, tmp_path, kind):
     zip_directory(tmp_path / "images", tmp_path / "images.zip", kind)
   upload(tmp_path, server[0], tmp_path.name)
   path = f"gs://{BUCKET}/{tmp_path.name}/images" + (".zip" if kind != "directory" else "")
-  examples = FolderSource(path, 8, Decoder(3), num_classes=2)[np.arange(14)]
+  examples = FolderSource(path, (8, 8), Decoder(3), num_classes=2)[np.arange(14)]
   np.testing.assert_array_equal(examples["image"], images)
   np.testing.assert_array_equal(examples["label"], [0] * 7 + [1] * 7)
   assert len(set(ImageFiles(path).fingerprints())) == 14
@@ -273,7 +273,7 @@ def test_idx_files(server, tmp_path):
   splits = write_idx_files(tmp_path)
   upload(tmp_path, server[0], tmp_path.name)
   prepare_idx(epath.Path(f"gs://{BUCKET}/{tmp_path.name}"), "mnist", tmp_path / "data")
-  read = TfdsSource("mnist", "train", str(tmp_path / "data"), 28, Decoder(1), "pad")[np.arange(12)]
+  read = TfdsSource("mnist", "train", str(tmp_path / "data"), (28, 28), Decoder(1), "pad")[np.arange(12)]
   np.testing.assert_array_equal(read["image"][..., 0], splits["train"][0])
 
 
@@ -282,7 +282,7 @@ def claim(path):
 
 
 def tfds_source(path):
-  return TfdsSource("mnist", "train", path, 28, Decoder(1), "pad")
+  return TfdsSource("mnist", "train", path, (28, 28), Decoder(1), "pad")
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def build(settings: Settings, images: Images, platform: str) -> ACGAN:
   del platform
   if not images.num_classes:
     raise UserError("config.data.num_classes = 0: acgan is conditional: set it to the number of classes")
-  check_stages(settings, ("generator_widths",), images, images.height // 2)
+  check_stages(settings, ("generator_widths",), images, halvings=1)
   needed = LAYERS_PER_STAGE[settings.networks] * len(settings.generator_widths)
   if len(settings.discriminator_widths) != needed:
     raise UserError(

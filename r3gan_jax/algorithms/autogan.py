@@ -44,9 +44,9 @@ def build(settings: Settings, images: Images, platform: str) -> SAGAN:
   """Builds AutoGAN; arguments and errors are those of `algorithms.r3gan.build`."""
   del platform
   check_unconditional("autogan", images)
-  if images.height % 8:
-    raise UserError(f"config.data.resolution = {images.height}: autogan's three cells need a multiple of 8")
+  if images.side % 8:
+    raise UserError(f"config.data.resolution = {images.side}: autogan's three cells need a multiple of 8")
   cells = decoded(settings.architecture)
-  generator = Generator(cells, settings.generator_width, DATA_AXIS, images.height // 8, images.channels)
+  generator = Generator(cells, settings.generator_width, DATA_AXIS, images.side // 8, images.channels)
   discriminator = Discriminator((settings.discriminator_width,) * 4, whole_blocks=2, head_bias=False)
   return SAGAN(generator=generator, discriminator=discriminator, **sagan.of_training(settings, images))

@@ -145,19 +145,64 @@ class Images(NamedTuple):
     """(H, W, C)."""
     return self.height, self.width, self.channels
 
+  @property
+  def side(self) -> int:
+    """The side of square images, which most networks need; raises a UserError for others."""
+    if self.height != self.width:
+      raise UserError(
+        f"config.data.width = {self.width} with config.data.resolution = {self.height}: the networks of this GAN need "
+        "square images: set width to 0, or choose config.algorithm = 'r3gan'"
+      )
+    return self.height
 
-def check_stages(settings: Any, names: Sequence[str], images: Images, top: int) -> None:
-  """Raises a UserError unless each of these settings has one entry per stage: 4x4, 8x8, ... `top` x `top` pixels."""
-  stages = (top // 4).bit_length()
-  if top < 4 or top != 4 * 2 ** (stages - 1) or images.height % top:
-    raise UserError(f"config.data.resolution = {images.height}: the networks need 4 times a power of 2")
+
+def check_stages(settings: Any, names: Sequence[str], images: Images, halvings: int = 0) -> None:
+  """Raises a UserError unless images are square, and each of these settings has one entry per stage: 4x4, 8x8, ...
+
+  The last stage has the images' side after so many halvings.
+  """
+  first_stage(settings, names, images._replace(width=images.side), halvings)
+
+
+def first_stage(settings: Any, names: Sequence[str], images: Images, halvings: int = 0) -> tuple[int, int]:
+  """Checks that each of these settings has one entry per stage, each twice as large as the one before.
+
+  The first stage has a shorter side of 4 to 7 pixels, 4 if the images are square; the last has that of the images,
+  after so many halvings.
+
+  Returns:
+    (height, width) of the first stage.
+
+  Raises:
+    UserError: there is another number of entries, or the images cannot be halved so often.
+  """
+  size = f"config.data.resolution = {images.height}" + f", width = {images.width}" * (images.height != images.width)
+  shorter = min(images.height, images.width) >> halvings
+  stages = max(1, (shorter // 4).bit_length())
+  scale = 2 ** (stages - 1 + halvings)
+  base = images.height // scale, images.width // scale
+  if images.height % scale or images.width % scale or min(base) < 4 or base[0] == base[1] != 4:
+    raise UserError(
+      f"{size}: the networks need sides of 4 times a power of 2, or, of images that are not square, of a whole number "
+      f"times {scale}: try {_nearest(images, scale)}"
+    )
   for name in names:
     entries = getattr(settings, name)
     if len(entries) != stages:
+      last = [side >> halvings for side in (images.height, images.width)]
       raise UserError(
-        f"config.gan.{name} = {entries} has {len(entries)} entries, but images of config.data.resolution = "
-        f"{images.height} need {stages}, one for each stage from 4x4 to {top}x{top}"
+        f"config.gan.{name} = {entries} has {len(entries)} entries, but images of {size} need {stages}, one for each "
+        f"stage from {base[0]}x{base[1]} to {last[0]}x{last[1]}"
       )
+  return base
+
+
+def _nearest(images: Images, scale: int) -> str:
+  """Returns the largest sides below those of the images that networks can have."""
+  if images.height == images.width:
+    return str(max(4, 2 ** (images.height.bit_length() - 1)))
+  height, width = (max(1, side // scale) * scale for side in (images.height, images.width))
+  return f"{height}, width = {width}"
 
 
 def lowest_stage(settings: Any, name: str, images: Images) -> int:
@@ -168,9 +213,9 @@ def lowest_stage(settings: Any, name: str, images: Images) -> int:
   Raises:
     UserError: the setting has another number of entries.
   """
-  if images.height == 2 * 2 ** len(getattr(settings, name)):
+  if images.side == 2 * 2 ** len(getattr(settings, name)):
     return 2
-  check_stages(settings, (name,), images, images.height // 2)
+  check_stages(settings, (name,), images, halvings=1)
   return 4
 
 

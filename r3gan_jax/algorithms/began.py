@@ -168,12 +168,12 @@ def build(settings: Settings, images: Images, platform: str) -> BEGAN:
   """Builds BEGAN; arguments and errors are those of `algorithms.r3gan.build`."""
   del platform
   check_unconditional("began", images)
-  scale, remainder = divmod(images.height, 8)
+  scale, remainder = divmod(images.side, 8)
   if remainder or scale.bit_count() != 1:
-    raise UserError(f"config.data.resolution = {images.height}: began's networks need 8 times a power of 2")
+    raise UserError(f"config.data.resolution = {images.side}: began's networks need 8 times a power of 2")
   optimizer = at_rate(optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2))
   return BEGAN(
-    generator=Decoder(settings.width, images.height, images.channels),
+    generator=Decoder(settings.width, images.side, images.channels),
     discriminator=BalancedAutoencoder(settings.width, settings.noise_dim),
     noise_dim=settings.noise_dim,
     images=images,

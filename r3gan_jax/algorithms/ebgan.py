@@ -150,10 +150,10 @@ def build(settings: Settings, images: Images, platform: str) -> EBGAN:
   del platform
   check_unconditional("ebgan", images)
   lowest = lowest_stage(settings, "generator_widths", images)
-  if not settings.discriminator_widths or images.height % 2 ** len(settings.discriminator_widths):
+  if not settings.discriminator_widths or images.side % 2 ** len(settings.discriminator_widths):
     raise UserError(
       f"config.gan.discriminator_widths = {settings.discriminator_widths} must halve config.data.resolution = "
-      f"{images.height} at least once, and never an odd side"
+      f"{images.side} at least once, and never an odd side"
     )
   optimizer = at_rate(optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2))
   return EBGAN(

@@ -202,8 +202,8 @@ def build(settings: Settings, images: Images, platform: str) -> InfoGAN:
   """Builds InfoGAN; arguments and errors are those of `algorithms.r3gan.build`."""
   del platform
   check_unconditional("infogan", images)
-  if images.height % 4:
-    raise UserError(f"config.data.resolution = {images.height}: infogan's networks need a multiple of 4")
+  if images.side % 4:
+    raise UserError(f"config.data.resolution = {images.side}: infogan's networks need a multiple of 4")
   codes = settings.categories + settings.continuous_codes
   shared: dict[str, Any] = {
     "widths": settings.widths,
@@ -213,7 +213,7 @@ def build(settings: Settings, images: Images, platform: str) -> InfoGAN:
   adam = optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2)
   rates = {network: f"{network}_learning_rate" for network in ("generator", "discriminator")}
   return InfoGAN(
-    generator=Generator(**shared, side=images.height, image_channels=images.channels),
+    generator=Generator(**shared, side=images.side, image_channels=images.channels),
     discriminator=Discriminator(**shared, q_width=settings.q_width, codes=codes),
     noise_dim=settings.noise_dim + codes,
     images=images,

@@ -266,10 +266,10 @@ def build(settings: Settings, images: Images, platform: str) -> LAPGAN:
   """Builds LAPGAN; arguments and errors are those of `algorithms.r3gan.build`."""
   del platform
   coarsest, keep = settings.coarsest, 1 - settings.dropout
-  scale, remainder = divmod(images.height, coarsest)
+  scale, remainder = divmod(images.side, coarsest)
   if remainder or scale < 2 or scale.bit_count() != 1:
     raise UserError(
-      f"config.data.resolution = {images.height}: lapgan needs 2, 4, 8, ... times config.gan.coarsest = {coarsest}: "
+      f"config.data.resolution = {images.side}: lapgan needs 2, 4, 8, ... times config.gan.coarsest = {coarsest}: "
       "change one of them"
     )
   if coarsest < 3:
@@ -278,7 +278,7 @@ def build(settings: Settings, images: Images, platform: str) -> LAPGAN:
     )
   perceptrons = CoarsestGenerator(settings.generator_units), CoarsestDiscriminator(settings.discriminator_units, keep)
   levels = [Level(coarsest, settings.noise_dim, *perceptrons)]
-  while levels[-1].side < images.height:
+  while levels[-1].side < images.side:
     side = 2 * levels[-1].side
     levels.append(Level(side, side * side, Generator(settings.width), Discriminator(settings.width, keep)))
   adam = at_rate(optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2))

@@ -166,7 +166,7 @@ def build(settings: Settings, images: Images, platform: str) -> MSGGAN:
   """Builds MSG-GAN; arguments and errors are those of `algorithms.r3gan.build`."""
   del platform
   check_unconditional("msggan", images)
-  check_stages(settings, ("widths",), images, images.height)
+  check_stages(settings, ("widths",), images)
   if settings.combine == "lin_cat" and min(settings.widths) < 2:
     raise UserError(f"config.gan.widths = {settings.widths}: 'lin_cat' takes halves of them: choose 2 or more")
   adam, rms = optax.scale_by_adam(b1=0.0, b2=settings.beta2), optax.scale_by_rms(decay=settings.beta2)

@@ -188,7 +188,7 @@ def build(settings: Settings, images: Images, platform: str) -> ProGAN:
   """Builds ProGAN; arguments and errors are those of `algorithms.r3gan.build`."""
   del platform
   check_unconditional("progan", images)
-  check_stages(settings, ("widths",), images, images.height)
+  check_stages(settings, ("widths",), images)
   if settings.loss == "logistic":
     loss: PenalisedLoss = LogisticR1(settings.gamma)
   else:

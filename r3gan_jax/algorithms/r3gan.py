@@ -33,8 +33,8 @@ from r3gan_jax.algorithms.base import (
   Phase,
   bfloat16_stages,
   check_samples_apart,
-  check_stages,
   cosines,
+  first_stage,
   normal_noise,
   split_keys,
 )
@@ -297,7 +297,7 @@ def build(settings: Settings, images: Images, platform: str) -> R3GAN:
 
 def _build_networks(settings: Settings, images: Images, platform: str) -> tuple[nn.Module, nn.Module]:
   """Returns (G, D)."""
-  check_stages(settings, ("widths", "cardinalities", "blocks"), images, images.height)
+  base = first_stage(settings, ("widths", "cardinalities", "blocks"), images)
   for width, cardinality in zip(settings.widths, settings.cardinalities, strict=True):
     if width * settings.expansion % cardinality:
       raise UserError(
@@ -318,6 +318,7 @@ def _build_networks(settings: Settings, images: Images, platform: str) -> tuple[
     "noise_dim": settings.noise_dim,
     "embed_dim": settings.noise_dim,
     "image_channels": images.channels,
+    "base": base,
   }
   of_discriminator: dict[str, Any] = {"embed_dim": settings.widths[0]}
   if settings.network == "stylegan2_skeleton":
@@ -343,9 +344,4 @@ def _build_augment(settings: Settings, images: Images) -> Augment | None:
     return None
   if unknown := settings.augment.keys() - TRANSFORMS.keys():
     raise UserError(f"config.gan.augment: unknown {sorted(unknown)}: choose from {list(TRANSFORMS)}")
-  if images.channels not in (1, 3):
-    raise UserError(
-      f"config.data.channels = {images.channels}: augmentation needs images of 1 or 3 channels: switch it off with "
-      "--config.gan.augment_p=0"
-    )
   return partial(augment, multipliers=settings.augment)

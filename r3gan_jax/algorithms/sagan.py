@@ -276,17 +276,17 @@ def of_networks(settings: Settings, images: Images, heads: int = 1) -> tuple[dic
   Raises:
     UserError: widths or attention do not fit the images.
   """
-  check_stages(settings, ("generator_widths",), images, images.height)
+  check_stages(settings, ("generator_widths",), images)
   halvings = len(settings.discriminator_widths) - settings.whole_blocks
-  if halvings < 1 or images.height % 2**halvings:
+  if halvings < 1 or images.side % 2**halvings:
     raise UserError(
       f"config.gan.discriminator_widths = {settings.discriminator_widths}: all but the last config.gan.whole_blocks = "
-      f"{settings.whole_blocks} must halve config.data.resolution = {images.height}, and never an odd side"
+      f"{settings.whole_blocks} must halve config.data.resolution = {images.side}, and never an odd side"
     )
   side = settings.attention_side
   if side:
     of_generator = {4 * 2**stage: width for stage, width in enumerate(settings.generator_widths) if stage}
-    of_discriminator = {images.height >> i + 1: settings.discriminator_widths[i] for i in range(halvings)}
+    of_discriminator = {images.side >> i + 1: settings.discriminator_widths[i] for i in range(halvings)}
     possible = sorted(of_generator.keys() & of_discriminator.keys())
     if side not in possible:
       raise UserError(

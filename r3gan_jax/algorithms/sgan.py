@@ -150,7 +150,7 @@ def build(settings: Settings, images: Images, platform: str) -> SGAN:
   del platform
   if not images.num_classes:
     raise UserError("config.data.num_classes = 0: sgan learns to classify: set it to the number of classes")
-  check_stages(settings, ("widths",), images, images.height // 2)
+  check_stages(settings, ("widths",), images, halvings=1)
   shared: dict[str, Any] = {"widths": settings.widths, "axis_name": DATA_AXIS, "kernel_size": settings.kernel_size}
   optimizer = at_rate(optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2))
   return SGAN(

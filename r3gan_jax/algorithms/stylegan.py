@@ -230,9 +230,9 @@ class StyleGAN(GAN):
 def build(settings: Settings, images: Images, platform: str) -> StyleGAN:
   """Builds StyleGAN; arguments and errors are those of `algorithms.r3gan.build`."""
   del platform
-  check_stages(settings, ("widths",), images, images.height)
-  if images.height < 8:
-    raise UserError(f"config.data.resolution = {images.height}: stylegan needs at least 8")
+  check_stages(settings, ("widths",), images)
+  if images.side < 8:
+    raise UserError(f"config.data.resolution = {images.side}: stylegan needs at least 8")
   check_unconditional("stylegan", images)
   synthesis = Synthesis(settings.widths, images.channels, settings.growing)
   return StyleGAN(

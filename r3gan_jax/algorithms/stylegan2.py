@@ -234,9 +234,9 @@ class StyleGAN2(GAN):
 
 def build(settings: Settings, images: Images, platform: str) -> StyleGAN2:
   """Builds StyleGAN2; arguments and errors are those of `algorithms.r3gan.build`."""
-  check_stages(settings, ("widths",), images, images.height)
-  if images.height < 8:
-    raise UserError(f"config.data.resolution = {images.height}: stylegan2 needs at least 8")
+  check_stages(settings, ("widths",), images)
+  if images.side < 8:
+    raise UserError(f"config.data.resolution = {images.side}: stylegan2 needs at least 8")
   check_unconditional("stylegan2", images)
   shared: dict[str, Any] = {
     "widths": settings.widths,

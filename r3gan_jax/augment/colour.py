@@ -1,4 +1,4 @@
-"""Colour transforms, as one affine map of each pixel's (R, G, B).
+"""Colour transforms, as one affine map of each pixel's (R, G, B); alpha stays.
 
 They act on luma, the part of a colour along the grey axis, and on chroma, the rest. In order:
 
@@ -22,7 +22,11 @@ _TURN = np.cross(np.eye(3, dtype=np.float32), _GREY)  # colour -> grey axis x co
 
 
 def recolour(image: jax.Array, parameters: Parameters) -> jax.Array:
-  """Transforms one image [H, W, C] float32, C = 3, or 1 (luma only), by one sample's parameters."""
+  """Transforms one image [H, W, C] float32 by one sample's parameters.
+
+  C is 3; 1, luma only; or 4, where colours are premultiplied by alpha, which maps [-1, 1] to [0, 1]: the result is the
+  transformed colours premultiplied again, and linear in colours and alpha.
+  """
 
   def value(name: str) -> jax.Array:
     (value,) = parameters.get(name, jnp.zeros(1))
@@ -33,8 +37,16 @@ def recolour(image: jax.Array, parameters: Parameters) -> jax.Array:
   channels = image.shape[-1]
   if channels == 1:
     return luma * (image + value("brightness"))
-  if channels != 3:
-    raise ValueError(f"colour transforms need images of 1 or 3 channels, not {channels}")
+  if channels not in (3, 4):
+    raise ValueError(f"colour transforms need images of 1, 3 or 4 channels, not {channels}")
   chroma = contrast * saturation * (jnp.cos(hue) * _CHROMA + jnp.sin(hue) * _TURN)
-  mixed = jnp.einsum("hwc,kc->hwk", image, luma * _LUMA + chroma, precision="highest")
-  return mixed + luma * value("brightness")
+
+  def mixed(colours: jax.Array) -> jax.Array:
+    return jnp.einsum("hwc,kc->hwk", colours, luma * _LUMA + chroma, precision="highest")
+
+  if channels == 3:
+    return mixed(image) + luma * value("brightness")
+  # Black is -1. With the matrix M and the offset b of above, 1 + the result is M (1 + x) + alpha (1 + b - M 1).
+  alpha = (1 + image[..., 3:]) / 2
+  colours = mixed(1 + image[..., :3]) + alpha * (1 + luma * value("brightness") - luma) - 1
+  return jnp.concatenate([colours, image[..., 3:]], axis=-1)

@@ -17,7 +17,7 @@ def augment(images: jax.Array, keys: jax.Array, p: jax.Array, multipliers: Mappi
   """Augments each image by draws from its own key.
 
   Args:
-    images: [N, H, W, C], C = 1 or 3, float in [-1, 1]; results may exceed that range.
+    images: [N, H, W, C], C = 1, 3 or 4 (RGBA, premultiplied), float in [-1, 1]; results may exceed that range.
     keys: [N] keys.
     p: float32 scalar in [0, 1], the probability of each transform, before its multiplier.
     multipliers: transform -> multiplier of p; see `parameters.TRANSFORMS`.

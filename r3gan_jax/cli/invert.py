@@ -15,7 +15,7 @@ interpolation.gif with --interpolate, and inversion.npz with n images in the ord
     noise            float32 [n, noise_dim]
     offsets          float32 [n, 4 * 4 * width], added to the features at 4x4; [n, 0] if not fine-tuned
     labels           int32 [n], with classes
-    targets, images  uint8 [n, H, W, C], the given images and the drawn ones
+    targets, images  [n, H, W, C], the given images and the drawn ones
     losses           float32 [n, starts], the final loss of each start; the best start is kept
     mse              float32 [n], mean squared error of pixels in [-1, 1]
 
@@ -40,10 +40,11 @@ from r3gan_jax import runs
 from r3gan_jax.algorithms.base import Algorithm, HasImageFeatures
 from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
-from r3gan_jax.data.images import Decoder, fit, to_array
+from r3gan_jax.data.images import Decoder, fit, to_8_bits, to_array
 from r3gan_jax.errors import UserError
 from r3gan_jax.inversion import FineTuned, Inverter
 from r3gan_jax.sampling import FRAME_RATE, Sampler, image_grid, interpolation, noise_path, save_png, save_video
+from r3gan_jax.sources import build_decoder
 from r3gan_jax.storage import as_path, failing_as, make_directory, write_npz
 from r3gan_jax.training.mesh import make_mesh
 
@@ -74,8 +75,8 @@ def main() -> None:
   algorithm = trained.algorithm
   networks = trained.params, trained.carry
   labels = _labels(algorithm.num_classes)
-  decoder = Decoder(algorithm.image_shape[2], trained.config.data.background)
-  targets = np.stack([_read(name, decoder, algorithm.image_shape[0]) for name in _IMAGE.value])
+  decoder = build_decoder(trained.config)
+  targets = np.stack([_read(name, decoder, algorithm.image_shape[:2]) for name in _IMAGE.value])
   with failing_as(f"cannot write --out={out}", out):  # before the work rather than after it
     make_directory(out)
 
@@ -89,7 +90,7 @@ def main() -> None:
     print(f"{name}: mean squared error of pixels {found[-1].mse:.3g}", flush=True)
 
   noise, offsets = np.stack([it.noise for it in found]), np.stack([it.offsets for it in found])
-  shown = [targets, np.concatenate(list(sampler.batches(*networks, noise, labels)))]
+  shown = [to_8_bits(targets), np.concatenate(list(sampler.batches(*networks, noise, labels)))]
   if _FINE_TUNE.value:
     sampler = Sampler(cast(Algorithm, FineTuned(algorithm, *networks)), make_mesh(jax.local_devices()))
     shown.append(np.concatenate(list(sampler.batches(*networks, np.concatenate([noise, offsets], axis=1), labels))))
@@ -134,12 +135,12 @@ def _labels(num_classes: int) -> np.ndarray | None:
   return np.resize(np.array(classes, np.int32), images)
 
 
-def _read(name: str, decoder: Decoder, side: int) -> np.ndarray:
-  """Returns uint8 [side, side, channels]."""
+def _read(name: str, decoder: Decoder, size: tuple[int, int]) -> np.ndarray:
+  """Returns uint8 or uint16 [*size, channels]."""
   path = as_path(name)
   with failing_as(f"cannot read --image={name}", path):
     data = path.read_bytes()
-  return to_array(fit(decoder(data, f"--image={name}"), side, "crop_resize", name))
+  return to_array(fit(decoder(data, f"--image={name}"), size, "crop_resize", name))
 
 
 if __name__ == "__main__":

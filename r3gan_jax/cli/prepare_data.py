@@ -29,8 +29,11 @@ _TFDS = flags.DEFINE_string("tfds", None, "A data set of TFDS, e.g. cifar10 or i
 flags.mark_flags_as_mutual_exclusive(["images", "idx", "tfds"], required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "The directory of prepared data sets; default: TFDS's.")
 _NAME = flags.DEFINE_string("name", None, "With --images or --idx: the name of the data set (config.data.name).")
-_RESOLUTION = flags.DEFINE_integer("resolution", None, "With --images: height and width, in pixels.", lower_bound=1)
+_RESOLUTION = flags.DEFINE_integer("resolution", None, "With --images: the height, in pixels.", lower_bound=1)
+_WIDTH = flags.DEFINE_integer("width", None, "With --images: the width; default: as the height.", lower_bound=1)
 _GREY = flags.DEFINE_bool("grey", False, "With --images: one channel instead of three, for grey images.")
+_ALPHA = flags.DEFINE_bool("alpha", False, "With --images: keep transparency as a fourth channel.")
+_BITS = flags.DEFINE_enum("bits", "8", ("8", "16"), "With --images: bits of a channel; 16 with --grey.")
 _BACKGROUND = flags.DEFINE_string(
   "background", "white", "With --images: the colour under transparent pixels, a name or #rrggbb."
 )
@@ -42,7 +45,18 @@ _PROCESSES = flags.DEFINE_integer(
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "With --tfds: a directory of files downloaded by hand.")
 
 _GOES_WITH = {
-  "images": ("name", "resolution", "grey", "background", "class_directories", "skip_corrupt", "processes"),
+  "images": (
+    "name",
+    "resolution",
+    "width",
+    "grey",
+    "alpha",
+    "bits",
+    "background",
+    "class_directories",
+    "skip_corrupt",
+    "processes",
+  ),
   "idx": ("name",),
   "tfds": ("manual_dir",),
 }
@@ -68,15 +82,17 @@ def main() -> None:
     prepared = prepare_tfds(name, data_dir, Path(as_path(_MANUAL_DIR.value)) if _MANUAL_DIR.value else None)
   elif _IDX.value:
     prepared = prepare_idx(as_path(_IDX.value), name, data_dir)
+  elif _GREY.value and _ALPHA.value:
+    raise UserError("--grey does not go with --alpha: leave one of them out")
   elif not _RESOLUTION.value:
-    raise UserError("--resolution is missing: give height and width in pixels, e.g. --resolution=64")
+    raise UserError("--resolution is missing: give the height in pixels, e.g. --resolution=64; other widths by --width")
   else:
     prepared = prepare_images(
       ImageFiles(_IMAGES.value or ""),
       name,
       data_dir,
-      resolution=_RESOLUTION.value,
-      decoder=Decoder(1 if _GREY.value else 3, _BACKGROUND.value),
+      size=(_RESOLUTION.value, _WIDTH.value or _RESOLUTION.value),
+      decoder=Decoder(1 if _GREY.value else 4 if _ALPHA.value else 3, _BACKGROUND.value, int(_BITS.value)),
       class_directories=_CLASS_DIRECTORIES.value,
       processes=_PROCESSES.value,
       skip_corrupt=_SKIP_CORRUPT.value,

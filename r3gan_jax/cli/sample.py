@@ -43,6 +43,7 @@ from r3gan_jax.cli.shared.numbers import Numbers, parse_numbers
 from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.processes import join_processes
 from r3gan_jax.cli.shared.runner import run
+from r3gan_jax.data.images import to_straight_alpha
 from r3gan_jax.errors import UserError
 from r3gan_jax.progress_bar import progress_bar
 from r3gan_jax.runs import TrainedRun
@@ -255,7 +256,9 @@ def _write_file(out: epath.Path, kind: str, images: np.ndarray, request: Request
     save_png(out, image_grid(images, columns), scale)
   else:
     names = ("seeds", "labels")
-    write_npz(out, {"images": images} | dict(zip(names, request.arrays(list(request)), strict=False)))
+    write_npz(
+      out, {"images": to_straight_alpha(images)} | dict(zip(names, request.arrays(list(request)), strict=False))
+    )
 
 
 def _write_video(out: epath.Path, sampler: Sampler, trained: TrainedRun, request: Request, steps: int) -> None:

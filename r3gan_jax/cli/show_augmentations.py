@@ -63,7 +63,7 @@ def _load(path: str | None, side: int) -> np.ndarray:
     with failing_as(f"cannot read --image={path}", path):
       data = as_path(path).read_bytes()
     picture = Decoder(channels=3)(data, f"--image={path}")
-  return to_array(fit(picture, side, "crop_resize", f"--image={path}"))
+  return to_array(fit(picture, (side, side), "crop_resize", f"--image={path}"))
 
 
 if __name__ == "__main__":

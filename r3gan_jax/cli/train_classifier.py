@@ -44,7 +44,7 @@ def main() -> None:
 
 def _load(split: str) -> Examples:
   grey = Decoder(channels=1)
-  source = TfdsSource(_NAME.value, split, _DATA_PATH.value, digits_cnn.SIDE, grey, "pad", digits_cnn.CLASSES)
+  source = TfdsSource(_NAME.value, split, _DATA_PATH.value, (digits_cnn.SIDE,) * 2, grey, "pad", digits_cnn.CLASSES)
   return source[np.arange(len(source))]
 
 

@@ -19,7 +19,7 @@ class FolderSource:
 
   Args:
     path: the directory or zip.
-    resolution: the height and width of the images.
+    size: the height and width of the images, in pixels.
     decoder: decodes the images; has the number of channels.
     num_classes: 0 for images without labels.
     skip_corrupt: raises no error at the start for images that cannot be read.
@@ -29,9 +29,9 @@ class FolderSource:
       are checked at the start, the others when they are read.
   """
 
-  def __init__(self, path: str, resolution: int, decoder: Decoder, num_classes: int, skip_corrupt: bool = False):
+  def __init__(self, path: str, size: tuple[int, int], decoder: Decoder, num_classes: int, skip_corrupt: bool = False):
     self._files = ImageFiles(path)
-    self._resolution = resolution
+    self._height, self._width = size
     self._decoder = decoder
     self.classes: tuple[str, ...] = ()
     self._labels: np.ndarray | None = None
@@ -62,11 +62,12 @@ class FolderSource:
     return to_array(image)
 
   def _check_size(self, size: tuple[int, int], index: int) -> None:
-    side = self._resolution
-    if size != (side, side):
+    height, width = self._height, self._width
+    if size != (width, height):
+      other = f" --width={width}" * (width != height)
       raise UserError(
-        f"{self._files.title(index)} is {size[0]}x{size[1]}, but config.data.resolution = {side}: resize with "
-        f"python -m r3gan_jax.cli.prepare_data --images={self._files.path} --name=NAME --resolution={side}"
+        f"{self._files.title(index)} is {size[0]}x{size[1]}, but config.data asks for {width}x{height}: resize with "
+        f"python -m r3gan_jax.cli.prepare_data --images={self._files.path} --name=NAME --resolution={height}{other}"
       )
 
 

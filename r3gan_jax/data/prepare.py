@@ -31,12 +31,12 @@ IMAGES_PER_SHARD = 256
 
 
 class ImageRecords:
-  """Image files, cropped and resized to `resolution`, with `labels` int32 [n] or None."""
+  """Image files, cropped and resized to `size`, (height, width), with `labels` int32 [n] or None."""
 
-  def __init__(self, files: ImageFiles, labels: np.ndarray | None, resolution: int, decoder: Decoder):
+  def __init__(self, files: ImageFiles, labels: np.ndarray | None, size: tuple[int, int], decoder: Decoder):
     self._files = files
     self._labels = labels
-    self._resolution = resolution
+    self._size = size
     self._decoder = decoder
 
   def __len__(self) -> int:
@@ -45,7 +45,7 @@ class ImageRecords:
   def example(self, index: int) -> dict[str, Any]:
     title = self._files.title(index)
     image = self._decoder(self._files.read(index), title)
-    example = {"image": fit(image, self._resolution, "crop_resize", title)}
+    example = {"image": fit(image, self._size, "crop_resize", title)}
     return example if self._labels is None else example | {"label": int(self._labels[index])}
 
   def digest(self) -> str:
@@ -76,13 +76,13 @@ def prepare_images(
   files: ImageFiles,
   name: str,
   data_dir: Path,
-  resolution: int,
+  size: tuple[int, int],
   decoder: Decoder,
   class_directories: bool,
   processes: int,
   skip_corrupt: bool,
 ) -> Prepared:
-  """Prepares `files`: the largest centred square of each image, resized to `resolution` (`images.fit`), as PNG.
+  """Prepares `files`: the largest centred part of the right shape, resized to `size` (`images.fit`), as PNG.
 
   They become the split "train" of version 1.0.0 of data set `name`. Labels come from a `dataset.json`, if it has any,
   or with `class_directories` from the directories. Prints one line about what it finds.
@@ -92,7 +92,8 @@ def prepare_images(
   if not re.fullmatch("[a-z][a-z0-9_]*", name):
     raise UserError(f"--name={name}: use lower-case letters, digits and _, starting with a letter")
   labels = listed_labels(files, class_directories)
-  features = {"image": tfds.features.Image(shape=(resolution, resolution, decoder.channels), encoding_format="png")}
+  dtype = {8: np.uint8, 16: np.uint16}[decoder.bits]
+  features = {"image": tfds.features.Image(shape=(*size, decoder.channels), dtype=dtype, encoding_format="png")}
   in_directories = any("/" in name for name in files.names)
   classes = "no classes" + " (with --class_directories, each directory is one)" * in_directories
   if class_directories:
@@ -109,10 +110,10 @@ def prepare_images(
     builder=tfds.core.dataset_info.DatasetIdentity(
       name=name, version=tfds.core.Version("1.0.0"), data_dir=str(data_dir), module_name=__name__
     ),
-    description=f"The images of {files.path.name} at {resolution}x{resolution}, prepared by r3gan_jax.",
+    description=f"The images of {files.path.name} at {size[1]}x{size[0]}, prepared by r3gan_jax.",
     features=tfds.features.FeaturesDict(features),
   )
-  records = ImageRecords(files, labels, resolution, decoder)
+  records = ImageRecords(files, labels, size, decoder)
   images_per_shard = max(IMAGES_PER_SHARD, math.ceil(len(files) / MAX_SHARDS))
   return write_data_set(info, data_dir, {"train": records}, images_per_shard, processes, skip_corrupt)
 

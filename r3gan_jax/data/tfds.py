@@ -30,7 +30,7 @@ class TfdsSource:
     name: in TFDS, e.g. "cifar10" or "imagenet_resized/64x64", or the --name given to `prepare_data`.
     split: e.g. "train" or "train+test".
     data_path: the local directory of prepared data sets ("": TFDS's default), or of this one.
-    resolution: height and width of the result.
+    size: height and width of the result, in pixels.
     decoder: decodes the images; has the number of channels.
     fit_by: how images of another size are fitted: see `images.fit`.
     num_classes: 0 for images without labels.
@@ -45,7 +45,7 @@ class TfdsSource:
     name: str,
     split: str,
     data_path: str,
-    resolution: int,
+    size: tuple[int, int],
     decoder: Decoder,
     fit_by: str,
     num_classes: int = 0,
@@ -55,7 +55,7 @@ class TfdsSource:
 
     builder = _open(name, data_path)
     self._title = f"data set '{name}' in {builder.data_path}"
-    self._resolution = resolution
+    self._size = size
     self._decoder = decoder
     self._fit_by = fit_by
     self._num_classes = num_classes
@@ -94,7 +94,7 @@ class TfdsSource:
 
     count = len(self._files)
     with progress_bar(in_threads(of_file, range(count)), total=count, title="checksums", unit="files") as found:
-      parts = [*found, str((self._decoder, self._resolution, self._fit_by))]
+      parts = [*found, str((self._decoder, self._size, self._fit_by))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
   def _read(self, indices: list[int]) -> list[Any]:
@@ -109,7 +109,7 @@ class TfdsSource:
 
   def _image(self, record: Any, title: str) -> np.ndarray:
     image = self._decoder(record["image"].bytes_list.value[0], title)
-    return to_array(fit(image, self._resolution, self._fit_by, title))
+    return to_array(fit(image, self._size, self._fit_by, title))
 
   def _label(self, record: Any, title: str) -> int:
     (label,) = record[self._label_key].int64_list.value or (-1,)
@@ -125,10 +125,13 @@ class TfdsSource:
       raise UserError(
         f"{self._title} has no feature 'image' with images, only {sorted(features)}: choose another data set"
       )
-    if image.np_dtype != np.uint8:
+    bits = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}.get(np.dtype(image.np_dtype))
+    if bits is None:
       raise UserError(f"{self._title} has images of {np.dtype(image.np_dtype).name} instead of uint8: convert them")
-    if self._decoder.channels == 1 and image.shape[-1] == 3:
-      raise UserError(f"{self._title} has colour images: set config.data.channels = 3")
+    if bits > self._decoder.bits:
+      raise UserError(f"{self._title} has images of 16 bits: set config.data.bits = 16 and config.data.channels = 1")
+    if self._decoder.channels == 1 and image.shape[-1] in (3, 4):
+      raise UserError(f"{self._title} has colour images: set config.data.channels = {image.shape[-1]}")
     if self._label_key is None:
       return
     label = features.get(self._label_key)
@@ -182,7 +185,7 @@ def describe_directory(directory: Path) -> str:
   if shape := getattr(features.get("image"), "shape", None):
     height, width, channels = shape
     size = f"{width}x{height}" if height and width else "of several sizes"
-    parts.append(f"{size}, {'grey' if channels == 1 else 'RGB' if channels == 3 else f'{channels} channels'}")
+    parts.append(f"{size}, { {1: 'grey', 3: 'RGB', 4: 'RGBA'}.get(channels, f'{channels} channels') }")
   names = getattr(features.get("label"), "names", None)
   parts.append(name_classes(names) if names else "no classes")
   return "; ".join(parts)

@@ -90,7 +90,10 @@ Conv = partial(nn.Conv, precision=PRECISION, conv_general_dilated=_conv_general_
 
 
 def as_rgb(images: jax.Array) -> jax.Array:
-  """Repeats grey images: [N, H, W, 1 or 3] -> [N, H, W, 3]."""
+  """Repeats grey images, puts RGBA ones, premultiplied, over white: uint8 [N, H, W, 1, 3 or 4] -> [N, H, W, 3]."""
+  if images.shape[-1] == 4:
+    colours, alpha = images[..., :3], images[..., 3:]
+    return jnp.minimum(colours, alpha) + (255 - alpha)
   return jnp.broadcast_to(images, (*images.shape[:3], 3))
 
 

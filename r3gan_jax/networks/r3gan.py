@@ -1,8 +1,8 @@
 """The networks of R3GAN, configuration E of [P] (section 3): a ResNeXt-like G and its mirror image D.
 
-A network is a sequence of stages; stage `s` has resolution 4 * 2^s. `widths`, `cardinalities`, `blocks` and the names
-of parameters number the stages from 4x4 upward in both networks. There is no normalisation; the only biases are the two
-of each block, before its activations.
+A network is a sequence of stages; stage `s` has resolution 4 * 2^s, or (H0, W0) * 2^s for images that are not square.
+`widths`, `cardinalities`, `blocks` and the names of parameters number the stages from 4x4 upward in both networks.
+There is no normalisation; the only biases are the two of each block, before its activations.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from r3gan_jax.ops.residual_block import Weights, residual_block
 
 
 class Generator(nn.Module):
-  """Maps noise and a class to an image of side 4 * 2^(stages - 1).
+  """Maps noise and a class to an image of `base` * 2^(stages - 1) pixels.
 
   Attributes:
     widths: channels of each stage, 4x4 first.
@@ -41,6 +41,7 @@ class Generator(nn.Module):
     num_classes: 0 for an unconditional generator.
     embed_dim: length of the class embedding, appended to z.
     image_channels: 1 to 4.
+    base: height and width of the first stage.
     expansion: ratio of a block's inner to its outer width; below 1: a bottleneck.
     bfloat16_stages: number of the highest-resolution stages that compute in bfloat16; parameters stay float32.
     grouped_conv: the algorithm of the 3x3 convolutions, a key of ops.grouped_conv.ALGORITHMS or "auto"; or "fused",
@@ -54,6 +55,7 @@ class Generator(nn.Module):
   num_classes: int = 0
   embed_dim: int = 64
   image_channels: int = 3
+  base: tuple[int, int] = (4, 4)
   expansion: float = 2
   bfloat16_stages: int = 0
   grouped_conv: str = "auto"
@@ -76,7 +78,7 @@ class Generator(nn.Module):
     for stage, (width, cardinality, blocks) in enumerate(stages_of(self)):
       x = x.astype(stage_dtype(self, stage))
       if stage == 0:
-        x = GenerativeBasis(width, name="basis")(x)
+        x = GenerativeBasis(width, self.base, name="basis")(x)
       else:
         x = Upsample(width, name=f"up_{stage}")(x)
       for block in range(blocks):
@@ -182,26 +184,27 @@ class Downsample(nn.Module):
 
 
 class GenerativeBasis(nn.Module):
-  """Scales the channels of a learned constant by a linear map of the input: [N, K] -> [N, 4, 4, width]."""
+  """Scales the channels of a learned constant by a linear map of the input: [N, K] -> [N, *size, width]."""
 
   width: int
+  size: tuple[int, int]
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    constant = self.param("constant", nn.initializers.normal(1.0), (4, 4, self.width))
+    constant = self.param("constant", nn.initializers.normal(1.0), (*self.size, self.width))
     scale = PointwiseConv(self.width, name="linear")(x)
     # In the constant's dtype, so that gradients are summed in it: the constant's over samples, the scale's over pixels.
     return (constant[None] * scale[:, None, None, :].astype(constant.dtype)).astype(x.dtype)
 
 
 class DiscriminativeBasis(nn.Module):
-  """Applies a 4x4 filter to each channel (depthwise, unpadded), then a linear map: [N, 4, 4, C] -> [N, features]."""
+  """Applies a filter of the image's size, 4x4, to each channel, then a linear map: [N, 4, 4, C] -> [N, features]."""
 
   features: int
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    constant = self.param("constant", scaled_normal(1.0, fan_in=16), x.shape[1:])
+    constant = self.param("constant", scaled_normal(1.0, fan_in=x.shape[1] * x.shape[2]), x.shape[1:])
     # In the constant's dtype, for the sums over pixels and, in its gradient, over samples.
     y = jnp.einsum("nhwc,hwc->nc", x.astype(constant.dtype), constant).astype(x.dtype)
     return PointwiseConv(self.features, name="linear")(y)

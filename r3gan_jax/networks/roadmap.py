@@ -66,6 +66,7 @@ class SkeletonGenerator(nn.Module):
     num_classes: 0 for an unconditional generator.
     embed_dim: length of the class embedding, appended to z.
     image_channels: 1 to 4.
+    base: height and width of the first stage.
     bfloat16_stages: number of the highest-resolution stages that compute in bfloat16; parameters stay float32.
   """
 
@@ -74,6 +75,7 @@ class SkeletonGenerator(nn.Module):
   num_classes: int = 0
   embed_dim: int = 64
   image_channels: int = 3
+  base: tuple[int, int] = (4, 4)
   bfloat16_stages: int = 0
 
   @property
@@ -89,7 +91,7 @@ class SkeletonGenerator(nn.Module):
     for stage, width in enumerate(self.widths):
       x = x.astype(stage_dtype(self, stage))
       if stage == 0:
-        x = GenerativeBasis(width, name="basis")(x)
+        x = GenerativeBasis(width, self.base, name="basis")(x)
       else:
         x = BiasedConv(width, 3, name=f"stage_{stage}_conv_0")(upsample2x(x))
       x = BiasedConv(width, 3, name=f"stage_{stage}_conv_1")(x)

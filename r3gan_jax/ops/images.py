@@ -1,4 +1,4 @@
-"""Converts between uint8 images and the networks' float images in [-1, 1]."""
+"""Converts between images of integers and the networks' float images in [-1, 1]."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,10 @@ from jax.typing import DTypeLike
 
 
 def to_float(images: jax.Array) -> jax.Array:
-  """Converts uint8 in [0, 255] to float32 in [-1, 1]; returns floating-point images unchanged."""
-  if images.dtype != jnp.uint8:
+  """Converts uint8 or uint16, whose largest value is white, to float32 in [-1, 1]; returns float images unchanged."""
+  if not jnp.issubdtype(images.dtype, jnp.integer):
     return images
-  return images.astype(jnp.float32) / 127.5 - 1.0
+  return images.astype(jnp.float32) / (jnp.iinfo(images.dtype).max / 2) - 1.0
 
 
 def to_uint8(images: jax.Array, dtype: DTypeLike = jnp.float32) -> jax.Array:

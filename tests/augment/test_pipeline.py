@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from scipy.special import erf, erfinv
 
 from r3gan_jax.algorithms.base import DATA_AXIS
-from r3gan_jax.augment import corruption, geometry
+from r3gan_jax.augment import colour, corruption, geometry
 from r3gan_jax.augment.parameters import TRANSFORMS, draw
 from r3gan_jax.augment.pipeline import apply, augment
 
@@ -213,30 +213,32 @@ def test_products_are_as_gathers():
     np.testing.assert_allclose(product, gather, atol=1e-4 * np.abs(gather).max())
 
 
-def test_a_big_image():
-  """At 128 pixels, against a dense evaluation."""
-  side = 128
-  x = images(6, side, 1)
-  names = ("x_flip", *geometry.NAMES[2:])
+@pytest.mark.parametrize(
+  "height, width, names", [(128, 128, ("x_flip", *geometry.NAMES[2:])), (24, 40, geometry.NAMES)]
+)
+def test_against_a_dense_evaluation(height, width, names):
+  """A big image, and one that is not square."""
+  x = images(6, max(height, width), 1)[:, :height, :width]
   parameters = jax.jit(lambda: draw(make_keys(6), jnp.float32(1), dict.fromkeys(names, 1.0)))()
   sampled = apply_(x, parameters)
-  stretched = jax.jit(jax.vmap(lambda x, p: dense(x, geometry.inverse_matrix(p, side, side))))(x, parameters)
+  stretched = jax.jit(jax.vmap(lambda x, p: dense(x, geometry.inverse_matrix(p, height, width))))(x, parameters)
   np.testing.assert_allclose(sampled, stretched, atol=1e-4)
 
 
 def dense(image, inverse):
   """Upsamples by zeros and convolution, samples bilinearly by gathers, downsamples by convolution."""
-  side = image.shape[0]
+  height, width, _ = image.shape
   taps = np.asarray(geometry.SYM6, np.float32)
   kernel = np.outer(taps, taps)[..., None, None]
-  padded = jnp.pad(image, ((side - 1, side - 1), (side - 1, side - 1), (0, 0)), mode="reflect")[None]
+  padded = jnp.pad(image, ((height - 1, height - 1), (width - 1, width - 1), (0, 0)), mode="reflect")[None]
   dimensions = ("NHWC", "HWIO", "NHWC")
   upsampled = jax.lax.conv_general_dilated(
     padded, 4 * kernel[::-1, ::-1], (1, 1), ((6, 6), (6, 6)), lhs_dilation=(2, 2), dimension_numbers=dimensions
   )[0]
-  grid = jnp.arange(2.0 * (side + 6)) + 1 - (side + 6)
-  x, y = jnp.meshgrid(grid, grid)
-  source = [inverse[i, 0] * x + inverse[i, 1] * y + 2 * inverse[i, 2] + 3 * side - 3 for i in (1, 0)]
+  x, y = jnp.meshgrid(*(jnp.arange(2.0 * (side + 6)) + 1 - (side + 6) for side in (width, height)))
+  source = [
+    inverse[i, 0] * x + inverse[i, 1] * y + 2 * inverse[i, 2] + 3 * side - 3 for i, side in ((1, height), (0, width))
+  ]
   sampled = jax.scipy.ndimage.map_coordinates(upsampled[..., 0], source, order=1)[None, ..., None]
   down = jax.lax.conv_general_dilated(sampled, kernel, (2, 2), ((-1, -1), (-1, -1)), dimension_numbers=dimensions)
   return down[0]
@@ -250,8 +252,21 @@ def test_grey_images_take_the_luma():
   alone = fused(grey, make_keys(4), jnp.float32(0.8), multipliers=multipliers)
   as_colour = fused(jnp.repeat(grey, 3, axis=-1), make_keys(4), jnp.float32(0.8), multipliers=multipliers)
   np.testing.assert_allclose(jnp.repeat(alone, 3, axis=-1), as_colour, atol=1e-5)
-  with pytest.raises(ValueError, match="1 or 3 channels, not 2"):
+  with pytest.raises(ValueError, match="1, 3 or 4 channels, not 2"):
     apply(images(1, 8, 2), {"hue": jnp.zeros((1, 1))})
+
+
+def test_colours_are_transformed_under_alpha():
+  """Premultiplied after the transform as before it; transparent pixels stay empty, and alpha stays."""
+  colours = images(4, 16, 3)
+  alpha = jax.random.uniform(jax.random.key(3), (4, 16, 16, 1)).at[:, :4].set(0.0)
+
+  def premultiplied(colours):
+    return jnp.concatenate([alpha * (1 + colours) - 1, 2 * alpha - 1], axis=-1)
+
+  parameters = draw(make_keys(4), jnp.float32(1.0), dict.fromkeys(colour.NAMES, 1.0))
+  expected = premultiplied(apply(colours, parameters))
+  np.testing.assert_allclose(apply(premultiplied(colours), parameters), expected, atol=1e-5)
 
 
 def test_filter_bands_are_octaves_that_sum_to_the_identity():

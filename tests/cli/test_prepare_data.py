@@ -76,7 +76,7 @@ def test_an_interrupted_preparation_continues(command, tmp_path):
   ]
   after = shards(directory)
   assert len(after) == 8 and finished.items() < after.items()
-  source = TfdsSource("pictures", "train", str(tmp_path), 8, Decoder(3), "crop_resize")
+  source = TfdsSource("pictures", "train", str(tmp_path), (8, 8), Decoder(3), "crop_resize")
   np.testing.assert_array_equal(source[np.arange(2000)]["image"], images)
 
 
@@ -98,7 +98,7 @@ def test_a_data_set_that_tfds_would_not_find_by_name_is_referred_to_by_directory
   done = command("prepare_data", *arguments)
   directory = tmp_path / "d" / "imagenet_resized" / "1.0.0"
   assert done.stdout.splitlines()[-1] == f"train on it with --config.run.data_path={directory}"
-  assert len(TfdsSource("", "train", str(directory), 8, Decoder(3), "crop_resize")) == 1
+  assert len(TfdsSource("", "train", str(directory), (8, 8), Decoder(3), "crop_resize")) == 1
 
 
 def test_bad_input_is_one_line_that_names_the_cure(refused, tmp_path):

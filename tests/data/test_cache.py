@@ -10,7 +10,7 @@ class Counting:
   classes = ()
 
   def __init__(self):
-    self._source = GeneratedSource(8, 3, num_classes=5, size=10)
+    self._source = GeneratedSource((8, 8), 3, num_classes=5, count=10)
     self.reads = np.zeros(10, int)
 
   def __len__(self):
@@ -26,7 +26,7 @@ def test_each_example_is_read_once():
   caching = cached(source, limit_gib=1)
   source.reads[:] = 0
   for indices in ([3, 1, 3], [1, 2], [3, 9, 2]):
-    examples, expected = caching[np.array(indices)], GeneratedSource(8, 3, 5, 10)[np.array(indices)]
+    examples, expected = caching[np.array(indices)], GeneratedSource((8, 8), 3, 5, 10)[np.array(indices)]
     np.testing.assert_array_equal(examples["image"], expected["image"])
     np.testing.assert_array_equal(examples["label"], expected["label"])
   np.testing.assert_array_equal(source.reads, [0, 1, 1, 1, 0, 0, 0, 0, 0, 1])

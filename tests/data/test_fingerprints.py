@@ -20,7 +20,7 @@ from r3gan_jax.errors import UserError
 
 
 def folder(path, **decoding):
-  return FolderSource(str(path), 8, Decoder(3, **decoding), num_classes=0).fingerprint()
+  return FolderSource(str(path), (8, 8), Decoder(3, **decoding), num_classes=0).fingerprint()
 
 
 def test_image_files(tmp_path):
@@ -48,7 +48,7 @@ def test_prepared_data(tmp_path):
   prepare_idx(tmp_path, "mnist", tmp_path / "one")
 
   def prepared(directory="one", split="train", resolution=28, fit_by="none"):
-    return TfdsSource("mnist", split, str(tmp_path / directory), resolution, Decoder(1), fit_by).fingerprint()
+    return TfdsSource("mnist", split, str(tmp_path / directory), (resolution,) * 2, Decoder(1), fit_by).fingerprint()
 
   before = prepared()
   shutil.copytree(tmp_path / "one", tmp_path / "two")
@@ -70,16 +70,16 @@ def test_arrays():
   other[49, 7, 7] ^= 1
   fingerprints = [
     *(StackedSource(some, size=size).fingerprint() for some in (digits, other) for size in (100, 101)),
-    GeneratedSource(8, 3, 5).fingerprint(),
-    GeneratedSource(16, 3, 5).fingerprint(),
-    GeneratedSource(8, 1, 5).fingerprint(),
+    GeneratedSource((8, 8), 3, 5).fingerprint(),
+    GeneratedSource((16, 16), 3, 5).fingerprint(),
+    GeneratedSource((8, 8), 1, 5).fingerprint(),
   ]
   assert len(set(fingerprints)) == 7
   assert StackedSource(digits.copy(), size=100).fingerprint() == fingerprints[0]
 
 
 def test_what_only_changes_labels_or_speed_leaves_it():
-  source = GeneratedSource(8, 3, 5)
+  source = GeneratedSource((8, 8), 3, 5)
   wrapped = [cached(source, 1), SkippingSource(source), RelabelledSource(source, 5, 0.5, (), 0)]
   assert {other.fingerprint() for other in wrapped} == {source.fingerprint()}
 
@@ -87,7 +87,7 @@ def test_what_only_changes_labels_or_speed_leaves_it():
 def test_a_missing_shard_is_named(tmp_path):
   write_idx_files(tmp_path)
   prepare_idx(tmp_path, "mnist", tmp_path)
-  source = TfdsSource("mnist", "train", str(tmp_path), 28, Decoder(1), "none")
+  source = TfdsSource("mnist", "train", str(tmp_path), (28, 28), Decoder(1), "none")
   (shard,) = tmp_path.rglob("*-train.array_record*")
   shard.unlink()
   with pytest.raises(UserError, match=rf"cannot read .*{shard.name}"):

@@ -14,7 +14,7 @@ from r3gan_jax.errors import UserError
 
 
 def folder(path, num_classes=0, channels=3, **changed):
-  return FolderSource(str(path), 8, Decoder(channels), num_classes, **changed)
+  return FolderSource(str(path), (8, 8), Decoder(channels), num_classes, **changed)
 
 
 def everything(source):
@@ -98,7 +98,7 @@ def broken(directory, how):
   [
     ("empty", "empty has no images: put files named"),
     ("absent", "absent is neither a directory nor a zip"),
-    ("mixed", r"00003.png in .*images is 16x16, but config.data.resolution = 8: .*prepare_data --images=.*images "),
+    ("mixed", r"00003.png in .*images is 16x16, but config.data asks for 8x8: .*prepare_data --images=.*images "),
     ("no image", "00003.png in .*images is not an image of .*PNG, .*: replace or remove it"),
     ("cut short", r"00003.png in .*images is damaged or cut short \(.*\): replace or remove it"),
     ("out of range", "0000[05].png in .*images has label 7, but config.data.num_classes = 3: set it to match"),
@@ -130,7 +130,7 @@ def test_classes_have_names(tmp_path, caplog):
 def test_transparent_images_get_the_background(tmp_path):
   Image.new("LA", (8, 8), (0, 0)).save(tmp_path / "logo.png")
   assert (everything(folder(tmp_path))["image"] == 255).all()
-  red = FolderSource(str(tmp_path), 8, Decoder(3, "#ff0000"), 0)
+  red = FolderSource(str(tmp_path), (8, 8), Decoder(3, "#ff0000"), 0)
   assert (everything(red)["image"] == [255, 0, 0]).all()
 
 

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r3gan_jax.data.images import CorruptImage, Decoder, fit, open_image, to_array, upright_size
+from r3gan_jax.data.images import (
+  CorruptImage,
+  Decoder,
+  fit,
+  open_image,
+  to_8_bits,
+  to_array,
+  to_straight_alpha,
+  upright_size,
+)
 from r3gan_jax.errors import UserError
 
 RANDOM = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -100,7 +109,7 @@ def test_16_bits_are_refused():
     Decoder(3)(encoded(RANDOM[..., 0].astype(np.uint16) * 256), "x")
 
 
-@pytest.mark.parametrize("channels", [0, 2, 4])
+@pytest.mark.parametrize("channels", [0, 2, 5])
 def test_other_channels_are_refused(channels):
   with pytest.raises(UserError, match=f"config.data.channels = {channels}: images are read as grey"):
     Decoder(channels)
@@ -141,25 +150,69 @@ def test_corrupt_images_are_named(data):
 
 def test_an_image_of_the_right_size_is_untouched():
   image = Image.fromarray(RANDOM)
-  assert fit(image, 8, "crop_resize", "x") is image and fit(image, 8, "pad", "x") is image
+  assert fit(image, (8, 8), "crop_resize", "x") is image and fit(image, (8, 8), "pad", "x") is image
 
 
 def test_the_centred_square_is_kept():
   wide = np.zeros((32, 64, 3), np.uint8)
   wide[:, 16:48] = 200
-  np.testing.assert_array_equal(to_array(fit(Image.fromarray(wide), 8, "crop_resize", "x")), 200)
-  np.testing.assert_array_equal(to_array(fit(Image.fromarray(wide.swapaxes(0, 1)), 8, "crop_resize", "x")), 200)
+  np.testing.assert_array_equal(to_array(fit(Image.fromarray(wide), (8, 8), "crop_resize", "x")), 200)
+  np.testing.assert_array_equal(to_array(fit(Image.fromarray(wide.swapaxes(0, 1)), (8, 8), "crop_resize", "x")), 200)
 
 
 def test_resizing_does_not_alias():
   """At a quarter of the size, stripes of one pixel become their mean; every fourth pixel would be black or white."""
   stripes = np.broadcast_to((np.arange(64) % 2 * 255).astype(np.uint8)[None, :, None], (64, 64, 3))
-  resized = to_array(fit(Image.fromarray(stripes), 16, "crop_resize", "x"))
+  resized = to_array(fit(Image.fromarray(stripes), (16, 16), "crop_resize", "x"))
   assert np.abs(resized[:, 2:-2].astype(int) - 127.5).max() < 3
 
 
 def test_padding_surrounds_with_zeros():
-  padded = to_array(fit(Image.fromarray(np.full((28, 28), 9, np.uint8)), 32, "pad", "x"))
+  padded = to_array(fit(Image.fromarray(np.full((28, 28), 9, np.uint8)), (32, 32), "pad", "x"))
   assert padded.shape == (32, 32, 1) and (padded[2:30, 2:30] == 9).all() and padded.sum() == 9 * 28 * 28
   with pytest.raises(UserError, match=r"x is 28x28, .* 16"):
-    fit(Image.fromarray(np.zeros((28, 28), np.uint8)), 16, "pad", "x")
+    fit(Image.fromarray(np.zeros((28, 28), np.uint8)), (16, 16), "pad", "x")
+
+
+@pytest.mark.parametrize("size, kept", [((16, 8), np.s_[:, 24:40]), ((8, 64), np.s_[12:20, :]), ((6, 10), None)])
+def test_the_largest_centred_part_of_the_shape_is_kept(size, kept):
+  """Of 32 x 64 pixels."""
+  wide = np.zeros((32, 64, 3), np.uint8)
+  wide[kept if kept else np.s_[:, 5:58]] = 200
+  fitted = to_array(fit(Image.fromarray(wide), size, "crop_resize", "x"))
+  assert fitted.shape == (*size, 3) and (fitted[:, 1:-1] == 200).all()
+
+
+def test_sixteen_bits_are_kept():
+  levels = np.array([[0, 1, 257], [40000, 65534, 65535]], np.uint16)
+  deep = Decoder(1, bits=16)
+  image = deep(encoded(levels), "x")
+  read = to_array(image)
+  assert read.dtype == np.uint16
+  np.testing.assert_array_equal(read[..., 0], levels)
+  np.testing.assert_array_equal(to_array(deep(encoded(RANDOM[..., 0]), "x"))[..., 0], RANDOM[..., 0] * np.uint16(257))
+  constant = deep(encoded(np.full((8, 12), 40001, np.uint16)), "x")
+  np.testing.assert_array_equal(to_array(fit(constant, (4, 4), "crop_resize", "x")), 40001)
+  np.testing.assert_array_equal(to_8_bits(read)[..., 0], [[0, 0, 1], [156, 255, 255]])
+  with pytest.raises(UserError, match=r"set config\.data\.bits = 16"):
+    Decoder(1)(encoded(levels), "x")
+  with pytest.raises(UserError, match="values from -5 to 70000"):
+    deep(encoded(np.array([[-5, 70000]], np.int32), "TIFF"), "x")
+  with pytest.raises(UserError, match="only grey images"):
+    Decoder(3, bits=16)
+
+
+def test_alpha_is_premultiplied():
+  straight = np.random.default_rng(0).integers(0, 256, (64, 64, 4), dtype=np.uint8)
+  read = to_array(Decoder(4)(encoded(straight), "x"))
+  expected = np.rint(straight[..., :3] * (straight[..., 3:] / 255.0))
+  assert np.abs(read[..., :3] - expected).max() <= 1  # Pillow's rounding of halves
+  np.testing.assert_array_equal(read[..., 3], straight[..., 3])
+  # What is written to a file is read as the same.
+  np.testing.assert_array_equal(to_array(Decoder(4)(encoded(to_straight_alpha(read)), "x")), read)
+  np.testing.assert_array_equal(to_array(Decoder(4)(encoded(RANDOM), "x"))[..., 3], 255)
+  # Colours of transparent pixels do not bleed into their neighbours.
+  half = np.zeros((8, 8, 4), np.uint8)
+  half[:, :4], half[:, 4:] = (255, 0, 0, 255), (0, 255, 0, 0)
+  resized = to_array(fit(Decoder(4)(encoded(half), "x"), (4, 4), "crop_resize", "x"))
+  assert not resized[..., 1].any() and (resized[..., :3] <= resized[..., 3:]).all()

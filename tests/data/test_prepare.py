@@ -26,7 +26,7 @@ def small_shards(monkeypatch):
 def run(path, data_dir, **changed):
   arguments = {
     "name": "pictures",
-    "resolution": 4,
+    "size": (4, 4),
     "decoder": Decoder(3),
     "class_directories": False,
     "processes": 1,
@@ -56,13 +56,13 @@ def test_images_are_resized_labelled_and_packed(tmp_path, packed, processes):
   assert prepared.directory == tmp_path / "pictures" / "1.0.0"
   assert len(shards(prepared.directory)) == 3
   expected = np.stack(
-    [to_array(fit(Image.fromarray(image), 4, "crop_resize", "")) for image in np.concatenate(images[::-1])]
+    [to_array(fit(Image.fromarray(image), (4, 4), "crop_resize", "")) for image in np.concatenate(images[::-1])]
   )
   actual, records = read_by_tfds(prepared.directory, "train")
   np.testing.assert_array_equal(actual, expected)
   assert [record["label"] for record in records] == [0] * 5 + [1] * 5
   assert tfds.builder_from_directory(prepared.directory).info.features["label"].names == ["a", "b"]
-  source = TfdsSource("pictures", "train", str(tmp_path), 4, Decoder(3), "crop_resize", 2)
+  source = TfdsSource("pictures", "train", str(tmp_path), (4, 4), Decoder(3), "crop_resize", 2)
   assert source.classes == ("a", "b")
   ours = source[np.arange(10)]
   np.testing.assert_array_equal(ours["image"], expected)
@@ -93,7 +93,7 @@ def test_a_preparation_stopped_by_a_corrupt_image_continues(tmp_path, caplog):
   finished = shards(unfinished)
   assert len(finished) == 2
   with pytest.raises(UserError, match="'pictures' is not prepared under"):
-    TfdsSource("pictures", "train", str(tmp_path), 4, Decoder(3), "crop_resize")
+    TfdsSource("pictures", "train", str(tmp_path), (4, 4), Decoder(3), "crop_resize")
 
   prepared = run(images, tmp_path, skip_corrupt=True)
   assert (prepared.images, prepared.left_out) == (13, 1)
@@ -118,7 +118,7 @@ def test_another_data_set_is_never_overwritten(tmp_path):
   before = shards(prepared.directory)
   assert run(tmp_path / "images", tmp_path) == prepared and shards(prepared.directory) == before
   with pytest.raises(UserError, match=r"has another data set \(.*\): choose another --name"):
-    run(tmp_path / "images", tmp_path, resolution=8)
+    run(tmp_path / "images", tmp_path, size=(8, 8))
   write_images(tmp_path / "images", 1, first=5)
   with pytest.raises(UserError, match=r"has another data set \(.*\): choose another --name"):
     run(tmp_path / "images", tmp_path)
@@ -184,7 +184,7 @@ def test_a_damaged_data_set_is_refused(tmp_path, name, content):
     run(tmp_path / "images", tmp_path)
   assert "\n" not in str(error.value)
   with pytest.raises(UserError, match=r"prepare it again$|is not prepared under"):
-    TfdsSource("pictures", "train", str(tmp_path), 4, Decoder(3), "crop_resize")
+    TfdsSource("pictures", "train", str(tmp_path), (4, 4), Decoder(3), "crop_resize")
 
 
 def test_a_higher_version_is_refused(tmp_path):

@@ -19,9 +19,9 @@ def test_stacked_digits_are_three_real_digits():
 
 
 def test_generated_images():
-  source = GeneratedSource(16, 2, num_classes=5)
+  source = GeneratedSource((16, 16), 2, num_classes=5)
   examples = source[np.array([3, 3, 4])]
   assert examples["image"].shape == (3, 16, 16, 2) and examples["image"].dtype == np.uint8
   np.testing.assert_array_equal(examples["image"][0], examples["image"][1])
   assert set(source[np.arange(len(source))]["label"]) == set(range(5))
-  assert "label" not in GeneratedSource(16, 3, 0)[np.array([0])]
+  assert "label" not in GeneratedSource((16, 16), 3, 0)[np.array([0])]

@@ -20,12 +20,12 @@ def data_dir(tmp_path_factory):
   for name, channels in (("colour", 3), ("grey", 1)):
     for first, label in enumerate(("cat", "dog")):
       write_images(root / name / label, 4, channels=channels, first=4 * first)
-    prepare_images(ImageFiles(root / name), name, root / "data", 8, Decoder(channels), name == "colour", 1, False)
+    prepare_images(ImageFiles(root / name), name, root / "data", (8, 8), Decoder(channels), name == "colour", 1, False)
   return root / "data"
 
 
 def source(data_dir, name="colour", split="train", side=8, channels=3, fit_by="crop_resize", **labels):
-  return TfdsSource(name, split, str(data_dir), side, Decoder(channels), fit_by, **labels)
+  return TfdsSource(name, split, str(data_dir), (side, side), Decoder(channels), fit_by, **labels)
 
 
 def everything(some):
@@ -101,8 +101,10 @@ def test_a_home_directory_is_expanded(data_dir, monkeypatch):
   assert len(source("~/data")) == 8
 
 
-@pytest.mark.parametrize("dtype", ["float32", "uint16"])
-def test_images_of_other_types_are_refused(tmp_path, dtype):
+@pytest.mark.parametrize(
+  "dtype, error", [("float32", "images of float32 instead of uint8"), ("uint16", "set config.data.bits = 16")]
+)
+def test_images_of_other_types_are_refused(tmp_path, dtype, error):
   """TFDS stores floats as PNG, four bytes per value; decoded as an image they would be noise."""
   identity = tfds.core.dataset_info.DatasetIdentity(
     name="depth", version=tfds.core.Version("1.0.0"), data_dir=str(tmp_path), module_name=__name__
@@ -122,7 +124,7 @@ def test_images_of_other_types_are_refused(tmp_path, dtype):
   info.set_splits(tfds.core.splits.SplitDict([split]))
   directory.mkdir(parents=True)
   info.write_to_directory(directory)
-  with pytest.raises(UserError, match=f"depth.* has images of {dtype} instead of uint8"):
+  with pytest.raises(UserError, match=f"depth.* has .*{error}"):
     source(tmp_path, "depth", channels=1)
 
 

@@ -53,6 +53,8 @@ def test_both_as_torch_computes_them(images, side):
 def test_grey_becomes_rgb():
   grey = np.arange(4, dtype=np.uint8).reshape(1, 2, 2, 1)
   np.testing.assert_array_equal(as_rgb(grey), grey.repeat(3, -1))
+  premultiplied = np.array([[[[0, 0, 0, 0], [50, 100, 0, 100], [1, 2, 3, 255]]]], np.uint8)
+  np.testing.assert_array_equal(as_rgb(premultiplied), [[[[255] * 3, [205, 255, 155], [1, 2, 3]]]])
   with pytest.raises(ValueError, match="broadcast"):
     as_rgb(np.zeros((1, 2, 2, 2), np.uint8))
 
