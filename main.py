@@ -12,7 +12,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from r3gan_jax import factory, runs
+from r3gan_jax import automatic, factory, runs
 from r3gan_jax.cli.shared.processes import join_processes
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
@@ -31,7 +31,8 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLO
 
 
 def main() -> None:
-  config = _CONFIG.value
+  workdir = _WORKDIR.value or f"runs/{_CONFIG.value.name}"
+  config = automatic.completed(_CONFIG.value, workdir)
   if _TOPOLOGY.value:
     if not _DRY_RUN.value:
       raise UserError("--topology only plans a run: add --dry_run")
@@ -43,7 +44,7 @@ def main() -> None:
   if _DRY_RUN.value:
     print(describe(factory.build_experiment(config, jax.device_count())))
     return
-  runs.train_run(config, _WORKDIR.value or f"runs/{config.name}", _CHANGE_SETTINGS.value)
+  runs.train_run(config, workdir, _CHANGE_SETTINGS.value)
 
 
 if __name__ == "__main__":

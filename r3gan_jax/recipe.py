@@ -39,7 +39,7 @@ class Data:
   """config.data: the images and labels."""
 
   # "tfds": a data set prepared by cli.prepare_data; "folder": a directory or zip of images of the configured size;
-  # "stacked_mnist"; "stacked_digits"; "generated"
+  # "images": either, or images of other sizes, which are fitted once; "stacked_mnist"; "stacked_digits"; "generated"
   source: str = setting("tfds")
   name: str = setting("")  # the prepared data set
   split: str = setting("train")

@@ -1,20 +1,28 @@
 """Builds the data source of a configuration by config.data.source; a new one is one line of `SOURCES`."""
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from r3gan_jax.data.cache import cached
+from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.folder import FolderSource
 from r3gan_jax.data.generated import GeneratedSource
 from r3gan_jax.data.images import Decoder
+from r3gan_jax.data.labels import listed_labels
+from r3gan_jax.data.prepare import prepare_images
 from r3gan_jax.data.skipping import SkippingSource
 from r3gan_jax.data.source import Source
 from r3gan_jax.data.stacked import StackedSource, load_small_digits
-from r3gan_jax.data.tfds import TfdsSource, number_of_classes, splits
+from r3gan_jax.data.tfds import TfdsSource, is_prepared, number_of_classes, splits
 from r3gan_jax.errors import UserError
+from r3gan_jax.interop.weights import cache_directory
 from r3gan_jax.recipe import image_size
+from r3gan_jax.storage import as_path
 
 
 def _tfds(config: ConfigDict) -> Source:
@@ -58,6 +66,32 @@ def _folder(config: ConfigDict) -> Source:
     raise UserError("config.run.data_path is empty: give the folder or zip of images")
   skip = _skips_corrupt(config)
   return FolderSource(config.run.data_path, image_size(data), build_decoder(config), data.num_classes, skip)
+
+
+def _images(config: ConfigDict) -> Source:
+  """Builds the source of images of any size, prepared once, in the user's cache, or of a prepared data set."""
+  data, path = config.data, as_path(config.run.data_path)
+  if not is_prepared(path):
+    if jax.process_count() > 1:
+      raise UserError(f"{path} is not a prepared data set, which several processes need: run prepare_data first")
+    files, decoder = ImageFiles(path), build_decoder(config)
+    in_directories = bool(data.num_classes) and listed_labels(files, or_directories=True) is None
+    parts = (files.digest(), files.names, image_size(data), decoder, in_directories)
+    directory = cache_directory() / "images" / hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    prepared = prepare_images(
+      files,
+      "images",
+      directory,
+      image_size(data),
+      decoder,
+      class_directories=in_directories,
+      processes=os.cpu_count() or 1,
+      skip_corrupt=_skips_corrupt(config),
+    )
+    path = prepared.directory
+  return TfdsSource(
+    "", "train", str(path), image_size(data), build_decoder(config), "crop_resize", data.num_classes, data.label_key
+  )
 
 
 def build_decoder(config: ConfigDict) -> Decoder:
@@ -106,6 +140,7 @@ def _generated(config: ConfigDict) -> Source:
 SOURCES: Mapping[str, Callable[[ConfigDict], Source]] = {
   "tfds": lambda config: _readable(config, _tfds(config)),
   "folder": lambda config: _readable(config, _folder(config)),
+  "images": lambda config: _readable(config, _images(config)),
   "stacked_digits": _stacked_digits,
   "stacked_mnist": _stacked_mnist,
   "generated": _generated,

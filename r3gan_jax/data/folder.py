@@ -44,7 +44,7 @@ class FolderSource:
       raise found.corrupt[0]
     for header in found.headers:
       self._check_size(header.size, header.index)
-    logging.info("%s", describe(self._files, found, classes, decoder.background))
+    logging.info("%s", describe(self._files, found, classes, decoder))
 
   def __len__(self) -> int:
     return len(self._files)

@@ -38,7 +38,7 @@ PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # bytes unpacked; ICC profiles of printer
 PngImagePlugin.MAX_TEXT_MEMORY = 2**27
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBa"}
-_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes of grey images with 16 bits, some of them stored in 32."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _EXIF_ORIENTATION = 0x0112
@@ -101,10 +101,10 @@ class Decoder:
       raise
     except Exception as error:  # a broken file can raise anything in Pillow's readers
       raise CorruptImage(f"{name} is damaged or cut short ({one_line(error)}): replace or remove it") from None
-    if image.mode.startswith("F") or (image.mode in _DEEP and self.bits == 8):
-      cure = "set config.data.bits = 16 and channels = 1, or " * (image.mode in _DEEP)
+    if image.mode.startswith("F") or (image.mode in DEEP_MODES and self.bits == 8):
+      cure = "set config.data.bits = 16 and channels = 1, or " * (image.mode in DEEP_MODES)
       raise UserError(f"{name} has more than {self.bits} bits per channel ({image.mode}): {cure}convert it")
-    if image.mode in _DEEP:
+    if image.mode in DEEP_MODES:
       return _sixteen_bits(np.asarray(image), name)
     if self.channels == 1 and image.mode not in ("1", "L", "LA"):
       raise UserError(f"{name} is a colour image ({image.mode}), but grey images are expected: set the channels to 3")
@@ -208,6 +208,14 @@ def to_array(image: Image.Image) -> np.ndarray:
   if image.mode == "RGBa":  # the resampling filter overshoots
     return np.minimum(array, array[..., 3:])
   return array
+
+
+def for_png(image: Image.Image) -> Image.Image:
+  """Converts an image of a `Decoder` to one that PNG can hold, which the same `Decoder` reads as the same."""
+  if image.mode not in ("F", "RGBa"):
+    return image
+  array = to_array(image)
+  return Image.fromarray(array[..., 0] if image.mode == "F" else to_straight_alpha(array))
 
 
 def to_8_bits(images: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from etils import epath
 from PIL import Image
 
 from r3gan_jax.data.files import LISTS, ImageFiles
-from r3gan_jax.data.images import Decoder, fit
+from r3gan_jax.data.images import Decoder, fit, for_png
 from r3gan_jax.data.labels import directory_labels, listed_labels
 from r3gan_jax.data.shards import Prepared, write_data_set
 from r3gan_jax.data.survey import describe, name_classes, number_classes, survey
@@ -45,7 +45,7 @@ class ImageRecords:
   def example(self, index: int) -> dict[str, Any]:
     title = self._files.title(index)
     image = self._decoder(self._files.read(index), title)
-    example = {"image": fit(image, self._size, "crop_resize", title)}
+    example = {"image": for_png(fit(image, self._size, "crop_resize", title))}
     return example if self._labels is None else example | {"label": int(self._labels[index])}
 
   def digest(self) -> str:
@@ -105,7 +105,7 @@ def prepare_images(
   elif labels is not None:
     features["label"] = tfds.features.ClassLabel(num_classes=int(labels.max()) + 1)
     classes = number_classes(labels)
-  print(describe(files, survey(files), classes, decoder.background), flush=True)
+  print(describe(files, survey(files), classes, decoder), flush=True)
   info = tfds.core.DatasetInfo(
     builder=tfds.core.dataset_info.DatasetIdentity(
       name=name, version=tfds.core.Version("1.0.0"), data_dir=str(data_dir), module_name=__name__

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from r3gan_jax.data.files import ImageFiles, counted, in_threads
-from r3gan_jax.data.images import CorruptImage, open_image, upright_size
+from r3gan_jax.data.images import CorruptImage, Decoder, open_image, upright_size
 
 MAX_HEADERS = 2000
 
@@ -57,17 +57,18 @@ def survey(files: ImageFiles) -> Survey:
   )
 
 
-def describe(files: ImageFiles, found: Survey, classes: str, background: str) -> str:
-  """Returns the line; `classes` is its part about classes, `background` the colour under transparent pixels."""
+def describe(files: ImageFiles, found: Survey, classes: str, decoder: Decoder) -> str:
+  """Returns the line; `classes` is its part about classes, `decoder` tells what becomes of transparent pixels."""
   examined = len(found.headers) + len(found.corrupt)
   sizes = sorted({header.size for header in found.headers}, key=lambda size: (size[0] * size[1], size))
   ends = dict.fromkeys([*sizes[:1], *sizes[-1:]])
   modes = Counter(_MODES.get(header.mode, header.mode) for header in found.headers)
   transparent = sum(header.transparent for header in found.headers)
+  kept = "kept so" if decoder.channels == 4 else f"put over {decoder.background}"
   seen = [
     " to ".join(f"{width}x{height}" for width, height in ends),
     *(f"{count:,} {mode}" for mode, count in modes.most_common()),
-    f"{transparent:,} transparent, put over {background}" if transparent else "",
+    f"{transparent:,} transparent, {kept}" if transparent else "",
     f"{len(found.corrupt):,} damaged" if found.corrupt else "",
   ]
   some = f"of {examined:,} examined: " if examined < len(files) else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from r3gan_jax.data.files import in_threads
 from r3gan_jax.data.images import Decoder, fit, to_array
@@ -210,7 +211,7 @@ def _open(name: str, data_path: str) -> Any:
       "`gcloud storage cp --recursive`"
     )
   data_path = str(as_path(data_path)) if data_path else ""
-  if data_path and (Path(data_path) / "dataset_info.json").is_file():
+  if data_path and is_prepared(as_path(data_path)):
     return open_directory(Path(data_path))
   if not re.fullmatch(r"\w+(/[\w.+-]+)?(:[\d.*]+)?", name):
     raise UserError(f"config.data.name = {name!r}: give the name of a prepared data set, NAME or NAME/CONFIG")
@@ -226,6 +227,11 @@ def _open(name: str, data_path: str) -> Any:
         f"{where} is prepared in another format: run {_how_to_prepare(name)} --data_dir=ANOTHER ({one_line(error)})"
       ) from None
     raise UserError(f"{where} cannot be read ({one_line(error)}): {_IF_DAMAGED}") from None
+
+
+def is_prepared(path: epath.Path) -> bool:
+  """Whether `path` is the directory of a prepared data set, NAME/VERSION."""
+  return not is_remote(path) and (path / "dataset_info.json").is_file()
 
 
 def open_directory(directory: Path) -> Any:

@@ -56,7 +56,7 @@ def open_images(name: str, path: epath.PathLike) -> ImageSet:
   found = survey(files)
   if found.corrupt:
     raise found.corrupt[0]
-  logging.info("%s: %s", name, describe(files, found, "classes are not looked at", decoder.background))
+  logging.info("%s: %s", name, describe(files, found, "classes are not looked at", decoder))
   width, height = size = found.headers[0].size
   threads = ThreadPoolExecutor(thread_name_prefix=name)
 

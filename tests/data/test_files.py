@@ -33,7 +33,7 @@ def as_somebody_else():
 
 def line(path):
   files = ImageFiles(path)
-  return describe(files, survey(files), "no classes", "white")
+  return describe(files, survey(files), "no classes", Decoder(3))
 
 
 def test_hidden_and_system_files_are_skipped(tmp_path):

@@ -231,10 +231,10 @@ def test_a_preparation_stopped_by_a_full_disk_continues(tmp_path, capsys, size):
   images = write_images(tmp_path / "images", 12, side=128)
   message = "cannot write .*: .*File too large.*: the same command continues"
   with capsys.disabled(), redirect_stdout(None), largest_file(size), pytest.raises(UserError, match=message):
-    run(tmp_path / "images", tmp_path, resolution=128)
+    run(tmp_path / "images", tmp_path, size=(128, 128))
   unfinished = tmp_path / "pictures" / "1.0.0.unfinished"
   assert not list(unfinished.glob("writing-*")) and not list(unfinished.glob("*.tmp"))
-  prepared = run(tmp_path / "images", tmp_path, resolution=128)
+  prepared = run(tmp_path / "images", tmp_path, size=(128, 128))
   np.testing.assert_array_equal(read_by_tfds(prepared.directory, "train")[0], images)
 
 
