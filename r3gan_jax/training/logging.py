@@ -174,7 +174,7 @@ class _PatientWriter(ScalarsAndImagesWriter):
     self._try(self._writer.write_scalars, step, scalars)
 
   def write_images(self, step: int, images: Mapping[str, Any]) -> None:
-    self._try(self._writer.write_images, step, images)
+    self._writer.write_images(step, images)
 
   def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
     self._try(self._writer.write_texts, step, texts)
@@ -191,13 +191,12 @@ class _LogWriter(metric_writers.LoggingWriter):
 
 
 def make_writer(workdir: epath.Path, *services: MetricWriter) -> MetricWriter:
-  """Returns the writer of a run: log, metrics.jsonl, tensorboard/ and `services` on process 0, nothing on the others."""
+  """Returns a run's writer: to the log, metrics.jsonl, tensorboard/ and `services` on process 0, to none on others."""
   if not is_first_process():
     return metric_writers.MultiWriter([])
   errors = Exception if is_remote(workdir) else OSError
   files = (JsonLinesWriter(workdir / METRICS_FILE), TensorBoardWriter(workdir / "tensorboard"))
-  patient = [_PatientWriter(writer, errors) for writer in files] + [_PatientWriter(one, Exception) for one in services]
-  return metric_writers.MultiWriter([_LogWriter(), *patient])
+  return metric_writers.MultiWriter([_LogWriter(), *(_PatientWriter(writer, errors) for writer in files), *services])
 
 
 def started(event: str) -> dict[str, str]:

@@ -6,9 +6,9 @@ charts is images seen.
 """
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from absl import logging
@@ -24,20 +24,31 @@ _FINISH_SECONDS = 30  # to upload the rest; with the process that was preempted,
 
 
 class WandbWriter(ScalarsAndImagesWriter):
-  """Hands scalars and uint8 images [N, H, W, C] to an open W&B run, without waiting for the network."""
+  """Hands scalars and uint8 images [N, H, W, C] to an open W&B run, without waiting for the network.
+
+  Failures are logged, once in a row: training must not end for its log.
+  """
 
   def __init__(self, run: Any):
     self._run = run
+    self._failing = False
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-    self._run.log({_STEP: step} | {name: float(value) for name, value in scalars.items()})
+    self._log(step, lambda: {name: float(value) for name, value in scalars.items()})
 
   def write_images(self, step: int, images: Mapping[str, Any]) -> None:
     from wandb import Image
 
-    self._run.log(
-      {_STEP: step} | {name: [Image(np.asarray(image)) for image in batch] for name, batch in images.items()}
-    )
+    self._log(step, lambda: {name: [Image(np.asarray(one)) for one in batch] for name, batch in images.items()})
+
+  def _log(self, step: int, values: Callable[[], dict[str, Any]]) -> None:
+    try:
+      self._run.log({_STEP: step} | values())
+      self._failing = False
+    except Exception as error:  # its process has ended, or a picture does not fit on the disk
+      if not self._failing:
+        logging.error("Weights & Biases cannot log (%s): training continues without it", one_line(error))
+      self._failing = True
 
 
 def check_wandb(project: str) -> None:
@@ -88,7 +99,7 @@ def wandb_writer(project: str, workdir: epath.Path, config: Mapping[str, Any]) -
       write_whole(path, uuid.uuid4().hex + "\n")
     run_id = path.read_text().strip()
 
-  def opened(mode: str | None) -> Any:
+  def opened(mode: Literal["offline"] | None) -> Any:
     return wandb.init(
       entity=entity or None,
       project=name,
@@ -120,5 +131,8 @@ def wandb_writer(project: str, workdir: epath.Path, config: Mapping[str, Any]) -
     run.define_metric("*", step_metric=_STEP)
     yield WandbWriter(run)
     exit_code = 0
-  finally:  # the run's own context manager would print a traceback of every error
-    run.finish(exit_code)
+  finally:
+    try:
+      run.finish(exit_code)
+    except Exception as error:  # its process has ended: what it wrote is on the disk
+      logging.error("the Weights & Biases run could not be finished (%s)", one_line(error))
