@@ -1,6 +1,6 @@
 # make quickstart    trains a GAN on handwritten digits and writes a report: runs/stacked_digits/report.html
 # make test          runs the tests: about half an hour on two cores
-# make lint          checks style, formatting, types and shell scripts
+# make lint          checks style, formatting, types, shell scripts and the Dockerfile
 # make clean         deletes .venv and what was built
 #
 # Each needs only make and Python 3.11 or newer (make PYTHON=python3.12 ...), and installs the rest into .venv.
@@ -22,6 +22,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck --external-sources launch/*.sh benchmarks/*.sh
+	$(BIN)/hadolint launch/Dockerfile
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

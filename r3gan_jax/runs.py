@@ -38,6 +38,7 @@ from r3gan_jax.training.mesh import local_copy, make_mesh
 from r3gan_jax.training.protocol import as_series, keep_protocol, protocol_differences
 from r3gan_jax.training.state import TrainState, abstract_state, averaged
 from r3gan_jax.training.transfer import transferred_state
+from r3gan_jax.training.weights_and_biases import check_wandb, wandb_writer
 from r3gan_jax.training.workdir import CONFIG_FILE, LOCK_FILE, check_data, claim_workdir, read_config
 
 _SECONDS_TO_SEE = 10
@@ -56,6 +57,8 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
   workdir = as_path(workdir)
   experiment = factory.build_experiment(config, jax.device_count())
   check_same_everywhere("the configuration", config.to_dict())
+  if config.run.wandb:
+    on_first_process(lambda: check_wandb(config.run.wandb))
   source = factory.build_source(config)
   if jax.process_count() > 1:
     some = source[np.array([0, len(source) // 2, len(source) - 1])]["image"]
@@ -90,7 +93,11 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
     )
     logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
     snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scorer)
-    with Trainer(experiment, loader, workdir, make_writer(workdir), snapshots, preemption) as trainer:
+    services: list[MetricWriter] = []
+    if config.run.wandb:
+      opened = wandb_writer(config.run.wandb, workdir, factory.checked(config.to_dict()))
+      on_first_process(lambda: services.append(held.enter_context(opened)))
+    with Trainer(experiment, loader, workdir, make_writer(workdir, *services), snapshots, preemption) as trainer:
       trainer.train(start)
 
 

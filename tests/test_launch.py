@@ -1,4 +1,7 @@
-"""The launch scripts: --dry_run prints what runs, flags reach main.py unchanged, and training restarts and stops."""
+"""The launch scripts: --dry_run prints what runs, flags reach main.py unchanged, and training restarts and stops.
+
+And the container: what it is given is enough.
+"""
 
 import os
 import shlex
@@ -312,5 +315,24 @@ def test_hosts_train_in_the_background_once_until_stopped(repository):
 
 def test_no_script_was_forgotten():
   tested = {name.split()[0] for name in CALLS} | {"restart.sh", "common.sh"}
-  assert {path.name for path in LAUNCH.iterdir()} == tested
+  assert {path.name for path in LAUNCH.glob("*.sh")} == tested
   assert all(os.access(LAUNCH / name, os.X_OK) for name in tested - {"common.sh"})
+
+
+def test_the_container_has_what_a_run_imports(tmp_path):
+  """The Dockerfile's COPY lines, carried out; nothing else is sent to the builder."""
+  words = [line.split() for line in (LAUNCH / "Dockerfile").read_text().splitlines()]
+  copied = [(source, line[-1]) for line in words if line[:1] == ["COPY"] for source in line[1:-1]]
+  ignored = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
+  assert {f"!{source}" for source, _ in copied} == {line for line in ignored if line.startswith("!")}
+  for source, target in copied:
+    if (LAUNCH.parent / source).is_dir():
+      shutil.copytree(LAUNCH.parent / source, tmp_path / target)
+    else:
+      shutil.copy(LAUNCH.parent / source, tmp_path / target)
+  program = "import main, r3gan_jax, configs.cifar10 as it; it.get_config(); print(*r3gan_jax.__path__, it.__file__)"
+  environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+  done = subprocess.run(
+    [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+  )
+  assert done.stdout.split() == [f"{tmp_path}/r3gan_jax", f"{tmp_path}/configs/cifar10.py"], done.stderr

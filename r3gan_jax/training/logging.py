@@ -46,7 +46,7 @@ FINISHED = "finished"
 """The 'reason' of `ENDED` for a run that has seen all its images; other reasons are error messages."""
 
 
-class _ScalarsAndImagesWriter(MetricWriter):
+class ScalarsAndImagesWriter(MetricWriter):
   """clu's interface, reduced to scalars and images."""
 
   def write_summaries(self, step: int, values: Any, metadata: Any = None) -> None:
@@ -77,7 +77,7 @@ class _ScalarsAndImagesWriter(MetricWriter):
     pass
 
 
-class JsonLinesWriter(_ScalarsAndImagesWriter):
+class JsonLinesWriter(ScalarsAndImagesWriter):
   """Appends one line per call, {"images_seen": ..., name: number or text, ...}, to a file.
 
   In an object store, lines are written at `flush`. Lines that cannot be written wait.
@@ -104,7 +104,7 @@ class JsonLinesWriter(_ScalarsAndImagesWriter):
       self._waiting = ""
 
 
-class TensorBoardWriter(_ScalarsAndImagesWriter):
+class TensorBoardWriter(ScalarsAndImagesWriter):
   """TensorBoard event files; the step axis is images seen. Events that cannot be written wait.
 
   tensorboardX's own writer writes in a thread of its own, which a full disk ends. In an object store, every `flush`
@@ -154,7 +154,7 @@ def _record_of(event: Event) -> bytes:
   return size + struct.pack("<I", masked_crc32c(size)) + data + struct.pack("<I", masked_crc32c(data))
 
 
-class _PatientWriter(_ScalarsAndImagesWriter):
+class _PatientWriter(ScalarsAndImagesWriter):
   """Another writer, whose failures are logged, once in a row: training must not end for its log."""
 
   def __init__(self, writer: MetricWriter, errors: type[Exception]):
@@ -190,13 +190,13 @@ class _LogWriter(metric_writers.LoggingWriter):
     pass
 
 
-def make_writer(workdir: epath.Path) -> MetricWriter:
-  """Returns the writer of a run: log, metrics.jsonl and tensorboard/ on process 0, nothing on the others."""
+def make_writer(workdir: epath.Path, *services: MetricWriter) -> MetricWriter:
+  """Returns a run's writer: to the log, metrics.jsonl, tensorboard/ and `services` on process 0, to none on others."""
   if not is_first_process():
     return metric_writers.MultiWriter([])
   errors = Exception if is_remote(workdir) else OSError
   files = (JsonLinesWriter(workdir / METRICS_FILE), TensorBoardWriter(workdir / "tensorboard"))
-  return metric_writers.MultiWriter([_LogWriter(), *(_PatientWriter(writer, errors) for writer in files)])
+  return metric_writers.MultiWriter([_LogWriter(), *(_PatientWriter(writer, errors) for writer in files), *services])
 
 
 def started(event: str) -> dict[str, str]:
