@@ -13,13 +13,14 @@ FLOORS = (
   ("augment", "data", "losses", "networks"),
   ("algorithms", "interop", "metrics", "recipe"),
   ("inversion", "sampling", "sources", "training"),
-  ("comparison", "conversion", "factory", "planning", "sample_sets"),
+  ("automatic", "comparison", "conversion", "factory", "planning", "sample_sets"),
   ("reporting", "scoring"),
   ("runs",),
   ("trials",),
   ("cli",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+TAKE_A_RECIPE = ("automatic", "factory", "runs", "scoring", "sources", "trials")
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 
@@ -43,7 +44,7 @@ def test_imports_only_from_below(path):
       assert rest[0] == own or FLOOR[rest[0]] < FLOOR[own], f"{own} imports {name}"
     if first == "ml_collections":
       takes_a_recipe = path == PACKAGE / "cli" / "compare.py"
-      assert takes_a_recipe or own in ("factory", "runs", "scoring", "sources", "trials"), f"{own} touches a ConfigDict"
+      assert takes_a_recipe or own in TAKE_A_RECIPE, f"{own} touches a ConfigDict"
     if first in ("tensorflow", "tensorflow_datasets", "grain"):
       assert own == "data", "data/ is the only place for TensorFlow and its data sets"
     if first == "torch":

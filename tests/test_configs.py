@@ -256,7 +256,7 @@ def test_impossible_networks_are_refused(name, setting, value, message):
   [
     ("stacked_digits", "channels", 4, "config.data.channels = 4: stacked digits need 3"),
     ("stacked_digits", "num_classes", 10, "config.data.num_classes = 10: stacked digits need 0"),
-    ("cifar10", "channels", 4, "config.data.channels = 4: images are read as grey (1) or RGB (3)"),
+    ("cifar10", "bits", 16, "only grey images are read with 16 bits"),
     ("cifar10", "background", "whyte", "background 'whyte' is not a colour"),
   ],
 )
