@@ -6,10 +6,8 @@ from functools import cache
 import jax
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from r3gan_jax import factory, runs
-from r3gan_jax.algorithms.base import Algorithm, Carry, Params
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler
 from r3gan_jax.training.mesh import make_mesh
@@ -32,7 +30,7 @@ class TrainedGan:
   """The averaged networks of a run.
 
   Attributes:
-    config: the configuration that it was trained with.
+    config: the configuration, a ConfigDict, that it was trained with.
     algorithm: its networks and losses; `algorithm.generate(params, carry, noise, labels)` is differentiable.
     params: network -> its averaged parameters, a tree of float32 arrays.
     carry: the other state of the networks, e.g. StyleGAN2's mean w; {} of R3GAN.
@@ -40,11 +38,11 @@ class TrainedGan:
   """
 
   def __init__(self, run: runs.TrainedRun):
-    self.config: ConfigDict = run.config
-    self.algorithm: Algorithm = run.algorithm
-    self.params: Params = run.params
-    self.carry: Carry = run.carry
-    self.images_seen: int = run.images_seen
+    self.config = run.config
+    self.algorithm = run.algorithm
+    self.params = run.params
+    self.carry = run.carry
+    self.images_seen = run.images_seen
     self._title = run.title
     self._sampler = cache(self._build_sampler)  # compiled once for its settings
 
@@ -80,20 +78,20 @@ class TrainedGan:
     Raises:
       UserError: an argument is out of range, or the images are not finite.
     """
-    seeds = _integers("seeds", seeds, 2**32)
+    chosen = _integers("seeds", seeds, 2**32)
     if not 0 <= truncation <= 1:
       raise UserError(f"truncation = {truncation}: choose from 0 to 1")
     if batch_size < 1:
       raise UserError(f"batch_size = {batch_size} must be positive")
-    return self._sampler(truncation, batch_size)(self.params, self.carry, seeds, self._labels(label, len(seeds)))
+    return self._sampler(truncation, batch_size)(self.params, self.carry, chosen, self._labels(label, len(chosen)))
 
   def _labels(self, label: int | Iterable[int] | None, count: int) -> np.ndarray | None:
     """Returns int64 [count], or None if none are given."""
     if label is None:
       return None
     if not self.num_classes:
-      raise UserError(f"label = {label}: this GAN has no classes: leave label out")
-    labels = _integers("label", [label] * count if np.ndim(label) == 0 else label, self.num_classes)
+      raise UserError("label: this GAN has no classes: leave it out")
+    labels = _integers("label", label if np.iterable(label) else [label] * count, self.num_classes)
     if len(labels) != count:
       raise UserError(f"label: {len(labels)} classes for {count} seeds: give one for all, or one for each")
     return labels
@@ -110,7 +108,7 @@ def _integers(name: str, values: Iterable[int], limit: int) -> np.ndarray:
   Raises:
     UserError: the argument `name` is something else.
   """
-  array = np.array(list(values))
+  array = np.array(list(values) if np.iterable(values) else values)
   if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
     raise UserError(f"{name}: give integers, such as {name}=[0, 1, 2]")
   if array.size and not 0 <= array.min() <= array.max() < limit:

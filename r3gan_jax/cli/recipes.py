@@ -1,6 +1,8 @@
 """Lists the recipes that come along, for --config and --comparison: `python -m r3gan_jax.cli.recipes`.
 
-    python -m r3gan_jax.cli.recipes --show=configs/cifar10.py > mine.py    # a start for your own: --config=mine.py
+    python -m r3gan_jax.cli.recipes --show=configs/cifar10.py > mine.py
+
+prints one, as a start for your own: `--config=mine.py`.
 """
 
 from absl import flags

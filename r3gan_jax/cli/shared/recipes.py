@@ -30,8 +30,7 @@ def define_recipe(flag: str, help: str) -> flags.FlagHolder[ConfigDict]:
 class _Parser(config_flags.ConfigFileFlagParser):
   def parse(self, path: str) -> ConfigDict:
     name, colon, variant = path.partition(":")
-    if str(_ROOT) not in sys.path:
-      sys.path.insert(0, str(_ROOT))
+    sys.path.insert(0, str(_ROOT))  # in front of the user's own directories of that name
     return super().parse(f"{find_recipe(self.name, name)}{colon}{variant}")
 
 
@@ -53,4 +52,3 @@ def recipes() -> Iterator[str]:
   for path in sorted((_ROOT / "configs").rglob("*.py")):
     if path.name not in ("__init__.py", "common.py"):
       yield path.relative_to(_ROOT).as_posix()
-
