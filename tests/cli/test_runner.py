@@ -35,7 +35,7 @@ def test_help_names_defaults(command):
     ((), "--config is missing"),
     (("--config=configs/cifar10.py", "--config.batch_sise=3"), "no setting 'batch_sise': did you mean 'batch_size'?"),
     (("--config=configs/cifar10.py", "--config.gan.zzz=3"), "there is no setting 'zzz'"),
-    (("--config=nowhere.py",), "'nowhere.py'"),
+    (("--config=nowhere.py",), "--config=nowhere.py: there is no such recipe"),
   ],
 )
 def test_mistakes_in_flags(refused, flags, message):
