@@ -16,6 +16,7 @@ FLOORS = (
   ("comparison", "conversion", "factory", "planning", "sample_sets"),
   ("reporting", "scoring"),
   ("runs",),
+  ("published",),
   ("trials",),
   ("cli",),
 )
