@@ -62,10 +62,9 @@ def main() -> None:
 
 
 def _out() -> Path:
-  path, _ = output_path("out", _OUT.value, directory=True)
-  if is_remote(path):
-    raise UserError(f"--out={path}: write to a local folder, and copy it from there")
-  out = Path(path)
+  if is_remote(_OUT.value):
+    raise UserError(f"--out={_OUT.value}: write to a local folder, and copy it from there")
+  out = Path(output_path("out", _OUT.value, directory=True)[0])
   if out.exists() and any(out.iterdir()):
     raise UserError(f"--out={out} exists and is not empty: choose another folder")
   return out

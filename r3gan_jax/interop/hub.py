@@ -5,13 +5,14 @@ Its settings hold: the user's login or HF_TOKEN, HF_HOME for the cache, HF_HUB_O
 
 import os
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from etils import epath
 
-from r3gan_jax.errors import UserError, one_line
+from r3gan_jax.errors import UserError
 
 SCHEME = "hf://"
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -91,4 +92,4 @@ def _library(need: str) -> ModuleType:
 
 
 def _why(error: Exception) -> str:
-  return one_line(error)[:300]
+  return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")

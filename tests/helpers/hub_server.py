@@ -1,6 +1,6 @@
-"""A local Hugging Face Hub: the part of its HTTP API by which huggingface_hub makes repositories, commits and downloads.
+"""A local Hugging Face Hub: the part of its HTTP API by which huggingface_hub creates, commits and fetches.
 
-Files are small here, so they are in the commit itself, and not in a store of large files.
+All files are in the commit itself: the large ones' own store is huggingface_hub's business.
 """
 
 import base64
@@ -32,19 +32,24 @@ def hub_server(home):
 class Repository:
   def __init__(self, private):
     self.private = private
-    self.commits = []  # {file name: content}, each with all files
+    self.commits = {}  # revision -> {file name: content}
 
   @property
-  def revision(self):
-    return hashlib.sha1(str(len(self.commits)).encode()).hexdigest()
+  def newest(self):
+    return [*self.commits, ""][len(self.commits) - 1]
 
-  @property
-  def files(self):
-    return self.commits[-1] if self.commits else {}
+  def files(self, revision):
+    if revision not in self.commits:
+      raise _Failed(404, "RevisionNotFound")
+    return self.commits[revision]
+
+  def commit(self, files):
+    revision = hashlib.sha1(str(len(self.commits)).encode()).hexdigest()
+    self.commits[revision] = self.commits.get(self.newest, {}) | files
 
 
 class _Failed(Exception):
-  """An HTTP status and the Hub's own code."""
+  """An HTTP status, the Hub's own code for it, and what is sent besides."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -74,7 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
     try:
       status, found = 200, answer(unquote(urlsplit(self.path).path))
     except _Failed as failed:
-      (status, headers["X-Error-Code"]), found = failed.args, {"error": "refused"}
+      status, headers["X-Error-Code"], *found = failed.args
+      found = {"error": "refused", **dict(found)}
     if isinstance(found, bytes):
       # As real ones: of a revision, and with a tag that changes with the content.
       headers |= {"X-Repo-Commit": self.path.split("/")[4], "ETag": f'"{hashlib.sha1(found).hexdigest()}"'}
@@ -104,31 +110,31 @@ class _Handler(BaseHTTPRequestHandler):
     if path == "/api/repos/create":
       asked = json.loads(body)
       name = f"{asked['organization']}/{asked['name']}"
+      page = f"http://{self.headers['Host']}/{name}"
       if name in self.server.repositories:
-        raise _Failed(409, "")
+        raise _Failed(409, "", ("url", page))
       self.server.repositories[name] = Repository(asked.get("visibility") == "private")
-      return {"url": f"http://{self.headers['Host']}/{name}"}
+      return {"url": page}
     name, action = re.fullmatch("/api/models/([^/]+/[^/]+)/(preupload|commit)/main", path).groups()
     repository = self._repository(name)
     if action == "preupload":
       files = json.loads(body)["files"]
       return {"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]}
     lines = [json.loads(line) for line in body.splitlines()]
-    added = {line["value"]["path"]: line["value"]["content"] for line in lines if line["key"] == "file"}
-    repository.commits.append(repository.files | {path: base64.b64decode(text) for path, text in added.items()})
-    return {"commitUrl": f"http://{self.headers['Host']}/{name}/commit/x", "commitOid": repository.revision}
+    added = [line["value"] for line in lines if line["key"] == "file"]
+    repository.commit({file["path"]: base64.b64decode(file["content"]) for file in added})
+    return {"commitUrl": f"http://{self.headers['Host']}/{name}/commit/x", "commitOid": repository.newest}
 
   def _asked(self, path):
     if found := re.fullmatch("/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
       repository = self._repository(found[1])
-      if found[2] not in (None, "main", repository.revision):
-        raise _Failed(404, "RevisionNotFound")
-      return {"id": found[1], "sha": repository.revision, "private": repository.private}
-    if found := re.fullmatch("/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
-      files = self._repository(found[1]).files.items()
+      revision = repository.newest if found[2] in (None, "main") else found[2]
+      return {"id": found[1], "sha": revision, "private": repository.private}
+    if found := re.fullmatch("/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
+      files = self._repository(found[1]).files(found[2])
       return [
         {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-        for name, content in files
+        for name, content in files.items()
       ]
-    name, file = re.fullmatch("/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path).groups()
-    return self._repository(name).files[file]
+    name, revision, file = re.fullmatch("/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path).groups()
+    return self._repository(name).files(revision)[file]
