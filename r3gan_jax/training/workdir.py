@@ -87,12 +87,11 @@ def check_data(workdir: epath.PathLike, images: int, classes: Sequence[str]) -> 
   """
   path = as_path(workdir) / DATA_FILE
   with failing_as(f"cannot record the data in {path}", path):
-    try:
-      before = json.loads(path.read_text())
-      images_before, classes_before = int(before["images"]), [str(name) for name in before["classes"]]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # a new run, or one older than this file
+    before = read_data(workdir)
+    if before is None:  # a new run, or one older than this file
       write_whole(path, json.dumps({"images": images, "classes": [*classes]}, indent=2) + "\n")
       return
+  images_before, classes_before = before
   if classes_before != [*classes]:
     pairs = enumerate(zip_longest(classes_before, classes))
     number, (then, now) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
@@ -102,6 +101,15 @@ def check_data(workdir: epath.PathLike, images: int, classes: Sequence[str]) -> 
     )
   if images_before != images:
     logging.warning("the data have %s images; they had %s when the run started", f"{images:,}", f"{images_before:,}")
+
+
+def read_data(workdir: epath.PathLike) -> tuple[int, list[str]] | None:
+  """Returns what `check_data` recorded: the number of images, and the names of the classes; None without a record."""
+  try:
+    kept = json.loads((as_path(workdir) / DATA_FILE).read_text())
+    return int(kept["images"]), [str(name) for name in kept["classes"]]
+  except (FileNotFoundError, ValueError, KeyError, TypeError):
+    return None
 
 
 def read_history(workdir: epath.PathLike) -> list[dict[str, Any]]:
