@@ -65,6 +65,7 @@ def default_comparison(name: str, title: str, entries: Mapping[str, dict[str, ob
       "order": tuple(entries),
     },
     type_safe=False,  # a budget may be given as 1e12 or as an int
+    allow_dotted_keys=True,  # gamma_0.5
   )
   return comparison.lock()
 

@@ -109,7 +109,7 @@ def _change(config: ConfigDict, setting: str, text: str) -> tuple[str, Any]:
 
 
 def _in_a_file_name(text: str) -> str:
-  return re.sub(r"[^\w.+-]+", "-", text).strip("-")
+  return re.sub(r"[^\w.+-]+", "-", re.sub(r"[()\[\]'\" ]", "", text))
 
 
 def _command(changes: Sequence[tuple[str, Any]]) -> str:

@@ -56,8 +56,8 @@ class _Job:
     if self.trial:
       chosen += [f"--seeds={self.trial.seed}"] + [f"--rates={self.trial.rate!r}"] * ("rates" in flags.FLAGS)
     command = [sys.executable, "-m", f"r3gan_jax.cli.{self.command}", *sys.argv[1:], *chosen]
-    gpus, cores = _share(_gpus(), slot), _share(_cores(), slot)
-    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
+    cards, cores = share(gpus(), slot, _JOBS.value), share(_cores(), slot, _JOBS.value)
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(cards)} if cards else {})
     self.log.parent.mkdir(parents=True, exist_ok=True)
     with self.log.open("ab") as log:
       self.process = subprocess.Popen(
@@ -145,9 +145,9 @@ def _make(comparison: ConfigDict, trial: Trial | None, out: Path, results: epath
 
 def _run_all(command: str, left: Sequence[Trial | None], out: Path) -> list[_Job]:
   """Makes runs in processes of their own, --jobs at a time; returns those that failed. Errors: `make_results`."""
-  if 0 < len(_gpus()) < _JOBS.value:
+  if 0 < len(gpus()) < _JOBS.value:
     raise UserError(
-      f"--jobs={_JOBS.value}: a run takes all memory of a GPU, and there are {len(_gpus())}: choose fewer, or set "
+      f"--jobs={_JOBS.value}: a run takes all memory of a GPU, and there are {len(gpus())}: choose fewer, or set "
       "JAX_PLATFORMS=cpu"
     )
   waiting = [_Job(command, trial, _log_of(trial, out)) for trial in left]
@@ -193,7 +193,7 @@ def _cores() -> list[int]:
   return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
   """Returns the NVIDIA GPUs that JAX would take, as CUDA_VISIBLE_DEVICES names them; this process takes none."""
   if os.environ.get("JAX_PLATFORMS", "cuda") not in ("cuda", "gpu"):
     return []
@@ -203,6 +203,6 @@ def _gpus() -> list[str]:
   return sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
 
 
-def _share(items: Sequence[T], slot: int) -> list[T]:
-  """Returns what one of --jobs runs at a time gets: items of its own, as long as there are enough."""
-  return list(items[slot :: _JOBS.value]) or [*items[slot % max(len(items), 1) :][:1]]
+def share(items: Sequence[T], slot: int, jobs: int) -> list[T]:
+  """Returns what one of so many runs at a time gets: items of its own, as long as there are enough."""
+  return list(items[slot::jobs]) or [*items[slot % max(len(items), 1) :][:1]]
