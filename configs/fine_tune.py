@@ -46,7 +46,7 @@ def get_config(workdir: str = "") -> ConfigDict:
     config.gan[name] = (trained["gan"][name][1],) * 2
   config.gan.augment_p = (0.5, 0.5)  # [P] has 0.3 for 70,000 faces, 0.55 for CIFAR-10; ADA rises with fewer images
   config.gan.ema_half_life = (10_000.0, 10_000.0)  # as StyleGAN2-ADA at batch 32; begins at the run's own average
-  # FreezeD. With half of 7 stages, as StyleGAN2-ADA's --freezed=10
+  # FreezeD. Of 7 stages, three with the layer from the image: --freezed=10 of StyleGAN3's advice
   config.gan.freeze_discriminator = len(trained["gan"]["widths"]) // 2
 
   config.run.total_images = 1_000_000

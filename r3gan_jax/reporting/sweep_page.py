@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 
 from r3gan_jax.reporting.comparison_page import PAGE, plt, png, write_wall
+from r3gan_jax.reporting.drawing import make_logarithmic
 from r3gan_jax.reporting.results import (
   Bounds,
   Row,
@@ -106,8 +107,9 @@ def figure(points: Mapping[str, Point], rows: Sequence[Row], bounds: Bounds) -> 
     axis.axhline(real[score], color="0.4", linestyle="--", linewidth=1, label="real images")
   if logarithmic:
     axis.set_xscale("log")
-  if score in ("fid", "modes_kl", "intra_fid"):
-    axis.set_yscale("log")
+  lowest, highest = axis.dataLim.intervaly
+  if score in ("fid", "modes_kl", "intra_fid") and lowest > 0:
+    make_logarithmic(axis, np.log10(highest / lowest))
   axis.set_xticks([places[text] for text in texts], texts)
   axis.set_xticks([], minor=True)
   axis.set_xlabel(f"config.{setting}", parse_math=False)
