@@ -126,7 +126,7 @@ class Found:
   described: str
 
 
-def completed(config: ConfigDict, workdir: epath.PathLike) -> ConfigDict:
+def completed(config: ConfigDict, workdir: epath.PathLike | None = None) -> ConfigDict:
   """Returns `config` with a choice for each setting that is None, and logs them; other recipes as they are.
 
   A work directory's own choices come first.
@@ -138,7 +138,7 @@ def completed(config: ConfigDict, workdir: epath.PathLike) -> ConfigDict:
     return config
   config = config.copy_and_resolve_references()
   config.unlock()
-  if (as_path(workdir) / CONFIG_FILE).exists():
+  if workdir and (as_path(workdir) / CONFIG_FILE).exists():
     kept = read_config(workdir)
     for section, name in _open(config):
       _of(config, section)[name] = _of(kept, section).get(name)

@@ -38,7 +38,7 @@ from r3gan_jax.algorithms import (
   wgan_gp,
   ylg,
 )
-from r3gan_jax.algorithms.base import Algorithm, HasImageDtype, Images, LearnsFromUnlabelled, Phase
+from r3gan_jax.algorithms.base import Algorithm, HasFrozenLayers, HasImageDtype, Images, LearnsFromUnlabelled, Phase
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.relabelled import RelabelledSource
 from r3gan_jax.data.source import Source
@@ -213,6 +213,11 @@ def build_experiment(config: ConfigDict, device_count: int, platform: str | None
     raise UserError(
       f"config.data.labelled_images = {config.data.labelled_images}: {config.algorithm} cannot learn from images "
       "without a label: set it to 0"
+    )
+  if isinstance(algorithm, HasFrozenLayers) and algorithm.frozen and not config.init_from:
+    raise UserError(
+      "config.gan.freeze_discriminator and freeze_generator keep stages of another run: name it by config.init_from, "
+      "or set them to 0"
     )
   if config.batch_size % device_count:
     raise UserError(

@@ -36,6 +36,40 @@ SHOWN = 10
 """How many samples of a run are kept as a picture."""
 
 
+def entry(config: ConfigDict, group: str, control: str = "", given: str = "") -> dict[str, object]:
+  """Returns an entry.
+
+  Args:
+    config: what is trained. A comparison with a budget scales its length, and with it what `config.gan` counts in
+      images.
+    group: what is alike; differences count within a group.
+    control: the entry that lacks only the idea of this one; "" if there is none.
+    given: what it gets beyond the common budget, and where the protocol is unfair to it; shown below the table.
+  """
+  return {"config": config, "group": group, "control": control, "given": given}
+
+
+def default_comparison(name: str, title: str, entries: Mapping[str, dict[str, object]]) -> ConfigDict:
+  """Returns a comparison of entries by name, in the order of the table, locked."""
+  comparison = ConfigDict(
+    {
+      "name": name,  # of its directories, for runs and for results
+      "title": title,  # of the page of results
+      # Of each run, forward and backward passes of all networks; 0: each entry's own config.run.total_images
+      "multiply_adds": 0.0,
+      # At the end of each run, of `samples` samples; those of classes only where an entry is conditional. The scores
+      # during a run are those of its config.run.
+      "metrics": ("fid", "precision_recall"),
+      "samples": 10_000,
+      "entries": dict(entries),
+      "order": tuple(entries),
+    },
+    type_safe=False,  # a budget may be given as 1e12 or as an int
+    allow_dotted_keys=True,  # gamma_0.5
+  )
+  return comparison.lock()
+
+
 @dataclass(frozen=True)
 class Trial:
   """One run of a comparison: its entry, its seed, and what its learning rates are multiplied by."""
@@ -56,7 +90,7 @@ class Trial:
     config = self.comparison.entries[self.entry].config.copy_and_resolve_references()
     config.seed = self.seed
     chosen = asdict(factory.chosen_settings(config))  # with rates as floats
-    config.gan.update({name: _times(chosen[name], self.rate) for name in chosen if name.endswith("learning_rate")})
+    config.gan.update({name: times(chosen[name], self.rate) for name in chosen if name.endswith("learning_rate")})
     return config
 
   @property
@@ -172,7 +206,7 @@ def of_length(config: ConfigDict, images: int) -> ConfigDict:
   config = config.copy_and_resolve_references()
   longer = images / config.run.total_images
   counted = [name for name in config.gan if name == "ema_half_life" or name.endswith("_images")]
-  config.gan.update({name: _times(config.gan[name], longer) for name in counted})
+  config.gan.update({name: times(config.gan[name], longer) for name in counted})
   config.run.total_images = images
   config.run.log_every_images = max(1, images // 40)
   config.run.snapshot_every_images = math.ceil(images / EVALUATIONS)
@@ -257,10 +291,10 @@ def _save_samples(path: epath.Path, config: ConfigDict, trained: runs.TrainedRun
   save_png(path, image_grid(sampler(trained.params, trained.carry, seeds, labels), SHOWN))
 
 
-def _times(value: Any, factor: float) -> Any:
+def times(value: Any, factor: float) -> Any:
   """Returns a number or a pair of them times `factor`; of integers, the nearest one."""
   if isinstance(value, tuple | list):
-    return tuple(_times(element, factor) for element in value)
+    return tuple(times(element, factor) for element in value)
   return round(value * factor) if isinstance(value, int) else value * factor
 
 

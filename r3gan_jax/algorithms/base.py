@@ -23,7 +23,7 @@ A GAN is one module in this package, which owns its settings, optimisers and sch
 - condition fakes on other classes than the reals': the phase draws them from its keys.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -399,6 +399,25 @@ class HasLeadingRows(Protocol):
   @property
   def leading_rows(self) -> Mapping[str, Mapping[str, int]]:
     """Network -> parameter, "layer/.../name" -> how many of its first rows mean the same in every configuration."""
+
+
+@runtime_checkable
+class HasFrozenLayers(Protocol):
+  """An algorithm that may keep layers as config.init_from has them: they get no gradients and no optimiser state."""
+
+  @property
+  def frozen(self) -> Collection[tuple[str, str]]:
+    """The (network, layer) that are never updated; a layer is all below one key of the network's parameters."""
+
+
+def trainable(algorithm: Any, trees: Params) -> Params:
+  """Returns network -> parameters, or trees like them, without frozen layers; `trees` itself if there are none."""
+  if not (frozen := algorithm.frozen if isinstance(algorithm, HasFrozenLayers) else ()):
+    return trees
+  return {
+    network: {layer: part for layer, part in tree.items() if (network, layer) not in frozen}
+    for network, tree in trees.items()
+  }
 
 
 @runtime_checkable

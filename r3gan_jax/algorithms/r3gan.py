@@ -11,8 +11,9 @@ A fake has the label of the real sample that it is paired with.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from re import match
 from typing import Any, cast
 
 import jax
@@ -75,6 +76,11 @@ class Settings:
   # The algorithm of the 3x3 convolutions: ops/grouped_conv.py
   grouped_conv: str = setting("auto", one_of(("auto", "fused", *GROUPED_CONV_ALGORITHMS)))
 
+  # How many stages stay as config.init_from has them: the highest-resolution ones of D (FreezeD, Mo et al. 2020,
+  # arXiv 2002.10964), and the lowest-resolution ones of G.
+  freeze_discriminator: int = setting(0, not_negative)
+  freeze_generator: int = setting(0, not_negative)
+
   loss: str = setting("relativistic", one_of(LOSSES))
   penalties: tuple[str, ...] = setting(("r1", "r2"), one_of(("r1", "r2")))
   # Two ways to the same gradient; "directional" is the faster one.
@@ -133,6 +139,7 @@ class R3GAN(GAN):
     penalties: which of "r1" (on reals) and "r2" (on fakes) are in D's loss; both are logged.
     augment: applied to all inputs of D, with probability `augment_p`; None: no augmentation.
     penalised_gradient: computes D's gradient, `losses.penalties.directional` or the slower `grad_of_grad`.
+    frozen: see `algorithms.base.HasFrozenLayers`; gradients flow through these layers, to G and for R1 and R2.
   """
 
   generator: nn.Module
@@ -141,6 +148,7 @@ class R3GAN(GAN):
   penalties: tuple[str, ...] = ("r1", "r2")
   augment: Augment | None = None
   penalised_gradient: PenalisedGradient = directional
+  frozen: frozenset[tuple[str, str]] = frozenset()
 
   def __post_init__(self) -> None:
     check_samples_apart(self.discriminator)
@@ -282,7 +290,7 @@ def build(settings: Settings, images: Images, platform: str) -> R3GAN:
     UserError: settings do not fit each other or the images.
   """
   generator, discriminator = _build_networks(settings, images, platform)
-  return R3GAN(
+  algorithm = R3GAN(
     generator=generator,
     discriminator=discriminator,
     noise_dim=settings.noise_dim,
@@ -292,6 +300,31 @@ def build(settings: Settings, images: Images, platform: str) -> R3GAN:
     augment=_build_augment(settings, images),
     penalised_gradient=PENALISED_GRADIENTS[settings.penalised_gradient],
     schedules=cosines(settings, ("learning_rate", "beta2", "gamma", "ema_half_life", "augment_p")),
+  )
+  return replace(algorithm, frozen=_frozen_layers(settings, algorithm))
+
+
+def _frozen_layers(settings: Settings, algorithm: R3GAN) -> frozenset[tuple[str, str]]:
+  """Returns the layers of frozen stages. D's last layers and the class embeddings belong to no stage."""
+  stages = len(settings.widths)
+  for name in ("freeze_discriminator", "freeze_generator"):
+    if (count := getattr(settings, name)) > stages:
+      raise UserError(f"config.gan.{name} = {count}: the networks have {stages} stages: choose from 0 to {stages}")
+  frozen = {
+    "discriminator": range(stages - settings.freeze_discriminator, stages),
+    "generator": range(settings.freeze_generator),
+  }
+  if not any(frozen.values()):
+    return frozenset()
+  first = {("discriminator", "from_image"): stages - 1, ("generator", "basis"): 0}
+
+  def stage_of(network: str, layer: str) -> int | None:
+    numbered = match(r"(?:stage|up|down|to_image)_(\d+)", layer)
+    return int(numbered[1]) if numbered else first.get((network, layer))
+
+  params, _ = jax.eval_shape(algorithm.init, jax.random.key(0))
+  return frozenset(
+    (network, layer) for network in frozen for layer in params[network] if stage_of(network, layer) in frozen[network]
   )
 
 

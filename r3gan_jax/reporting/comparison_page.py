@@ -29,14 +29,20 @@ def write_page(results: epath.Path, heading: str, rows: Sequence[Row], bounds: B
   if given:
     parts += ["What each got beyond the common budget, and where the protocol is unfair to it:", "\n".join(given)]
   parts.append(f"![quality, diversity and stability]({FIGURE})")
-  samples = [(row.entry.name, path) for row in rows if (path := _samples_of(results, row))]
-  if samples:
-    write_whole(results / WALL, wall(samples))
-    parts += [
-      "Samples of the moving average, where there is one, at the end of the run with the first seed; not chosen:",
-      f"![samples]({WALL})",
-    ]
+  parts += write_wall(results, rows)
   write_whole(results / PAGE, "\n\n".join(parts) + "\n")
+
+
+def write_wall(results: epath.Path, rows: Sequence[Row]) -> list[str]:
+  """Writes the wall of samples beside the results; returns the page's words about it, none if there are no samples."""
+  samples = [(row.entry.name, path) for row in rows if (path := _samples_of(results, row))]
+  if not samples:
+    return []
+  write_whole(results / WALL, wall(samples))
+  return [
+    "Samples of the moving average, where there is one, at the end of the run with the first seed; not chosen:",
+    f"![samples]({WALL})",
+  ]
 
 
 def _reading(rows: Sequence[Row]) -> str:
@@ -96,7 +102,7 @@ def figure(rows: Sequence[Row], bounds: Bounds) -> bytes:
   if bounds:
     handles, labels = axes[0][0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)), frameon=False)
-  return _png(canvas)
+  return png(canvas)
 
 
 def _dots(axis: Axes, values: Sequence[float], place: int, colour: str, filled: bool) -> None:
@@ -117,7 +123,7 @@ def wall(samples: Sequence[tuple[str, epath.Path]]) -> bytes:
     axis.imshow(picture, interpolation="nearest", cmap="gray", vmin=0, vmax=1)
     axis.set_axis_off()
     axis.text(-0.01, 0.5, name, transform=axis.transAxes, ha="right", va="center", parse_math=False)
-  return _png(canvas)
+  return png(canvas)
 
 
 def _samples_of(results: epath.Path, row: Row) -> epath.Path | None:
@@ -126,7 +132,8 @@ def _samples_of(results: epath.Path, row: Row) -> epath.Path | None:
   return next((path for path in paths if path.exists()), None)
 
 
-def _png(canvas: Figure) -> bytes:
+def png(canvas: Figure) -> bytes:
+  """Returns a figure as PNG, and closes it."""
   buffer = BytesIO()
   canvas.savefig(buffer, format="png", dpi=100)
   plt.close(canvas)

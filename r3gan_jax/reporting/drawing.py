@@ -67,7 +67,7 @@ def _draw(axis: Axes, panel: Panel) -> None:
     axis.plot(x, y, style, label=curve.label, marker=marker, markersize=3)
   axis.set_xlabel(f"images seen ({'millions' if millions else 'thousands'})")
   if logarithmic:
-    _make_logarithmic(axis, np.log10(values.max()) - np.log10(values.min()))
+    make_logarithmic(axis, np.log10(values.max()) - np.log10(values.min()))
   else:
     axis.ticklabel_format(useOffset=False)
   axis.grid(alpha=0.2)
@@ -75,7 +75,7 @@ def _draw(axis: Axes, panel: Panel) -> None:
     axis.legend(framealpha=0)
 
 
-def _make_logarithmic(axis: Axes, decades: float) -> None:
+def make_logarithmic(axis: Axes, decades: float) -> None:
   """Labels the axis of values with plain numbers, enough of them also if they span few `decades`."""
   axis.set_yscale("log")
   many = ticker.LogLocator(subs=(1, 2, 5) if decades < 3 else (1,))

@@ -138,8 +138,15 @@ def main_score(rows: Sequence[Row]) -> str:
   return next((name for name in ("fid", "modes_kl") if name in names), names[0] if names else "fid")
 
 
+def best_row(rows: Sequence[Row], score: str) -> Row | None:
+  """Returns the row with the best mean of a score, of those of which no run has diverged; None: there is none."""
+  steady = [row for row in rows if row.values(score) and all(r.diverged_at is None for r in row.results)]
+  choose = min if BEST_METRICS[score][1] == "min" else max
+  return choose(steady, key=lambda row: np.mean(row.values(score)), default=None)
+
+
 def table(rows: Sequence[Row], bounds: Bounds) -> str:
-  """Returns a Markdown table: a row per entry, and one for each floor and ceiling."""
+  """Returns a Markdown table: a row per entry, and one for each floor and ceiling; columns that say nothing go."""
   names, main = scores_of(rows), main_score(rows)
   by_name = {row.entry.name: row for row in rows}
   columns: dict[str, Callable[[Row], str]] = {
@@ -155,10 +162,11 @@ def table(rows: Sequence[Row], bounds: Bounds) -> str:
     "s / 1000 images": lambda row: _mean(row, lambda r: r.seconds_per_1000_images),
     "parameters": lambda row: _parameters(row),
   }
-  lines = [list(columns), ["---"] * len(columns)]
-  lines += [[column(row) for column in columns.values()] for row in rows]
+  cells_of = {name: [column(row) for row in rows] for name, column in columns.items()}
+  cells_of = {name: cells for name, cells in cells_of.items() if any(cells)}
+  lines = [list(cells_of), ["---"] * len(cells_of), *map(list, zip(*cells_of.values(), strict=True))]
   for name, scores in bounds.items():
-    cells = dict.fromkeys(columns, "") | {"system": f"*{name}*"}
+    cells = dict.fromkeys(cells_of, "") | {"system": f"*{name}*"}
     cells |= {title(score): _number(scores[score], 4) for score in names if score in scores}
     lines.append(list(cells.values()))
   return "".join("| " + " | ".join(line) + " |\n" for line in lines)

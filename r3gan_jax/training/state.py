@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
-from r3gan_jax.algorithms.base import Algorithm, Carry, HasStandingMoments, LearnsFromUnlabelled, Params
+from r3gan_jax.algorithms.base import (
+  Algorithm,
+  Carry,
+  HasStandingMoments,
+  LearnsFromUnlabelled,
+  Params,
+  trainable,
+)
 from r3gan_jax.training.mesh import batch_sharding, replicated
 
 
@@ -19,7 +26,7 @@ class TrainState:
 
   Attributes:
     params: network -> parameters, float32.
-    optimizer: network -> state of its optax optimiser.
+    optimizer: network -> state of its optax optimiser, which does not know of frozen layers.
     ema: name of an average -> the averaged tree.
     carry: the algorithm's own state, by name.
     rng: the base key. An iteration's random draws depend on it and on `images_seen`; it changes at rollbacks only.
@@ -40,7 +47,8 @@ def init_state(algorithm: Algorithm, seed: int) -> TrainState:
   """Returns the state at the start of a run; traceable, for `jax.eval_shape` and `jax.jit(out_shardings=...)`."""
   init_key, key = jax.random.split(jax.random.key(seed))
   params, carry = algorithm.init(init_key)
-  optimizer = {name: optimizer.init(params[name]) for name, optimizer in algorithm.optimizers.items()}
+  updated = trainable(algorithm, params)
+  optimizer = {name: optimizer.init(updated[name]) for name, optimizer in algorithm.optimizers.items()}
   # A training step returns no weakly typed arrays, and would be compiled again for them.
   carry, optimizer = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), (carry, optimizer))
   return TrainState(

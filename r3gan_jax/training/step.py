@@ -8,6 +8,7 @@ devices, whole batches and micro-batches train the same model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from r3gan_jax.algorithms import base
-from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, Batch, Carry, Hyperparameters, Params, Phase
+from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, Batch, Carry, Hyperparameters, Params, Phase, trainable
 from r3gan_jax.training.ema import ema_decay, update_ema
 from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.state import TrainState
@@ -80,7 +81,7 @@ def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str
   """
   micro_batches = micro_batches or {}
   phases = algorithm.phases
-  updates = [_make_update(phase, algorithm.optimizers, mesh, micro_batches.get(phase.name)) for phase in phases]
+  updates = [_make_update(algorithm, phase, mesh, micro_batches.get(phase.name)) for phase in phases]
 
   def step(state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]:
     hyperparameters = {name: ramp(state.images_seen) for name, ramp in algorithm.schedules.items()}
@@ -135,10 +136,9 @@ def _samples(batches: Sequence[Batch]) -> int:
   return sum(batch["image"].shape[0] for batch in batches)
 
 
-def _make_update(
-  phase: Phase, optimizers: Mapping[str, optax.GradientTransformationExtraArgs], mesh: Mesh, micro_batch: int | None
-) -> Update:
-  gradients_of = global_gradients(phase, mesh, micro_batch)
+def _make_update(algorithm: Algorithm, phase: Phase, mesh: Mesh, micro_batch: int | None) -> Update:
+  optimizers = algorithm.optimizers
+  gradients_of = global_gradients(_without_frozen(algorithm, phase), mesh, micro_batch)
   gradient_norm = "gradient_norm" if phase.every == 1 else f"gradient_norm_every_{phase.every}"
 
   def once(
@@ -148,11 +148,14 @@ def _make_update(
     gradients, carry, measured = gradients_of(before.params, carry, batch, keys, hyperparameters)
     metrics = {f"{phase.name}/{name}": value for name, value in measured.items()}
     params, optimizer = dict(before.params), dict(before.optimizer)
+    updated = trainable(algorithm, before.params)
+    some_are_frozen = updated is not before.params
     for network in phase.updates:
       steps, optimizer[network] = optimizers[network].update(
-        gradients[network], optimizer[network], params[network], hyperparameters=hyperparameters
+        gradients[network], optimizer[network], updated[network], hyperparameters=hyperparameters
       )
-      params[network] = optax.apply_updates(params[network], steps)
+      changed = optax.apply_updates(updated[network], steps)
+      params[network] = params[network] | changed if some_are_frozen else changed
       metrics[f"{network}/{gradient_norm}"] = optax.tree.norm(gradients[network])
     return Trained(params, optimizer, dict(carry)), metrics
 
@@ -168,6 +171,16 @@ def _make_update(
     return after, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
 
   return update
+
+
+def _without_frozen(algorithm: Algorithm, phase: Phase) -> Phase:
+  """Returns the phase without gradients of frozen layers: XLA does not compute them, and no device sends them."""
+
+  def gradients(params: Params, carry: Carry, *given: Any) -> tuple[Params, Carry, base.Metrics]:
+    found, carry, metrics = phase.gradients(params, carry, *given)
+    return trainable(algorithm, found), carry, metrics
+
+  return replace(phase, gradients=gradients)
 
 
 def _skipping(update: Update) -> Update:

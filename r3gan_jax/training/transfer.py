@@ -5,11 +5,13 @@ parameters of one module) is transferred if the other network has a layer of the
 initialised otherwise; so is a network that the other run does not have (LAPGAN has more for a higher resolution). G's
 last layer and D's first have one name at every resolution: new blocks next to them start as the identity.
 
+A layer that is to stay frozen must be transferred.
+
 Optimisers start from zero, as in StyleGAN: Adam corrects the bias of all second moments by one count of updates, which
 old and new layers would not share. Images seen, and so all schedules, start from zero, too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +19,7 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from r3gan_jax.algorithms.base import Algorithm, HasLeadingRows
+from r3gan_jax.algorithms.base import Algorithm, HasFrozenLayers, HasLeadingRows
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.mesh import replicated
 from r3gan_jax.training.state import TrainState, init_state
@@ -47,7 +49,12 @@ class Transfer:
 
 
 def plan_transfer(
-  network: str, target: Any, source: Any, leading_rows: Mapping[str, int], source_leading_rows: Mapping[str, int]
+  network: str,
+  target: Any,
+  source: Any,
+  leading_rows: Mapping[str, int],
+  source_leading_rows: Mapping[str, int],
+  frozen: Collection[tuple[str, str]] = (),
 ) -> Transfer:
   """Matches two trees of parameters.
 
@@ -55,13 +62,18 @@ def plan_transfer(
     network: the name of the network.
     target, source: trees of arrays or `jax.ShapeDtypeStruct`s; an empty source: there is no such network.
     leading_rows, source_leading_rows: for this network, see `algorithms.base.HasLeadingRows`.
+    frozen: see `algorithms.base.HasFrozenLayers`.
 
   Raises:
-    UserError: no layer of the source's network matches.
+    UserError: no layer of the source's network matches, or one that is frozen does not.
   """
   shapes, source_shapes = ({n: x.shape for n, x in flatten_dict(tree, sep="/").items()} for tree in (target, source))
   rows: dict[str, slice] = {}
   table: list[tuple[str, str, str]] = []
+
+  def is_frozen(layer: str) -> bool:
+    return (network, layer.partition("/")[0]) in frozen
+
   mismatch = ""
   source_layers = _layers(source_shapes)
   for layer, names in _layers(shapes).items():
@@ -73,7 +85,7 @@ def plan_transfer(
     equal = source_layers[layer] == names and all(shapes[name] == source_shapes[name] for name in names)
     if equal and all(leading_rows[name] == source_leading_rows[name] for name in leading):
       rows |= dict.fromkeys(names, _WHOLE)
-      table.append((layer, listed, "transferred"))
+      table.append((layer, listed, "transferred" + ", frozen" * is_frozen(layer)))
     elif source_layers[layer] == names == list(leading) and all(shapes[n][1:] == source_shapes[n][1:] for n in names):
       rows |= {name: slice(count) for name, count in leading.items()}
       some = ", ".join(f"rows 1 to {count} of {_leaf_name(name)}" for name, count in leading.items())
@@ -87,6 +99,12 @@ def plan_transfer(
     raise UserError(
       f"no layer of its {network} fits: {mismatch or 'no layer has the same name'}: choose config.gan as in the source"
     )
+  for layer, _, what in table:
+    if is_frozen(layer) and not what.startswith("transferred"):
+      raise UserError(
+        f"{layer} of the {network} would be frozen as it is initialised ({what}): freeze fewer stages by "
+        f"config.gan.freeze_{network}, or choose config.gan as in the source"
+      )
   for layer, names in source_layers.items():
     if not any(name in shapes for name in names):
       table.append((layer, _listed(names, source_shapes), "not used"))
@@ -115,7 +133,7 @@ def transferred_state(
     The state, and a table of what was transferred.
 
   Raises:
-    UserError: nothing of one of the networks matches, or no network has the same name.
+    UserError: nothing of one of the networks matches, a frozen layer does not, or no network has the same name.
   """
   abstract = jax.eval_shape(lambda: algorithm.init(jax.random.key(seed)))[0]
   unused = sorted(source.params.keys() - abstract.keys())
@@ -131,6 +149,7 @@ def transferred_state(
       source.params.get(network, {}),
       _leading_rows(algorithm).get(network, {}),
       _leading_rows(source_algorithm).get(network, {}),
+      algorithm.frozen if isinstance(algorithm, HasFrozenLayers) else (),
     )
     for network in abstract
   }

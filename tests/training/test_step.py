@@ -1,5 +1,6 @@
 """Laws of the training step: results do not depend on how the batch is split, nothing recompiles or is gathered."""
 
+from dataclasses import replace
 from functools import cache, partial
 from typing import ClassVar
 
@@ -53,14 +54,14 @@ def batches(seed):
 
 
 @cache
-def one_device_step():
-  return make_train_step(ALGORITHM, mesh_of(1))
+def step_of(algorithm, devices):
+  return make_train_step(algorithm, mesh_of(devices))
 
 
-def train(devices=1, micro_batches=None, iterations=3):
+def train(devices=1, micro_batches=None, iterations=3, algorithm=ALGORITHM):
   mesh = mesh_of(devices)
-  state = jax.jit(lambda: init_state(ALGORITHM, 0), out_shardings=replicated(mesh))()
-  step = make_train_step(ALGORITHM, mesh, micro_batches) if devices > 1 or micro_batches else one_device_step()
+  state = jax.jit(lambda: init_state(algorithm, 0), out_shardings=replicated(mesh))()
+  step = make_train_step(algorithm, mesh, micro_batches) if micro_batches else step_of(algorithm, devices)
   compilations = []
 
   def count(event, *_, **__):
@@ -101,6 +102,57 @@ def test_how_the_batch_is_split_does_not_matter(reference, devices, micro_batche
     np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+FROZEN = replace(
+  ALGORITHM,
+  frozen=frozenset(
+    {
+      *(("discriminator", layer) for layer in ("from_image", "stage_1_block_0")),
+      *(("generator", layer) for layer in ("basis", "stage_0_block_0")),
+    }
+  ),
+)
+
+
+@pytest.fixture(scope="module")
+def frozen():
+  return train(algorithm=FROZEN)
+
+
+def test_frozen_layers_stay_bit_for_bit(frozen):
+  """And with them their averages; all others train, and optimisers keep nothing of them."""
+  start, (state, _) = jax.jit(lambda: init_state(FROZEN, 0))(), frozen
+  for network, layers in state.params.items():
+    kept = {layer for layer in layers if (network, layer) in FROZEN.frozen}
+    assert len(kept) == 2 and state.optimizer[network].second_moment.keys() == layers.keys() - kept
+    for layer in layers:
+      pairs = [(state.params[network][layer], start.params[network][layer])]
+      pairs += [(state.ema[name][layer], start.ema[name][layer]) for name in {network} & state.ema.keys()]
+      for after, before in pairs:
+        same = jax.tree.map(np.array_equal, after, before)
+        assert jax.tree.reduce(lambda a, b: a and b, same) == (layer in kept), (network, layer)
+
+
+def test_freezing_does_not_change_other_gradients():
+  """The penalties and G's gradients pass through frozen layers: one update of all others is as without them."""
+  (expected, metrics), (state, frozen_metrics) = (
+    step_of(algorithm, 1)(jax.jit(lambda given=algorithm: init_state(given, 0))(), batches(0))
+    for algorithm in (ALGORITHM, FROZEN)
+  )
+  both = (state.params["discriminator"], expected.params["discriminator"])
+  after, full = (tree | dict.fromkeys(("from_image", "stage_1_block_0")) for tree in both)
+  assert golden_cases.relative_errors(after, full)["all"] < 1e-5
+  metrics, frozen_metrics = metrics.values, frozen_metrics.values
+  np.testing.assert_allclose(frozen_metrics["discriminator/r2"], metrics["discriminator/r2"], rtol=1e-5)
+  for network in ("discriminator", "generator"):
+    assert 0 < frozen_metrics[f"{network}/gradient_norm"] < metrics[f"{network}/gradient_norm"]
+
+
+@pytest.mark.parametrize("devices, micro_batches", [(2, {"discriminator": 4, "generator": 2})])
+def test_how_the_batch_is_split_does_not_matter_to_frozen_networks(frozen, devices, micro_batches):
+  state, _ = train(devices, micro_batches, algorithm=FROZEN)
+  assert golden_cases.relative_errors((state.params, state.ema), (frozen[0].params, frozen[0].ema))["all"] < 1e-5
+
+
 def test_metrics_and_hyperparameters(reference):
   metrics = reference[1]
   np.testing.assert_allclose(metrics["hyperparameters/gamma"], SCHEDULES["gamma"](jnp.int32(2 * BATCH)), rtol=1e-6)
@@ -135,7 +187,7 @@ def test_non_finite_values_are_reported():
   state = jax.jit(lambda: init_state(ALGORITHM, 0), out_shardings=replicated(mesh_of(1)))()
   broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params["discriminator"])
   state = state.replace(params=state.params | {"discriminator": broken})
-  _, metrics = one_device_step()(state, jax.device_put(batches(0), batch_sharding(mesh_of(1))))
+  _, metrics = step_of(ALGORITHM, 1)(state, jax.device_put(batches(0), batch_sharding(mesh_of(1))))
   assert "discriminator/loss" in metrics.not_finite() and "hyperparameters/gamma" not in metrics.not_finite()
 
 

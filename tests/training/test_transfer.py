@@ -238,6 +238,52 @@ def test_the_table(workdirs, caplog):
   ]
 
 
+def freezing(config, discriminator, generator):
+  config.gan.freeze_discriminator, config.gan.freeze_generator = discriminator, generator
+  return factory.build_experiment(config, 8)
+
+
+def test_stages_that_freeze(workdirs, caplog):
+  """D's from the images, G's from the noise, as the table says."""
+  config = recipe("uncond_16px", workdirs / "uncond_16px")
+  experiment = freezing(config, 2, 1)
+  with caplog.at_level("INFO", logger="absl"):
+    start = runs.build_start(config, experiment, workdirs / "new")
+  lines = [line.split() for line in caplog.messages[-1].splitlines() if line.endswith("transferred, frozen")]
+  assert [line[0] for line in lines] == [
+    *("down_1/conv", "from_image", "stage_1_block_0", "stage_1_block_1", "stage_2_block_0"),
+    *("basis", "basis/linear", "stage_0_block_0"),
+  ]
+  moments = {network: set(adam.second_moment) for network, adam in start.optimizer.items()}
+  assert moments == {
+    "discriminator": {"basis", "down_0", "stage_0_block_0"},
+    "generator": {"stage_1_block_0", "stage_1_block_1", "stage_2_block_0", "to_image", "up_1", "up_2"},
+  }
+  everything = freezing(config, 3, 3).algorithm.frozen
+  assert {network: {*start.params[network]} - {layer for _, layer in everything} for network in start.params} == {
+    "discriminator": set(),
+    "generator": {"to_image"},
+  }
+
+
+def test_initialised_layers_are_not_frozen(workdirs):
+  config = recipe("cond_8px", workdirs / "cond_8px", **higher("cond_8px", 8))
+  with pytest.raises(UserError, match=r"from_image of the discriminator would be frozen as it is initialised \(init.*"):
+    runs.build_start(config, freezing(config, 1, 0), workdirs / "new")
+  config = recipe("uncond_16px", workdirs / "uncond_16px", num_classes=3)
+  with pytest.raises(UserError, match=r"basis/linear of the generator .* config\.gan\.freeze_generator"):
+    runs.build_start(config, freezing(config, 0, 1), workdirs / "new")
+
+
+@pytest.mark.parametrize(
+  "settings, init_from, message",
+  [((4, 0), "run", "freeze_discriminator = 4: .* 0 to 3"), ((0, 1), "", r"name it by config\.init_from")],
+)
+def test_what_cannot_be_frozen(settings, init_from, message):
+  with pytest.raises(UserError, match=message):
+    freezing(recipe("uncond_16px", init_from), *settings)
+
+
 @pytest.mark.parametrize(
   "change, message",
   [
