@@ -14,6 +14,12 @@ from r3gan_jax.training.workdir import CONFIG_FILE
 RANDOM = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+  """Where prepared images are kept."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def write(directory, count, size, channels=3, dtype=np.uint8, suffix="png"):
   """Writes images of random pixels, of `size`, (height, width)."""
   directory.mkdir(parents=True, exist_ok=True)
