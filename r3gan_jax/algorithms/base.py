@@ -182,10 +182,8 @@ def first_stage(settings: Any, names: Sequence[str], images: Images, halvings: i
   scale = 2 ** (stages - 1 + halvings)
   base = images.height // scale, images.width // scale
   if images.height % scale or images.width % scale or min(base) < 4 or base[0] == base[1] != 4:
-    raise UserError(
-      f"{size}: the networks need sides of 4 times a power of 2, or, of images that are not square, of a whole number "
-      f"times {scale}: try {_nearest(images, scale)}"
-    )
+    need = "4 times a power of 2" if images.height == images.width else f"sides of a whole number times {scale}"
+    raise UserError(f"{size}: the networks need {need}: try {_nearest(images, scale)}")
   for name in names:
     entries = getattr(settings, name)
     if len(entries) != stages:

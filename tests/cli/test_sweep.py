@@ -6,7 +6,7 @@ import shlex
 import pytest
 from helpers import commands
 
-from r3gan_jax.cli.shared.trial_jobs import gpus, share
+from r3gan_jax.cli.shared.devices import gpus, share
 from r3gan_jax.training.workdir import read_config
 
 RECIPE = """

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from absl import flags, logging
 from etils import epath
 from ml_collections import ConfigDict
 
 from r3gan_jax import trials
+from r3gan_jax.cli.shared.devices import cores, gpus, share
 from r3gan_jax.cli.shared.numbers import parse_numbers
 from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.errors import Interrupted, UserError
@@ -33,8 +33,6 @@ _OUT = flags.DEFINE_string("out", None, "The directory of the work directories, 
 _RESULTS = flags.DEFINE_string("results", None, "The directory of results, RESULTS/NAME; default: OUT/results.")
 
 _POLL_SECONDS = 0.1
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -56,15 +54,15 @@ class _Job:
     if self.trial:
       chosen += [f"--seeds={self.trial.seed}"] + [f"--rates={self.trial.rate!r}"] * ("rates" in flags.FLAGS)
     command = [sys.executable, "-m", f"r3gan_jax.cli.{self.command}", *sys.argv[1:], *chosen]
-    cards, cores = share(gpus(), slot, _JOBS.value), share(_cores(), slot, _JOBS.value)
+    cards, own_cores = share(gpus(), slot, _JOBS.value), share(cores(), slot, _JOBS.value)
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(cards)} if cards else {})
     self.log.parent.mkdir(parents=True, exist_ok=True)
     with self.log.open("ab") as log:
       self.process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
       )
-    if cores:  # before it has other threads, which would keep theirs
-      os.sched_setaffinity(self.process.pid, cores)
+    if own_cores:  # before it has other threads, which would keep theirs
+      os.sched_setaffinity(self.process.pid, own_cores)
 
   def last_line(self) -> str:
     """Returns the last line of the log."""
@@ -186,23 +184,3 @@ def _run_all(command: str, left: Sequence[Trial | None], out: Path) -> list[_Job
 
 def _log_of(trial: Trial | None, out: Path) -> Path:
   return out / trial.entry / f"{trial.name}.log" if trial else out / f"{BOUNDS}.log"
-
-
-def _cores() -> list[int]:
-  """Returns the cores of this process; [] where processes cannot be pinned."""
-  return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-
-
-def gpus() -> list[str]:
-  """Returns the NVIDIA GPUs that JAX would take, as CUDA_VISIBLE_DEVICES names them; this process takes none."""
-  if os.environ.get("JAX_PLATFORMS", "cuda") not in ("cuda", "gpu"):
-    return []
-  named = os.environ.get("CUDA_VISIBLE_DEVICES")
-  if named is not None:
-    return [name for name in named.split(",") if name]
-  return sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
-
-
-def share(items: Sequence[T], slot: int, jobs: int) -> list[T]:
-  """Returns what one of so many runs at a time gets: items of its own, as long as there are enough."""
-  return list(items[slot::jobs]) or [*items[slot % max(len(items), 1) :][:1]]
