@@ -12,9 +12,15 @@ import pytest
 from helpers import official_pickles
 
 import r3gan_jax
+from configs import cifar10
+from r3gan_jax import factory
 from r3gan_jax.conversion import write_workdir
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.official import read_snapshot
+from r3gan_jax.library import TrainedGan
+from r3gan_jax.runs import TrainedRun
+from r3gan_jax.sampling import Sampler
+from r3gan_jax.training.mesh import make_mesh
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,6 +51,22 @@ def test_images_are_those_of_the_command(command, directory, gan, tmp_path, flag
   command("sample", f"--workdir={workdir}", *flags, f"--out={tmp_path}/drawn.npz")
   with np.load(tmp_path / "drawn.npz") as drawn:
     np.testing.assert_array_equal(gan.sample(**arguments), drawn["images"])
+
+
+def test_transparent_images_have_straight_alpha():
+  """As in files: premultiplied again, they are what the networks drew."""
+  config = cifar10.get_config("smoke")
+  config.data.update({"resolution": 4, "channels": 4, "num_classes": 0})
+  config.gan.update({"widths": (8,), "cardinalities": (2,), "blocks": (1,)})
+  algorithm = factory.build_algorithm(config)
+  params, carry = jax.jit(algorithm.init)(jax.random.key(0))
+  gan = TrainedGan(TrainedRun(config, algorithm, params, carry, 0, ""))
+  drawn = Sampler(algorithm, make_mesh(jax.local_devices()))(params, carry, np.arange(16))
+  images = gan.sample(range(16))
+  seen = (drawn[..., :3] <= drawn[..., 3:]).all(axis=-1)
+  assert 0 < seen.sum() < seen.size
+  again = np.rint(images[..., :3] * (images[..., 3:] / 255))
+  np.testing.assert_array_equal(again[seen], drawn[seen][:, :3])
 
 
 def test_labels(gan):

@@ -15,6 +15,9 @@ def test_every_byte_survives_the_round_trip():
 
 def test_range_and_truncation():
   np.testing.assert_allclose(to_float(jnp.array([0, 255], jnp.uint8)), [-1, 1])
+  np.testing.assert_allclose(
+    to_float(jnp.array([0, 16384, 65535], jnp.uint16)), [-1, 16384 / 32767.5 - 1, 1], atol=1e-7
+  )
   images = jnp.array([-2.0, -1.0, 0.0, 0.999 / 127.5, 1.0, 2.0])
   np.testing.assert_array_equal(to_uint8(images), [0, 0, 128, 128, 255, 255])
 
