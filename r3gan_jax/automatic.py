@@ -180,7 +180,11 @@ def _choose(config: ConfigDict, found: Found) -> None:
     if part[name] is None:
       part[name] = value
 
-  size = _SIZES[config.name.removeprefix("images_")]
+  size = _SIZES.get(config.name.removeprefix("images_"))
+  if size is None:
+    raise UserError(
+      f"config.name = {config.name!r}: the recipe's name says the size of the networks: leave it as it is"
+    )
   height, width = _size(found.sizes)
   if data.resolution is not None:
     width = height = data.resolution

@@ -119,6 +119,14 @@ def test_sizes_of_networks():
   assert config.gan.widths == paper and config.batch_size == 256 and config.gan.augment_p == (0.0, 0.3)
 
 
+def test_the_name_has_the_size(tmp_path):
+  write(tmp_path / "images", 1, (8, 8))
+  config = images.get_config()
+  config.run.data_path, config.name = str(tmp_path / "images"), "pets"
+  with pytest.raises(UserError, match=r"config\.name = 'pets'"):
+    automatic.completed(config)
+
+
 def test_a_path_is_needed(tmp_path):
   with pytest.raises(UserError, match=r"config\.run\.data_path is empty"):
     chosen("", tmp_path)
