@@ -8,7 +8,8 @@ can be given instead. The choices are logged, and kept in the work directory, so
 Images are cropped and resized once, into the user's cache.
 
 `:tiny`, `:small` (the default) and `:base` have narrower networks than the paper's, for a laptop, a fast CPU and a GPU;
-`:paper` has the paper's. They are trained on 0.2, 0.4, 25 and 100 million images.
+`:paper` has the paper's. They are trained on 0.2, 0.4, 25 and 100 million images. `:smoke` runs a tiny network on
+generated images.
 """
 
 from ml_collections import ConfigDict
@@ -31,4 +32,11 @@ def get_config(variant: str = "small") -> ConfigDict:
   config.batch_size = placeholder(int)
   config.run.grid = placeholder(tuple)
   config.run.on_corrupt_image = "skip"
-  return common.select(config, variant, **SIZES)
+  return common.select(config, variant, **SIZES, smoke=_smoke)
+
+
+def _smoke(config: ConfigDict) -> None:
+  config.data.update({"resolution": 16, "width": 0, "channels": 3, "bits": 8, "num_classes": 0})
+  config.gan.update({"widths": (16,) * 3, "cardinalities": (2,) * 3, "blocks": (1,) * 3})
+  config.gan.update({"gamma": (0.3, 0.03), "augment_p": (0.0, 0.3)})
+  common.make_smoke(config)

@@ -130,3 +130,7 @@ def test_the_name_has_the_size(tmp_path):
 def test_a_path_is_needed(tmp_path):
   with pytest.raises(UserError, match=r"config\.run\.data_path is empty"):
     chosen("", tmp_path)
+
+
+def test_smoke_needs_no_images():
+  assert factory.build_experiment(automatic.completed(images.get_config("smoke")), 1).total_images == 64
