@@ -37,7 +37,7 @@ LARGEST_SIDE = 256
 FEW_IMAGES = 1000
 _GREY_MODES = ("1", "L", "LA", *DEEP_MODES)
 _LOOKED_THROUGH = 16
-"""Of so many images with an alpha channel the pixels are examined: many files have one that hides nothing."""
+"""The number of images with an alpha channel whose pixels are examined: many files have one that hides nothing."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def augmentation_rule(images: int) -> float:
 
 @dataclass(frozen=True)
 class Found:
-  """What is known of the images: their number, size if it is one, and settings that describe them."""
+  """The facts about the images that choices depend on; `described` is a line for the user."""
 
   count: int
   sizes: list[tuple[int, int]]  # (width, height)

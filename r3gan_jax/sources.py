@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from r3gan_jax.data.cache import cached
@@ -60,23 +61,27 @@ def has_test_images(config: ConfigDict) -> bool:
   return "test" in splits(data.name, config.run.data_path)
 
 
-def _folder(config: ConfigDict) -> Source:
-  data = config.data
+def _path_of_images(config: ConfigDict) -> epath.Path:
   if not config.run.data_path:
     raise UserError("config.run.data_path is empty: give the folder or zip of images")
+  return as_path(config.run.data_path)
+
+
+def _folder(config: ConfigDict) -> Source:
+  data, path = config.data, _path_of_images(config)
   skip = _skips_corrupt(config)
-  return FolderSource(config.run.data_path, image_size(data), build_decoder(config), data.num_classes, skip)
+  return FolderSource(str(path), image_size(data), build_decoder(config), data.num_classes, skip)
 
 
 def _images(config: ConfigDict) -> Source:
   """Builds the source of images of any size, prepared once, in the user's cache, or of a prepared data set."""
-  data, path = config.data, as_path(config.run.data_path)
+  data, path = config.data, _path_of_images(config)
   if not is_prepared(path):
     if jax.process_count() > 1:
       raise UserError(f"{path} is not a prepared data set, which several processes need: run prepare_data first")
     files, decoder = ImageFiles(path), build_decoder(config)
     in_directories = bool(data.num_classes) and listed_labels(files, or_directories=True) is None
-    parts = (files.digest(), files.names, image_size(data), decoder, in_directories)
+    parts = (files.digest(), files.names, image_size(data), decoder, in_directories, _skips_corrupt(config))
     directory = cache_directory() / "images" / hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     prepared = prepare_images(
       files,

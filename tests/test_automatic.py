@@ -127,6 +127,15 @@ def test_the_name_has_the_size(tmp_path):
     automatic.completed(config)
 
 
+def test_a_resumed_run_needs_the_path_too(tmp_path):
+  """It does not take the images of the current directory."""
+  write(tmp_path / "images", 4, (8, 8))
+  config = chosen(tmp_path / "images", tmp_path / "run")
+  config.run.data_path = ""
+  with pytest.raises(UserError, match=r"config\.run\.data_path is empty"):
+    factory.build_source(config)
+
+
 def test_a_path_is_needed(tmp_path):
   with pytest.raises(UserError, match=r"config\.run\.data_path is empty"):
     chosen("", tmp_path)

@@ -40,10 +40,19 @@ from r3gan_jax import runs
 from r3gan_jax.algorithms.base import Algorithm, HasImageFeatures
 from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
-from r3gan_jax.data.images import Decoder, fit, to_8_bits, to_array
+from r3gan_jax.data.images import Decoder, fit, to_8_bits, to_array, to_straight_alpha
 from r3gan_jax.errors import UserError
 from r3gan_jax.inversion import FineTuned, Inverter
-from r3gan_jax.sampling import FRAME_RATE, Sampler, image_grid, interpolation, noise_path, save_png, save_video
+from r3gan_jax.sampling import (
+  FRAME_RATE,
+  Sampler,
+  image_grid,
+  interpolation,
+  noise_path,
+  over_checkerboard,
+  save_png,
+  save_video,
+)
 from r3gan_jax.sources import build_decoder
 from r3gan_jax.storage import as_path, failing_as, make_directory, write_npz
 from r3gan_jax.training.mesh import make_mesh
@@ -97,8 +106,8 @@ def main() -> None:
   arrays = {
     "noise": noise,
     "offsets": offsets,
-    "targets": targets,
-    "images": shown[-1],
+    "targets": to_straight_alpha(targets),
+    "images": to_straight_alpha(shown[-1]),
     "losses": np.stack([it.losses for it in found]),
     "mse": np.array([it.mse for it in found], np.float32),
   } | ({} if labels is None else {"labels": labels})
@@ -112,7 +121,7 @@ def main() -> None:
       parts = [noise_path(algorithm, noise, steps), interpolation(offsets, steps, straight=True)]
       rows = np.concatenate(parts, axis=1)
       batches = sampler.batches(*networks, rows, None if labels is None else np.repeat(labels[:1], len(rows)))
-      save_video(out / "interpolation.gif", (image for batch in batches for image in batch), scale)
+      save_video(out / "interpolation.gif", (image for batch in batches for image in over_checkerboard(batch)), scale)
   print(f"{len(found)} images by the checkpoint at {trained.images_seen:,} images seen: {out}")
 
 

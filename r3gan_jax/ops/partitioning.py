@@ -1,4 +1,4 @@
-"""What JAX does for its own operations on sharded arrays, for ours.
+"""The handling of sharded arrays that JAX has for its own operations, for ours.
 
 Under `jit` XLA partitions its own operations, but gathers the operands of a custom kernel: `keep_batch_split`. Under
 `jax.shard_map`, as in training, nothing is partitioned, but types tell what varies over devices: `match_varying_axes`.

@@ -18,7 +18,7 @@ from r3gan_jax.training.workdir import read_data
 
 PROJECT = "https://github.com/r3gan-jax/r3gan_jax"
 _TASK = "unconditional-image-generation"
-"""Of the Hub's tasks the one for images that are not asked for in words."""
+"""The Hub's task for images that are not asked for in words."""
 
 
 def model_card(
