@@ -32,6 +32,7 @@ def get_config(variant: str = "small") -> ConfigDict:
   config.batch_size = placeholder(int)
   config.run.grid = placeholder(tuple)
   config.run.on_corrupt_image = "skip"
+  config.run.fit_memory = True
   return common.select(config, variant, **SIZES, smoke=_smoke)
 
 

@@ -9,7 +9,8 @@
     gamma               from 10 g to g, with g = 0.03 (side / 32)^3: `gamma_rule`
     augment_p           up to 0.3, of few images more: `augmentation_rule`
 
-The choices become settings of the run: a resumed one keeps them.
+The choices become settings of the run: a resumed one keeps them. Micro-batches depend on the devices instead, and are
+chosen at each start: config.run.fit_memory.
 """
 
 import math

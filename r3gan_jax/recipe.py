@@ -90,6 +90,8 @@ class Run:
   keep_every_images: int = setting(0, not_negative, _countable)
   # Phase -> images per device and micro-batch; 0: the device's whole share of the batch.
   micro_batch: dict[str, int] = setting({}, not_negative)
+  # On GPUs and TPUs, halve them until an iteration fits the memory, as its compiler states it: compiles once more.
+  fit_memory: bool = setting(False)
   # "rollback" returns to the last checkpoint, and continues with other noise and data.
   on_nonfinite: str = setting("stop", one_of(("stop", "rollback")))
   max_rollbacks: int = setting(3, not_negative)

@@ -20,6 +20,8 @@ from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import UserError
 from r3gan_jax.locks import holder, locked
 from r3gan_jax.ops.images import to_float, to_uint8
+from r3gan_jax.planning.plan import fitted_to
+from r3gan_jax.planning.topology import GIB
 from r3gan_jax.sampling import Sampler, beside_its_channels, image_grid, save_png
 from r3gan_jax.scoring import Scorer
 from r3gan_jax.storage import as_path, failing_as, make_directory
@@ -31,7 +33,13 @@ from r3gan_jax.training.checkpoint import (
   has_checkpoint,
   newest_checkpoint,
 )
-from r3gan_jax.training.distributed import Preemption, check_same_everywhere, is_first_process, on_first_process
+from r3gan_jax.training.distributed import (
+  Preemption,
+  check_same_everywhere,
+  from_first_process,
+  is_first_process,
+  on_first_process,
+)
 from r3gan_jax.training.logging import MetricWriter, make_writer
 from r3gan_jax.training.loop import Experiment, Snapshot, Trainer
 from r3gan_jax.training.mesh import local_copy, make_mesh
@@ -42,6 +50,8 @@ from r3gan_jax.training.weights_and_biases import check_wandb, wandb_writer
 from r3gan_jax.training.workdir import CONFIG_FILE, LOCK_FILE, check_data, claim_workdir, read_config
 
 _SECONDS_TO_SEE = 10
+_MEMORY_OF_AN_ITERATION = 0.9
+"""The part of a device's memory that an iteration may take; the rest is for samples, scores and workspaces."""
 
 
 def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool = False) -> None:
@@ -92,6 +102,8 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
       "several processes need one directory that all of them see",
     )
     logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
+    if config.run.fit_memory:
+      experiment = _fitted(experiment)
     snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scorer)
     services: list[MetricWriter] = []
     if config.run.wandb:
@@ -99,6 +111,18 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
       on_first_process(lambda: services.append(held.enter_context(opened)))
     with Trainer(experiment, loader, workdir, make_writer(workdir, *services), snapshots, preemption) as trainer:
       trainer.train(start)
+
+
+def _fitted(experiment: Experiment) -> Experiment:
+  """Returns `experiment` with micro-batches that fit the GPUs or TPUs here; on CPUs, unchanged."""
+  statistics = jax.local_devices()[0].memory_stats() or {}
+  there = int(from_first_process(statistics.get("bytes_limit", 0)))
+  if not there:
+    return experiment
+  fitted = fitted_to(make_mesh(), experiment, _MEMORY_OF_AN_ITERATION * there)
+  sizes = ", ".join(f"config.run.micro_batch.{phase}={size}" for phase, size in fitted.micro_batches.items())
+  logging.info("to fit %.3g GiB of a device: %s", there / GIB, sizes or "no micro-batches are needed")
+  return fitted
 
 
 def _seen_by_all(workdir: epath.Path) -> str:

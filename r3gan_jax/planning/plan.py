@@ -104,9 +104,10 @@ def compile_for_topology(
       f"{topology_name}: change one of them"
     )
   # Autotuning would time kernels on a card.
-  options = {"xla_gpu_autotune_level": 0} if topology.device.platform == "gpu" else {}
+  options: dict[str, bool | int] = {"xla_gpu_autotune_level": 0} if topology.device.platform == "gpu" else {}
   mesh = open_mesh(topology)
-  compiled, micro_batches = _compile_to_fit(experiment, topology, mesh, {**options, **(compiler_options or {})})
+  options |= compiler_options or {}
+  compiled, micro_batches = _compile_to_fit(experiment, mesh, topology.usable_memory, topology_name, options)
   memory, text = compiled.memory_analysis(), compiled.as_text()
   assert memory and text, "both compilers state both"
   if topology.device.platform == "gpu":
@@ -212,34 +213,42 @@ def memory_bytes(device: jax.Device) -> int:
   return statistics.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def fitted_to(mesh: Mesh, experiment: Experiment, memory: float) -> Experiment:
+  """Returns `experiment` with the largest micro-batches, halved from its own, that fit `memory` bytes of a device.
+
+  Raises:
+    UserError: none do.
+  """
+  micro_batches = _compile_to_fit(experiment, mesh, memory, f"{memory / GIB:.3g} GiB of a device here", {})[1]
+  return dataclasses.replace(experiment, micro_batches=micro_batches)
+
+
 def _compile_to_fit(
-  experiment: Experiment, topology: Topology, mesh: Mesh, options: Mapping[str, bool | int]
+  experiment: Experiment, mesh: Mesh, limit: float, where: str, options: Mapping[str, bool | int]
 ) -> tuple[jax.stages.Compiled, dict[str, int]]:
-  """Returns the compiled step, and the micro-batches with which it fits."""
+  """Returns the compiled step, and the micro-batches with which it fits `limit` bytes of each device."""
   micro_batches = dict(experiment.micro_batches)
   divisible = {phase.name: phase.group for phase in experiment.algorithm.phases if phase.group}
-  size = min([experiment.batch_size // topology.size, *micro_batches.values()])
+  size = min([experiment.batch_size // mesh.size, *micro_batches.values()])
   while True:
     memory = None
     try:
       compiled = traced_step(experiment, mesh, micro_batches).lower().compile(dict(options))
       memory = compiled.memory_analysis()
       assert memory, "both compilers state it"
-      if memory.argument_size_in_bytes + memory.temp_size_in_bytes <= topology.usable_memory:
+      if memory.argument_size_in_bytes + memory.temp_size_in_bytes <= limit:
         return compiled, micro_batches
     except jax.errors.JaxRuntimeError as error:
       # How the TPU compiler refuses what does not fit. The GPU compiler does not: there it would be a kernel's fault.
-      if topology.device.platform == "gpu" or "RESOURCE_EXHAUSTED" not in str(error):
+      if mesh.devices.flat[0].platform == "gpu" or "RESOURCE_EXHAUSTED" not in str(error):
         raise
     before, size = size, size // 2
     if memory:  # temporaries shrink at most in proportion: what would be too large even so is not compiled
-      room = topology.usable_memory - memory.argument_size_in_bytes
+      room = limit - memory.argument_size_in_bytes
       while size and memory.temp_size_in_bytes * size / before > room:
         size //= 2
     if not divisible or size < max(divisible.values()):
-      raise UserError(
-        f"the iteration does not fit {topology.name}, even in the smallest micro-batches: use larger devices"
-      )
+      raise UserError(f"an iteration does not fit {where}, even in the smallest micro-batches: use larger devices")
     micro_batches = dict.fromkeys(divisible, size)
 
 

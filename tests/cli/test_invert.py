@@ -8,11 +8,12 @@ import pytest
 from helpers import commands, official_pickles
 from PIL import Image
 
+from configs import images as images_recipe
 from r3gan_jax import runs
 from r3gan_jax.conversion import write_workdir
 from r3gan_jax.interop.official import read_snapshot
 from r3gan_jax.inversion import FineTuned
-from r3gan_jax.sampling import Sampler
+from r3gan_jax.sampling import Sampler, over_checkerboard
 from r3gan_jax.training.mesh import make_mesh
 
 FEW = ("--starts=2", "--steps=20")
@@ -20,6 +21,7 @@ INVERTED = {
   "fine_tuned": ("uncond_16px", ("wide.png", "b.webp"), ("--fine_tune", "--interpolate=0.08", "--seed=5")),
   "classes": ("cond_8px", ("grey.png", "b.webp", "grey.png"), ("--class=4", "--class=1", "--class=4")),
   "class": ("cond_8px", ("grey.png", "b.webp"), ("--class=1", "--interpolate=0.08")),
+  "transparent": ("rgba_4px", ("half.png", "empty.png"), ("--interpolate=0.08",)),
 }
 REFUSED = [
   ("uncond_16px", ("nowhere.png",), (), "nowhere.png: No such file"),
@@ -44,11 +46,14 @@ def out(environment, tmp_path_factory):
   directory = tmp_path_factory.mktemp("invert")
   for case in ("cond_8px", "uncond_16px"):  # of 5 classes at 8x8, and of none at 16x16
     write_workdir(read_snapshot(official_pickles.path(case)), directory / "runs" / case)
+  train_transparent(directory / "runs" / "rgba_4px")
   key = np.random.default_rng(0)
   colours = Image.fromarray(key.integers(0, 256, (6, 6, 3), dtype=np.uint8))
   colours.resize((48, 32)).save(directory / "wide.png")
   colours.resize((16, 16)).save(directory / "b.webp", lossless=True)
   colours.convert("L").save(directory / "grey.png")
+  for name, alpha in (("half", 128), ("empty", 0)):
+    Image.fromarray(np.full((4, 4, 4), (200, 100, 50, alpha), np.uint8)).save(directory / f"{name}.png")
   (directory / "text.png").write_text("no image")
   (directory / "cut.png").write_bytes((directory / "wide.png").read_bytes()[:-200])
   calls = [(case, images, (f"--out={name}", *rest)) for name, (case, images, rest) in INVERTED.items()]
@@ -60,6 +65,16 @@ def out(environment, tmp_path_factory):
   arguments = [[argument.replace("--out=", f"--out={directory}/") for argument in call] for call in arguments]
   (directory / "errors.json").write_text(json.dumps(commands.call(environment, "invert", arguments)))
   return directory
+
+
+def train_transparent(workdir):
+  """A run of one iteration on images of 4x4 pixels with an alpha channel."""
+  config = images_recipe.get_config("smoke")
+  config.data.update({"resolution": 4, "channels": 4})
+  config.gan.update({"widths": (8,), "cardinalities": (2,), "blocks": (1,)})
+  config.run.total_images = config.batch_size
+  config.run.grid = (2, 2)
+  runs.train_run(config, workdir)
 
 
 def load(path):
@@ -124,6 +139,20 @@ def test_the_same_is_found_whatever_came_before(out):
   for name, rows in load(out / "classes").items():
     np.testing.assert_array_equal(rows[0], rows[2])
     assert name == "offsets" or (rows[0] != rows[1]).any()
+
+
+def test_alpha_is_straight_in_arrays_and_over_a_checkerboard_in_the_video(out):
+  """By hand: colours come back through premultiplied ones to a step; what is empty has none."""
+  found = load(out / "transparent")
+  np.testing.assert_array_equal(found["targets"][0], np.full((4, 4, 4), (199, 100, 50, 128)))
+  np.testing.assert_array_equal(found["targets"][1], np.zeros((4, 4, 4)))
+  trained = runs.open_run(out / "runs" / "rgba_4px")
+  (drawn,) = Sampler(trained.algorithm, make_mesh(jax.local_devices()), batch_per_device=1).batches(
+    trained.params, trained.carry, found["noise"], None
+  )
+  with Image.open(out / "transparent" / "interpolation.gif") as video:
+    frame = np.asarray(video.convert("RGB")).astype(int)[::64, ::64]
+  assert np.abs(frame - over_checkerboard(drawn)[0].astype(int)).mean() < 3
 
 
 @pytest.mark.parametrize("name", ["fine_tuned", "class"])

@@ -12,7 +12,7 @@ from r3gan_jax import factory
 from r3gan_jax.errors import UserError
 from r3gan_jax.planning import plan as planning
 from r3gan_jax.planning.hlo import Collective, bfloat16_sums
-from r3gan_jax.planning.plan import Plan, compile_for_topology, describe_plan, multiply_adds_per_image
+from r3gan_jax.planning.plan import Plan, compile_for_topology, describe_plan, fitted_to, multiply_adds_per_image
 from r3gan_jax.planning.topology import GIB, parse_topology
 from r3gan_jax.planning.tracing import traced_step
 
@@ -125,6 +125,24 @@ def test_micro_batches_are_halved_until_they_fit_a_card(monkeypatch):
   monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "1e-9")  # less than the state
   with pytest.raises(UserError, match="does not fit h100:1x1"):
     planned(lambda size: 1)
+
+
+def test_micro_batches_that_fit_devices_that_are_here():
+  """By what XLA's CPU compiler states of the programs; a limit of nothing is refused."""
+  mesh = mesh_of(2)
+  experiment = factory.build_experiment(cifar10.get_config("smoke"), mesh.size)
+
+  def used(experiment):
+    memory = traced_step(experiment, mesh, experiment.micro_batches).lower().compile().memory_analysis()
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+  whole = used(experiment)
+  assert fitted_to(mesh, experiment, whole).micro_batches == {}
+  halved = fitted_to(mesh, experiment, whole - 1)
+  assert halved.micro_batches in ({"discriminator": 2, "generator": 2}, {"discriminator": 1, "generator": 1})
+  assert used(halved) < whole
+  with pytest.raises(UserError, match="smallest micro-batches"):
+    fitted_to(mesh, experiment, 1)
 
 
 def test_a_batch_that_cannot_be_split_is_refused():
