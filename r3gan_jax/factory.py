@@ -6,7 +6,7 @@ Names are looked up in the plain dicts below and in sources.py: a new GAN or dat
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -38,14 +38,25 @@ from r3gan_jax.algorithms import (
   wgan_gp,
   ylg,
 )
-from r3gan_jax.algorithms.base import Algorithm, HasFrozenLayers, HasImageDtype, Images, LearnsFromUnlabelled, Phase
+from r3gan_jax.algorithms.base import (
+  Algorithm,
+  HasFrozenLayers,
+  HasImageDtype,
+  Images,
+  LearnsFromUnlabelled,
+  Params,
+  Phase,
+)
+from r3gan_jax.algorithms.decoded import AUTOENCODER, Decoded
+from r3gan_jax.data.latents import Numbers
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.relabelled import RelabelledSource
-from r3gan_jax.data.source import Source
+from r3gan_jax.data.source import Source, digest
 from r3gan_jax.errors import UserError
+from r3gan_jax.interop.sd_vae import read_autoencoder
 from r3gan_jax.recipe import Data, Recipe, Run, image_size
 from r3gan_jax.settings import look_up
-from r3gan_jax.sources import SOURCES
+from r3gan_jax.sources import SOURCES, latent_numbers
 from r3gan_jax.training.loop import Experiment
 
 ALGORITHMS: Mapping[str, ModuleType] = {
@@ -181,8 +192,71 @@ def _sections(algorithm: str) -> dict[str, Any]:
 def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorithm:
   """Builds the algorithm; "auto" settings are resolved for `platform`: "cpu", "gpu", "tpu", default: jax's."""
   data = config.data
-  images = Images(*image_size(data), data.channels, data.num_classes)
+  latents = data.source == "latents"
+  if latents and config.algorithm != "r3gan":
+    raise UserError(f"config.data.source = 'latents': {config.algorithm} takes images only: choose 'r3gan'")
+  if not latents and data.channels not in (1, 3, 4):
+    raise UserError(f"config.data.channels = {data.channels}: images have 1, 3 or 4 (RGBA) channels")
+  images = Images(*image_size(data), data.channels, data.num_classes, latents)
   return _module(config.algorithm).build(chosen_settings(config), images, platform or jax.default_backend())
+
+
+def with_numbers(config: ConfigDict) -> ConfigDict:
+  """Returns the configuration of a run on latents with what it needs to know of them, from its data set.
+
+  Other configurations are returned as they are.
+
+  Raises:
+    UserError: the data set is not prepared.
+  """
+  if config.data.source != "latents":
+    return config
+  numbers = latent_numbers(config)
+  config = config.copy_and_resolve_references().unlock()
+  kept = asdict(numbers)
+  config.data.autoencoder = kept.pop("autoencoder")
+  config.data.latents = kept
+  return config.lock()
+
+
+def of_images(config: ConfigDict) -> ConfigDict:
+  """Returns the configuration of a run on latents as one on the images that they are of; others as they are."""
+  if config.data.source != "latents":
+    return config
+  config = config.copy_and_resolve_references().unlock()
+  data = config.data
+  height, width, data.channels = _numbers(config).image
+  data.resolution, data.width = height, 0 if width == height else width
+  data.source, data.name = "pixels", data.pixels
+  return config.lock()
+
+
+def drawing(config: ConfigDict, algorithm: Algorithm, at_once: int | None = None) -> tuple[Algorithm, Params]:
+  """Returns what draws images: (algorithm, parameters that it needs besides its own).
+
+  They are `algorithm` and none, but of latents, with the decoder of config.run.autoencoder; for `at_once`, see
+  `Decoded`.
+
+  Raises:
+    UserError: the decoder's weights are missing, or are not those that encoded the data.
+  """
+  if config.data.source != "latents":
+    return algorithm, {}
+  autoencoder, params = read_autoencoder(config.run.autoencoder)
+  numbers = _numbers(config)
+  if numbers.autoencoder and numbers.autoencoder != (found := digest(*jax.tree.leaves(params))):
+    raise UserError(
+      f"config.run.autoencoder = {config.run.autoencoder!r} has other weights ({found[:8]}) than what encoded the "
+      f"latents ({numbers.autoencoder[:8]}): give the latter"
+    )
+  decoded = Decoded(algorithm, autoencoder, numbers, *(() if at_once is None else (at_once,)))
+  return cast(Algorithm, decoded), {AUTOENCODER: params}
+
+
+def _numbers(config: ConfigDict) -> Numbers:
+  if not config.data.latents:
+    raise UserError("config.data.latents is empty: train first, which takes it from the data set")
+  return Numbers.read({**config.data.latents, "autoencoder": config.data.autoencoder})
 
 
 def portable_algorithm(config: ConfigDict) -> Algorithm:
@@ -285,4 +359,4 @@ def build_loader(config: ConfigDict, source: Source) -> Loader:
     source = RelabelledSource(
       source, data.num_classes, data.label_noise, data.label_noise_pairs, data.labelled_images, data.labelled_share
     )
-  return Loader(source, config.seed, data.x_flip)
+  return Loader(source, config.seed, data.x_flip, _numbers(config) if data.source == "latents" else None)

@@ -28,7 +28,7 @@ def load(path: epath.PathLike, checkpoint: str | int = "") -> "TrainedGan":
   if published.is_published(path):
     if checkpoint:
       raise UserError(f"checkpoint = {checkpoint!r}: {path} has one checkpoint only: leave it out")
-    return TrainedGan(published.open_published(path))
+    return TrainedGan(runs.drawing_images(published.open_published(path)))
   return TrainedGan(runs.open_run(path, str(checkpoint)))
 
 

@@ -24,7 +24,7 @@ from r3gan_jax.algorithms.base import Algorithm
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop import hub
 from r3gan_jax.reporting.model_card import model_card
-from r3gan_jax.runs import TrainedRun
+from r3gan_jax.runs import TrainedRun, drawing_images
 from r3gan_jax.sampling import Sampler, image_grid, save_png
 from r3gan_jax.storage import as_path, is_file, is_remote
 from r3gan_jax.training.mesh import local_copy, make_mesh
@@ -162,7 +162,10 @@ def _name(path: Any) -> str:
 
 def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the configuration without the publisher's own paths."""
-  return {**config, "init_from": "", "run": {**config["run"], "data_path": ""}}
+  run = {**config["run"], "data_path": ""}
+  if not hub.is_address(run.get("autoencoder", "")):
+    run.pop("autoencoder", None)
+  return {**config, "init_from": "", "run": run}
 
 
 def _save_samples(trained: TrainedRun, path: Path) -> str:
@@ -170,6 +173,7 @@ def _save_samples(trained: TrainedRun, path: Path) -> str:
   seeds, num_classes = np.arange(_GRID * _GRID), trained.algorithm.num_classes
   labels = seeds // _GRID % num_classes if num_classes else None
   quantised_in = factory.quantised_in(trained.config, trained.algorithm)
+  trained = drawing_images(trained)
   sampler = Sampler(trained.algorithm, make_mesh(), quantised_in=quantised_in, title=trained.title)
   images = sampler(trained.params, trained.carry, seeds, labels)
   save_png(path, image_grid(images, _GRID), trained.config.run.grid_scale)

@@ -45,7 +45,8 @@ class Data:
   """config.data: the images and labels."""
 
   # "tfds": a data set prepared by cli.prepare_data; "folder": a directory or zip of images of the configured size;
-  # "images": either, or images of other sizes, which are fitted once; "stacked_mnist"; "stacked_digits"; "generated"
+  # "images": either, or images of other sizes, which are fitted once; "stacked_mnist"; "stacked_digits"; "generated";
+  # "latents": an autoencoder's latents of images, by cli.prepare_data --encode (data/latents.py)
   source: str = setting("tfds")
   name: str = setting("")  # the prepared data set
   split: str = setting("train")
@@ -54,8 +55,8 @@ class Data:
   fit: str = setting("crop_resize", one_of(FITS))
   resolution: int = setting(32, positive)  # the height, in pixels
   width: int = setting(0, not_negative)  # in pixels; 0: square images
-  # 1: grey; 3: RGB, also of grey images; 4: RGBA, with colours premultiplied by alpha (data/images.py)
-  channels: int = setting(3, one_of((1, 3, 4)))
+  # 1: grey; 3: RGB, also of grey images; 4: RGBA, with colours premultiplied by alpha (data/images.py). Of latents, any
+  channels: int = setting(3, positive)
   bits: int = setting(8, one_of((8, 16)))  # of a channel; 16: grey images in full precision
   background: str = setting("white")  # behind transparent images
   num_classes: int = setting(0, not_negative)  # 0: unconditional
@@ -67,6 +68,11 @@ class Data:
   # Redraw from class a to class b only: ((9, 1), (2, 0), ...).
   label_noise_pairs: tuple[tuple[int, int], ...] = setting(())
   x_flip: bool = setting(False)  # add mirrored images, which doubles the data
+  # Of latents: what they are of, and how samples become images, taken from the data set (data.latents.Numbers)
+  latents: dict[str, tuple[float, ...]] = setting({})
+  autoencoder: str = setting("")  # the digest of the weights that encoded them
+  # Of latents: the images that metrics compare with, a prepared data set by its name, or a directory or zip
+  pixels: str = setting("")
 
 
 def image_size(data: Any) -> tuple[int, int]:
@@ -80,6 +86,8 @@ class Run:
 
   # The directory of prepared data sets ("": TFDS's default), or the folder or zip of images.
   data_path: str = setting("")
+  # Of latents, what decodes samples: interop/sd_vae.py
+  autoencoder: str = setting("hf://stabilityai/sd-vae-ft-mse")
   cache_gib: float = setting(4.0, not_negative)  # smaller data sets are decoded once and kept in memory
   on_corrupt_image: str = setting("stop", one_of(("stop", "skip")))  # save and exit, or use the next image instead
   total_images: int = setting(100_000_000, positive, _countable)

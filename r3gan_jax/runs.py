@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from r3gan_jax import factory
 from r3gan_jax.algorithms.base import Algorithm, Carry, HasPictures, Params
+from r3gan_jax.algorithms.decoded import Decoded
 from r3gan_jax.data.images import to_8_bits
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import UserError
@@ -65,6 +66,7 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
     Diverged, Interrupted: see `training.loop.Trainer.train`.
   """
   workdir = as_path(workdir)
+  config = factory.with_numbers(config)
   experiment = factory.build_experiment(config, jax.device_count())
   check_same_everywhere("the configuration", config.to_dict())
   if config.run.wandb:
@@ -74,7 +76,11 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
     some = source[np.array([0, len(source) // 2, len(source) - 1])]["image"]
     check_same_everywhere("the data", [len(source), *source.classes, some.tolist()], "give all the same data")
   loader = factory.build_loader(config, source)
-  scorer = Scorer(config, experiment.algorithm, source, title=None) if config.run.metrics else None
+  drawing, besides = factory.drawing(config, experiment.algorithm)
+  scorer = None
+  if config.run.metrics:
+    of_images = factory.of_images(config)
+    scorer = Scorer(of_images, drawing, source if of_images is config else factory.build_source(of_images), title=None)
   start = build_start(config, experiment, workdir)
 
   def claim() -> None:
@@ -104,7 +110,7 @@ def train_run(config: ConfigDict, workdir: epath.PathLike, change_settings: bool
     logging.info("training %s on %d x %s in %s", config.name, jax.device_count(), jax.devices()[0].device_kind, workdir)
     if config.run.fit_memory:
       experiment = _fitted(experiment)
-    snapshots = build_snapshots(config, experiment.algorithm, loader, workdir, scorer)
+    snapshots = build_snapshots(config, drawing, besides, loader, workdir, scorer)
     services: list[MetricWriter] = []
     if config.run.wandb:
       opened = wandb_writer(config.run.wandb, workdir, factory.checked(config.to_dict()))
@@ -167,7 +173,18 @@ class TrainedRun:
 
 def open_run(workdir: epath.PathLike, checkpoint: str = "") -> TrainedRun:
   """Reads the averaged networks of a work directory; arguments and errors are those of `open_state`."""
-  return averaged_run(workdir, *open_state(workdir, checkpoint))
+  return drawing_images(averaged_run(workdir, *open_state(workdir, checkpoint)))
+
+
+def drawing_images(trained: TrainedRun) -> TrainedRun:
+  """Returns a run on latents as one on the images that they are of, with the decoder; others as they are.
+
+  Raises:
+    UserError: see `factory.drawing`.
+  """
+  algorithm, besides = factory.drawing(trained.config, trained.algorithm)
+  config = factory.of_images(trained.config)
+  return replace(trained, config=config, algorithm=algorithm, params={**trained.params, **besides})
 
 
 def averaged_run(workdir: epath.PathLike, config: ConfigDict, algorithm: Algorithm, state: TrainState) -> TrainedRun:
@@ -256,9 +273,17 @@ def save_grid(config: ConfigDict, path: epath.Path, images: np.ndarray) -> np.nd
 
 
 def build_snapshots(
-  config: ConfigDict, algorithm: Algorithm, loader: Loader, workdir: epath.Path, scorer: Scorer | None
+  config: ConfigDict,
+  algorithm: Algorithm,
+  besides: Params,
+  loader: Loader,
+  workdir: epath.Path,
+  scorer: Scorer | None,
 ) -> list[Snapshot]:
-  """Returns what happens at every snapshot: a grid of samples, the algorithm's own pictures, and the scores."""
+  """Returns what happens at every snapshot: a grid of samples, the algorithm's own pictures, and the scores.
+
+  `algorithm` and `besides` are those of `factory.drawing`.
+  """
   quantised_in = factory.quantised_in(config, algorithm)
   sampler = Sampler(algorithm, make_mesh(jax.local_devices()), quantised_in=quantised_in, title=None)
   columns, rows = config.run.grid
@@ -270,17 +295,20 @@ def build_snapshots(
   if is_first_process():
     make_directory(directory)
     reals = loader.examples(seeds)["image"]
+    if isinstance(algorithm, Decoded):
+      reals = np.asarray(to_uint8(jax.jit(algorithm.decode)(besides, reals)))
     save_grid(config, directory / "reals.png", reals)
 
   def grid(params: Params, carry: Carry, images_seen: int, writer: MetricWriter) -> Mapping[str, float]:
     if not is_first_process():
       return {}
     params, carry = local_copy((params, carry))
-    image = save_grid(config, directory / f"fakes_{images_seen:010}.png", sampler(params, carry, seeds, labels))
+    drawn = sampler({**params, **besides}, carry, seeds, labels)
+    image = save_grid(config, directory / f"fakes_{images_seen:010}.png", drawn)
     writer.write_images(images_seen, {"samples": image[None]})
     if pictures:
-      for name, drawn in pictures(params, carry, reals).items():
-        save_grid(config, directory / f"{name}_{images_seen:010}.png", drawn)
+      for name, picture in pictures(params, carry, reals).items():
+        save_grid(config, directory / f"{name}_{images_seen:010}.png", picture)
     return {}
 
   if scorer is None:
@@ -288,7 +316,8 @@ def build_snapshots(
 
   def score(params: Params, carry: Carry, images_seen: int, writer: MetricWriter) -> Mapping[str, float]:
     scores: dict[str, float] = {}
-    for _, part in scorer(*local_copy((params, carry))):
+    params, carry = local_copy((params, carry))
+    for _, part in scorer({**params, **besides}, carry):
       writer.write_scalars(images_seen, as_series(part, {}))
       scores |= part
     return scores

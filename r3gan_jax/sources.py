@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 
 import jax
@@ -15,6 +16,7 @@ from r3gan_jax.data.folder import FolderSource
 from r3gan_jax.data.generated import GeneratedSource
 from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.labels import listed_labels
+from r3gan_jax.data.latents import LatentFiles, LatentSource, Numbers, is_of_files, of_edm2, read_numbers
 from r3gan_jax.data.prepare import prepare_images
 from r3gan_jax.data.skipping import SkippingSource
 from r3gan_jax.data.source import Source
@@ -105,6 +107,44 @@ def build_decoder(config: ConfigDict) -> Decoder:
   return Decoder(data.channels, data.background, data.get("bits", 8))  # a converted snapshot has no bits
 
 
+def latent_numbers(config: ConfigDict) -> Numbers:
+  """Returns the numbers of a run's data set of latents; raises a UserError if it is not prepared."""
+  if is_of_files(config.run.data_path):
+    return of_edm2(*image_size(config.data))
+  return read_numbers(config.data.name, config.run.data_path)
+
+
+def _latents(config: ConfigDict) -> Source:
+  data, path = config.data, config.run.data_path
+  shape = (*image_size(data), data.channels)
+  source: Source
+  if is_of_files(path):
+    source = LatentFiles(path, shape, data.num_classes)
+  else:
+    source = LatentSource(data.name, data.split, path, shape, data.num_classes, data.label_key)
+  if data.x_flip and source[np.arange(1)]["image"].shape[1] == 1:
+    raise UserError(
+      "config.data.x_flip needs the latents of mirror images, which the data set lacks: encode it with --mirrored, or "
+      "set config.data.x_flip = False"
+    )
+  return source
+
+
+def _pixels(config: ConfigDict) -> Source:
+  """Builds the source of the images of latents; see `factory.of_images`."""
+  data = config.data
+  if not data.pixels:
+    raise UserError(
+      "config.data.pixels is empty: give the images that the latents are of, which metrics compare with: the name of "
+      "a prepared data set, or a directory or zip"
+    )
+  if re.fullmatch(r"[\w/]+", data.pixels) and not as_path(data.pixels).exists():
+    return _tfds(config)
+  config = config.copy_and_resolve_references()
+  config.run.data_path = data.pixels
+  return _images(config)
+
+
 def _skips_corrupt(config: ConfigDict) -> bool:
   return config.run.on_corrupt_image == "skip"
 
@@ -149,4 +189,6 @@ SOURCES: Mapping[str, Callable[[ConfigDict], Source]] = {
   "stacked_digits": _stacked_digits,
   "stacked_mnist": _stacked_mnist,
   "generated": _generated,
+  "latents": lambda config: _readable(config, _latents(config)),
+  "pixels": lambda config: _readable(config, _pixels(config)),
 }

@@ -133,12 +133,16 @@ class Average:
 
 
 class Images(NamedTuple):
-  """Everything that a GAN knows of its data; `num_classes` is 0 for unconditional data."""
+  """Everything that a GAN knows of its data; `num_classes` is 0 for unconditional data.
+
+  `latents`: they are an autoencoder's, float32 of mean 0, rather than images of integers.
+  """
 
   height: int
   width: int
   channels: int
   num_classes: int
+  latents: bool = False
 
   @property
   def shape(self) -> tuple[int, int, int]:
@@ -311,6 +315,10 @@ class Algorithm(Protocol):
     """(H, W, C) of real images and samples."""
 
   @property
+  def input_dtype(self) -> jnp.dtype:
+    """The dtype of real images in a batch: integers, or float32 of latents."""
+
+  @property
   def num_classes(self) -> int:
     """The number of classes; 0 if unconditional."""
 
@@ -354,6 +362,10 @@ class GAN:
   @property
   def image_shape(self) -> tuple[int, int, int]:
     return self.images.shape
+
+  @property
+  def input_dtype(self) -> jnp.dtype:
+    return jnp.dtype(jnp.float32 if self.images.latents else jnp.uint8)
 
   @property
   def num_classes(self) -> int:

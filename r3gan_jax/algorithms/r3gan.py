@@ -39,6 +39,7 @@ from r3gan_jax.algorithms.base import (
   normal_noise,
   split_keys,
 )
+from r3gan_jax.augment import colour
 from r3gan_jax.augment.parameters import TRANSFORMS
 from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.errors import UserError
@@ -377,4 +378,7 @@ def _build_augment(settings: Settings, images: Images) -> Augment | None:
     return None
   if unknown := settings.augment.keys() - TRANSFORMS.keys():
     raise UserError(f"config.gan.augment: unknown {sorted(unknown)}: choose from {list(TRANSFORMS)}")
+  colours = [name for name in colour.NAMES if settings.augment.get(name)]
+  if images.latents and colours:
+    raise UserError(f"config.gan.augment.{colours[0]}: an autoencoder's latents have no colours: set it to 0")
   return partial(augment, multipliers=settings.augment)

@@ -14,6 +14,9 @@ JAX's package for the device. In Python:
     labels  int32 [b]
     images  float32 [b, H, W, C] in about [-1, 1]; as uint8, numpy.clip(images * 127.5 + 128, 0, 255).astype("uint8")
 
+A run on an autoencoder's latents is exported with the decoder, or without it by --latents: then `images` are latents
+as they are trained on, and config.data.latents in config.json has their scale.
+
 It computes in float32, with the device's default precision of products and without custom kernels. For how long newer
 releases of JAX can read it, see https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees
 """
@@ -26,11 +29,13 @@ from jax import export
 from r3gan_jax import factory, runs
 from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
+from r3gan_jax.errors import UserError
 from r3gan_jax.runs import TrainedRun
 from r3gan_jax.storage import failing_as, write_whole
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The checkpoint: its images seen, or 'best'; default: the newest.")
+_LATENTS = flags.DEFINE_bool("latents", False, "Of a run on an autoencoder's latents: export without the decoder.")
 _OUT = flags.DEFINE_string("out", None, "The .stablehlo to write.", required=True)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -38,8 +43,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def main() -> None:
   out, _ = output_path("out", _OUT.value, (".stablehlo",))
-  trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
-  serialized = exported_generator(trained).serialize()
+  trained = runs.averaged_run(_WORKDIR.value, *runs.open_state(_WORKDIR.value, _CHECKPOINT.value))
+  if _LATENTS.value and trained.config.data.source != "latents":
+    raise UserError(f"--latents: the run in {_WORKDIR.value} was trained on images: leave it out")
+  serialized = exported_generator(trained, decode=not _LATENTS.value).serialize()
   with failing_as(f"cannot write --out={out}", out):
     write_whole(out, bytes(serialized))
   print(
@@ -48,12 +55,18 @@ def main() -> None:
   )
 
 
-def exported_generator(trained: TrainedRun) -> export.Exported:
-  """Returns (noise float32 [b, noise_dim][, labels int32 [b]]) -> images float32 [b, H, W, C], for any b."""
-  algorithm = factory.portable_algorithm(trained.config)
+def exported_generator(trained: TrainedRun, decode: bool = True) -> export.Exported:
+  """Returns (noise float32 [b, noise_dim][, labels int32 [b]]) -> images float32 [b, H, W, C], for any b.
+
+  Without `decode`, a run on latents gives these.
+  """
+  algorithm, params = factory.portable_algorithm(trained.config), trained.params
+  if decode:
+    algorithm, besides = factory.drawing(trained.config, algorithm, at_once=0)
+    params = {**params, **besides}
 
   def generate(noise: jax.Array, labels: jax.Array | None = None) -> jax.Array:
-    return algorithm.generate(trained.params, trained.carry, noise, labels)
+    return algorithm.generate(params, trained.carry, noise, labels)
 
   (batch,) = export.symbolic_shape("b")
   one_noise = jax.eval_shape(algorithm.noise, jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)))

@@ -3,32 +3,47 @@
     --images=FOLDER_OR_ZIP --name=ffhq64 --resolution=64    image files, centre-cropped, resized and packed
     --idx=DIRECTORY --name=mnist                            MNIST or Fashion-MNIST from their idx files
     --tfds=cifar10                                          any data set of TFDS, prepared by TFDS (needs TensorFlow)
+    --prepared=imagenet256 --encode=sd-vae --name=latents   the latents of a prepared data set, for training on these
 
 The result is a self-describing directory DATA_DIR/NAME/VERSION for config.data.source = "tfds". The same command
 continues an interrupted preparation.
 """
 
 import os
+from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.images import Decoder
+from r3gan_jax.data.latents import prepare_latents
 from r3gan_jax.data.prepare import prepare_idx, prepare_images, prepare_tfds
+from r3gan_jax.data.shards import Prepared
+from r3gan_jax.data.source import digest
 from r3gan_jax.data.tfds import default_data_dir, describe_directory, prepared_directory
 from r3gan_jax.errors import UserError
+from r3gan_jax.interop.sd_vae import PUBLISHED, read_autoencoder
+from r3gan_jax.ops.images import to_float
 from r3gan_jax.storage import as_path, is_remote
+from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 
 _IMAGES = flags.DEFINE_string("images", None, "A directory tree or zip of image files.")
 _IDX = flags.DEFINE_string("idx", None, "A directory with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz].")
 _TFDS = flags.DEFINE_string("tfds", None, "A data set of TFDS, e.g. cifar10 or imagenet_resized/64x64.")
-flags.mark_flags_as_mutual_exclusive(["images", "idx", "tfds"], required=True)
+_PREPARED = flags.DEFINE_string("prepared", None, "A prepared data set to encode, by its name or directory.")
+flags.mark_flags_as_mutual_exclusive(["images", "idx", "tfds", "prepared"], required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "The directory of prepared data sets; default: TFDS's.")
-_NAME = flags.DEFINE_string("name", None, "With --images or --idx: the name of the data set (config.data.name).")
+_NAME = flags.DEFINE_string(
+  "name", None, "The name of the new data set, but with --tfds: the name of the data set (config.data.name)."
+)
 _RESOLUTION = flags.DEFINE_integer("resolution", None, "With --images: the height, in pixels.", lower_bound=1)
 _WIDTH = flags.DEFINE_integer("width", None, "With --images: the width; default: as the height.", lower_bound=1)
 _GREY = flags.DEFINE_bool("grey", False, "With --images: one channel instead of three, for grey images.")
@@ -43,6 +58,14 @@ _PROCESSES = flags.DEFINE_integer(
   "processes", os.cpu_count() or 1, "With --images: the number of processes.", lower_bound=1
 )
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "With --tfds: a directory of files downloaded by hand.")
+_ENCODE = flags.DEFINE_enum("encode", None, ("sd-vae",), "With --prepared: the autoencoder, that of Stable Diffusion.")
+_WEIGHTS = flags.DEFINE_string(
+  "weights", PUBLISHED, "With --prepared: the autoencoder's folder or .safetensors, or hf://OWNER/NAME."
+)
+_MIRRORED = flags.DEFINE_bool("mirrored", False, "With --prepared: also encode mirror images, for config.data.x_flip.")
+
+_ENCODED_AT_ONCE = 16
+"""Images on each device."""
 
 _GOES_WITH = {
   "images": (
@@ -59,6 +82,7 @@ _GOES_WITH = {
   ),
   "idx": ("name",),
   "tfds": ("manual_dir",),
+  "prepared": ("name", "encode", "weights", "mirrored"),
 }
 
 
@@ -80,6 +104,8 @@ def main() -> None:
     raise UserError("--name is missing: give the data set a name")
   if _TFDS.value:
     prepared = prepare_tfds(name, data_dir, Path(as_path(_MANUAL_DIR.value)) if _MANUAL_DIR.value else None)
+  elif _PREPARED.value:
+    prepared = _encode(_PREPARED.value, name, data_dir)
   elif _IDX.value:
     prepared = prepare_idx(as_path(_IDX.value), name, data_dir)
   elif _GREY.value and _ALPHA.value:
@@ -104,6 +130,32 @@ def main() -> None:
   else:
     where = f"--config.run.data_path={prepared.directory}"
   print(f"train on it with {where}")
+
+
+def _encode(images: str, name: str, data_dir: Path) -> Prepared:
+  if not _ENCODE.value:
+    raise UserError("--encode is missing: --prepared is for making latents: --encode=sd-vae")
+  autoencoder, params = read_autoencoder(_WEIGHTS.value)
+  weights = digest(*jax.tree.leaves(params))
+  mesh = make_mesh(jax.local_devices())
+  by_image = batch_sharding(mesh)
+
+  @partial(jax.jit, in_shardings=(replicated(mesh), by_image), out_shardings=by_image)
+  def encode(params: Any, images: jax.Array) -> jax.Array:
+    moments: Any = autoencoder.apply({"params": params}, to_float(images), method="encode")
+    return jnp.concatenate(moments, axis=-1)
+
+  params = jax.device_put(params, replicated(mesh))
+  batch = _ENCODED_AT_ONCE * mesh.size
+  return prepare_latents(
+    images,
+    name,
+    data_dir,
+    lambda images: np.asarray(encode(params, images)),
+    _MIRRORED.value,
+    batch,
+    weights,
+  )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +53,7 @@ class ImageFiles:
     UserError: `path` is neither, is damaged, cannot be read, or has no images; or a name is not UTF-8.
   """
 
-  def __init__(self, path: epath.PathLike):
+  def __init__(self, path: epath.PathLike, suffixes: Collection[str] = SUFFIXES):
     self.path = storage.as_path(path)
     with storage.failing_as(f"cannot read {self.path}", self.path):
       if self.path.is_dir():
@@ -69,7 +69,7 @@ class ImageFiles:
     for name in sorted(found.files):
       base = name.rpartition("/")[2]
       suffix = os.path.splitext(base)[1].lower()
-      if suffix in SUFFIXES:
+      if suffix in suffixes:
         self.names.append(name)
       elif base == LISTS:
         self.lists.append(name)
@@ -78,7 +78,8 @@ class ImageFiles:
     self.passed_over, self.lost = found.passed_over, found.lost
     if not self.names:
       over = f" (passed over: {counted(self.passed_over)})" if self.passed_over else ""
-      raise UserError(f"{self.path} has no images{over}: put files named *.png, *.jpg, *.webp or the like there")
+      wanted = "*.png, *.jpg, *.webp or the like" if suffixes is SUFFIXES else f"*{' or *'.join(suffixes)}"
+      raise UserError(f"{self.path} has no images{over}: put files named {wanted} there")
     self._files = {name: found.files[name] for name in (*self.names, *self.lists)}
     for name, member in self._files.items():
       _check(name, member, self.path)

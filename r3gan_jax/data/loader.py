@@ -9,12 +9,13 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from r3gan_jax.data.latents import Numbers, draw
 from r3gan_jax.data.source import Examples, Source
 
 PREFETCH = 2
@@ -23,13 +24,20 @@ PREFETCH = 2
 SMALLEST_READ = 32
 """The fewest images that a thread reads in one call."""
 
+_OF_LATENTS = 1
+"""Sets the seeds of latents' noise apart from those of permutations."""
+
 
 class Loader:
-  """Makes batches of `source` in an order drawn from `seed`; with `x_flip`, an epoch also has every mirror image."""
+  """Makes batches of `source` in an order drawn from `seed`; with `x_flip`, an epoch also has every mirror image.
 
-  def __init__(self, source: Source, seed: int, x_flip: bool):
+  `numbers`: of a source of latents, from whose 'image' one is drawn for each sample, by a generator of its own.
+  """
+
+  def __init__(self, source: Source, seed: int, x_flip: bool, numbers: Numbers | None = None):
     self.source = source
     self._seed = seed
+    self._numbers = numbers
     self._x_flip = x_flip
     self._epoch_size = len(source) * (2 if x_flip else 1)
     self._permutation = lru_cache(maxsize=2)(self._make_permutation)
@@ -38,12 +46,10 @@ class Loader:
 
   def examples(self, samples: np.ndarray, order: int = 0) -> Examples:
     """Returns the examples at positions `samples`, int64 [n], of the endless shuffled sequence that `order` selects."""
-    indices = self.indices(samples, order)
-    flipped = indices >= len(self.source)
-    examples = self._read(indices % len(self.source))
-    if self._x_flip:
-      examples["image"][flipped] = examples["image"][flipped, :, ::-1]
-    return examples
+    count = max(1, min(self._threads, len(samples) // SMALLEST_READ))
+    parts = [np.array_split(values, count) for values in (samples, self.indices(samples, order))]
+    read = list(self._readers.map(partial(self._read, order=order), *parts))
+    return {name: np.concatenate([examples[name] for examples in read]) for name in read[0]}
 
   def indices(self, samples: np.ndarray, order: int = 0) -> np.ndarray:
     """Returns the index in the data set of each position, int64 [n]; mirror images follow the originals."""
@@ -56,10 +62,16 @@ class Loader:
   def _make_permutation(self, epoch: int, order: int) -> np.ndarray:
     return np.random.default_rng((self._seed, epoch, order)).permutation(self._epoch_size)
 
-  def _read(self, indices: np.ndarray) -> Examples:
-    parts = np.array_split(indices, max(1, min(self._threads, len(indices) // SMALLEST_READ)))
-    read = list(self._readers.map(self.source.__getitem__, parts))
-    return {name: np.concatenate([examples[name] for examples in read]) for name in read[0]}
+  def _read(self, samples: np.ndarray, indices: np.ndarray, order: int) -> Examples:
+    flipped = indices >= len(self.source)
+    examples = self.source[indices % len(self.source)]
+    if self._numbers:
+      moments = examples["image"][np.arange(len(samples)), flipped.astype(int)]
+      seeds = [(self._seed, order, sample, _OF_LATENTS) for sample in samples.tolist()]
+      return examples | {"image": draw(moments, self._numbers, seeds)}
+    if self._x_flip:
+      examples["image"][flipped] = examples["image"][flipped, :, ::-1]
+    return examples
 
   def iterate(
     self, batch_sizes: Sequence[int], first_iteration: int, sharding: NamedSharding, order: int = 0

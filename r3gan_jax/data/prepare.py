@@ -72,6 +72,12 @@ class ArrayRecords:
     return hashlib.sha256(self._images.tobytes() + self._labels.tobytes()).hexdigest()
 
 
+def check_name(name: str) -> None:
+  """Raises a UserError if a data set cannot have this name."""
+  if not re.fullmatch("[a-z][a-z0-9_]*", name):
+    raise UserError(f"--name={name}: use lower-case letters, digits and _, starting with a letter")
+
+
 def prepare_images(
   files: ImageFiles,
   name: str,
@@ -89,8 +95,7 @@ def prepare_images(
   """
   import tensorflow_datasets as tfds
 
-  if not re.fullmatch("[a-z][a-z0-9_]*", name):
-    raise UserError(f"--name={name}: use lower-case letters, digits and _, starting with a letter")
+  check_name(name)
   labels = listed_labels(files, class_directories)
   dtype = {8: np.uint8, 16: np.uint16}[decoder.bits]
   features = {"image": tfds.features.Image(shape=(*size, decoder.channels), dtype=dtype, encoding_format="png")}

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import resource
+from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class TfdsSource:
     split: e.g. "train" or "train+test".
     data_path: the local directory of prepared data sets ("": TFDS's default), or of this one.
     size: height and width of the result, in pixels.
-    decoder: decodes the images; has the number of channels.
+    decoder: decodes the images; has the number of channels. None: of subclasses without images.
     fit_by: how images of another size are fitted: see `images.fit`.
     num_classes: 0 for images without labels.
     label_key: the feature with the labels.
@@ -47,14 +48,14 @@ class TfdsSource:
     split: str,
     data_path: str,
     size: tuple[int, int],
-    decoder: Decoder,
+    decoder: Decoder | None,
     fit_by: str,
     num_classes: int = 0,
     label_key: str = "label",
   ):
     import tensorflow_datasets as tfds
 
-    builder = _open(name, data_path)
+    builder = opened(name, data_path)
     self._title = f"data set '{name}' in {builder.data_path}"
     self._size = size
     self._decoder = decoder
@@ -62,7 +63,9 @@ class TfdsSource:
     self._num_classes = num_classes
     self._label_key = label_key if num_classes else None
     self.classes: tuple[str, ...] = ()
-    self._check_features(dict(builder.info.features.items()))
+    features = dict(builder.info.features.items())
+    self._check_images(features)
+    self._check_labels(features)
     try:
       self._files = builder.info.splits[split].file_instructions
     except (KeyError, ValueError):
@@ -109,6 +112,7 @@ class TfdsSource:
     return [tf_example_pb2.Example.FromString(record).features.feature for record in records]
 
   def _image(self, record: Any, title: str) -> np.ndarray:
+    assert self._decoder
     image = self._decoder(record["image"].bytes_list.value[0], title)
     return to_array(fit(image, self._size, self._fit_by, title))
 
@@ -118,9 +122,10 @@ class TfdsSource:
       raise UserError(f"{title} has label {label}, but config.data.num_classes = {self._num_classes}: set it to match")
     return label
 
-  def _check_features(self, features: dict[str, Any]) -> None:
+  def _check_images(self, features: Mapping[str, Any]) -> None:
     import tensorflow_datasets as tfds
 
+    assert self._decoder
     image = features.get("image")
     if not isinstance(image, tfds.features.Image):
       raise UserError(
@@ -133,6 +138,10 @@ class TfdsSource:
       raise UserError(f"{self._title} has images of 16 bits: set config.data.bits = 16 and config.data.channels = 1")
     if self._decoder.channels == 1 and image.shape[-1] in (3, 4):
       raise UserError(f"{self._title} has colour images: set config.data.channels = {image.shape[-1]}")
+
+  def _check_labels(self, features: Mapping[str, Any]) -> None:
+    import tensorflow_datasets as tfds
+
     if self._label_key is None:
       return
     label = features.get(self._label_key)
@@ -159,7 +168,7 @@ def default_data_dir() -> Path:
 
 def splits(name: str, data_path: str) -> list[str]:
   """Returns the names of the splits of a prepared data set; arguments and errors as of `number_of_classes`."""
-  return sorted(_open(name, data_path).info.splits)
+  return sorted(opened(name, data_path).info.splits)
 
 
 def number_of_classes(name: str, data_path: str, label_key: str) -> int:
@@ -173,7 +182,7 @@ def number_of_classes(name: str, data_path: str, label_key: str) -> int:
   """
   import tensorflow_datasets as tfds
 
-  label = dict(_open(name, data_path).info.features.items()).get(label_key)
+  label = dict(opened(name, data_path).info.features.items()).get(label_key)
   if not isinstance(label, tfds.features.ClassLabel):
     raise UserError(f"data set '{name}' has no classes in its feature {label_key!r} (config.data.label_key)")
   return int(label.num_classes)
@@ -183,7 +192,10 @@ def describe_directory(directory: Path) -> str:
   """Describes a prepared data set: sizes, channels and classes."""
   features = dict(open_directory(directory).info.features.items())
   parts = []
-  if shape := getattr(features.get("image"), "shape", None):
+  if shape := getattr(features.get("moments"), "shape", None):
+    mirrored = " and of mirror images" * (shape[0] == 2)
+    parts.append(f"latents{mirrored}, {shape[2]}x{shape[1]}, {shape[3] // 2} channels")
+  elif shape := getattr(features.get("image"), "shape", None):
     height, width, channels = shape
     size = f"{width}x{height}" if height and width else "of several sizes"
     parts.append(f"{size}, { {1: 'grey', 3: 'RGB', 4: 'RGBA'}.get(channels, f'{channels} channels') }")
@@ -195,13 +207,16 @@ def describe_directory(directory: Path) -> str:
 def prepared_directory(name: str, data_path: Path) -> Path | None:
   """Returns the directory that `TfdsSource` would read; None if there is none."""
   try:
-    return Path(_open(name, str(data_path)).data_path)
+    return Path(opened(name, str(data_path)).data_path)
   except UserError:
     return None
 
 
-def _open(name: str, data_path: str) -> Any:
-  """Returns the TFDS builder, from the files alone; the code that prepared them may need TensorFlow."""
+def opened(name: str, data_path: str) -> Any:
+  """Returns the TFDS builder, from the files alone; the code that prepared them may need TensorFlow.
+
+  Arguments and errors are as of `TfdsSource`.
+  """
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core.read_only_builder import builder_from_files
 
