@@ -24,6 +24,9 @@ PRESETS = {
   ("ffhq256", ""): (23.06, 23.01, 256, 200e6, 20e6, (150, 15), 0.5e6, 0.3, True),
   ("imagenet32", ""): (82.91, 86.55, 4096, 1000e6, 200e6, (0.5, 0.05), 50e6, 0.5, True),
   ("imagenet64", ""): (103.57, 107.21, 4096, 1000e6, 200e6, (1, 0.1), 50e6, 0.4, True),
+  ("imagenet256", ""): (82.92, 86.55, 4096, 1000e6, 200e6, (0.5, 0.05), 50e6, 0.5, True),
+  ("imagenet256", "wide"): (316.76, 328.81, 4096, 1000e6, 200e6, (0.5, 0.05), 50e6, 0.5, True),
+  ("imagenet512", ""): (103.57, 107.21, 4096, 1000e6, 200e6, (1, 0.1), 50e6, 0.4, True),
 }
 
 # configuration: published FID and parameters of G and D ([P] Table 2), exact parameters, loss, penalties

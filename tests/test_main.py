@@ -51,7 +51,7 @@ def assert_bitwise_equal(actual, expected):
 
 @pytest.mark.parametrize(
   "name",
-  ["cifar10", "ffhq64", "ffhq256", "imagenet32", "imagenet64", "stacked_mnist", "stacked_digits", "fashion_mnist"],
+  ["cifar10", "ffhq64", "ffhq256", "imagenet256", "imagenet512", "stacked_mnist", "stacked_digits", "fashion_mnist"],
 )
 def test_every_smoke_variant_trains(command, tmp_path, name):
   size = ("--config.batch_size=2", "--config.run.total_images=4")
