@@ -5,10 +5,12 @@
 A tensor is drawn from its name and shape, so that no weights are stored. Images and latents are NHWC.
 """
 
+import json
 import zlib
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "sd_vae.npz"
 
@@ -40,6 +42,13 @@ def state_dict(network: str) -> dict[str, np.ndarray]:
   with np.load(GOLDEN) as golden:
     tensors = zip(golden[f"{network}/names"], golden[f"{network}/shapes"], strict=True)
     return {str(name): made_up(str(name), tuple(map(int, shape.split()))) for name, shape in tensors}
+
+
+def write(folder: Path, network: str) -> Path:
+  """Writes the made-up weights as diffusers does; returns the folder."""
+  save_file(state_dict(network), folder / "diffusion_pytorch_model.safetensors")
+  (folder / "config.json").write_text(json.dumps({"norm_num_groups": NETWORKS[network]["groups"]}))
+  return folder
 
 
 def diffusers_network(attributes: dict):
