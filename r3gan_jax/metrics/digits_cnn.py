@@ -14,7 +14,8 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from r3gan_jax.errors import UserError, one_line
-from r3gan_jax.metrics.features import PRECISION, Conv, FeatureNetwork
+from r3gan_jax.metrics.features import FeatureNetwork
+from r3gan_jax.networks.precise import PRECISION, Conv
 from r3gan_jax.storage import write_npz
 
 SIDE = 32

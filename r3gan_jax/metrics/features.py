@@ -1,23 +1,17 @@
-"""The interface of feature networks, their convolutions, and the resizing of their input images."""
+"""The interface of feature networks, and the resizing of their input images."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from r3gan_jax.ops.grouped_conv import grouped_conv
+from r3gan_jax.networks.precise import PRECISION
 
 RESIZES = ("pytorch", "tensorflow")
 """The conventions of `resize`."""
-
-PRECISION = jax.lax.Precision.HIGHEST
-"""The precision of products in feature networks: published scores are in float32, unlike accelerators' default."""
 
 
 @dataclass(frozen=True)
@@ -68,25 +62,6 @@ def resize(images: jax.Array, side: int, convention: str) -> jax.Array:
   return jnp.einsum(
     "ih,nhwc,jw->nijc", vertical, images.astype(jnp.float32), horizontal, precision=PRECISION, optimize=True
   )
-
-
-def _conv_general_dilated(
-  x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Any, **options: Any
-) -> jax.Array:
-  """Computes `lax.conv_general_dilated`; at stride 1 on CPUs by our own convolution, because XLA's is slow."""
-
-  def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
-
-  if strides != (1, 1):
-    return plain(x, kernel)
-  vertical, horizontal = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-  ours = partial(grouped_conv, groups=1, padding=(vertical, horizontal))
-  return lax.platform_dependent(x, kernel, cpu=ours, default=plain)
-
-
-Conv = partial(nn.Conv, precision=PRECISION, conv_general_dilated=_conv_general_dilated)
-"""The convolution of feature networks."""
 
 
 def as_rgb(images: jax.Array) -> jax.Array:

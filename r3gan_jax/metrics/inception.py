@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from r3gan_jax.metrics import features
-from r3gan_jax.metrics.features import PRECISION, FeatureNetwork, as_rgb, resize
+from r3gan_jax.metrics.features import FeatureNetwork, as_rgb, resize
+from r3gan_jax.networks import precise
+from r3gan_jax.networks.precise import PRECISION
 
 SIDE = 299
 
@@ -26,7 +27,7 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    conv = features.Conv(self.width, self.kernel, self.strides, self.padding)
+    conv = precise.Conv(self.width, self.kernel, self.strides, self.padding)
     nn.share_scope(self, conv)
     return nn.relu(conv(x))
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r3gan_jax.metrics.features import PRECISION, Conv, FeatureNetwork, as_rgb, resize
+from r3gan_jax.metrics.features import FeatureNetwork, as_rgb, resize
+from r3gan_jax.networks.precise import PRECISION, Conv
 
 SIDE = 224
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
