@@ -2,7 +2,8 @@
 
 A folder has diffusion_pytorch_model.safetensors and config.json, of which only the number of groups of group norm is
 read: all else follows from the tensors' names and shapes. Before 2023, and so in the published sd-vae-ft-mse and
-sd-vae-ft-ema, attention's to_q, to_k, to_v and to_out.0 were query, key, value and proj_attn.
+sd-vae-ft-ema, attention's to_q, to_k, to_v and to_out.0 were query, key, value and proj_attn. AutoencoderKLFlux2, the
+autoencoder of FLUX.2, has the same tensors, with 32 latent channels, and a batch norm besides.
 """
 
 import itertools
@@ -31,6 +32,9 @@ PUBLISHED = "hf://stabilityai/sd-vae-ft-mse"
 
 _GROUPS = "norm_num_groups"
 _EARLIER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_NOT_READ = "bn."
+"""The batch norm of FLUX.2's autoencoder: it is of its latents in patches, for a transformer."""
+
 _CURE = f"give diffusers' AutoencoderKL, such as {PUBLISHED}"
 
 
@@ -95,7 +99,9 @@ def _tensors(file: epath.Path) -> dict[str, np.ndarray]:
   except (SafetensorError, KeyError) as error:  # a KeyError names a dtype that NumPy does not have
     raise UserError(f"{file} is not a safetensors file of float16 or float32 ({one_line(error)}): {_CURE}") from None
   return {
-    ".".join(_EARLIER_NAMES.get(part, part) for part in name.split(".")): tensor for name, tensor in tensors.items()
+    ".".join(_EARLIER_NAMES.get(part, part) for part in name.split(".")): tensor
+    for name, tensor in tensors.items()
+    if not name.startswith(_NOT_READ)
   }
 
 

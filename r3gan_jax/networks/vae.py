@@ -215,7 +215,7 @@ class AttentionBlock(nn.Module):
     """[N, H, W, C] -> [N, H, W, C]."""
     channels = x.shape[-1]
     dense = partial(nn.Dense, channels, dtype=x.dtype, precision=PRECISION)
-    pixels = _normalised(x, self.groups, "group_norm").reshape(len(x), -1, channels)
+    pixels = _normalised(x, self.groups, "group_norm").reshape(x.shape[0], -1, channels)
     queries, keys, values = (dense(name=name)(pixels) for name in ("to_q", "to_k", "to_v"))
     logits = jnp.einsum("nqc,nkc->nqk", queries, keys, precision=PRECISION, preferred_element_type=jnp.float32)
     weights = nn.softmax(logits * channels**-0.5).astype(x.dtype)

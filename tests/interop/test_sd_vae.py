@@ -78,6 +78,13 @@ def test_earlier_names_of_attention(state, write, convolutions):
   assert_equal(read_autoencoder(write(renamed))[1], params)
 
 
+def test_the_batch_norm_of_flux2_is_not_read(state, write):
+  """The names of diffusers' AutoencoderKLFlux2."""
+  moments = {f"bn.running_{name}": np.ones(16, np.float32) for name in ("mean", "var")}
+  more = moments | {"bn.num_batches_tracked": np.zeros((), np.int64)}
+  assert_equal(read_autoencoder(write(state | more))[1], read_autoencoder(write(state))[1])
+
+
 def test_float16(state, write):
   half = {name: tensor.astype(np.float16) for name, tensor in state.items()}
   _, params = read_autoencoder(write(half))
