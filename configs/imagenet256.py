@@ -28,17 +28,17 @@ OF_PIXELS = ("x_flip", "brightness", "contrast", "luma_flip", "hue", "saturation
 def get_config(variant: str = "") -> ConfigDict:
   config = imagenet32.get_config()
   config.name = "imagenet256"
-  use_latents(config, 256)
+  use_latents(config, "imagenet256", 32)
   config.run.tpu_topology = "v5e:16x16"
   return select(config, variant, wide=_wide)
 
 
-def use_latents(config: ConfigDict, side: int) -> None:
-  """Sets the data of a recipe to ImageNet's latents at `side` pixels, and drops augmentations of pixels."""
+def use_latents(config: ConfigDict, pixels: str, side: int) -> None:
+  """Sets the data of a recipe to the latents of a data set, of `side` pixels, and drops augmentations of pixels."""
   config.data.source = "latents"
-  config.data.name = f"imagenet{side}_latents"
-  config.data.pixels = f"imagenet{side}"
-  config.data.resolution = side // 8
+  config.data.name = f"{pixels}_latents"
+  config.data.pixels = pixels
+  config.data.resolution = side
   config.data.channels = 4
   config.gan.augment.update(dict.fromkeys(OF_PIXELS, 0.0))
 

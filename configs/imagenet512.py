@@ -19,5 +19,5 @@ from configs.imagenet256 import use_latents
 def get_config(variant: str = "") -> ConfigDict:
   config = imagenet64.get_config()
   config.name = "imagenet512"
-  use_latents(config, 512)
+  use_latents(config, "imagenet512", 64)
   return select(config, variant)

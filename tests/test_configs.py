@@ -111,7 +111,9 @@ def parameter_counts(config):
 @pytest.mark.parametrize("name, variant", [*PRESETS, *LATENTS])
 def test_presets(name, variant):
   config = recipe(name, variant)
-  generator, discriminator, batch, total, burn_in, gamma, half_life, augment_p, x_flip = (PRESETS | LATENTS)[name, variant]
+  generator, discriminator, batch, total, burn_in, gamma, half_life, augment_p, x_flip = (PRESETS | LATENTS)[
+    name, variant
+  ]
   assert tuple(round(count / 1e6, 2) for count in parameter_counts(config)) == (generator, discriminator)
   assert (config.batch_size, config.run.total_images, config.gan.burn_in_images) == (batch, total, burn_in)
   assert (

@@ -23,7 +23,7 @@ from absl import flags
 from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.files import ImageFiles
-from r3gan_jax.data.images import Decoder
+from r3gan_jax.data.images import FITS, Decoder
 from r3gan_jax.data.latents import prepare_latents
 from r3gan_jax.data.prepare import prepare_idx, prepare_images, prepare_tfds
 from r3gan_jax.data.shards import Prepared
@@ -44,8 +44,10 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "The directory of prepared dat
 _NAME = flags.DEFINE_string(
   "name", None, "The name of the new data set, but with --tfds: the name of the data set (config.data.name)."
 )
-_RESOLUTION = flags.DEFINE_integer("resolution", None, "With --images: the height, in pixels.", lower_bound=1)
-_WIDTH = flags.DEFINE_integer("width", None, "With --images: the width; default: as the height.", lower_bound=1)
+_RESOLUTION = flags.DEFINE_integer(
+  "resolution", None, "With --images, --prepared: the height, in pixels.", lower_bound=1
+)
+_WIDTH = flags.DEFINE_integer("width", None, "With --images, --prepared: default: the height.", lower_bound=1)
 _GREY = flags.DEFINE_bool("grey", False, "With --images: one channel instead of three, for grey images.")
 _ALPHA = flags.DEFINE_bool("alpha", False, "With --images: keep transparency as a fourth channel.")
 _BITS = flags.DEFINE_enum("bits", "8", ("8", "16"), "With --images: bits of a channel; 16 with --grey.")
@@ -58,6 +60,7 @@ _PROCESSES = flags.DEFINE_integer(
   "processes", os.cpu_count() or 1, "With --images: the number of processes.", lower_bound=1
 )
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "With --tfds: a directory of files downloaded by hand.")
+_FIT = flags.DEFINE_enum("fit", "crop_resize", FITS, "With --prepared: how images come to another size.")
 _ENCODE = flags.DEFINE_enum("encode", None, ("sd-vae",), "With --prepared: the autoencoder, that of Stable Diffusion.")
 _WEIGHTS = flags.DEFINE_string(
   "weights", PUBLISHED, "With --prepared: the autoencoder's folder or .safetensors, or hf://OWNER/NAME."
@@ -82,7 +85,7 @@ _GOES_WITH = {
   ),
   "idx": ("name",),
   "tfds": ("manual_dir",),
-  "prepared": ("name", "encode", "weights", "mirrored"),
+  "prepared": ("name", "resolution", "width", "fit", "encode", "weights", "mirrored"),
 }
 
 
@@ -147,10 +150,13 @@ def _encode(images: str, name: str, data_dir: Path) -> Prepared:
 
   params = jax.device_put(params, replicated(mesh))
   batch = _ENCODED_AT_ONCE * mesh.size
+  height = _RESOLUTION.value
   return prepare_latents(
     images,
     name,
     data_dir,
+    (height, _WIDTH.value or height) if height else None,
+    _FIT.value,
     lambda images: np.asarray(encode(params, images)),
     _MIRRORED.value,
     batch,

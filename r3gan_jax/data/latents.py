@@ -229,7 +229,15 @@ class Encoded:
 
 
 def prepare_latents(
-  images: str, name: str, data_dir: Path, encode: Encode, mirrored: bool, batch: int, weights: str
+  images: str,
+  name: str,
+  data_dir: Path,
+  size: tuple[int, int] | None,
+  fit_by: str,
+  encode: Encode,
+  mirrored: bool,
+  batch: int,
+  weights: str,
 ) -> Prepared:
   """Encodes the split "train" of a prepared data set of images, and measures the numbers of its latents.
 
@@ -239,6 +247,8 @@ def prepare_latents(
     images: the name of the data set, or its directory.
     name: of the data set of latents.
     data_dir: the directory of prepared data sets.
+    size: the height and width to which images are brought; None: they are as they are.
+    fit_by: how: see `images.fit`.
     encode: takes `batch` images.
     mirrored: also encode mirror images.
     batch: the number of images that are encoded together.
@@ -251,11 +261,12 @@ def prepare_latents(
   place = ("", images) if is_directory else (images, str(data_dir))
   features = dict(opened(*place).info.features.items())
   shape = getattr(features.get("image"), "shape", None)
-  if not shape or None in shape:
-    raise UserError(f"--prepared={images}: give a data set of images of one size, by prepare_data --resolution")
+  if not shape or (None in shape and not size):
+    raise UserError(f"--prepared={images} has no images of one size: give their --resolution, or another data set")
+  shape = (*(size or shape[:2]), shape[2])
   label = features.get("label")
   classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else 0
-  source = TfdsSource(place[0], "train", place[1], shape[:2], Decoder(shape[2]), "crop_resize", classes)
+  source = TfdsSource(place[0], "train", place[1], shape[:2], Decoder(shape[2]), fit_by, classes)
   records = Encoded(source, encode, mirrored, batch, weights)
   stored = records.example(0)["moments"].shape
   moments = tfds.features.Tensor(shape=stored, dtype=np.float16, encoding="bytes")

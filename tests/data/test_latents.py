@@ -143,7 +143,7 @@ def encode(images):
 
 
 def prepare(tmp_path, encode=encode, weights="w", mirrored=True, name="encoded"):
-  return prepare_latents("images", name, tmp_path / "data", encode, mirrored, 32, weights)
+  return prepare_latents("images", name, tmp_path / "data", None, "crop_resize", encode, mirrored, 32, weights)
 
 
 def test_a_prepared_data_set_of_latents(tmp_path, images):
@@ -162,6 +162,14 @@ def test_a_prepared_data_set_of_latents(tmp_path, images):
   assert prepare(tmp_path) == prepared
   with pytest.raises(UserError, match="another data set"):
     prepare(tmp_path, weights="other")
+
+
+def test_images_are_brought_to_another_size(tmp_path, images):
+  prepare_latents("images", "padded", tmp_path / "data", (12, 16), "pad", encode, False, 32, "w")
+  source = LatentSource("padded", "train", str(tmp_path / "data"), (3, 4, 3), 2, "label")
+  padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+  np.testing.assert_allclose(source[np.arange(300)]["image"][:, 0], encode(padded), rtol=1e-3)
+  assert read_numbers("padded", str(tmp_path / "data")).image == (12, 16, 3)
 
 
 def test_an_interrupted_encoding_continues(tmp_path, images, monkeypatch):
@@ -204,7 +212,7 @@ def test_errors(tmp_path, images):
   with pytest.raises(UserError, match=r"latents\.json is missing"):
     read_numbers("images", str(tmp_path / "data"))
   with pytest.raises(UserError, match="images of one size"):
-    prepare_latents("encoded", "twice", tmp_path / "data", encode, False, 32, "w")
+    prepare_latents("encoded", "twice", tmp_path / "data", None, "pad", encode, False, 32, "w")
   record = next((tmp_path / "data" / "images" / "1.0.0").glob("*array_record*"))
   record.write_bytes(b"\0" * record.stat().st_size)
   with pytest.raises((UserError, CorruptImage)):
