@@ -1,10 +1,11 @@
-"""Makes moving averages of any length after training, from those that a run with config.gan.ema_stds has kept:
+"""Makes moving averages of any length after training:
 
     python -m r3gan_jax.cli.posthoc_ema --workdir=runs/NAME --std=0.03,0.07,0.15 --out=runs/NAME_averages
 
-writes a work directory for each, runs/NAME_averages/std_0.03 and so on. cli.sample draws from it and cli.evaluate
-scores it; cli.export, cli.publish, config.init_from and, in Python, `r3gan_jax.load` take it. Its average is the new
-one. D, and G before averaging, are those of the checkpoint at --images or, if that is gone, of the newest.
+combines those that a run with config.gan.ema_stds has kept, and writes a work directory for each,
+runs/NAME_averages/std_0.03 and so on. cli.sample draws from it and cli.evaluate scores it; cli.export, cli.publish,
+config.init_from and, in Python, `r3gan_jax.load` take it. D, and G before averaging, are those of the checkpoint at
+--images or, if that is gone, of the newest.
 
 --std is the standard deviation of the weights of the average over time, relative to the length of the training up to
 --images (docs/training.md).
