@@ -1,10 +1,11 @@
-"""Converts official snapshots to work directories, and training states to official snapshots."""
+"""Writes states and official snapshots as work directories, and converts training states to official snapshots."""
 
 import errno
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,19 +25,27 @@ _SEED = 0
 
 
 def write_workdir(snapshot: Snapshot, path: Path) -> None:
-  """Writes a snapshot as the work directory `path`, whole or not at all.
+  """Writes a snapshot as the work directory `path`; see `write_state`.
 
   Raises:
     UserError: no configuration expresses the snapshot.
     OSError: the directory cannot be written, or exists and is not empty.
   """
-  config = {"seed": _SEED} | settings_of(snapshot)
+  write_state({"seed": _SEED} | settings_of(snapshot), _train_state(snapshot), path)
+
+
+def write_state(config: Mapping[str, Any], state: TrainState, path: Path) -> None:
+  """Writes a configuration and a state as the work directory `path`, whole or not at all.
+
+  Raises:
+    OSError: the directory cannot be written, or exists and is not empty.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as directory:
     workdir = Path(directory) / path.name
     claim_workdir(workdir, config)
     checkpoints = Checkpoints(workdir / DIRECTORY)
-    saved = checkpoints.save(_train_state(snapshot))
+    saved = checkpoints.save(state)
     checkpoints.close()
     if not saved:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

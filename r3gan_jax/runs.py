@@ -153,7 +153,7 @@ def _check_changes(workdir: epath.Path, experiment: Experiment) -> int | None:
   mesh = make_mesh()
   if abstract_state(before, mesh) != abstract_state(experiment.algorithm, mesh):
     raise UserError(
-      f"--change_settings: the networks in {workdir} have other parameters, or other frozen stages: start a new "
+      f"--change_settings: the networks in {workdir} have other parameters, averages or frozen stages: start a new "
       f"run with --config.init_from={workdir}"
     )
   return newest

@@ -47,6 +47,11 @@ def below_one(value: float) -> str:
   return "" if 0 <= value < 1 else "must lie from 0 to below 1"
 
 
+def relative_std(value: float) -> str:
+  """Of a power-function average: that of uniform weights is the upper limit."""
+  return "" if 0 < value < 12**-0.5 else "must be positive and below 0.2887, 1 / sqrt(12)"
+
+
 def one_of(choices: Collection[Any]) -> Check:
   """Returns a check that a value is one of `choices`."""
   return lambda value: "" if value in choices else f"is unknown: choose from {sorted(choices)}"

@@ -146,14 +146,18 @@ def test_the_best_checkpoint_is_kept_beside_the_last(command, refused, tmp_path)
 
 @pytest.mark.card
 def test_resumed_equals_uninterrupted_bitwise(command, tmp_path):
-  """6 iterations, then 4 more, against 10 at once."""
-  command("main", SMOKE, f"--workdir={tmp_path}/parts", "--config.run.total_images=48")
-  done = command("main", SMOKE, f"--workdir={tmp_path}/parts", "--config.run.total_images=80")
+  """6 iterations, then 4 more, against 10 at once; with averages of all kinds, in the state and as files."""
+  train = (SMOKE, "--config.gan.ema_stds=(0.05,0.1)")
+  command("main", *train, f"--workdir={tmp_path}/parts", "--config.run.total_images=48")
+  done = command("main", *train, f"--workdir={tmp_path}/parts", "--config.run.total_images=80")
   assert "resumed from" in done.stderr and "at 48 images" in done.stderr
-  command("main", SMOKE, f"--workdir={tmp_path}/whole", "--config.run.total_images=80")
+  command("main", *train, f"--workdir={tmp_path}/whole", "--config.run.total_images=80")
   parts, whole = final_state(tmp_path / "parts"), final_state(tmp_path / "whole")
-  assert whole.images_seen == 80
+  assert whole.images_seen == 80 and whole.ema.keys() == {"generator", "generator_0.05", "generator_0.1"}
   assert_bitwise_equal(parts, whole)
+  stored = {file.name: file.read_bytes() for file in (tmp_path / "whole" / "posthoc").iterdir()}
+  assert stored.keys() == {"0000000032.npz", "0000000064.npz", "0000000080.npz"}
+  assert {name: (tmp_path / "parts" / "posthoc" / name).read_bytes() for name in stored} == stored
 
 
 def test_stylegan2_trains_resumes_and_samples(command, environment, refused, tmp_path):
@@ -299,6 +303,15 @@ REFUSED = [
   ((SMOKE, "--config.gan.gamma=-1"), "config.gan.gamma = (-1.0, -1.0): -1.0 must not be negative"),
   ((SMOKE, "--config.gan.gamma=(1.0,2.0,3.0)"), "config.gan.gamma = (1.0, 2.0, 3.0): give (from, to), or one number"),
   ((SMOKE, "--config.gan.beta2=(0.9,1.5)"), "config.gan.beta2 = (0.9, 1.5): 1.5 must lie from 0 to below 1"),
+  (
+    (SMOKE, "--config.gan.ema_stds=(0.1,0.3)"),
+    "config.gan.ema_stds = (0.1, 0.3): 0.3 must be positive and below 0.2887, 1 / sqrt(12)",
+  ),
+  ((SMOKE, "--config.gan.ema_stds=(0.1,0.1)"), "config.gan.ema_stds = (0.1, 0.1) names one twice"),
+  (
+    (SMOKE, "--config.gan.learning_rate_schedule=inverse_sqrt"),
+    "config.gan.learning_rate_schedule = 'inverse_sqrt' give one number",
+  ),
   ((SMOKE, "--config.gan.widths=(0,8)"), "config.gan.widths = (0, 8): 0 must be positive"),
   ((SMOKE, "--config.gan.burn_in_images=0"), "config.gan.burn_in_images = 0 must be positive"),
   ((SMOKE, "--config.seed=-1"), "config.seed = -1 must be from 0 to"),

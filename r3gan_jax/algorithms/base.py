@@ -120,7 +120,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Average:
-  """An exponential moving average.
+  """An exponential moving average, in place of what it averages in samples and metrics.
 
   Attributes:
     of: a network, whose parameters are averaged, or an entry of the carry, e.g. batch-norm moments as mean and mean
@@ -130,6 +130,22 @@ class Average:
 
   of: str
   half_life: str
+
+
+@dataclass(frozen=True)
+class PowerFunctionAverage:
+  """An average whose weights are a power of images seen (Karras et al. 2024, arXiv 2312.02696, section 3.1).
+
+  It is kept beside the `Average` of the same network, from which samples are drawn: training/posthoc.py makes averages
+  of other lengths from several of these. All of an algorithm are of one network.
+
+  Attributes:
+    of: the network.
+    std: the standard deviation of the weights over time, relative to the length of the training; below 1 / sqrt(12).
+  """
+
+  of: str
+  std: float
 
 
 class Images(NamedTuple):
@@ -307,8 +323,8 @@ class Algorithm(Protocol):
     """Schedules by name; their values at the images seen are the hyperparameters of an iteration."""
 
   @property
-  def averages(self) -> Mapping[str, Average]:
-    """The moving averages by name; `generate` gets parameters and carry with averages in place."""
+  def averages(self) -> Mapping[str, Average | PowerFunctionAverage]:
+    """The moving averages by name; `generate` gets parameters and carry with each `Average` in place."""
 
   @property
   def image_shape(self) -> tuple[int, int, int]:

@@ -32,6 +32,7 @@ from r3gan_jax.algorithms.base import (
   Metrics,
   Params,
   Phase,
+  PowerFunctionAverage,
   bfloat16_stages,
   check_samples_apart,
   cosines,
@@ -50,7 +51,8 @@ from r3gan_jax.networks.roadmap import SkeletonDiscriminator, SkeletonGenerator,
 from r3gan_jax.ops.grouped_conv import ALGORITHMS as GROUPED_CONV_ALGORITHMS
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import adam_without_momentum
-from r3gan_jax.settings import Pair, below_one, not_negative, one_of, positive, probability, setting
+from r3gan_jax.schedules import Schedule, inverse_sqrt
+from r3gan_jax.settings import Pair, below_one, not_negative, one_of, positive, probability, relative_std, setting
 
 NETWORKS = ("r3gan", "r3gan_output_skips", "stylegan2_skeleton")
 """The networks of R3GAN, and those of earlier roadmap configurations: networks/roadmap.py."""
@@ -86,6 +88,16 @@ class Settings:
   penalties: tuple[str, ...] = setting(("r1", "r2"), one_of(("r1", "r2")))
   # Two ways to the same gradient; "directional" is the faster one.
   penalised_gradient: str = setting("directional", one_of(PENALISED_GRADIENTS))
+
+  # Of G's averages with power functions as weights, for cli.posthoc_ema: relative standard deviations, such as
+  # (0.05, 0.1).
+  ema_stds: tuple[float, ...] = setting((), relative_std)
+
+  # "inverse_sqrt": that of EDM2 (Karras et al. 2024, arXiv 2312.02696, equation 67) in place of the cosine below, a
+  # linear ramp to one number, `learning_rate`, and from some images on a decay by the inverse square root.
+  learning_rate_schedule: str = setting("cosine", one_of(("cosine", "inverse_sqrt")))
+  learning_rate_ramp_images: int = setting(10_000_000, positive)
+  learning_rate_decay_images: int = setting(143_360_000, positive)  # 70,000 batches of 2048, as for ImageNet there
 
   # Schedules, (from, to): half a cosine over the burn-in, then constant.
   burn_in_images: int = setting(20_000_000, positive)
@@ -141,6 +153,7 @@ class R3GAN(GAN):
     augment: applied to all inputs of D, with probability `augment_p`; None: no augmentation.
     penalised_gradient: computes D's gradient, `losses.penalties.directional` or the slower `grad_of_grad`.
     frozen: see `algorithms.base.HasFrozenLayers`; gradients flow through these layers, to G and for R1 and R2.
+    ema_stds: of G's power-function averages.
   """
 
   generator: nn.Module
@@ -150,6 +163,7 @@ class R3GAN(GAN):
   augment: Augment | None = None
   penalised_gradient: PenalisedGradient = directional
   frozen: frozenset[tuple[str, str]] = frozenset()
+  ema_stds: tuple[float, ...] = ()
 
   def __post_init__(self) -> None:
     check_samples_apart(self.discriminator)
@@ -172,8 +186,9 @@ class R3GAN(GAN):
     return {"generator": adam_without_momentum(), "discriminator": adam_without_momentum()}
 
   @property
-  def averages(self) -> Mapping[str, Average]:
-    return {"generator": Average("generator", "ema_half_life")}
+  def averages(self) -> Mapping[str, Average | PowerFunctionAverage]:
+    average = {"generator": Average("generator", "ema_half_life")}
+    return average | {f"generator_{std}": PowerFunctionAverage("generator", std) for std in self.ema_stds}
 
   @property
   def image_dtype(self) -> jnp.dtype:
@@ -300,9 +315,30 @@ def build(settings: Settings, images: Images, platform: str) -> R3GAN:
     penalties=settings.penalties,
     augment=_build_augment(settings, images),
     penalised_gradient=PENALISED_GRADIENTS[settings.penalised_gradient],
-    schedules=cosines(settings, ("learning_rate", "beta2", "gamma", "ema_half_life", "augment_p")),
+    schedules=_schedules(settings),
+    ema_stds=_ema_stds(settings),
   )
   return replace(algorithm, frozen=_frozen_layers(settings, algorithm))
+
+
+def _schedules(settings: Settings) -> dict[str, Schedule]:
+  schedules = cosines(settings, ("learning_rate", "beta2", "gamma", "ema_half_life", "augment_p"))
+  if settings.learning_rate_schedule == "cosine":
+    return schedules
+  peak, end = settings.learning_rate
+  if peak != end:
+    raise UserError(
+      f"config.gan.learning_rate = {settings.learning_rate}: with config.gan.learning_rate_schedule = 'inverse_sqrt' "
+      "give one number, the value that it rises to"
+    )
+  ramp, decay = settings.learning_rate_ramp_images, settings.learning_rate_decay_images
+  return schedules | {"learning_rate": inverse_sqrt(peak, ramp, decay)}
+
+
+def _ema_stds(settings: Settings) -> tuple[float, ...]:
+  if len({*settings.ema_stds}) < len(settings.ema_stds):
+    raise UserError(f"config.gan.ema_stds = {settings.ema_stds} names one twice: give each once")
+  return settings.ema_stds
 
 
 def _frozen_layers(settings: Settings, algorithm: R3GAN) -> frozenset[tuple[str, str]]:

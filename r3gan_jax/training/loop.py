@@ -4,12 +4,13 @@ The loop never waits for the step that it has just started: it reads the metrics
 non-finite value it stops or rolls back to the last checkpoint. Only states whose last step was finite are saved.
 
 In order, an iteration is: step; check and collect the metrics of the step before; log if due; snapshot if due
-(checkpoint, sample grid, scores). What is due depends on images seen alone, so a resumed run does what an uninterrupted
-one does.
+(checkpoint, averages for cli.posthoc_ema, sample grid, scores). What is due depends on images seen alone, so a resumed
+run does what an uninterrupted one does.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,7 +26,13 @@ from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import Interrupted, UserError, one_line
 from r3gan_jax.training.autotuning import tune
 from r3gan_jax.training.checkpoint import BEST_DIRECTORY, DIRECTORY, BestCheckpoint, Checkpoints
-from r3gan_jax.training.distributed import Preemption, Watchdog, from_first_process
+from r3gan_jax.training.distributed import (
+  Preemption,
+  Watchdog,
+  from_first_process,
+  is_first_process,
+  on_first_process,
+)
 from r3gan_jax.training.logging import (
   ENDED,
   FINISHED,
@@ -37,6 +44,8 @@ from r3gan_jax.training.logging import (
   started,
 )
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
+from r3gan_jax.training.posthoc import DIRECTORY as POSTHOC_DIRECTORY
+from r3gan_jax.training.posthoc import remove_averages_after, write_averages
 from r3gan_jax.training.profile import Profile
 from r3gan_jax.training.progress import Diverged, MetricWindow, Progress
 from r3gan_jax.training.state import TrainState, abstract_batches, abstract_state, averaged, init_state
@@ -59,7 +68,7 @@ class Experiment:
     seed: of initialisation, noise, augmentation and data order.
     total_images: images seen at the end of the run.
     log_every_images: interval of log lines.
-    snapshot_every_images: interval of checkpoints, sample grids and scores.
+    snapshot_every_images: interval of checkpoints, averages for cli.posthoc_ema, sample grids and scores.
     keep_checkpoints: how many of the newest are kept.
     keep_every_images: checkpoints at multiples of this are kept, too; 0: none.
     micro_batches: phase name -> images per device and micro-batch; absent: the device's whole part.
@@ -218,11 +227,13 @@ class Trainer:
     )
 
   def _restore(self) -> TrainState | None:
-    """Returns the newest readable checkpoint, and sets aside those after it."""
+    """Returns the newest readable checkpoint, after setting aside later ones and removing later averages."""
     experiment = self._experiment
     state = self._checkpoints.restore_latest(abstract_state(experiment.algorithm, self._mesh))
     if state is not None:
       self._checkpoints.set_aside_after(int(state.images_seen))
+    images_seen = 0 if state is None else int(state.images_seen)
+    on_first_process(lambda: remove_averages_after(self._workdir / POSTHOC_DIRECTORY, images_seen))
     return state
 
   def _train_from(self, state: TrainState) -> TrainState:
@@ -296,16 +307,17 @@ class Trainer:
       ) from None
 
   def _snapshot(self, state: TrainState) -> bool:
-    """Saves `state`, draws and scores; returns whether it could be saved."""
+    """Saves `state` and its averages, draws and scores; returns whether it could be saved."""
     began, images_seen = time.perf_counter(), int(state.images_seen)
     is_saved = self._checkpoints.save(state)
     params, carry = averaged(self._experiment.algorithm, state)
     scores: dict[str, float] = {}
+    with _going_on(images_seen):
+      if is_first_process():
+        write_averages(self._workdir / POSTHOC_DIRECTORY, self._experiment.algorithm, state)
     for snapshot in self._snapshots:
-      try:
+      with _going_on(images_seen):
         scores |= snapshot(params, carry, images_seen, self._writer)
-      except OSError as error:  # pictures must not end a training either
-        logging.error("a snapshot at %s images could not be written (%s): training continues", images_seen, error)
     if self._best and is_saved:
       self._best.offer(state, scores)
     self._writer.write_scalars(images_seen, {SNAPSHOT_SECONDS: time.perf_counter() - began})
@@ -320,6 +332,15 @@ class Trainer:
     )
     there = images_seen in read_metrics(self._workdir).get(SNAPSHOT_SECONDS, ((), ()))[0]
     return due and not from_first_process(there)
+
+
+@contextmanager
+def _going_on(images_seen: int) -> Iterator[None]:
+  """Logs a failure to write: neither averages nor pictures may end a training."""
+  try:
+    yield
+  except OSError as error:
+    logging.error("a snapshot at %s images could not be written (%s): training continues", images_seen, error)
 
 
 def _crosses(interval: int, before: int, after: int) -> bool:

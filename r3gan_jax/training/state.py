@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from r3gan_jax.algorithms.base import (
   Algorithm,
+  Average,
   Carry,
   HasStandingMoments,
   LearnsFromUnlabelled,
@@ -85,8 +86,10 @@ def abstract_batches(
 
 
 def averaged(algorithm: Algorithm, state: TrainState) -> tuple[Params, Carry]:
-  """Returns (params, carry) with averages in place of what they average, for samples and metrics."""
-  averages = {average.of: state.ema[name] for name, average in algorithm.averages.items()}
+  """Returns (params, carry) with each `Average` in place of what it averages, for samples and metrics."""
+  averages = {
+    average.of: state.ema[name] for name, average in algorithm.averages.items() if isinstance(average, Average)
+  }
   params, carry = ({name: averages.get(name, tree[name]) for name in tree} for tree in (state.params, state.carry))
   if isinstance(algorithm, HasStandingMoments):
     carry = _standing(algorithm, params, carry)

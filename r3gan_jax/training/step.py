@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from r3gan_jax.algorithms import base
 from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, Batch, Carry, Hyperparameters, Params, Phase, trainable
-from r3gan_jax.training.ema import ema_decay, update_ema
+from r3gan_jax.training.ema import updated
 from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.state import TrainState
 
@@ -106,13 +106,11 @@ def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str
       metrics.values.update(measured)
 
     averageable = trained.carry | trained.params
+    images_seen = state.images_seen + images_counted
     ema = {
-      name: update_ema(
-        state.ema[name], averageable[average.of], ema_decay(hyperparameters[average.half_life], images_counted)
-      )
+      name: updated(average, state.ema[name], averageable[average.of], hyperparameters, images_seen, images_counted)
       for name, average in algorithm.averages.items()
     }
-    images_seen = state.images_seen + images_counted
     return TrainState(*trained[:2], ema, trained.carry, state.rng, images_seen, state.rollbacks), metrics
 
   return jax.jit(

@@ -160,13 +160,15 @@ def transferred_state(
   def begin(params: dict[str, Any], carry: dict[str, Any], ema: dict[str, Any]) -> TrainState:
     initial = init_state(algorithm, seed)
     averaged = {name: average.of for name, average in algorithm.averages.items()}
+    given = params | carry
     return replace(
       initial,
       params={
         network: transferred(network, initial.params[network], params.get(network, {})) for network in initial.params
       },
       carry={name: transferred(name, initial.carry[name], carry.get(name, {})) for name in initial.carry},
-      ema={name: transferred(of, initial.ema[name], ema.get(name, {})) for name, of in averaged.items()},
+      # An average that the source does not have starts from what it averages.
+      ema={name: transferred(of, initial.ema[name], ema.get(name, given.get(of, {}))) for name, of in averaged.items()},
     )
 
   state = jax.jit(begin, out_shardings=replicated(mesh))(source.params, source.carry, source.ema)

@@ -10,7 +10,8 @@ import pytest
 from helpers import golden_cases
 from helpers.meshes import mesh_of
 
-from r3gan_jax import schedules
+from configs import cifar10
+from r3gan_jax import factory, schedules
 from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.losses.penalties import gradient_penalty
 from r3gan_jax.training.mesh import replicated
@@ -157,6 +158,19 @@ def test_three_iterations(case, devices, micro_batches):
     (state.ema["generator"], "steps/G_ema", "generator"),
   ):
     assert golden_cases.relative_errors(tree, case.params(prefix, network))["all"] < 2e-5
+
+
+def test_learning_rate_of_edm2():
+  """Of R3GAN2's CIFAR-10: 1e-2 with 1000 batches of 512 as reference, and a ramp of a million images."""
+  config = cifar10.get_config()
+  config.gan.update({"learning_rate_schedule": "inverse_sqrt", "learning_rate": 1e-2})
+  config.gan.update({"learning_rate_ramp_images": 1_000_000, "learning_rate_decay_images": 512_000})
+  ours, cosine = (factory.build_algorithm(made).schedules for made in (config, cifar10.get_config()))
+  images = (0, 512_000, 1_000_000, 20_000_000)
+  rates = [ours["learning_rate"](jnp.int32(n)) for n in images]
+  np.testing.assert_allclose(rates, [0, 5.12e-3, 7.155417528e-3, 1.6e-3], rtol=1e-6)
+  for name in ours.keys() - {"learning_rate"}:
+    assert [ours[name](jnp.int32(n)) for n in images] == [cosine[name](jnp.int32(n)) for n in images]
 
 
 def test_schedules():

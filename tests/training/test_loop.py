@@ -1,6 +1,7 @@
 """Faults of a run: non-finite values, full disks, interrupted snapshots, corrupt images."""
 
 import dataclasses
+import shutil
 import signal
 import subprocess
 from contextlib import suppress
@@ -45,8 +46,9 @@ class Faulty:
     return discriminator, dataclasses.replace(generator, gradients=gradients)
 
 
-def run(workdir, writer=None, snapshots=(), one_in=0, loader=None, **changes):
+def run(workdir, writer=None, snapshots=(), one_in=0, loader=None, ema_stds=(), **changes):
   config = stacked_digits.get_config("smoke")
+  config.gan.ema_stds = ema_stds
   experiment = factory.build_experiment(config, jax.device_count())
   if one_in:
     changes["algorithm"] = Faulty(experiment.algorithm, one_in)
@@ -167,6 +169,19 @@ def test_an_interrupted_snapshot_is_repeated_when_the_run_resumes(tmp_path):
   run(tmp_path, make_writer(tmp_path), [cut_off])
   assert seen == [0, 16, 32, 32, 48, 64]
   assert read_metrics(tmp_path)[SNAPSHOT_SECONDS][0].tolist() == [0, 16, 32, 48, 64]
+
+
+def test_averages_of_a_future_that_is_lost_are_removed(tmp_path):
+  """Here all, as the run begins anew; and what a kill left of a file."""
+
+  def stored(total_images):
+    run(tmp_path, total_images=total_images, ema_stds=(0.05, 0.1))
+    return sorted(path.name for path in (tmp_path / "posthoc").iterdir())
+
+  assert stored(48) == ["0000000016.npz", "0000000032.npz", "0000000048.npz"]
+  (tmp_path / "posthoc" / ".0000000048.npz.0123.tmp").touch()
+  shutil.rmtree(tmp_path / "checkpoints")
+  assert stored(8) == ["0000000008.npz"]
 
 
 def test_ctrl_c_twice_ends_at_once():

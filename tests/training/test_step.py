@@ -39,6 +39,7 @@ ALGORITHM = R3GAN(
   images=Images(8, 8, 3, 3),
   augment=partial(augment, multipliers=dict.fromkeys(("x_flip", "rotation", "brightness", "noise", "cutout"), 1.0)),
   schedules=SCHEDULES,
+  ema_stds=(0.05, 0.1),
 )
 
 
