@@ -20,7 +20,7 @@ _LEARNING_RATE = 2e-3
 
 
 def fit(
-  network: nn.Module, batches: Iterable[tuple[Any, Any]], steps: int, shape: tuple[int, ...], seed: int = 0
+  network: nn.Module, batches: Iterable[tuple[np.ndarray, np.ndarray]], steps: int, shape: tuple[int, ...], seed: int = 0
 ) -> Any:
   """Trains with Adam, the learning rate decaying to 0 along a cosine; returns the parameters.
 

@@ -4,11 +4,13 @@
 the image, and without normalisation, so it treats images independently.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from r3gan_jax.errors import UserError
@@ -20,6 +22,7 @@ FEATURES = 128
 
 _NARROWEST, _WIDEST = 32, 128
 _SMALLEST_SIDE = 4
+_EVALUATION_BATCH = 500
 
 
 class ResidualCNN(nn.Module):
@@ -45,6 +48,20 @@ class ResidualCNN(nn.Module):
       x, stage = nn.avg_pool(x, (2, 2), (2, 2)), stage + 1
     features = nn.relu(nn.Dense(FEATURES, precision=PRECISION, name="features")(jnp.mean(nn.relu(x), (1, 2))))
     return features, nn.Dense(self.classes, precision=PRECISION, name="logits")(features)
+
+
+def train(
+  batches: Iterable[tuple[np.ndarray, np.ndarray]], steps: int, shape: tuple[int, ...], classes: int, seed: int = 0
+) -> Any:
+  """Trains the network, see `classifiers.fit`; returns the parameters."""
+  return classifiers.fit(ResidualCNN(classes), batches, steps, shape, seed)
+
+
+def classify(params: Any, images: np.ndarray) -> np.ndarray:
+  """Classifies images [n, H, W, C], uint8 or float -> int [n]."""
+  run = jax.jit(outputs)
+  batches = range(0, len(images), _EVALUATION_BATCH)
+  return np.concatenate([jnp.argmax(run(params, images[at : at + _EVALUATION_BATCH])["logits"], -1) for at in batches])
 
 
 def outputs(params: Any, images: jax.Array) -> dict[str, jax.Array]:
