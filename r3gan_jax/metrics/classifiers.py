@@ -19,16 +19,18 @@ COMMAND = "python -m r3gan_jax.cli.train_classifier"
 _LEARNING_RATE = 2e-3
 
 
-def fit(
-  network: nn.Module, batches: Iterable[tuple[np.ndarray, np.ndarray]], steps: int, shape: tuple[int, ...], seed: int = 0
-) -> Any:
+Batches = Iterable[tuple[np.ndarray, np.ndarray]]
+"""Images [n, H, W, C] and labels int [n]."""
+
+
+def fit(network: nn.Module, batches: Batches, steps: int, shape: tuple[int, ...], seed: int = 0) -> Any:
   """Trains with Adam, the learning rate decaying to 0 along a cosine; returns the parameters.
 
   Args:
     network: images -> (features, logits [n, K]).
-    batches: of images [n, *shape] and labels int [n].
-    steps: how many of them are used.
-    shape: of an image.
+    batches: at least `steps` of one size.
+    steps: the number of updates.
+    shape: (H, W, C).
     seed: for the initialisation.
   """
   params = jax.jit(network.init)(jax.random.key(seed), np.zeros((1, *shape), np.uint8))["params"]

@@ -4,7 +4,6 @@
 the image, and without normalisation, so it treats images independently.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -45,14 +44,12 @@ class ResidualCNN(nn.Module):
       x = (x if x.shape[-1] == width else Conv(width, (1, 1), name=f"stage_{stage}_skip")(x)) + y
       if min(x.shape[1:3]) < 2 * _SMALLEST_SIDE:
         break
-      x, stage = nn.avg_pool(x, (2, 2), (2, 2)), stage + 1
+      x, stage = nn.pool(x, 0.0, jax.lax.add, (2, 2), (2, 2), "VALID") / 4, stage + 1
     features = nn.relu(nn.Dense(FEATURES, precision=PRECISION, name="features")(jnp.mean(nn.relu(x), (1, 2))))
     return features, nn.Dense(self.classes, precision=PRECISION, name="logits")(features)
 
 
-def train(
-  batches: Iterable[tuple[np.ndarray, np.ndarray]], steps: int, shape: tuple[int, ...], classes: int, seed: int = 0
-) -> Any:
+def train(batches: classifiers.Batches, steps: int, shape: tuple[int, ...], classes: int, seed: int = 0) -> Any:
   """Trains the network, see `classifiers.fit`; returns the parameters."""
   return classifiers.fit(ResidualCNN(classes), batches, steps, shape, seed)
 
