@@ -49,7 +49,7 @@ def test_its_accuracy(trained):
 
 
 def test_a_guided_run_resumes_bit_for_bit(command, flags, trained, tmp_path):
-  gan = {"widths": (8, 8), "cardinalities": (2, 2), "blocks": (1, 1), "synced_augment": True}
+  gan = {"widths": (8, 8), "cardinalities": (2, 2), "blocks": (1, 1), "augment_p": 0.0}
   gan |= {"guidance_classifier": trained[0], "guidance_weight": 0.5}
   gan |= {"alignment_network": trained[0], "alignment_weight": 0.5}
 
