@@ -1,19 +1,16 @@
-"""Compares sets of images by metrics, each with its feature network, whose weights are found here."""
+"""Compares sets of images by metrics, each with its feature network."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from r3gan_jax.errors import UserError
-from r3gan_jax.interop.weights import INCEPTION, VGG16, cache_directory, file_fingerprint, published
-from r3gan_jax.metrics import digits_cnn, inception, vgg
+from r3gan_jax.interop.weights import cache_directory, file_fingerprint, published
 from r3gan_jax.metrics.evaluation import Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
-from r3gan_jax.metrics.features import RESIZES, FeatureNetwork, pixels
 from r3gan_jax.metrics.reference import Reference
 from r3gan_jax.metrics.statistics_cache import StatisticsCache
+from r3gan_jax.pretrained import build_feature_network
 from r3gan_jax.training.mesh import make_mesh
-
-FEATURE_NETWORKS = ("inception", "vgg16", "digits", "pixels")
 
 Settings = dict[str, str | int]
 """The settings on which numbers depend, besides the images: 'network', 'resize', 'seed', ..."""
@@ -33,7 +30,7 @@ def build_evaluations(
 
   Args:
     metrics: of `metrics.evaluation.METRICS`.
-    network: of `FEATURE_NETWORKS`, for all metrics; "": those of the literature.
+    network: of `pretrained.FEATURE_NETWORKS`, for all metrics; "": those of the literature.
 
   The other arguments are those of `Scorer`.
   """
@@ -54,40 +51,6 @@ def reference(evaluations: Sequence[tuple[Settings, Evaluation]]) -> Reference:
     if evaluation.has_reference:
       return evaluation.reference()
   raise UserError("reference statistics are those of FID: add fid to the metrics")
-
-
-def build_feature_network(
-  name: str, resize: str = "tensorflow", weights: Path | None = None, download: bool = False
-) -> FeatureNetwork:
-  """Builds a network of `FEATURE_NETWORKS` with its weights.
-
-  Args:
-    name: "inception" for FID, KID and Inception score, "vgg16" for precision and recall, "digits" for (stacked) MNIST,
-      "pixels" for tiny images.
-    resize: how images are resized for Inception, of `features.RESIZES`.
-    weights: its file; default: the published one, or MNIST's classifier, from the user's cache.
-    download: fetches the published file if it is missing.
-
-  Raises:
-    UserError: the name or the resize is unknown, or the weights are missing, damaged, or another network's.
-  """
-  if resize not in RESIZES:
-    raise UserError(f"resize {resize!r} is unknown: choose from {list(RESIZES)}")
-  if name == "inception":
-    return inception.feature_network(INCEPTION.params(inception.abstract_params(), weights, download), resize)
-  if name == "vgg16":
-    return vgg.feature_network(VGG16.params(vgg.abstract_params(), weights, download))
-  if name == "digits":
-    path = weights or classifier_path("mnist")
-    return digits_cnn.feature_network(digits_cnn.load(path)[0], path.stem)
-  if name == "pixels":
-    return pixels()
-  raise UserError(f"feature network {name!r} is unknown: choose from {list(FEATURE_NETWORKS)}")
-
-
-def classifier_path(data_set: str) -> Path:
-  """Returns where `cli.train_classifier` keeps the classifier of a data set."""
-  return cache_directory() / f"digits-cnn-{data_set}.npz"
 
 
 def fingerprint_of(weights: Path | None) -> Settings:

@@ -42,6 +42,7 @@ from r3gan_jax.algorithms.base import (
   Algorithm,
   HasFrozenLayers,
   HasImageDtype,
+  HasPretrainedNetworks,
   Images,
   LearnsFromUnlabelled,
   Params,
@@ -275,10 +276,10 @@ def quantised_in(config: ConfigDict, algorithm: Algorithm) -> jnp.dtype:
 
 
 def build_experiment(config: ConfigDict, device_count: int, platform: str | None = None) -> Experiment:
-  """Builds what is trained, checked for `device_count` devices; allocates nothing. `platform`: see above.
+  """Builds what is trained, checked for `device_count` devices; allocates nothing on them. `platform`: see above.
 
   Raises:
-    UserError: a setting does not exist, or its value cannot be used.
+    UserError: a setting does not exist, or its value cannot be used; the weights of a pretrained network are missing.
   """
   checked(config.to_dict())
   run = config.run
@@ -293,6 +294,9 @@ def build_experiment(config: ConfigDict, device_count: int, platform: str | None
       "config.gan.freeze_discriminator and freeze_generator keep stages of another run: name it by config.init_from, "
       "or set them to 0"
     )
+  if isinstance(algorithm, HasPretrainedNetworks):
+    for network in algorithm.pretrained.values():
+      network.read()  # so that a file that does not fit is refused before anything is written
   if config.batch_size % device_count:
     raise UserError(
       f"config.batch_size = {config.batch_size} is not a multiple of the {device_count} devices: change one of them"

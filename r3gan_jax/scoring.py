@@ -18,7 +18,6 @@ from r3gan_jax.algorithms.base import Algorithm, Carry, HasCategories, HasClassi
 from r3gan_jax.comparison import (
   Settings,
   build_evaluations,
-  classifier_path,
   default_network,
   fingerprint_of,
   reference,
@@ -35,6 +34,7 @@ from r3gan_jax.metrics.evaluation import OF_CLASSES
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.modes import Classifier, ModeCoverage
 from r3gan_jax.metrics.reference import Reference
+from r3gan_jax.pretrained import classifier_path
 from r3gan_jax.progress_bar import progress_bar
 from r3gan_jax.recipe import image_size
 from r3gan_jax.sampling import Sampler

@@ -9,10 +9,10 @@ from helpers.image_files import write_idx_files, write_images, zip_directory
 
 from configs import stacked_digits
 from r3gan_jax import factory, runs, scoring
-from r3gan_jax.comparison import classifier_path
 from r3gan_jax.data.prepare import prepare_idx
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics import digits_cnn
+from r3gan_jax.pretrained import classifier_path
 from r3gan_jax.training.mesh import make_mesh, replicated
 from r3gan_jax.training.state import averaged, init_state
 

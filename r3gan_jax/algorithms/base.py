@@ -20,6 +20,7 @@ A GAN is one module in this package, which owns its settings, optimisers and sch
 - couple samples: neighbours in the batch with `group`; the whole batch with `group=None` and means over `DATA_AXIS` by
   `jax.lax.pmean`, or 1 and 8 devices train different models. A carry computed from samples must be averaged so in any
   case, or JAX refuses it;
+- learn with a pretrained network: `HasPretrainedNetworks`;
 - condition fakes on other classes than the reals': the phase draws them from its keys.
 """
 
@@ -35,6 +36,7 @@ from flax import linen as nn
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.ops.resample import repeat2x
+from r3gan_jax.pretrained import PretrainedNetwork
 from r3gan_jax.schedules import Schedule, cosine
 
 DATA_AXIS = "data"
@@ -434,6 +436,19 @@ class HasFrozenLayers(Protocol):
   @property
   def frozen(self) -> Collection[tuple[str, str]]:
     """The (network, layer) that are never updated; a layer is all below one key of the network's parameters."""
+
+
+@runtime_checkable
+class HasPretrainedNetworks(Protocol):
+  """An algorithm whose phases use networks that nothing trains; sampling does not need them.
+
+  Phases find their parameters in `params`, beside those of the networks that are trained. They are an argument of the
+  training step: a constant would be part of the compiled program, and in the state they would be in every checkpoint.
+  """
+
+  @property
+  def pretrained(self) -> Mapping[str, PretrainedNetwork]:
+    """Name -> network; no name is that of a network that is trained."""
 
 
 def trainable(algorithm: Any, trees: Params) -> Params:

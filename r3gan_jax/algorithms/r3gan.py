@@ -8,6 +8,12 @@ One iteration is two phases. With z ~ N(0, I), and A1 and A2 independently drawn
          mean( softplus(-(D(A1(G(z))) - D(A2(real)))) )
 
 A fake has the label of the real sample that it is paired with.
+
+Three settings that are not the paper's, all off by default: docs/guidance.md says more.
+
+    synced_augment    A1 = A2 for the two images of a pair
+    alignment         D's loss  - weight * mean cos( h(D's features of A1(real)), F(real) ), F pretrained
+    guidance          G's loss  - weight * mean log C(label | G(z)), C a pretrained classifier
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,11 +52,14 @@ from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import LOSSES, RELATIVISTIC, AdversarialLoss
 from r3gan_jax.losses.penalties import PENALISED_GRADIENTS, PenalisedGradient, directional
+from r3gan_jax.losses.pretrained import cosine_similarity, cross_entropy
+from r3gan_jax.networks.alignment import AlignmentHead
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 from r3gan_jax.networks.roadmap import SkeletonDiscriminator, SkeletonGenerator, SkipGenerator
 from r3gan_jax.ops.grouped_conv import ALGORITHMS as GROUPED_CONV_ALGORITHMS
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import adam_without_momentum
+from r3gan_jax.pretrained import PretrainedNetwork, pretrained_features, residual_classifier
 from r3gan_jax.schedules import Schedule, inverse_sqrt
 from r3gan_jax.settings import Pair, below_one, not_negative, one_of, positive, probability, relative_std, setting
 
@@ -62,6 +71,9 @@ Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 PHASES = ("discriminator", "generator")
+
+ALIGNMENT, GUIDANCE = "alignment", "guidance"
+"""Names of the pretrained networks; the first is also that of the head among D's layers."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,16 @@ class Settings:
     },
     not_negative,
   )
+  # Off in the paper, see docs/guidance.md: the real and the fake of a pair are augmented alike;
+  synced_augment: bool = setting(False)
+  # D's features of reals after this stage, counted from 0 at 4x4, are aligned with those of a pretrained network:
+  # "inception", "vgg16", "digits", "pixels", or FILE.npz of cli.train_classifier --config (REPA, arXiv 2410.06940);
+  alignment_weight: float = setting(0.0, not_negative)
+  alignment_network: str = setting("")
+  alignment_stage: int = setting(1, not_negative)
+  # G also minimises the cross-entropy of a pretrained classifier, FILE.npz of the same (StyleGAN-XL, arXiv 2202.00273).
+  guidance_weight: float = setting(0.0, not_negative)
+  guidance_classifier: str = setting("")
 
 
 def smoke(settings: Settings) -> dict[str, Any]:
@@ -142,6 +164,29 @@ def smoke(settings: Settings) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Alignment:
+  """How D's features of reals are aligned.
+
+  Attributes:
+    network: has the features with which they are aligned, of the real image as it is.
+    layer: D's layer, whose output [N, h, w, C] for the augmented real image is projected: `networks.alignment`.
+    weight: of the mean cosine similarity in D's loss.
+  """
+
+  network: PretrainedNetwork
+  layer: str
+  weight: float
+
+
+@dataclass(frozen=True)
+class Guidance:
+  """How a classifier guides G: `weight` times the mean cross-entropy of its 'logits' for samples, not augmented."""
+
+  network: PretrainedNetwork
+  weight: float
+
+
+@dataclass(frozen=True)
 class R3GAN(GAN):
   """The algorithm (`algorithms.base.Algorithm`).
 
@@ -154,6 +199,9 @@ class R3GAN(GAN):
     penalised_gradient: computes D's gradient, `losses.penalties.directional` or the slower `grad_of_grad`.
     frozen: see `algorithms.base.HasFrozenLayers`; gradients flow through these layers, to G and for R1 and R2.
     ema_stds: of G's power-function averages.
+    synced_augment: whether the real and the fake of a pair get the same draws of `augment`.
+    alignment: None: without.
+    guidance: None: without.
   """
 
   generator: nn.Module
@@ -164,6 +212,9 @@ class R3GAN(GAN):
   penalised_gradient: PenalisedGradient = directional
   frozen: frozenset[tuple[str, str]] = frozenset()
   ema_stds: tuple[float, ...] = ()
+  synced_augment: bool = False
+  alignment: Alignment | None = None
+  guidance: Guidance | None = None
 
   def __post_init__(self) -> None:
     check_samples_apart(self.discriminator)
@@ -172,6 +223,10 @@ class R3GAN(GAN):
         f"losses.penalties.directional needs a discriminator that declares itself piecewise_linear, which "
         f"{type(self.discriminator).__name__} does not: use grad_of_grad"
       )
+    if self.guidance and not self.num_classes:
+      raise UserError("config.gan.guidance_weight needs classes: set config.data.num_classes, or the weight to 0")
+    if self.alignment:
+      _check_alignment(self.discriminator, self.alignment.layer, *self._example())
 
   @property
   def phases(self) -> Sequence[Phase]:
@@ -199,18 +254,26 @@ class R3GAN(GAN):
     return self.discriminator
 
   @property
+  def pretrained(self) -> Mapping[str, PretrainedNetwork]:
+    users = {ALIGNMENT: self.alignment, GUIDANCE: self.guidance}
+    return {name: user.network for name, user in users.items() if user}
+
+  @property
   def leading_rows(self) -> Mapping[str, Mapping[str, int]]:
     # G's first linear map: the rows of z, then those of the class embedding, if there is one.
     return {"generator": {"basis/linear/kernel": self.noise_dim}}
 
   def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
     generator_key, discriminator_key = jax.random.split(key)
-    z, images = jnp.zeros((1, self.noise_dim)), jnp.zeros((1, *self.image_shape))
-    labels = jnp.zeros((1,), jnp.int32) if self.num_classes else None
+    z, (images, labels) = jnp.zeros((1, self.noise_dim)), self._example()
     params = {
       "generator": self.generator.init(generator_key, z, labels)["params"],
       "discriminator": self.discriminator.init(discriminator_key, images, labels)["params"],
     }
+    if self.alignment:
+      features = self._features(self.alignment, params["discriminator"], images, labels)
+      head = AlignmentHead(self.alignment.network.features).init(jax.random.fold_in(discriminator_key, 1), features)
+      params["discriminator"] = params["discriminator"] | {ALIGNMENT: head["params"]}
     return params, {}
 
   def noise(self, keys: jax.Array) -> jax.Array:
@@ -229,7 +292,7 @@ class R3GAN(GAN):
   def _discriminator_gradients(
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
-    z_keys, real_keys, fake_keys = split_keys(keys, 3)
+    z_keys, real_keys, fake_keys = self._split_keys(keys)
     labels = batch.get("label")
     real = to_float(batch["image"])
     fake = self._generate(params["generator"], self.noise(z_keys), labels)
@@ -259,28 +322,76 @@ class R3GAN(GAN):
       return self._augment(images, augment_keys, hyperparameters)
 
     gradients, metrics = self.penalised_gradient(critic, params["discriminator"], images, augmented, objective)
+    if self.alignment:
+      augmented_real = jnp.split(augmented(images), 2)[0]
+      more, similarity = self._alignment_gradients(self.alignment, params, batch["image"], augmented_real, labels)
+      gradients = jax.tree.map(jnp.add, gradients, more)
+      metrics |= {"loss": metrics["loss"] - self.alignment.weight * similarity, "alignment": similarity}
     return {"discriminator": gradients}, carry, metrics
+
+  def _alignment_gradients(
+    self, alignment: Alignment, params: Params, images: jax.Array, augmented: jax.Array, labels: jax.Array | None
+  ) -> tuple[Params, jax.Array]:
+    """Returns the gradient of -weight * similarity with respect to D's parameters, and the mean similarity.
+
+    Neither the logits nor R1 and R2 depend on the head, so the gradient of the rest of D's loss is what it is without
+    alignment, and both add up. This costs a pass of the reals through D, up to the layer, and back.
+    """
+    targets = alignment.network.apply(params[ALIGNMENT], images)["features"]
+    head = AlignmentHead(targets.shape[-1])
+
+    def loss(discriminator: Any) -> tuple[jax.Array, jax.Array]:
+      features = self._features(alignment, discriminator, augmented, labels)
+      projected = cast(jax.Array, head.apply({"params": discriminator[ALIGNMENT]}, features))
+      similarity = jnp.mean(cosine_similarity(projected, targets.astype(projected.dtype)))
+      return -alignment.weight * similarity, similarity
+
+    return jax.grad(loss, has_aux=True)(params["discriminator"])
 
   def _generator_gradients(
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
-    z_keys, real_keys, fake_keys = split_keys(keys, 3)
+    z_keys, real_keys, fake_keys = self._split_keys(keys)
     labels = batch.get("label")
     z = self.noise(z_keys)
     real = self._augment(to_float(batch["image"]), real_keys, hyperparameters)
     real_logits = self._logits(params["discriminator"], real, labels)
 
     def loss(generator: Any) -> tuple[jax.Array, Metrics]:
-      fake = self._augment(self._generate(generator, z, labels), fake_keys, hyperparameters)
-      fake_logits = self._logits(params["discriminator"], fake, labels)
+      images = self._generate(generator, z, labels)
+      fake_logits = self._logits(params["discriminator"], self._augment(images, fake_keys, hyperparameters), labels)
       total = jnp.mean(self.loss.generator(real_logits, fake_logits))
-      return total, {
-        "loss": total,
-        "relativistic_sign": jnp.mean(jnp.sign(fake_logits - real_logits)),
-      }
+      metrics = {"relativistic_sign": jnp.mean(jnp.sign(fake_logits - real_logits))}
+      if self.guidance and labels is not None:
+        logits = self.guidance.network.apply(params[GUIDANCE], images)["logits"]
+        metrics |= {"cross_entropy": jnp.mean(cross_entropy(logits, labels)), "adversarial_loss": total}
+        total += self.guidance.weight * metrics["cross_entropy"]
+      return total, {"loss": total} | metrics
 
     gradients, metrics = jax.grad(loss, has_aux=True)(params["generator"])
     return {"generator": gradients}, carry, metrics
+
+  def _split_keys(self, keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the keys of z, and of the augmentations of reals and fakes."""
+    z_keys, real_keys, fake_keys = split_keys(keys, 3)
+    return z_keys, real_keys, real_keys if self.synced_augment else fake_keys
+
+  def _example(self) -> tuple[jax.Array, jax.Array | None]:
+    """Returns one blank image and its label."""
+    return jnp.zeros((1, *self.image_shape)), jnp.zeros((1,), jnp.int32) if self.num_classes else None
+
+  def _features(
+    self, alignment: Alignment, discriminator: Any, images: jax.Array, labels: jax.Array | None
+  ) -> jax.Array:
+    """Returns the output [N, h, w, C] of the aligned layer of D; XLA drops what comes after it."""
+    _, captured = self.discriminator.apply(
+      {"params": discriminator},
+      images,
+      labels,
+      capture_intermediates=lambda module, _: module.path == (alignment.layer,),
+      mutable=["intermediates"],
+    )
+    return captured["intermediates"][alignment.layer]["__call__"][0]
 
   def _generate(self, generator: Any, z: jax.Array, labels: jax.Array | None) -> jax.Array:
     return cast(jax.Array, self.generator.apply({"params": generator}, z, labels))
@@ -317,6 +428,9 @@ def build(settings: Settings, images: Images, platform: str) -> R3GAN:
     penalised_gradient=PENALISED_GRADIENTS[settings.penalised_gradient],
     schedules=_schedules(settings),
     ema_stds=_ema_stds(settings),
+    synced_augment=settings.synced_augment,
+    alignment=_build_alignment(settings, images),
+    guidance=_build_guidance(settings, images),
   )
   return replace(algorithm, frozen=_frozen_layers(settings, algorithm))
 
@@ -418,3 +532,39 @@ def _build_augment(settings: Settings, images: Images) -> Augment | None:
   if images.latents and colours:
     raise UserError(f"config.gan.augment.{colours[0]}: an autoencoder's latents have no colours: set it to 0")
   return partial(augment, multipliers=settings.augment)
+
+
+def _build_alignment(settings: Settings, images: Images) -> Alignment | None:
+  if not settings.alignment_weight:
+    return None
+  stages, stage = len(settings.widths), settings.alignment_stage
+  if stage >= stages:
+    raise UserError(f"config.gan.alignment_stage = {stage}: the networks have {stages} stages: choose below {stages}")
+  setting = f"config.gan.alignment_network = {settings.alignment_network!r}"
+  network = pretrained_features(setting, settings.alignment_network, images.shape)
+  return Alignment(network, f"stage_{stage}_block_{settings.blocks[stage] - 1}", settings.alignment_weight)
+
+
+def _check_alignment(discriminator: nn.Module, layer: str, images: jax.Array, labels: jax.Array | None) -> None:
+  """Raises a UserError unless D has the layer, and none of the head's name, which would be on the way to its logit."""
+  layers = jax.eval_shape(discriminator.init, jax.random.key(0), images, labels)["params"]
+  kind = type(discriminator).__name__
+  if layer not in layers:
+    raise UserError(
+      f"config.gan.alignment_weight needs {layer} of the discriminator, which {kind} does not have: choose "
+      "config.gan.network = 'r3gan', or set the weight to 0"
+    )
+  if ALIGNMENT in layers:
+    raise UserError(
+      f"{kind} has a layer {ALIGNMENT!r} of its own on the way to its logit, but the head must not be: rename it"
+    )
+
+
+def _build_guidance(settings: Settings, images: Images) -> Guidance | None:
+  if not settings.guidance_weight:
+    return None
+  setting = f"config.gan.guidance_classifier = {settings.guidance_classifier!r}"
+  if not settings.guidance_classifier:
+    raise UserError(f"{setting}: config.gan.guidance_weight needs one: name a file of cli.train_classifier --config")
+  network = residual_classifier(setting, settings.guidance_classifier, images.shape, images.num_classes)
+  return Guidance(network, settings.guidance_weight)

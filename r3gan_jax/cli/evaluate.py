@@ -36,6 +36,7 @@ from r3gan_jax.errors import UserError
 from r3gan_jax.metrics.features import RESIZES
 from r3gan_jax.metrics.image_sets import open_images, open_real
 from r3gan_jax.metrics.reference import Reference, write_reference
+from r3gan_jax.pretrained import FEATURE_NETWORKS
 from r3gan_jax.scoring import Scorer
 from r3gan_jax.storage import as_path, failing_as, write_whole
 from r3gan_jax.training.distributed import is_first_process
@@ -59,7 +60,7 @@ _METRICS = flags.DEFINE_list(
 _NETWORK = flags.DEFINE_enum(
   "network",
   None,
-  comparison.FEATURE_NETWORKS,
+  FEATURE_NETWORKS,
   "Default: the run's; else VGG16 for precision_recall, Inception for the others.",
 )
 _RESIZE = flags.DEFINE_enum(

@@ -28,6 +28,23 @@ class Source(Protocol):
     """Identifies the images by their content, not by place, names or dates; may read all files."""
 
 
+class Subset:
+  """The examples of `source` at `indices`, int64 [n]."""
+
+  def __init__(self, source: Source, indices: np.ndarray):
+    self._source, self._indices = source, indices
+    self.classes = source.classes
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def __getitem__(self, indices: np.ndarray) -> Examples:
+    return self._source[self._indices[indices]]
+
+  def fingerprint(self) -> str:
+    return digest(np.frombuffer(self._source.fingerprint().encode(), np.uint8), self._indices)
+
+
 def digest(*arrays: np.ndarray) -> str:
   """Returns the SHA-256 of the shapes, dtypes and values of arrays."""
   found = hashlib.sha256()

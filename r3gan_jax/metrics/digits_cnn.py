@@ -10,13 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
-from r3gan_jax.errors import UserError, one_line
+from r3gan_jax.errors import UserError
+from r3gan_jax.metrics import classifiers
 from r3gan_jax.metrics.features import FeatureNetwork
 from r3gan_jax.networks.precise import PRECISION, Conv
-from r3gan_jax.storage import write_npz
 
 SIDE = 32
 UNPADDED = 28
@@ -26,8 +24,6 @@ FEATURES = 64
 
 _BATCH = 128
 _EVALUATION_BATCH = 1000
-_LEARNING_RATE = 2e-3
-_COMMAND = "python -m r3gan_jax.cli.train_classifier"
 
 
 class DigitsCNN(nn.Module):
@@ -44,7 +40,7 @@ class DigitsCNN(nn.Module):
 
 
 def train(digits: np.ndarray, labels: np.ndarray, epochs: int, seed: int = 0) -> Any:
-  """Trains with Adam, the learning rate decaying to 0 along a cosine; returns the parameters.
+  """Trains the network, see `classifiers.fit`; returns the parameters.
 
   Args:
     digits: uint8 [n, 32, 32].
@@ -52,26 +48,11 @@ def train(digits: np.ndarray, labels: np.ndarray, epochs: int, seed: int = 0) ->
     epochs: passes over the digits in batches of 128; the rest of each pass is dropped.
     seed: for the initialisation and the order.
   """
-  network, images = DigitsCNN(), digits[..., None]
-  params = jax.jit(network.init)(jax.random.key(seed), images[:1])["params"]
-  steps = len(images) // _BATCH
-  optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, epochs * steps))
-
-  @jax.jit
-  def step(params: Any, state: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, Any]:
-    def loss(params: Any) -> jax.Array:
-      logits = network.apply({"params": params}, images)[1]
-      return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    updates, state = optimizer.update(jax.grad(loss)(params), state)
-    return optax.apply_updates(params, updates), state
-
-  state = optimizer.init(params)
+  images, steps = digits[..., None], len(digits) // _BATCH
   random = np.random.default_rng(seed)
-  for _ in range(epochs):
-    for chosen in random.permutation(len(images))[: steps * _BATCH].reshape(steps, _BATCH):
-      params, state = step(params, state, images[chosen], labels[chosen])
-  return params
+  orders = (random.permutation(len(images))[: steps * _BATCH].reshape(steps, _BATCH) for _ in range(epochs))
+  batches = ((images[chosen], labels[chosen]) for order in orders for chosen in order)
+  return classifiers.fit(DigitsCNN(), batches, epochs * steps, images.shape[1:], seed)
 
 
 @jax.jit
@@ -88,7 +69,7 @@ def classify(params: Any, digits: np.ndarray) -> np.ndarray:
 
 def save(path: Path, params: Any, test_accuracy: float) -> None:
   """Writes parameters and accuracy as an .npz."""
-  write_npz(path, flatten_dict(params, sep="/") | {"test_accuracy": np.float64(test_accuracy)})
+  classifiers.save(path, params, {"test_accuracy": test_accuracy})
 
 
 def load(path: Path) -> tuple[Any, float]:
@@ -97,21 +78,15 @@ def load(path: Path) -> tuple[Any, float]:
   Raises:
     UserError: there is no such file, or it has other contents.
   """
-  if not path.exists():
-    raise UserError(f"{path} does not exist: run {_COMMAND}")
-  try:
-    with np.load(path) as file:
-      arrays = dict(file)
-  except Exception as error:  # a broken file can raise anything
-    raise UserError(f"{path} cannot be read ({one_line(error)}): run {_COMMAND}") from None
+  params, facts = classifiers.load(path, {"test_accuracy": ()})
+  classifiers.check(path, params, abstract_params())
+  return params, float(facts["test_accuracy"])
+
+
+def abstract_params() -> Any:
+  """Returns the parameters as `jax.ShapeDtypeStruct`s."""
   images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 1), jnp.uint8)
-  abstract = jax.eval_shape(DigitsCNN().init, jax.random.key(0), images)["params"]
-  expected = {"test_accuracy": ()} | {name: leaf.shape for name, leaf in flatten_dict(abstract, sep="/").items()}
-  for name, shape in expected.items():
-    if name not in arrays or arrays[name].shape != shape:
-      raise UserError(f"{path} has no {name} of shape {shape}: run {_COMMAND}")
-  accuracy = float(arrays.pop("test_accuracy"))
-  return unflatten_dict(arrays, sep="/"), accuracy
+  return jax.eval_shape(DigitsCNN().init, jax.random.key(0), images)["params"]
 
 
 def feature_network(params: Any, name: str) -> FeatureNetwork:

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from r3gan_jax.algorithms.base import Phase
+from r3gan_jax.algorithms.base import HasPretrainedNetworks, Phase
 from r3gan_jax.training.loop import Experiment
 from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.state import abstract_batches, abstract_state
-from r3gan_jax.training.step import global_gradients, make_train_step
+from r3gan_jax.training.step import abstract_pretrained, global_gradients, make_train_step
 
 
 def traced_step(
@@ -26,10 +26,14 @@ def traced_phase(
 ) -> jax.stages.Traced:
   """Traces the gradients of one phase for a global batch of `images` (default: as configured) on `mesh`."""
   images = images or phase.batches * experiment.batch_size
-  state = abstract_state(experiment.algorithm, mesh)
-  (batch,) = abstract_batches(experiment.algorithm, mesh, (images,))
+  algorithm = experiment.algorithm
+  state = abstract_state(algorithm, mesh)
+  params = dict(state.params)
+  if isinstance(algorithm, HasPretrainedNetworks):
+    params |= abstract_pretrained(algorithm.pretrained, mesh)
+  (batch,) = abstract_batches(algorithm, mesh, (images,))
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), images))
   keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=batch_sharding(mesh))
   hyperparameter = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
-  hyperparameters = dict.fromkeys(experiment.algorithm.schedules, hyperparameter)
-  return jax.jit(global_gradients(phase, mesh, None)).trace(state.params, state.carry, batch, keys, hyperparameters)
+  hyperparameters = dict.fromkeys(algorithm.schedules, hyperparameter)
+  return jax.jit(global_gradients(phase, mesh, None)).trace(params, state.carry, batch, keys, hyperparameters)

@@ -57,6 +57,7 @@ _TRAINING: dict[str, tuple[bool, dict[str, str]]] = {
     {
       "discriminator/adversarial_loss": "D",
       "discriminator/loss": "D",
+      "generator/adversarial_loss": "G",
       "generator/loss": "G",
       "both/loss": "D",
       "both/generator_loss": "G",
@@ -87,6 +88,8 @@ _TRAINING: dict[str, tuple[bool, dict[str, str]]] = {
     {"discriminator/gradient_norm": "D", "generator/gradient_norm": "G", "encoder/gradient_norm": "encoder"},
   ),
   "path length": (False, {"generator/path_length": ""}),
+  "cosine of D's features and the pretrained network's": (False, {"discriminator/alignment": ""}),
+  "cross-entropy of the classifier that guides G": (False, {"generator/cross_entropy": ""}),
   "D's loss with its penalties": (False, {}),
 }
 """Title -> (whether the axis is logarithmic, series -> label)."""
@@ -208,8 +211,9 @@ def training_panels(metrics: Metrics, config: Mapping[str, Any]) -> list[Panel]:
   left = [name for name in metrics if name.partition("/")[0] not in ("metrics", "hyperparameters", "progress")]
   for title, (logarithmic, labels) in _TRAINING.items():
     labels = {name: label for name, label in labels.items() if name in left} | _by_side(labels, left)
-    if "discriminator/adversarial_loss" in labels:
-      labels.pop("discriminator/loss", None)
+    for player in ("discriminator", "generator"):
+      if f"{player}/adversarial_loss" in labels:
+        labels.pop(f"{player}/loss", None)
     if title == "D's loss with its penalties" and "discriminator/loss" in left:
       labels = {"discriminator/loss": ""}
     left = [name for name in left if name not in labels]

@@ -9,6 +9,7 @@ devices, whole batches and micro-batches train the same model.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -20,7 +21,18 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from r3gan_jax.algorithms import base
-from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, Batch, Carry, Hyperparameters, Params, Phase, trainable
+from r3gan_jax.algorithms.base import (
+  DATA_AXIS,
+  Algorithm,
+  Batch,
+  Carry,
+  HasPretrainedNetworks,
+  Hyperparameters,
+  Params,
+  Phase,
+  trainable,
+)
+from r3gan_jax.pretrained import PretrainedNetwork
 from r3gan_jax.training.ema import updated
 from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.state import TrainState
@@ -50,8 +62,6 @@ class TrainStep(Protocol):
 
   def __call__(self, state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]: ...
 
-  def lower(self, state: Any, batches: Any) -> jax.stages.Lowered: ...
-
   def trace(self, state: Any, batches: Any) -> jax.stages.Traced: ...
 
 
@@ -63,8 +73,9 @@ class Trained(NamedTuple):
   carry: dict[str, Any]
 
 
-Update = Callable[[Trained, Sequence[Batch], jax.Array, Hyperparameters], tuple[Trained, base.Metrics]]
-"""Applies one phase: (state, one batch per repetition, a key per sample, hyperparameters) -> (state, metrics)."""
+Update = Callable[[Trained, Params, Sequence[Batch], jax.Array, Hyperparameters], tuple[Trained, base.Metrics]]
+"""Applies one phase: (state, pretrained networks, one batch per repetition, a key per sample, hyperparameters) ->
+(state, metrics)."""
 
 
 def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str, int] | None = None) -> TrainStep:
@@ -83,7 +94,7 @@ def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str
   phases = algorithm.phases
   updates = [_make_update(algorithm, phase, mesh, micro_batches.get(phase.name)) for phase in phases]
 
-  def step(state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]:
+  def step_with(pretrained: Params, state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]:
     hyperparameters = {name: ramp(state.images_seen) for name, ramp in algorithm.schedules.items()}
     key = jax.random.fold_in(state.rng, state.images_seen)
     dealt = _deal(phases, batches)
@@ -96,10 +107,10 @@ def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str
       trained = trained._replace(params=lax.optimization_barrier(trained.params))
       keys = jax.random.split(jax.random.fold_in(key, index), _samples(given))
       if phase.every == 1:
-        trained, measured = update(trained, given, keys, hyperparameters)
+        trained, measured = update(trained, pretrained, given, keys, hyperparameters)
       else:
         due = state.images_seen // images_counted % phase.every == 0
-        trained, measured = lax.cond(due, update, _skipping(update), trained, given, keys, hyperparameters)
+        trained, measured = lax.cond(due, update, _skipping(update), trained, pretrained, given, keys, hyperparameters)
         metrics.ran.update(dict.fromkeys(measured, due))
       if twice := metrics.values.keys() & measured.keys():
         raise ValueError(f"two phases measure {sorted(twice)}: rename one of them")
@@ -113,12 +124,40 @@ def make_train_step(algorithm: Algorithm, mesh: Mesh, micro_batches: Mapping[str
     }
     return TrainState(*trained[:2], ema, trained.carry, state.rng, images_seen, state.rollbacks), metrics
 
-  return jax.jit(
-    step,
-    donate_argnums=0,
-    in_shardings=(replicated(mesh), batch_sharding(mesh)),
-    out_shardings=replicated(mesh),
-  )
+  def step(state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]:
+    return step_with({}, state, batches)
+
+  copied, split = replicated(mesh), batch_sharding(mesh)
+  if isinstance(algorithm, HasPretrainedNetworks) and algorithm.pretrained:
+    jitted = jax.jit(step_with, donate_argnums=1, in_shardings=(copied, copied, split), out_shardings=copied)
+    return _StepWithPretrained(jitted, algorithm.pretrained, mesh)
+  return jax.jit(step, donate_argnums=0, in_shardings=(copied, split), out_shardings=copied)
+
+
+class _StepWithPretrained:
+  """A `TrainStep` that passes on pretrained networks, which are copied to the devices at the first call."""
+
+  def __init__(self, step: Any, networks: Mapping[str, PretrainedNetwork], mesh: Mesh):
+    self._step, self._networks, self._mesh = step, networks, mesh
+
+  def __call__(self, state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]:
+    return self._step(self._params, state, batches)
+
+  def trace(self, state: Any, batches: Any) -> jax.stages.Traced:
+    return self._step.trace(abstract_pretrained(self._networks, self._mesh), state, batches)
+
+  @cached_property
+  def _params(self) -> Params:
+    return jax.device_put({name: network.read() for name, network in self._networks.items()}, replicated(self._mesh))
+
+
+def abstract_pretrained(networks: Mapping[str, PretrainedNetwork], mesh: Mesh) -> Params:
+  """Returns the parameters of pretrained networks as `jax.ShapeDtypeStruct`s with shardings."""
+  sharding = replicated(mesh)
+  return {
+    name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), network.read())
+    for name, network in networks.items()
+  }
 
 
 def _deal(phases: Sequence[Phase], batches: Batches) -> list[list[Batch]]:
@@ -140,10 +179,10 @@ def _make_update(algorithm: Algorithm, phase: Phase, mesh: Mesh, micro_batch: in
   gradient_norm = "gradient_norm" if phase.every == 1 else f"gradient_norm_every_{phase.every}"
 
   def once(
-    before: Trained, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
+    before: Trained, pretrained: Params, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Trained, base.Metrics]:
     carry = phase.refresh(before.params, before.carry)
-    gradients, carry, measured = gradients_of(before.params, carry, batch, keys, hyperparameters)
+    gradients, carry, measured = gradients_of({**before.params, **pretrained}, carry, batch, keys, hyperparameters)
     metrics = {f"{phase.name}/{name}": value for name, value in measured.items()}
     params, optimizer = dict(before.params), dict(before.optimizer)
     updated = trainable(algorithm, before.params)
@@ -158,13 +197,15 @@ def _make_update(algorithm: Algorithm, phase: Phase, mesh: Mesh, micro_batch: in
     return Trained(params, optimizer, dict(carry)), metrics
 
   def update(
-    before: Trained, batches: Sequence[Batch], keys: jax.Array, hyperparameters: Hyperparameters
+    before: Trained, pretrained: Params, batches: Sequence[Batch], keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Trained, base.Metrics]:
     if phase.repeat == 1:
-      return once(before, batches[0], keys, hyperparameters)
+      return once(before, pretrained, batches[0], keys, hyperparameters)
     stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *batches)
     after, metrics = lax.scan(
-      lambda before, drawn: once(before, *drawn, hyperparameters), before, (stacked, keys.reshape(phase.repeat, -1))
+      lambda before, drawn: once(before, pretrained, *drawn, hyperparameters),
+      before,
+      (stacked, keys.reshape(phase.repeat, -1)),
     )
     return after, jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
 

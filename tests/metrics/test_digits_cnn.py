@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from r3gan_jax.comparison import build_feature_network
 from r3gan_jax.data.stacked import load_small_digits
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics import digits_cnn
+from r3gan_jax.pretrained import build_feature_network
 
 
 @pytest.fixture(scope="module")

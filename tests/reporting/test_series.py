@@ -85,6 +85,15 @@ def test_every_series_of_training_is_in_one_panel():
   assert sum(len(panel.curves) for panel in panels) == len(names)
 
 
+def test_the_adversarial_losses_are_those_without_other_terms():
+  names = [f"{player}/{name}" for player in ("discriminator", "generator") for name in ("adversarial_loss", "loss")]
+  panel, *others = series.training_panels(metrics(*names, "generator/cross_entropy"), {})
+  assert [curve.label for curve in panel.curves] == ["D", "G"]
+  assert [other.title for other in others] == [
+    *("cross-entropy of the classifier that guides G", "D's loss with its penalties", "generator/loss")
+  ]
+
+
 def test_networks_for_several_resolutions_share_panels():
   """Ordered by their side; a number that is not a side is part of a name (`gradient_norm_every_16`)."""
   names = (*(f"{player}/loss_{side}" for side in (16, 8) for player in ("discriminator", "generator")), "generator_8/x")

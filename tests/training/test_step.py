@@ -14,10 +14,12 @@ from helpers.meshes import mesh_of
 
 from r3gan_jax import schedules
 from r3gan_jax.algorithms.base import Average, Images, Phase
-from r3gan_jax.algorithms.r3gan import R3GAN
+from r3gan_jax.algorithms.r3gan import R3GAN, Alignment, Guidance
 from r3gan_jax.augment.pipeline import augment
+from r3gan_jax.metrics.residual_cnn import FEATURES, ResidualCNN, outputs
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 from r3gan_jax.optimizers import at_rate
+from r3gan_jax.pretrained import PretrainedNetwork
 from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.progress import Diverged, MetricWindow
 from r3gan_jax.training.state import averaged, init_state
@@ -152,6 +154,32 @@ def test_freezing_does_not_change_other_gradients():
 def test_how_the_batch_is_split_does_not_matter_to_frozen_networks(frozen, devices, micro_batches):
   state, _ = train(devices, micro_batches, algorithm=FROZEN)
   assert golden_cases.relative_errors((state.params, state.ema), (frozen[0].params, frozen[0].ema))["all"] < 1e-5
+
+
+def classifier():
+  params = jax.jit(ResidualCNN(3).init)(jax.random.key(1), np.zeros((1, 8, 8, 3), np.uint8))["params"]
+  return PretrainedNetwork(outputs, FEATURES, lambda: jax.device_get(params))
+
+
+@pytest.mark.parametrize("devices, micro_batches", [(2, {"discriminator": 4, "generator": 2})])
+def test_how_the_batch_is_split_does_not_matter_with_pretrained_networks(devices, micro_batches):
+  """They are copied to all devices, and are in no state."""
+  network = classifier()
+  guided = replace(
+    ALGORITHM,
+    synced_augment=True,
+    alignment=Alignment(network, "stage_1_block_0", 1.0),
+    guidance=Guidance(network, 1.0),
+  )
+  (whole, metrics), (parts, _) = (train(*split, algorithm=guided) for split in ((1, None), (devices, micro_batches)))
+  assert golden_cases.relative_errors((parts.params, parts.ema), (whole.params, whole.ema))["all"] < 1e-5
+  assert whole.params.keys() == whole.optimizer.keys() == {"discriminator", "generator"}
+  assert not np.array_equal(*(state.params["discriminator"]["alignment"]["kernel"] for state in (whole, start(guided))))
+  assert -1 < metrics["discriminator/alignment"] < 1 and metrics["generator/cross_entropy"] > 0
+
+
+def start(algorithm):
+  return jax.jit(lambda: init_state(algorithm, 0))()
 
 
 def test_metrics_and_hyperparameters(reference):

@@ -117,7 +117,8 @@ def _parse(argv: list[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
     for name in {"config", "comparison"}.intersection(flags.FLAGS):
-      getattr(flags.FLAGS, name).to_dict()  # loads the recipe, so that its errors are caught here
+      if recipe := getattr(flags.FLAGS, name):
+        recipe.to_dict()  # loads it, so that its errors are caught here
     return rest
   except flags.UnrecognizedFlagError as error:
     _fail(f"unknown flag --{error.flagname}: --help lists the flags")
