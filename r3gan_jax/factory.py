@@ -212,9 +212,8 @@ def with_numbers(config: ConfigDict) -> ConfigDict:
   """
   if config.data.source != "latents":
     return config
-  numbers = latent_numbers(config)
+  kept = asdict(latent_numbers(config))
   config = config.copy_and_resolve_references().unlock()
-  kept = asdict(numbers)
   config.data.autoencoder = kept.pop("autoencoder")
   config.data.latents = kept
   return config.lock()
@@ -244,14 +243,19 @@ def drawing(config: ConfigDict, algorithm: Algorithm, at_once: int | None = None
   if config.data.source != "latents":
     return algorithm, {}
   autoencoder, params = read_autoencoder(config.run.autoencoder)
-  numbers = _numbers(config)
-  if numbers.autoencoder and numbers.autoencoder != (found := digest(*jax.tree.leaves(params))):
+  of_data = _numbers(config)
+  if of_data.autoencoder and of_data.autoencoder != (found := digest(*jax.tree.leaves(params))):
     raise UserError(
       f"config.run.autoencoder = {config.run.autoencoder!r} has other weights ({found[:8]}) than what encoded the "
-      f"latents ({numbers.autoencoder[:8]}): give the latter"
+      f"latents ({of_data.autoencoder[:8]}): give the latter"
     )
-  decoded = Decoded(algorithm, autoencoder, numbers, *(() if at_once is None else (at_once,)))
+  decoded = Decoded(algorithm, autoencoder, of_data, *(() if at_once is None else (at_once,)))
   return cast(Algorithm, decoded), {AUTOENCODER: params}
+
+
+def numbers(config: ConfigDict) -> Numbers | None:
+  """Returns what a run on latents knows of them, `with_numbers`; None of images."""
+  return _numbers(config) if config.data.source == "latents" else None
 
 
 def _numbers(config: ConfigDict) -> Numbers:
@@ -363,4 +367,4 @@ def build_loader(config: ConfigDict, source: Source) -> Loader:
     source = RelabelledSource(
       source, data.num_classes, data.label_noise, data.label_noise_pairs, data.labelled_images, data.labelled_share
     )
-  return Loader(source, config.seed, data.x_flip, _numbers(config) if data.source == "latents" else None)
+  return Loader(source, config.seed, data.x_flip, numbers(config))

@@ -71,7 +71,7 @@ def _train_for_recipe() -> None:
   if not _OUT.value:
     raise UserError("--config needs --out: name the .npz to write")
   out, _ = output_path("out", _OUT.value, (".npz",))
-  config = automatic.completed(_CONFIG.value)
+  config = factory.with_numbers(automatic.completed(_CONFIG.value))
   classes = config.data.num_classes
   if not classes:
     raise UserError("config.data.num_classes = 0: a classifier needs data with classes")
@@ -81,8 +81,9 @@ def _train_for_recipe() -> None:
   steps = _EPOCHS.value * (len(source) - held_out) // _BATCH
   if not held_out or not steps:
     raise UserError(f"{len(source)} images are too few for a classifier: give more, or raise --epochs")
-  test = source[order[:held_out]]
-  loader = Loader(Subset(source, order[held_out:]), config.seed, config.data.x_flip)
+  numbers = factory.numbers(config)
+  test = Loader(Subset(source, order[:held_out]), config.seed, False, numbers).examples(np.arange(held_out))
+  loader = Loader(Subset(source, order[held_out:]), config.seed, config.data.x_flip, numbers)
   params = residual_cnn.train(_batches(loader), steps, test["image"].shape[1:], classes, config.seed)
   accuracy = float(np.mean(residual_cnn.classify(params, test["image"]) == test["label"]))
   residual_cnn.save(out, params, test["image"].shape[1:], classes, accuracy)

@@ -138,6 +138,25 @@ def test_published_latents_are_decoded_by_the_named_autoencoder(environment, dir
   np.testing.assert_array_equal(r3gan_jax.load(out).sample(range(4)), expected)
 
 
+def test_a_classifier_of_latents_guides(environment, directory):
+  """It is trained on latents as they are drawn, and the GAN of latents learns with it."""
+  config = recipe(directory, 8)
+  (directory / "recipe.py").write_text(f"""
+from ml_collections import ConfigDict
+
+def get_config():
+  return ConfigDict({config.to_dict()!r}, type_safe=False)
+""")
+  classifier = directory / "classifier.npz"
+  flags = (f"--config={directory / 'recipe.py'}", f"--out={classifier}", "--epochs=20")
+  commands.run(environment, "train_classifier", *flags)
+  config.gan.update({"guidance_classifier": str(classifier), "guidance_weight": 1.0})
+  config.gan.update({"alignment_network": str(classifier), "alignment_weight": 1.0, "alignment_stage": 0})
+  runs.train_run(config, directory / "guided")
+  lines = (directory / "guided" / "metrics.jsonl").read_text()
+  assert "generator/cross_entropy" in lines and "discriminator/alignment" in lines
+
+
 def test_errors(directory):
   config = recipe(directory)
   config.run.autoencoder = str(directory / "other")
