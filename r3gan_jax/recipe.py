@@ -92,7 +92,7 @@ class Run:
   on_corrupt_image: str = setting("stop", one_of(("stop", "skip")))  # save and exit, or use the next image instead
   total_images: int = setting(100_000_000, positive, _countable)
   log_every_images: int = setting(20_000, positive, _countable)
-  snapshot_every_images: int = setting(1_000_000, positive, _countable)  # sample grid, metrics, checkpoint
+  snapshot_every_images: int = setting(1_000_000, positive, _countable)  # samples, metrics, checkpoint, gan.ema_stds
   keep_checkpoints: int = setting(3, positive)  # the newest
   # Also keep the first checkpoint at or after each multiple of this; 0: none.
   keep_every_images: int = setting(0, not_negative, _countable)
