@@ -88,13 +88,11 @@ def main() -> None:
   batches = training.iterate([options.batch], 0, batch_sharding(make_mesh(jax.devices()[:1])))
   params = jax.jit(autoencoder.init)(jax.random.key(0), to_float(jnp.asarray(test[np.arange(1)]["image"])))["params"]
   state, start = optimizer.init(params), time.perf_counter()
-  for number in range(steps):
-    (batch,) = next(batches)
+  for number, (batch,) in zip(range(steps), batches, strict=False):
     params, state, error = step(params, state, batch["image"], jax.random.key(number))
     if (number + 1) % LOG_EVERY == 0:
       seconds = time.perf_counter() - start
       print(f"{(number + 1) * options.batch:,} images, {seconds:.0f} s: squared error {error:.4f}", flush=True)
-  batches.close()
   write_autoencoder(options.out, autoencoder, jax.device_get(params))
 
   some = np.linspace(0, len(test) - 1, TEST_IMAGES).astype(int)
