@@ -42,11 +42,11 @@ def test_the_augmentation_alone():
 
 def test_an_autoencoder_is_trained_and_written(tmp_path, monkeypatch, capsys):
   options = ["--config", "configs/fashion_mnist.py:smoke", "--images", "8", "--batch", "4", "--out", str(tmp_path)]
-  monkeypatch.setattr(sys, "argv", ["train_autoencoder", *options, "--widths", "4", "8", "--groups", "2"])
+  monkeypatch.setattr(sys, "argv", ["train_autoencoder", *options, "--widths", "8", "--groups", "2"])
   with jax.numpy_dtype_promotion("standard"):
     train_autoencoder.main()
   autoencoder, _ = read_autoencoder(tmp_path)
-  assert (autoencoder.widths, autoencoder.image_channels, autoencoder.groups) == ((4, 8), 1, 2)
+  assert (autoencoder.widths, autoencoder.image_channels, autoencoder.groups) == ((8,), 1, 2)
   assert "PSNR" in capsys.readouterr().out
 
 
