@@ -8,7 +8,8 @@ from argparse import Namespace
 import jax
 import pytest
 
-from benchmarks import augmentation, grouped_conv, iteration, on_gpu
+from benchmarks import augmentation, grouped_conv, iteration, on_gpu, train_autoencoder
+from r3gan_jax.interop.sd_vae import read_autoencoder
 from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.state import abstract_batches
 
@@ -37,6 +38,16 @@ def test_random_batches_are_like_those_of_training(name):
 def test_the_augmentation_alone():
   (row,) = augmentation.alone(Namespace(config=TINY, batch=2, sides=[8], repetitions=1))
   assert row["side"] == "8" and row["forward"] > 0 and row["forward + backward"] > 0
+
+
+def test_an_autoencoder_is_trained_and_written(tmp_path, monkeypatch, capsys):
+  options = ["--config", "configs/fashion_mnist.py:smoke", "--images", "8", "--batch", "4", "--out", str(tmp_path)]
+  monkeypatch.setattr(sys, "argv", ["train_autoencoder", *options, "--widths", "8", "--groups", "2"])
+  with jax.numpy_dtype_promotion("standard"):
+    train_autoencoder.main()
+  autoencoder, _ = read_autoencoder(tmp_path)
+  assert (autoencoder.widths, autoencoder.image_channels, autoencoder.groups) == ((8,), 1, 2)
+  assert "PSNR" in capsys.readouterr().out
 
 
 def test_steps_on_a_card_are_logged_and_ended_in_time(tmp_path):
