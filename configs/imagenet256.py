@@ -29,7 +29,6 @@ def get_config(variant: str = "") -> ConfigDict:
   config = imagenet32.get_config()
   config.name = "imagenet256"
   use_latents(config, "imagenet256", 32)
-  config.run.tpu_topology = "v5e:16x16"
   return select(config, variant, wide=_wide)
 
 
@@ -47,3 +46,4 @@ def _wide(config: ConfigDict) -> None:
   stages = len(config.gan.widths)
   config.gan.widths = (3072,) * stages
   config.gan.cardinalities = (192,) * stages
+  config.run.tpu_topology = "v5e:16x16"
