@@ -150,8 +150,9 @@ def train(trial: Trial, out: epath.Path, results: epath.Path) -> None:
     UserError, Interrupted: see `runs.train_run`. A run that diverges has a result, too.
   """
   config, workdir = trial.config, out / trial.entry / trial.name
-  source = factory.build_source(config)  # now, as its errors are the likeliest
   experiment = factory.build_experiment(config, jax.device_count())
+  scored = _at_the_end(trial.comparison, config, experiment.algorithm)
+  source = factory.build_source(scored)  # now, as its errors are the likeliest
   each = multiply_adds_per_image(experiment)
   if trial.comparison.multiply_adds:
     config = of_length(config, round(trial.comparison.multiply_adds / each))
@@ -165,7 +166,6 @@ def train(trial: Trial, out: epath.Path, results: epath.Path) -> None:
     logging.warning("%s", error)
     diverged_at = error.images_seen
 
-  scored = _at_the_end(trial.comparison, config, experiment.algorithm)
   scores: dict[str, float] = {}
   if diverged_at is None:
     trained = runs.open_run(workdir)
@@ -216,13 +216,15 @@ def of_length(config: ConfigDict, images: int) -> ConfigDict:
 
 def measure_bounds(comparison: ConfigDict, results: epath.Path) -> None:
   """Scores what no GAN has drawn, as floors and ceilings of the scores: see `_bounding_sets`."""
-  config = _conditional_if_any(comparison)
-  algorithm = factory.build_algorithm(config)
+  entry, config = _conditional_if_any(comparison)
+  algorithm = factory.build_algorithm(entry)
   source = factory.build_source(config)
-  scorer = Scorer(config, algorithm, source, title=None)
+  drawing, besides = factory.drawing(factory.with_numbers(entry), algorithm)
+  scorer = Scorer(config, drawing, source, title=None)
   state = jax.jit(lambda: init_state(algorithm, config.seed))()
-  found = {"untrained network": scorer(*averaged(algorithm, state))}
-  found |= {name: scorer.of_images(images) for name, images in _bounding_sets(config, algorithm, source)}
+  params, carry = averaged(algorithm, state)
+  found = {"untrained network": scorer({**params, **besides}, carry)}
+  found |= {name: scorer.of_images(images) for name, images in _bounding_sets(config, drawing, source)}
   scores = {
     name: {score: value for _, part in parts for score, value in part.items() if score in factory.BEST_METRICS}
     for name, parts in found.items()
@@ -237,17 +239,18 @@ def has_bounds(comparison: ConfigDict, results: epath.Path) -> bool:
   path = results / f"{BOUNDS}.json"
   if not path.exists():
     return False
-  config = _conditional_if_any(comparison)
+  entry, config = _conditional_if_any(comparison)
   kept = read_json(path)
-  protocol = scoring.protocol(config, factory.build_algorithm(config, "cpu"))
+  protocol = scoring.protocol(config, factory.build_algorithm(entry, "cpu"))
   return kept.get("protocol") == protocol and kept.get("metrics") == [*config.run.metrics]
 
 
-def _conditional_if_any(comparison: ConfigDict) -> ConfigDict:
-  """Returns the first conditional entry, which has all metrics, or the first one."""
+def _conditional_if_any(comparison: ConfigDict) -> tuple[ConfigDict, ConfigDict]:
+  """Returns the first conditional entry, which has all metrics, or the first one: to train, and `_at_the_end`."""
   entries = [comparison.entries[name].config.copy_and_resolve_references() for name in comparison.order]
   built = [(config, factory.build_algorithm(config, "cpu")) for config in entries]
-  return _at_the_end(comparison, *next((pair for pair in built if pair[1].num_classes), built[0]))
+  chosen, algorithm = next((pair for pair in built if pair[1].num_classes), built[0])
+  return chosen, _at_the_end(comparison, chosen, algorithm)
 
 
 def _bounding_sets(config: ConfigDict, algorithm: Algorithm, source: Source) -> Iterator[tuple[str, ImageSet]]:
@@ -273,8 +276,8 @@ def _images(source: Source, chosen: np.ndarray, shape: tuple[int, int, int], wit
 
 
 def _at_the_end(comparison: ConfigDict, config: ConfigDict, algorithm: Algorithm) -> ConfigDict:
-  """Returns a configuration whose `run` has the metrics and samples of the end of a run."""
-  config = config.copy_and_resolve_references()
+  """Returns a configuration, of images, whose `run` has the metrics and samples of the end of a run."""
+  config = factory.of_images(factory.with_numbers(config)).copy_and_resolve_references()
   metrics = comparison.metrics
   config.run.metrics = tuple(name for name in metrics if algorithm.num_classes or name not in OF_CLASSES)
   config.run.metric_samples = comparison.samples

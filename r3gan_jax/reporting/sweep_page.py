@@ -115,7 +115,7 @@ def figure(points: Mapping[str, Point], rows: Sequence[Row], bounds: Bounds) -> 
   axis.set_xlabel(f"config.{setting}", parse_math=False)
   axis.set_ylabel(title(score), parse_math=False)
   axis.grid(alpha=0.2)
-  if any(lines) or bounds:
+  if axis.get_legend_handles_labels()[1]:
     axis.legend(framealpha=0)
   return png(canvas)
 

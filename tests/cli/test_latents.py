@@ -55,6 +55,13 @@ def directory(environment, tmp_path_factory):
     pixels = random.integers(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(pixels).save(directory / "images" / "ab"[index % 2] / f"{index}.png")
   prepare_images(ImageFiles(directory / "images"), "pixels", directory / "data", (16, 16), Decoder(3), True, 1, False)
+  (directory / "recipe.py").write_text(f"""
+from ml_collections import ConfigDict
+
+
+def get_config():
+  return ConfigDict({recipe(directory).to_dict()!r}, type_safe=False)
+""")
   write_random_autoencoder(directory / "vae", 0)
   write_random_autoencoder(directory / "other", 1)
   flags = ("--prepared=pixels", "--encode=sd-vae", "--mirrored", "--name=latents", f"--data_dir={directory / 'data'}")
@@ -141,12 +148,6 @@ def test_published_latents_are_decoded_by_the_named_autoencoder(environment, dir
 def test_a_classifier_of_latents_guides(environment, directory):
   """It is trained on latents as they are drawn, and the GAN of latents learns with it."""
   config = recipe(directory, 8)
-  (directory / "recipe.py").write_text(f"""
-from ml_collections import ConfigDict
-
-def get_config():
-  return ConfigDict({config.to_dict()!r}, type_safe=False)
-""")
   classifier = directory / "classifier.npz"
   flags = (f"--config={directory / 'recipe.py'}", f"--out={classifier}", "--epochs=20")
   commands.run(environment, "train_classifier", *flags)
@@ -155,6 +156,14 @@ def get_config():
   runs.train_run(config, directory / "guided")
   lines = (directory / "guided" / "metrics.jsonl").read_text()
   assert "generator/cross_entropy" in lines and "discriminator/alignment" in lines
+
+
+def test_a_sweep(environment, directory):
+  """Of a recipe on latents: scores and floors are of images."""
+  flags = ("--set=gan.gamma=0.1", f"--out={directory / 'sweep'}", "--seeds=0", "--images=16", "--jobs=1")
+  commands.run(environment, "sweep", f"--config={directory / 'recipe.py'}", *flags)
+  (page,) = (directory / "sweep" / "results").glob("*/README.md")
+  assert "untrained network" in page.read_text()
 
 
 def test_errors(directory):
