@@ -19,7 +19,8 @@ step A v in the features, of every image, and directions that need no labels hav
 Strength 1 is one standard deviation of the samples along the direction.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
@@ -34,7 +35,7 @@ from r3gan_jax.algorithms.base import Algorithm, Carry, HasBoundedNoise, Params
 from r3gan_jax.errors import UserError, one_line
 from r3gan_jax.inversion import FineTuned
 from r3gan_jax.sampling import Sampler
-from r3gan_jax.storage import failing_as, read, write_npz
+from r3gan_jax.storage import read, write_npz
 from r3gan_jax.training.mesh import make_mesh
 
 DIRECTORY = "directions"
@@ -102,6 +103,11 @@ class Editor:
     return Sampler(cast(Algorithm, self._fine_tuned), make_mesh(jax.local_devices()), title=self._title)
 
   @property
+  def num_classes(self) -> int:
+    """The number of classes; 0 if unconditional."""
+    return self._algorithm.num_classes
+
+  @property
   def noise_dim(self) -> int:
     """Length of z."""
     return jax.eval_shape(lambda: self._algorithm.noise(jax.random.split(jax.random.key(0), 1))).shape[1]
@@ -143,7 +149,7 @@ class Editor:
       kernels = flatten_dict(params["generator"]["synthesis"])
       return np.concatenate([kernel for name, kernel in kernels.items() if name[-2:] == ("style", "kernel")], axis=1)
     noise = np.eye(self.noise_dim + 1, self.noise_dim, k=-1, dtype=np.float32)  # 0, then each axis
-    labels = np.zeros(len(noise), np.int32) if self._algorithm.num_classes else None
+    labels = np.zeros(len(noise), np.int32) if self.num_classes else None
     origin, *columns = self.features(Latents(noise, np.zeros((len(noise), 0), np.float32), labels))
     return np.stack(columns) - origin
 
@@ -169,7 +175,7 @@ class Editor:
     In features it is the difference of two samples: what lies anywhere else is hardly ever reached.
     """
     random = np.random.default_rng(seed)
-    classes = self._algorithm.num_classes
+    classes = self.num_classes
     labels = random.integers(classes, size=2).astype(np.int32) if classes else None
     if like.space == "noise":
       vector = random.standard_normal(self.noise_dim, np.float32)
@@ -262,23 +268,46 @@ def read_direction(path: epath.Path, editor: Editor) -> Direction:
   if not path.exists():
     there = sorted(file.stem for file in path.parent.glob("*.npz")) if path.parent.exists() else []
     cure = f"choose from {', '.join(there)}" if there else "make some with --find"
-    raise UserError(f"--direction={path.stem}: {path} does not exist: {cure}")
-  with failing_as(f"--direction={path.stem}: {path} cannot be read", path):
-    try:
-      with np.load(BytesIO(read(path))) as file:
-        facts = {name: value.item() if value.ndim == 0 else value for name, value in dict(file).items()}
-      space, vector = facts.pop("space"), facts.pop("vector")
-    except (ValueError, EOFError, KeyError, AttributeError) as error:
-      raise UserError(f"{path} is not a direction ({one_line(error)}): make one with --find") from None
+    raise UserError(f"there is no direction {path}: {cure}")
+  arrays = _read_npz(path, ("space", "vector"), "make one with --find")
+  facts = {name: value.item() for name, value in arrays.items() if value.ndim == 0}
+  space, vector = facts.pop("space"), arrays["vector"]
   if space not in SPACES:
     raise UserError(f"{path} is a direction in {space!r}, but directions are in {' or '.join(SPACES)}")
-  wanted = editor.noise_dim if space == "noise" else int(np.prod(editor.feature_shape))
+  wanted = editor.noise_dim if space == "noise" else math.prod(editor.feature_shape)
   if vector.shape != (wanted,):
     raise UserError(
       f"{path} is a direction of {vector.size} numbers in {space}, but this run has {wanted}: it was found for another "
       "run: make one with --find"
     )
   return Direction(space, vector, facts)
+
+
+def read_latents(path: epath.Path, editor: Editor) -> Latents:
+  """Reads the latents of inverted images from the inversion.npz of cli.invert.
+
+  Raises:
+    UserError: there is no such file, it has other contents, or it is of another generator.
+  """
+  arrays = _read_npz(path, ("noise", "offsets"), "give the --out of cli.invert")
+  latents = Latents(arrays["noise"], arrays["offsets"], arrays.get("labels"))
+  offsets = latents.offsets.shape[1]
+  fits = latents.noise.shape[1] == editor.noise_dim and offsets in (0, offsets and math.prod(editor.feature_shape))
+  if not fits or (latents.labels is not None) != bool(editor.num_classes):
+    raise UserError(f"{path} is of another run: invert the images with this one")
+  return latents
+
+
+def _read_npz(path: epath.Path, names: Sequence[str], cure: str) -> dict[str, np.ndarray]:
+  """Returns the arrays of an .npz; raises a UserError if it cannot be read or lacks one of `names`."""
+  try:
+    with np.load(BytesIO(read(path))) as file:
+      arrays = dict(file)
+  except Exception as error:  # a broken file can raise anything
+    raise UserError(f"{path} cannot be read ({one_line(error)}): {cure}") from None
+  if missing := [name for name in names if name not in arrays]:
+    raise UserError(f"{path} has no {missing[0]!r}: {cure}")
+  return arrays
 
 
 def _signed(vectors: np.ndarray) -> np.ndarray:

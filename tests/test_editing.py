@@ -150,9 +150,9 @@ def test_files_that_are_no_direction_of_this_run(setting, tmp_path):
     "short": f"a direction of 3 numbers in noise, but this run has {setting.algorithm.noise_dim}: it was found for an",
     "wide": "a direction of 7 numbers in features, but this run has ",
     "odd": "a direction in 'colours'",
-    "text": "is not a direction",
-    "other": "is not a direction",
-    "none": "does not exist: choose from odd, other, short, text, wide",
+    "text": "text.npz cannot be read",
+    "other": "other.npz has no 'space': make one with --find",
+    "none": "there is no direction .*none.npz: choose from odd, other, short, text, wide",
   }
   for name, message in messages.items():
     with pytest.raises(UserError, match=message):

@@ -34,7 +34,6 @@ beside those of random directions of the same length. Of a StyleGAN, --layers=0-
 
 import math
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from typing import Any
 
 import jax
@@ -53,7 +52,7 @@ from r3gan_jax.metrics import residual_cnn
 from r3gan_jax.metrics.feature_extractor import FeatureExtractor, ImageSet
 from r3gan_jax.runs import TrainedRun
 from r3gan_jax.sampling import FRAME_RATE, beside_its_channels, image_grid, labels_of_seeds, save_png, save_video
-from r3gan_jax.storage import as_path, failing_as, read
+from r3gan_jax.storage import as_path, failing_as
 from r3gan_jax.training.mesh import make_mesh
 
 METHODS = ("closed_form", "pca", "classifier")
@@ -236,7 +235,7 @@ def _latents(trained: TrainedRun, editor: Editor) -> Latents:
   classes = trained.algorithm.num_classes
   if _INVERSION.value:
     _check_flags(_INVERSION, (_SEEDS, _CLASS))
-    return _inverted(editor, classes)
+    return editing.read_latents(as_path(_INVERSION.value) / "inversion.npz", editor)
   seeds = np.array(list(parse_numbers("seeds", _SEEDS.value, 2**32)))
   if _CLASS.value is None:
     return editor.latents(seeds, _own_classes(trained, seeds))
@@ -244,18 +243,6 @@ def _latents(trained: TrainedRun, editor: Editor) -> Latents:
     cure = f"choose from 0 to {classes - 1}" if classes else "this run has no classes: leave it out"
     raise UserError(f"--class={_CLASS.value}: {cure}")
   return editor.latents(seeds, np.full(len(seeds), _CLASS.value, np.int32))
-
-
-def _inverted(editor: Editor, classes: int) -> Latents:
-  path = as_path(_INVERSION.value) / "inversion.npz"
-  if not path.exists():
-    raise UserError(f"--inversion={_INVERSION.value}: {path} does not exist: give the --out of cli.invert")
-  with failing_as(f"--inversion={_INVERSION.value} cannot be read", path), np.load(BytesIO(read(path))) as file:
-    latents = Latents(file["noise"], file["offsets"], file["labels"] if classes else None)
-  wanted = editor.noise_dim, math.prod(editor.feature_shape) if latents.offsets.shape[1] else 0
-  if (latents.noise.shape[1], latents.offsets.shape[1]) != wanted:
-    raise UserError(f"--inversion={_INVERSION.value} is of another run: invert the images with this one")
-  return latents
 
 
 def _frames(editor: Editor, latents: Latents, direction: Direction, strengths: Sequence[float]) -> Iterator[np.ndarray]:
