@@ -193,7 +193,7 @@ def _sections(algorithm: str) -> dict[str, Any]:
 def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorithm:
   """Builds the algorithm; "auto" settings are resolved for `platform`: "cpu", "gpu", "tpu", default: jax's."""
   data = config.data
-  latents = data.source == "latents"
+  latents = _is_of_latents(config)
   if latents and config.algorithm != "r3gan":
     raise UserError(f"config.data.source = 'latents': {config.algorithm} takes images only: choose 'r3gan'")
   if not latents and data.channels not in (1, 3, 4):
@@ -210,7 +210,7 @@ def with_numbers(config: ConfigDict) -> ConfigDict:
   Raises:
     UserError: the data set is not prepared.
   """
-  if config.data.source != "latents":
+  if not _is_of_latents(config):
     return config
   kept = asdict(latent_numbers(config))
   config = config.copy_and_resolve_references().unlock()
@@ -221,7 +221,7 @@ def with_numbers(config: ConfigDict) -> ConfigDict:
 
 def of_images(config: ConfigDict) -> ConfigDict:
   """Returns the configuration of a run on latents as one on the images that they are of; others as they are."""
-  if config.data.source != "latents":
+  if not _is_of_latents(config):
     return config
   config = config.copy_and_resolve_references().unlock()
   data = config.data
@@ -240,7 +240,7 @@ def drawing(config: ConfigDict, algorithm: Algorithm, at_once: int | None = None
   Raises:
     UserError: the decoder's weights are missing, or are not those that encoded the data.
   """
-  if config.data.source != "latents":
+  if not _is_of_latents(config):
     return algorithm, {}
   autoencoder, params = read_autoencoder(config.run.autoencoder)
   of_data = _numbers(config)
@@ -253,9 +253,13 @@ def drawing(config: ConfigDict, algorithm: Algorithm, at_once: int | None = None
   return cast(Algorithm, decoded), {AUTOENCODER: params}
 
 
+def _is_of_latents(config: ConfigDict) -> bool:
+  return config.data.get("source") == "latents"  # a converted snapshot names no data
+
+
 def numbers(config: ConfigDict) -> Numbers | None:
   """Returns what a run on latents knows of them, `with_numbers`; None of images."""
-  return _numbers(config) if config.data.source == "latents" else None
+  return _numbers(config) if _is_of_latents(config) else None
 
 
 def _numbers(config: ConfigDict) -> Numbers:

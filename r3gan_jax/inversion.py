@@ -13,8 +13,8 @@ The prior is weak. It keeps |z| near the sphere on which Gaussian noise concentr
 it, |z| grows to twice that radius for images that G cannot reproduce exactly. Noise that fills a box, such as
 U(-1, 1), has no prior, but is clipped to the box after every step.
 
-Fine-tuning keeps z and optimises offsets of G's features at 4x4. They have many more dimensions than z, so G can then
-reproduce images outside its range.
+Fine-tuning keeps z and optimises offsets of G's features at 4x4, or of a StyleGAN's w in every layer. They have many
+more dimensions than z, so G can then reproduce images outside its range.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,6 +31,7 @@ from flax import linen as nn
 
 from r3gan_jax.algorithms.base import Algorithm, Carry, HasBoundedNoise, Params
 from r3gan_jax.errors import UserError
+from r3gan_jax.networks import stylegan, stylegan2
 from r3gan_jax.networks.r3gan import GenerativeBasis
 from r3gan_jax.ops.images import to_float
 
@@ -47,7 +48,7 @@ class Inversion:
 
   Attributes:
     noise: float32 [noise_dim], from the best start.
-    offsets: float32 [offset_dim], added to G's features at 4x4; [0] without fine-tuning.
+    offsets: float32 [offset_dim], of `FineTuned`; [0] without fine-tuning.
     losses: float32 [starts], the final loss of each start.
     loss: the final loss of the best start, after fine-tuning if asked for.
     mse: its mean squared error of pixels in [-1, 1].
@@ -66,7 +67,7 @@ class Inverter:
   Args:
     discriminator: see `algorithms.base.HasImageFeatures`; None: compare only pixels.
     steps: number of optimiser steps, and of further ones for fine-tuning.
-    fine_tune: whether to also optimise the features at 4x4, starting from the best noise.
+    fine_tune: whether to also optimise the offsets of `FineTuned`, starting from the best noise.
 
   Raises:
     UserError: see `FineTuned`.
@@ -110,10 +111,17 @@ class Inverter:
 
 
 class FineTuned:
-  """The part of an `Algorithm` that `Sampler` uses, with noise that is z followed by offsets of the 4x4 features.
+  """The part of an `Algorithm` that `Sampler` uses, with noise that is z followed by offsets of the first features.
+
+  These are what the noise becomes before anything else happens: R3GAN's features at 4x4, [4, 4, width], or the w of
+  every layer of StyleGAN and StyleGAN2, [layers, width] (Abdal et al. 2019, arXiv 1904.03189, call this space W+).
+
+  Attributes:
+    noise_dim: length of z.
+    shape: of a sample's features.
 
   Raises:
-    UserError: the generator of `algorithm` does not begin with a `networks.r3gan.GenerativeBasis`.
+    UserError: the generator of `algorithm` has neither a `networks.r3gan.GenerativeBasis` nor a `Synthesis`.
   """
 
   def __init__(self, algorithm: Algorithm, params: Params, carry: Carry):
@@ -122,7 +130,7 @@ class FineTuned:
     self._algorithm = algorithm
     noise = jax.eval_shape(lambda: algorithm.noise(jax.random.split(jax.random.key(0), 1)))
     labels = jax.ShapeDtypeStruct((1,), jnp.int32) if algorithm.num_classes else None
-    shapes = []
+    shapes: list[tuple[int, ...]] = []
 
     def note_shape(features: jax.Array) -> jax.Array:
       shapes.append(features.shape[1:])
@@ -130,24 +138,42 @@ class FineTuned:
 
     jax.eval_shape(partial(self._generate, note_shape), params, carry, noise, labels)
     if len(shapes) != 1:
-      raise UserError(f"--fine_tune: {type(algorithm).__name__} has no features at 4x4 to fine-tune: leave it out")
-    self._noise_dim, self._shape = noise.shape[1], shapes[0]
+      raise UserError(
+        f"{type(algorithm).__name__} has no features at 4x4, and no w, to add offsets to: --fine_tune and edits of "
+        "features are for R3GAN, StyleGAN and StyleGAN2"
+      )
+    self.noise_dim, self.shape = noise.shape[1], shapes[0]
 
   @property
   def offset_dim(self) -> int:
-    """The number of offsets: 4 * 4 * width."""
-    return int(np.prod(self._shape))
+    """The number of offsets: 4 * 4 * width, or layers * width."""
+    return int(np.prod(self.shape))
+
+  def features(self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None) -> jax.Array:
+    """Returns what offsets are added to, float32 [N, offset_dim], of z [N, noise_dim]; see `Algorithm.generate`."""
+    found = []
+
+    def note(features: jax.Array) -> jax.Array:
+      found.append(features.reshape(-1, self.offset_dim).astype(jnp.float32))
+      return features
+
+    self._generate(note, params, carry, noise, labels)
+    return found[0]
 
   def generate(self, params: Params, carry: Carry, noise: jax.Array, *inputs: Any) -> jax.Array:
     """[N, noise_dim + offset_dim] -> images; see `Algorithm.generate`."""
-    noise, offsets = jnp.split(noise, [self._noise_dim], axis=1)
-    offsets = offsets.reshape(-1, *self._shape)
+    noise, offsets = jnp.split(noise, [self.noise_dim], axis=1)
+    offsets = offsets.reshape(-1, *self.shape)
     return self._generate(lambda features: features + offsets.astype(features.dtype), params, carry, noise, *inputs)
 
   def _generate(self, change: Callable[[jax.Array], jax.Array], *inputs: Any) -> jax.Array:
     def intercept(method: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-      result = method(*args, **kwargs)
-      return change(result) if isinstance(context.module, GenerativeBasis) else result
+      if isinstance(context.module, GenerativeBasis):
+        return change(method(*args, **kwargs))
+      if isinstance(context.module, (stylegan.Synthesis, stylegan2.Synthesis)):
+        w, *others = args
+        return method(change(w), *others, **kwargs)
+      return method(*args, **kwargs)
 
     with nn.intercept_methods(intercept):
       return self._algorithm.generate(*inputs)

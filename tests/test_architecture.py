@@ -15,7 +15,7 @@ FLOORS = (
   ("pretrained",),
   ("algorithms",),
   ("inversion", "sampling", "sources", "training"),
-  ("automatic", "comparison", "conversion", "factory", "planning", "sample_sets"),
+  ("automatic", "comparison", "conversion", "editing", "factory", "planning", "sample_sets"),
   ("reporting", "scoring"),
   ("runs",),
   ("published",),

@@ -22,7 +22,6 @@ StyleGAN and EDM.
                                             it: 41 % of values are one level higher (ops/images.py)
 """
 
-import importlib.util
 import math
 import os
 from collections import deque
@@ -40,7 +39,7 @@ from tqdm import tqdm
 
 from r3gan_jax import factory, runs, sample_sets
 from r3gan_jax.cli.shared.numbers import Numbers, parse_numbers
-from r3gan_jax.cli.shared.outputs import output_path
+from r3gan_jax.cli.shared.outputs import check_mp4, output_path
 from r3gan_jax.cli.shared.processes import join_processes
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.images import to_straight_alpha
@@ -162,8 +161,8 @@ def _check_video(kind: str, seeds: Numbers) -> None:
     raise UserError(f"--out={_OUT.value}: a .gif or .mp4 goes with --interpolate, and nothing else does")
   if _INTERPOLATE.value and len(seeds) < 2:
     raise UserError(f"--seeds={_SEEDS.value} is one seed, and --interpolate needs at least two")
-  if kind == ".mp4" and importlib.util.find_spec("av") is None:
-    raise UserError(f"--out={_OUT.value} needs PyAV: pip install -e '.[video]', or write a .gif")
+  if kind == ".mp4":
+    check_mp4("out", _OUT.value)
 
 
 def _check_memory(count: int, image_shape: tuple[int, int, int]) -> None:

@@ -14,14 +14,18 @@ from etils import epath
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics import classifiers
+from r3gan_jax.metrics.features import FeatureNetwork
 from r3gan_jax.networks.precise import PRECISION, Conv
 from r3gan_jax.ops.images import to_float
+from r3gan_jax.storage import as_path
 
 FEATURES = 128
 
 _NARROWEST, _WIDEST = 32, 128
 _SMALLEST_SIDE = 4
 _EVALUATION_BATCH = 500
+_FACTS = {"image_shape": (3,), "classes": (), "test_accuracy": ()}
+"""What a file says of its network, and the shape of each."""
 
 
 class ResidualCNN(nn.Module):
@@ -89,10 +93,33 @@ def load(path: epath.PathLike, shape: tuple[int, int, int], classes: int = 0) ->
   Raises:
     UserError: there is no such file, it has other contents, or it is of other images or classes.
   """
-  params, facts = classifiers.load(path, {"image_shape": (3,), "classes": (), "test_accuracy": ()})
+  params, facts = classifiers.load(path, _FACTS)
   seen, known = tuple(facts["image_shape"].tolist()), int(facts["classes"])
   for what, of_file, of_run in (("images of", seen, shape), ("a number of classes of", known, classes or known)):
     if of_file != of_run:
       raise UserError(f"{path} is for {what} {of_file}, but the run has {of_run}: train one with {classifiers.COMMAND}")
   classifiers.check(path, params, abstract_params(shape, known))
   return params
+
+
+def feature_network(path: epath.PathLike, shape: tuple[int, int, int]) -> FeatureNetwork:
+  """Returns the network in a file: uint8 [N, H, W, C] -> 'features' [N, P * 128], 'logits' [N, P, K].
+
+  P is 1. A network of one channel also sees images of several, such as stacked digits: each channel is an image of its
+  own, and P = C.
+
+  Args:
+    path, shape: see `load`; so are the errors.
+  """
+  height, width, channels = shape
+  _, facts = classifiers.load(path, _FACTS)
+  parts = channels if tuple(facts["image_shape"].tolist()) == (height, width, 1) else 1
+  params = load(path, (height, width, channels // parts))
+
+  def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
+    count = images.shape[0]
+    apart = jnp.moveaxis(images.reshape(count, height, width, channels // parts, parts), -1, 1)
+    found = outputs(params, apart.reshape(count * parts, height, width, channels // parts))
+    return {"features": found["features"].reshape(count, -1), "logits": found["logits"].reshape(count, parts, -1)}
+
+  return FeatureNetwork(as_path(path).stem, apply, params, "none")

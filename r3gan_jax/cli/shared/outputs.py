@@ -1,5 +1,6 @@
 """Flags that name what a command writes: a file of a known type, or a directory."""
 
+import importlib.util
 import os
 import re
 from collections.abc import Sequence
@@ -50,3 +51,9 @@ def output_path(flag: str, value: str, suffixes: Sequence[str] = (), directory: 
     return path, path.suffix.lower()
   choices = [*suffixes, *(["a directory (its name ends with / if it has such a suffix)"] * directory)]
   raise UserError(f"cannot write --{flag}={value}: choose {' or '.join(choices)}")
+
+
+def check_mp4(flag: str, value: str) -> None:
+  """Raises a UserError if the package that writes .mp4 is missing."""
+  if importlib.util.find_spec("av") is None:
+    raise UserError(f"--{flag}={value} needs PyAV: pip install -e '.[video]', or write a .gif")
