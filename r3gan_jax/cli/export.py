@@ -44,7 +44,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def main() -> None:
   out, _ = output_path("out", _OUT.value, (".stablehlo",))
   trained = runs.averaged_run(_WORKDIR.value, *runs.open_state(_WORKDIR.value, _CHECKPOINT.value))
-  if _LATENTS.value and trained.config.data.source != "latents":
+  if _LATENTS.value and factory.numbers(trained.config) is None:
     raise UserError(f"--latents: the run in {_WORKDIR.value} was trained on images: leave it out")
   serialized = exported_generator(trained, decode=not _LATENTS.value).serialize()
   with failing_as(f"cannot write --out={out}", out):
