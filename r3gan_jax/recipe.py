@@ -45,7 +45,8 @@ class Data:
   """config.data: the images and labels."""
 
   # "tfds": a data set prepared by cli.prepare_data; "folder": a directory or zip of images of the configured size;
-  # "images": either, or images of other sizes, which are fitted once; "stacked_mnist"; "stacked_digits"; "generated";
+  # "images": either, or images of other sizes, which are fitted once; "digits": scikit-learn's, 8x8; "stacked_digits":
+  # three of them as R, G and B; "stacked_mnist": so of a prepared data set; "generated";
   # "latents": an autoencoder's latents of images, by cli.prepare_data --encode (data/latents.py)
   source: str = setting("tfds")
   name: str = setting("")  # the prepared data set

@@ -20,7 +20,7 @@ from r3gan_jax.data.latents import LatentFiles, LatentSource, Numbers, is_of_fil
 from r3gan_jax.data.prepare import prepare_images
 from r3gan_jax.data.skipping import SkippingSource
 from r3gan_jax.data.source import Source
-from r3gan_jax.data.stacked import StackedSource, load_small_digits
+from r3gan_jax.data.stacked import DigitsSource, StackedSource, load_small_digits
 from r3gan_jax.data.tfds import TfdsSource, is_prepared, number_of_classes, splits
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.weights import cache_directory
@@ -161,20 +161,32 @@ def _check_stacked(config: ConfigDict) -> None:
       raise UserError(f"config.data.{name} = {config.data[name]}: stacked digits need {fixed}")
 
 
-def _stacked_mnist(config: ConfigDict) -> Source:
+def of_single_digits(config: ConfigDict) -> ConfigDict:
+  """Returns the configuration of stacked digits as one of single ones, grey and with labels; others as they are."""
+  single = {"stacked_mnist": "tfds", "stacked_digits": "digits"}
+  if config.data.source not in single:
+    return config
   _check_stacked(config)
-  grey = config.copy_and_resolve_references()
-  grey.data.channels = 1
-  digits = _tfds(grey)
+  config = config.copy_and_resolve_references()
+  config.data.update({"source": single[config.data.source], "channels": 1, "num_classes": 10})
+  return config
+
+
+def _stacked_mnist(config: ConfigDict) -> Source:
+  digits = _tfds(of_single_digits(config))
   return StackedSource(digits[np.arange(len(digits))]["image"][..., 0])
 
 
 def _stacked_digits(config: ConfigDict) -> Source:
-  _check_stacked(config)
-  digits = load_small_digits()[0]
-  if config.data.resolution != digits.shape[1]:
-    raise UserError(f"config.data.resolution = {config.data.resolution}: stacked_digits are 8x8")
-  return StackedSource(digits)
+  digits = _digits(of_single_digits(config))
+  return StackedSource(digits[np.arange(len(digits))]["image"][..., 0])
+
+
+def _digits(config: ConfigDict) -> Source:
+  for name, fixed in (("resolution", 8), ("channels", 1), ("num_classes", 10), ("width", 0), ("bits", 8)):
+    if config.data[name] != fixed:
+      raise UserError(f"config.data.{name} = {config.data[name]}: scikit-learn's digits need {fixed}")
+  return DigitsSource(*load_small_digits())
 
 
 def _generated(config: ConfigDict) -> Source:
@@ -186,6 +198,7 @@ SOURCES: Mapping[str, Callable[[ConfigDict], Source]] = {
   "tfds": lambda config: _readable(config, _tfds(config)),
   "folder": lambda config: _readable(config, _folder(config)),
   "images": lambda config: _readable(config, _images(config)),
+  "digits": _digits,
   "stacked_digits": _stacked_digits,
   "stacked_mnist": _stacked_mnist,
   "generated": _generated,

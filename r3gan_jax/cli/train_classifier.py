@@ -4,8 +4,9 @@
     python -m r3gan_jax.cli.train_classifier --config=configs/cifar10.py --out=classifier.npz
 
 The first is the feature network of (stacked) MNIST. The data set is a prepared one of 10 classes and at most 32x32
-pixels; the split "test" is held out. The second, for config.gan.guidance_classifier and alignment_network, is of the
-data of any recipe with classes; a tenth of the images, at most 10,000, is held out.
+pixels; the split "test" is held out. The second, for config.gan.guidance_classifier and alignment_network, and for
+cli.edit, is of the data of any recipe with classes, or of the single digits of stacked ones; a tenth of the images, at
+most 10,000, is held out.
 """
 
 from r3gan_jax.memory import keep_memory
@@ -31,6 +32,7 @@ from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics import digits_cnn, residual_cnn
 from r3gan_jax.pretrained import classifier_path
+from r3gan_jax.sources import of_single_digits
 
 _CONFIG = define_recipe("config", "The recipe whose data are classified; --name and --data_path do not apply then.")
 _NAME = flags.DEFINE_string("name", "mnist", "The --name given to prepare_data, e.g. mnist or fashion_mnist.")
@@ -71,7 +73,7 @@ def _train_for_recipe() -> None:
   if not _OUT.value:
     raise UserError("--config needs --out: name the .npz to write")
   out, _ = output_path("out", _OUT.value, (".npz",))
-  config = factory.with_numbers(automatic.completed(_CONFIG.value))
+  config = of_single_digits(factory.with_numbers(automatic.completed(_CONFIG.value)))
   classes = config.data.num_classes
   if not classes:
     raise UserError("config.data.num_classes = 0: a classifier needs data with classes")

@@ -33,6 +33,29 @@ class StackedSource:
     return digest(self._digits, self._triples)
 
 
+class DigitsSource:
+  """The digits themselves, grey, with their labels.
+
+  Args:
+    digits: uint8 [n, h, w].
+    labels: int32 [n] in 0..9.
+  """
+
+  classes = tuple("0123456789")
+
+  def __init__(self, digits: np.ndarray, labels: np.ndarray):
+    self._digits, self._labels = digits[..., None], labels
+
+  def __len__(self) -> int:
+    return len(self._digits)
+
+  def __getitem__(self, indices: np.ndarray) -> Examples:
+    return {"image": self._digits[indices], "label": self._labels[indices]}
+
+  def fingerprint(self) -> str:
+    return digest(self._digits, self._labels)
+
+
 def load_small_digits() -> tuple[np.ndarray, np.ndarray]:
   """Returns scikit-learn's 1,797 handwritten digits: images uint8 [n, 8, 8] in [0, 255], labels int32 [n]."""
   from sklearn import datasets  # takes most of a second, and few runs need it

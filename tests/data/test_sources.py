@@ -1,7 +1,12 @@
 import numpy as np
+import pytest
 
+from configs import cifar10, stacked_digits
+from r3gan_jax import factory
 from r3gan_jax.data.generated import GeneratedSource
 from r3gan_jax.data.stacked import StackedSource, load_small_digits
+from r3gan_jax.errors import UserError
+from r3gan_jax.sources import of_single_digits
 
 
 def test_stacked_digits_are_three_real_digits():
@@ -16,6 +21,22 @@ def test_stacked_digits_are_three_real_digits():
   # 3000 draws of 1000 equally likely modes hit 950 +- 7.
   assert 900 < len(set(modes)) < 1000
   np.testing.assert_array_equal(source[np.array([7, 2])]["image"], images[[7, 2]])
+
+
+def test_single_digits_of_a_recipe_of_stacked_ones():
+  config = stacked_digits.get_config()
+  source = factory.build_source(of_single_digits(config))
+  examples = source[np.array([1796, 0])]
+  digits, labels = load_small_digits()
+  np.testing.assert_array_equal(examples["image"][..., 0], digits[[1796, 0]])
+  np.testing.assert_array_equal(examples["label"], labels[[1796, 0]])
+  assert len(source) == 1797 and source.classes[3] == "3"
+  assert config.data.source == "stacked_digits" and config.data.channels == 3
+  config.data.resolution = 16
+  with pytest.raises(UserError, match=r"config\.data\.resolution = 16: scikit-learn's digits need 8"):
+    factory.build_source(config)
+  other = cifar10.get_config()
+  assert of_single_digits(other) is other
 
 
 def test_generated_images():
