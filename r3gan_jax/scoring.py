@@ -153,16 +153,17 @@ class Scorer:
     for _, evaluation in self._evaluations:
       evaluation.check(*drawn)
     quantised_in = factory.quantised_in(config, algorithm)
-    self._protocol_of = partial(protocol, config, algorithm, weights=weights)
-    self._fakes_of = partial(fake_images, algorithm, source, run.metric_samples, quantised_in=quantised_in, title=title)
+    self._config, self._algorithm, self._source, self._weights = config, algorithm, source, weights
+    self._options = {"quantised_in": quantised_in, "title": title}
     self._settings: Settings = {"num_samples": run.metric_samples, "seed": seed, "quantised_in": quantised_in.name}
     self._take(seed)
 
   def _take(self, seed: int) -> None:
     self._seed, self._settings = seed, self._settings | {"seed": seed}
-    self.protocol = self._protocol_of(seed=seed)
+    self.protocol = protocol(self._config, self._algorithm, seed, self._weights)
     if self._modes or self._evaluations:
-      self._draw = self._fakes_of(seed=seed)
+      num_samples = self._config.run.metric_samples
+      self._draw = fake_images(self._algorithm, self._source, num_samples, seed, **self._options)
 
   def of_seed(self, seed: int) -> "Scorer":
     """Returns a scorer by other samples, which shares what is known of the real images.

@@ -199,7 +199,7 @@ def test_a_run(evaluate, own_cache, files, tmp_path):
   assert read_metrics(run)["metrics/density (seed=2)"][1][-1] == repeated["density"][1]
   mean, deviation = np.mean(repeated["fid"]), abs(first["fid"] - second["fid"]) / np.sqrt(2)
   shown = re.search(r"^fid +(\S+) \+- (\S+)$", done.stdout, re.MULTILINE)
-  np.testing.assert_allclose([float(value) for value in shown.groups()], [mean, deviation], rtol=0.01)
+  np.testing.assert_allclose([float(value) for value in shown.groups()], [mean, deviation], rtol=0.05)
   left_out = dict(re.findall(r"\] (\w+) is left out: (.*)", done.stderr))
   assert left_out.keys() == LEFT_OUT.keys() and all(why in left_out[metric] for metric, why in LEFT_OUT.items())
   assert repeated.keys() >= {"fid", "kid", "precision", "recall", "density", "coverage", "authenticity"}
