@@ -92,6 +92,7 @@ BEST_METRICS = {
   "inception_score": ("inception_score", "max"),
   "precision": ("precision_recall", "max"),
   "recall": ("precision_recall", "max"),
+  "coverage": ("density_coverage", "max"),
   "class_accuracy": ("class_accuracy", "max"),
   "intra_fid": ("intra_fid", "min"),
   "modes": ("modes", "max"),

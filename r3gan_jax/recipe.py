@@ -117,9 +117,9 @@ class Run:
   grid: tuple[int, int] = setting((16, 16), positive)  # columns, rows
   grid_scale: int = setting(1, positive)  # integer upscaling of saved grids
   grid_channels: bool = setting(False)  # show each image's red, green and blue channels beside it
-  # Computed at every snapshot: "fid", "kid", "inception_score", "precision_recall", "modes" (stacked data only),
-  # "class_accuracy" and "intra_fid" (of conditional GANs), "classification_error" (of GANs that classify or encode
-  # images, on the test images of prepared data)
+  # Computed at every snapshot: "fid", "kid", "inception_score", "precision_recall", "density_coverage", "authenticity",
+  # "modes" (stacked data only), "class_accuracy" and "intra_fid" (of conditional GANs), "classification_error" (of GANs
+  # that classify or encode images, on the test images of prepared data)
   metrics: tuple[str, ...] = setting(())
   metric_samples: int = setting(50_000, positive)
   # The feature network: "inception", "vgg16", "digits" (cli.train_classifier) or "pixels"; "": each metric's own
