@@ -13,6 +13,9 @@ from r3gan_jax.networks.precise import PRECISION
 RESIZES = ("pytorch", "tensorflow", "clean")
 """The conventions of `resize` that Inception's scores are published with."""
 
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+_STANDARD_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+
 
 @dataclass(frozen=True)
 class FeatureNetwork:
@@ -74,6 +77,12 @@ def cubic(x: np.ndarray, a: float) -> np.ndarray:
   near = ((a + 2) * x - (a + 3)) * x**2 + 1
   far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
   return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def standardise(images: jax.Array) -> jax.Array:
+  """Standardises RGB images in 0..255 by ImageNet's channel statistics, as torchvision does: float32 [N, H, W, 3]."""
+  mean, deviation = (jnp.asarray(values)[None, None, None] for values in (_MEAN, _STANDARD_DEVIATION))
+  return (images / 255 - mean) / deviation
 
 
 def as_rgb(images: jax.Array) -> jax.Array:

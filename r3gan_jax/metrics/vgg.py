@@ -11,14 +11,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from r3gan_jax.metrics.features import FeatureNetwork, as_rgb, resize
+from r3gan_jax.metrics.features import FeatureNetwork, as_rgb, resize, standardise
 from r3gan_jax.networks.precise import PRECISION, Conv
 
 SIDE = 224
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STANDARD_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """(width, convolutions) of each block, which ends in a 2x2 max pool."""
 
@@ -40,8 +37,7 @@ class VGG16(nn.Module):
 
 def preprocess(images: jax.Array) -> jax.Array:
   """Resizes and standardises uint8 [N, H, W, 1 or 3]: float32 [N, 224, 224, 3]."""
-  resized = resize(as_rgb(images), SIDE, "pytorch") / 255
-  return (resized - MEAN.reshape(1, 1, 1, 3)) / STANDARD_DEVIATION.reshape(1, 1, 1, 3)
+  return standardise(resize(as_rgb(images), SIDE, "pytorch"))
 
 
 def abstract_params() -> dict:

@@ -1,7 +1,7 @@
-"""Made-up weights of feature networks, and what the original code computes with them (tests/golden/feature_networks.npz).
+"""Made-up weights of feature networks, and what the original code computes with them: golden/feature_networks.npz.
 
-    python -m helpers.feature_networks   # records, from tests/, with torch 2.13.0, timm 1.0.31, clean-fid 0.1.35,
-                                         # lpips 0.1.4, torch-fidelity 0.4.0, torchvision 0.28.0 and pillow 13.0.0
+    python -m helpers.feature_networks   # records, from tests/, with torch 2.13.0, torchvision 0.28.0, timm 1.0.31,
+                                         # clean-fid 0.1.35, lpips 0.1.4, torch-fidelity 0.4.0 and pillow 13.0.0
 
 A tensor is drawn from its name and shape, so that no weights are stored. Images are uint8 NHWC.
 """
