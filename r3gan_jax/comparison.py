@@ -5,7 +5,7 @@ from pathlib import Path
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.weights import cache_directory, file_fingerprint, published
-from r3gan_jax.metrics.evaluation import Evaluation
+from r3gan_jax.metrics.evaluation import OF_NEIGHBOURS, Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.reference import Reference
 from r3gan_jax.metrics.statistics_cache import StatisticsCache
@@ -24,7 +24,6 @@ def build_evaluations(
   weights: Path | None = None,
   download: bool = False,
   batch_per_device: int = 64,
-  seed: int = 0,
 ) -> list[tuple[Settings, Evaluation]]:
   """Builds one evaluation against `real` per feature network that `metrics` need; beside each, its settings.
 
@@ -39,10 +38,26 @@ def build_evaluations(
   for name in dict.fromkeys(network or default_network(metric) for metric in metrics):
     served = [metric for metric in metrics if (network or default_network(metric)) == name]
     features = build_feature_network(name, resize, weights, download)
-    evaluation = Evaluation(served, features, make_mesh(), real, cache, batch_per_device, seed)
+    evaluation = Evaluation(served, features, make_mesh(), real, cache, batch_per_device)
     settings: Settings = {"network": features.name, "resize": features.resize}
     evaluations.append((settings | fingerprint_of(weights), evaluation))
   return evaluations
+
+
+def possible(
+  evaluations: Sequence[tuple[Settings, Evaluation]], num_fake: int, shape: tuple[int, int, int], with_classes: bool
+) -> list[tuple[Settings, Evaluation]]:
+  """Returns the evaluations by the metrics that these images allow; logs why they do not allow others.
+
+  The arguments are those of `Evaluation.check`.
+
+  Raises:
+    UserError: they allow none.
+  """
+  found = [(settings, evaluation.possible(num_fake, shape, with_classes)) for settings, evaluation in evaluations]
+  if not any(evaluation.metrics for _, evaluation in found):
+    raise UserError("metrics: these images allow none, see above: give more images, or choose another network")
+  return [(settings, evaluation) for settings, evaluation in found if evaluation.metrics]
 
 
 def reference(evaluations: Sequence[tuple[Settings, Evaluation]]) -> Reference:
@@ -59,5 +74,5 @@ def fingerprint_of(weights: Path | None) -> Settings:
 
 
 def default_network(metric: str) -> str:
-  """Returns the feature network of the literature."""
-  return "vgg16" if metric == "precision_recall" else "inception"
+  """Returns the feature network of the literature; for authenticity, that of the other metrics of neighbours."""
+  return "vgg16" if metric in OF_NEIGHBOURS else "inception"

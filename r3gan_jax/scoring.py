@@ -4,6 +4,7 @@ Besides the checkpoint and the data, the scores of samples depend on a protocol:
 """
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from r3gan_jax.comparison import (
   build_evaluations,
   default_network,
   fingerprint_of,
+  possible,
   reference,
 )
 from r3gan_jax.data.images import to_8_bits
@@ -45,6 +47,9 @@ from r3gan_jax.training.protocol import Protocol
 
 OF_SAMPLES = ("modes", *FEATURE_METRICS)
 METRICS = (*OF_SAMPLES, "classification_error")
+
+_SAMPLES_OF_A_CLASS = 20
+"""With fewer of each class on average, `report` leaves out FID within classes: it would be bias only."""
 
 MIN_CLASSIFIER_ACCURACY = {"stacked_digits": 0.97, "stacked_mnist": 0.99}
 """config.data.source -> the held-out accuracy below which mode coverage would measure the classifier."""
@@ -73,6 +78,28 @@ def protocol(config: ConfigDict, algorithm: Algorithm, seed: int = 0, weights: P
   } | fingerprint_of(weights)
 
 
+def report(config: ConfigDict, algorithm: Algorithm, num_samples: int) -> list[str]:
+  """Returns all metrics that the data and the networks of a run allow; logs why they do not allow others.
+
+  A `Scorer` may leave out more of them, since the feature network counts, too.
+  """
+  classes = algorithm.num_classes
+  why = {}
+  if not config.data.source.startswith("stacked"):
+    why["modes"] = "the data are not stacked digits"
+  if not classes:
+    why |= dict.fromkeys(OF_CLASSES, "the GAN is not conditional")
+  elif num_samples < _SAMPLES_OF_A_CLASS * classes:
+    why["intra_fid"] = f"{num_samples:,} samples are too few for {classes} classes"
+  if not isinstance(algorithm, HasClassifier | HasCategories | HasCodes):
+    why["classification_error"] = f"{config.algorithm} has no networks that classify or encode images"
+  elif not has_test_images(config):
+    why["classification_error"] = "the data have no labelled test images"
+  for metric, reason in why.items():
+    logging.info("%s is left out: %s", metric, reason)
+  return [metric for metric in METRICS if metric not in why]
+
+
 class Scorer:
   """Scores a run by config.run.metrics: its samples, and its own networks as a classifier.
 
@@ -86,6 +113,8 @@ class Scorer:
     download: fetches published weights that are missing.
     batch_per_device: images in one forward pass of the feature network.
     title: see `Sampler`.
+    leave_out: leaves out metrics of features that the network or the images do not allow, and logs why, instead of
+      raising errors.
 
   Raises:
     UserError: an unknown metric, network or resize, missing weights, 'modes' of data that are not stacked digits,
@@ -103,32 +132,47 @@ class Scorer:
     download: bool = False,
     batch_per_device: int = 64,
     title: str | None = "the generator",
+    leave_out: bool = False,
   ):
     run = config.run
     for metric in run.metrics:
       look_up(dict.fromkeys(METRICS), "run.metrics", metric)
       if metric in OF_CLASSES and not algorithm.num_classes:
         raise UserError(f"metrics: {metric!r} needs a conditional GAN, but config.data.num_classes = 0: leave it out")
-    self.protocol = protocol(config, algorithm, seed, weights)
     self._classification: ClassificationError | None = None
     if "classification_error" in run.metrics:
       self._classification = _classification_error(config, algorithm, batch_per_device)
-    self._parts: list[tuple[Settings, Callable[[ImageSet], dict[str, float]]]] = []
     real = real_images(config, source, run.metric_samples)
-    if "modes" in run.metrics:
-      self._parts.append(({}, ModeCoverage(_digit_classifier(config), real)))
+    self._modes = ModeCoverage(_digit_classifier(config), real) if "modes" in run.metrics else None
     compared = [metric for metric in run.metrics if metric in FEATURE_METRICS]
-    network, weights = _network(config), _weights(config, weights)
-    self._evaluations = build_evaluations(
-      compared, real, network, run.resize, weights, download, batch_per_device, seed
-    )
+    of_network = _network(config), run.resize, _weights(config, weights)
+    self._evaluations = build_evaluations(compared, real, *of_network, download, batch_per_device)
+    drawn = run.metric_samples, algorithm.image_shape, algorithm.num_classes > 0
+    if leave_out and compared:
+      self._evaluations = possible(self._evaluations, *drawn)
     for _, evaluation in self._evaluations:
-      evaluation.check(run.metric_samples, algorithm.image_shape)
-    self._parts += self._evaluations
+      evaluation.check(*drawn)
     quantised_in = factory.quantised_in(config, algorithm)
-    self._settings = {"num_samples": run.metric_samples, "seed": seed, "quantised_in": quantised_in.name}
-    if self._parts:
-      self._draw = fake_images(algorithm, source, run.metric_samples, seed, quantised_in=quantised_in, title=title)
+    self._protocol_of = partial(protocol, config, algorithm, weights=weights)
+    self._fakes_of = partial(fake_images, algorithm, source, run.metric_samples, quantised_in=quantised_in, title=title)
+    self._settings: Settings = {"num_samples": run.metric_samples, "seed": seed, "quantised_in": quantised_in.name}
+    self._take(seed)
+
+  def _take(self, seed: int) -> None:
+    self._seed, self._settings = seed, self._settings | {"seed": seed}
+    self.protocol = self._protocol_of(seed=seed)
+    if self._modes or self._evaluations:
+      self._draw = self._fakes_of(seed=seed)
+
+  def of_seed(self, seed: int) -> "Scorer":
+    """Returns a scorer by other samples, which shares what is known of the real images.
+
+    It does not score networks as a classifier again.
+    """
+    scorer = copy(self)
+    scorer._classification = None
+    scorer._take(seed)
+    return scorer
 
   def __call__(self, params: Params, carry: Carry) -> Iterator[tuple[Settings, dict[str, float]]]:
     """Scores averaged parameters and carry, on this process's devices.
@@ -137,14 +181,15 @@ class Scorer:
     """
     if self._classification:
       yield {}, self._classification((params, carry))
-    if not self._parts:
-      return
-    yield from self.of_images(self._draw(params, carry))
+    if self._modes or self._evaluations:
+      yield from self.of_images(self._draw(params, carry))
 
   def of_images(self, images: ImageSet) -> Iterator[tuple[Settings, dict[str, float]]]:
     """Scores images in place of samples; yields as a call does."""
-    for settings, score in self._parts:
-      yield settings | self._settings, score(images)
+    if self._modes:
+      yield self._settings, self._modes(images)
+    for of_network, evaluation in self._evaluations:
+      yield of_network | self._settings, evaluation(images, self._seed)
 
   def reference(self) -> Reference:
     """Returns the reference statistics of the data; raises a UserError without FID."""
@@ -189,6 +234,14 @@ def real_images(config: ConfigDict, source: Source, num_samples: int) -> ImageSe
   return ImageSet("real", size, shape, lambda indices: to_8_bits(source[indices]["image"]), source.fingerprint, labels)
 
 
+def seeds_of_samples(num_samples: int, seed: int) -> np.ndarray:
+  """Returns the seeds of the samples of a set, int64 [num_samples]; raises a UserError if they are too large."""
+  seeds = seed * num_samples + np.arange(num_samples)
+  if seeds[-1] >= 2**32:
+    raise UserError(f"seed {seed}: {num_samples} samples of it need seeds beyond 2^32; choose a smaller one")
+  return seeds
+
+
 def fake_images(
   algorithm: Algorithm, source: Source, num_samples: int, seed: int, **options: Any
 ) -> Callable[[Params, Carry], ImageSet]:
@@ -196,9 +249,7 @@ def fake_images(
 
   Classes are drawn from the labels of `source`, so they have its distribution. `options`: of the `Sampler`.
   """
-  seeds = seed * num_samples + np.arange(num_samples)
-  if seeds[-1] >= 2**32:
-    raise UserError(f"seed {seed}: {num_samples} samples of it need seeds beyond 2^32; choose a smaller one")
+  seeds = seeds_of_samples(num_samples, seed)
   labels: np.ndarray | None = None
   if algorithm.num_classes:
     chosen = np.random.default_rng(seed).integers(len(source), size=num_samples)

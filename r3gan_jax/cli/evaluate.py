@@ -14,6 +14,9 @@ together with what it depends on. In metrics.jsonl, scores by another protocol t
 their own, such as "metrics/fid (num_samples=1000)". The same seed gives the same numbers.
 
     --save_statistics=FILE.npz  also writes the reference statistics of the real images; with --real, without --fake
+    --metrics=report            all metrics that the data and the networks allow; a line names each that is left out
+    --repeats=3                 scores 3 sets of samples, of --seed and the next ones; then prints the mean and the
+                                standard deviation over them, such as "fid 2.31 +- 0.04"
     --metrics=classification_error
                                 of the run's own networks on the data set's test images; no samples are drawn
     --quantisation=official     samples become uint8 in bfloat16 if G's last stage computes in it (never on CPUs), as in
@@ -21,9 +24,12 @@ their own, such as "metrics/fid (num_samples=1000)". The same seed gives the sam
 """
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from absl import flags, logging
 from etils import epath
 
@@ -33,6 +39,7 @@ from r3gan_jax.cli.shared.processes import join_processes
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.comparison import Settings
 from r3gan_jax.errors import UserError
+from r3gan_jax.metrics.evaluation import METRICS, OF_NEIGHBOURS
 from r3gan_jax.metrics.features import RESIZES
 from r3gan_jax.metrics.image_sets import open_images, open_real
 from r3gan_jax.metrics.reference import Reference, write_reference
@@ -42,6 +49,8 @@ from r3gan_jax.storage import as_path, failing_as, write_whole
 from r3gan_jax.training.distributed import is_first_process
 from r3gan_jax.training.logging import METRICS_FILE, append_line
 from r3gan_jax.training.protocol import as_series, keep_protocol, protocol_differences
+
+REPORT = "report"
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of a run.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "With --workdir: its images seen, or 'best'; default: the newest.")
@@ -55,13 +64,16 @@ _NUM_SAMPLES = flags.DEFINE_integer(
 _REAL = flags.DEFINE_string("real", None, "Real images: a directory, zip or .npz; for FID also statistics in an .npz.")
 _FAKE = flags.DEFINE_string("fake", None, "The images to score: a directory, zip or .npz.")
 _METRICS = flags.DEFINE_list(
-  "metrics", None, f"A list of {', '.join(scoring.METRICS)}; default: config.run.metrics, or fid."
+  "metrics",
+  None,
+  f"A list of {', '.join(scoring.METRICS)}, or {REPORT!r} for all that are possible; default: config.run.metrics, or "
+  "fid.",
 )
 _NETWORK = flags.DEFINE_enum(
   "network",
   None,
   FEATURE_NETWORKS,
-  "Default: the run's; else VGG16 for precision_recall, Inception for the others.",
+  f"Default: the run's; else VGG16 for {', '.join(OF_NEIGHBOURS)}, Inception for the others.",
 )
 _RESIZE = flags.DEFINE_enum(
   "resize", None, RESIZES, "How images are resized for Inception; default: the run's, or tensorflow."
@@ -81,10 +93,16 @@ _SEED = flags.DEFINE_integer(
   lower_bound=0,
   upper_bound=2**32 - 1,
 )
+_REPEATS = flags.DEFINE_integer(
+  "repeats", 1, "With --workdir: how many sets of samples to score, each with a seed of its own.", lower_bound=1
+)
 _JSON = flags.DEFINE_string("json", None, "Also write the numbers to this file.")
 _SAVE_STATISTICS = flags.DEFINE_string(
   "save_statistics", None, "Also write the reference statistics of the real images to this .npz."
 )
+
+Entry = list[tuple[Settings, dict[str, float]]]
+"""Settings and numbers of one feature network, for each seed."""
 
 
 def main() -> None:
@@ -94,26 +112,60 @@ def main() -> None:
   statistics_only = bool(_SAVE_STATISTICS.value and _REAL.value and not _FAKE.value)
   if bool(_WORKDIR.value) == bool(_REAL.value) or bool(_REAL.value) != bool(_FAKE.value or statistics_only):
     raise UserError("name either a --workdir, or --real and --fake")
+  if REPORT in (_METRICS.value or ()) and len(_METRICS.value) > 1:
+    raise UserError(f"--metrics={','.join(_METRICS.value)}: {REPORT} has all metrics: name no others")
   for metric in _METRICS.value or ():
-    if metric not in scoring.METRICS:
+    if metric not in (*scoring.METRICS, REPORT):
       raise UserError(f"--metrics={metric} is unknown: choose from {', '.join(scoring.METRICS)}")
   statistics = _SAVE_STATISTICS.value and output_path("save_statistics", _SAVE_STATISTICS.value, (".npz",))[0]
   if _JSON.value:
     output_path("json", _JSON.value, (".json",))
   weights = Path(_WEIGHTS.value).expanduser() if _WEIGHTS.value else None
   scores = _of_run(_WORKDIR.value, weights, statistics) if _WORKDIR.value else _of_files(weights, statistics)
-  shown: list[dict[str, str | float]] = []
+  shown: dict[tuple[str | int, ...], Entry] = {}
   for settings, numbers in scores:
-    shown.append(settings | numbers)
+    shown.setdefault(tuple(value for name, value in settings.items() if name != "seed"), []).append((settings, numbers))
     if not is_first_process():
       continue
     try:
       if _JSON.value:
+        entries = [_as_json(entry) for entry in shown.values()]
         with failing_as(f"cannot write --json={_JSON.value}", _JSON.value):
-          write_whole(as_path(_JSON.value), json.dumps(shown, indent=2) + "\n")
+          write_whole(as_path(_JSON.value), json.dumps(entries, indent=2) + "\n")
     finally:  # what is computed is shown, whatever becomes of the file
-      for name, value in shown[-1].items():
-        print(f"{name:40}{format(value, '.6g') if isinstance(value, float) else value}", flush=True)
+      for name, value in (settings | numbers).items():
+        _show(name, format(value, ".6g") if isinstance(value, float) else value)
+  if _REPEATS.value > 1 and is_first_process():
+    _show("repeats", _REPEATS.value)
+    for entry in shown.values():
+      for name in entry[0][1]:
+        _show(name, mean_and_deviation([numbers[name] for _, numbers in entry]))
+
+
+def _as_json(entry: Entry) -> dict[str, Any]:
+  """Returns settings and numbers by name; of several seeds, the lists of the seeds and of the numbers."""
+  settings, numbers = entry[0]
+  if _REPEATS.value == 1:
+    return settings | numbers
+  seeds = {"seed": [settings["seed"] for settings, _ in entry]} if "seed" in settings else {}
+  return settings | seeds | {name: [numbers[name] for _, numbers in entry] for name in numbers}
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+  """Returns "2.31 +- 0.04", the mean and the standard deviation, or the mean alone if the values are equal.
+
+  A deviation has one digit, or two if the first is 1.
+  """
+  if min(values) == max(values):
+    return format(values[0], ".6g")
+  mean, deviation = np.mean(values), np.std(values, ddof=1)
+  first = math.floor(math.log10(deviation))
+  decimals = max(0, -first + (deviation < 2 * 10.0**first))
+  return f"{mean:.{decimals}f} +- {deviation:.{decimals}f}"
+
+
+def _show(name: str, value: str | float) -> None:
+  print(f"{name:40}{value}", flush=True)
 
 
 def _of_run(
@@ -125,37 +177,57 @@ def _of_run(
 
   run, path = trained.config.run, as_path(workdir)
   own = scoring.protocol(trained.config, trained.algorithm) if run.metrics else None
+  report = _METRICS.value == [REPORT]
+  num_samples = _NUM_SAMPLES.value or run.metric_samples
+  scoring.seeds_of_samples(num_samples, _SEED.value + _REPEATS.value - 1)
+  metrics = scoring.report(trained.config, trained.algorithm, num_samples) if report else _METRICS.value
   chosen = {
-    "metrics": _METRICS.value or list(run.metrics) or ["fid"],
-    "metric_samples": _NUM_SAMPLES.value,
+    "metrics": metrics or list(run.metrics) or ["fid"],
+    "metric_samples": num_samples,
     "feature_network": _NETWORK.value,
     "resize": _RESIZE.value,
     "quantisation": _QUANTISATION.value,
   }
   run.update({name: value for name, value in chosen.items() if value is not None})
   scorer = Scorer(
-    trained.config, trained.algorithm, source, _SEED.value, weights, _DOWNLOAD.value, _BATCH.value, trained.title
+    trained.config,
+    trained.algorithm,
+    source,
+    _SEED.value,
+    weights,
+    _DOWNLOAD.value,
+    _BATCH.value,
+    trained.title,
+    leave_out=report,
   )
   protocol_differences(path, scorer.protocol)  # a damaged record is noticed before anything is computed
   if statistics:
     _write_statistics(statistics, scorer.reference())
-  for settings, numbers in scorer(trained.params, trained.carry):
-    if is_first_process():
-      try:
-        if scorer.protocol:
-          keep_protocol(path, own or scorer.protocol)
-        differences = protocol_differences(path, scorer.protocol)
-        series = as_series(numbers, {name: pair for name, pair in differences.items() if name in settings})
-        with failing_as(f"cannot write {path / METRICS_FILE}", path):
-          append_line(path / METRICS_FILE, trained.images_seen, series)
-      except UserError as error:  # as for a run of somebody else's
-        logging.error("the scores are shown but not logged: %s", error)
-    yield {"images_seen": trained.images_seen, **settings}, numbers
+  for seed in range(_SEED.value, _SEED.value + _REPEATS.value):
+    scorer = scorer if seed == _SEED.value else scorer.of_seed(seed)
+    for settings, numbers in scorer(trained.params, trained.carry):
+      if is_first_process():
+        try:
+          if scorer.protocol:
+            keep_protocol(path, own or scorer.protocol)
+          differences = protocol_differences(path, scorer.protocol)
+          series = as_series(numbers, {name: pair for name, pair in differences.items() if name in settings})
+          with failing_as(f"cannot write {path / METRICS_FILE}", path):
+            append_line(path / METRICS_FILE, trained.images_seen, series)
+        except UserError as error:  # as for a run of somebody else's
+          logging.error("the scores are shown but not logged: %s", error)
+      yield {"images_seen": trained.images_seen, **settings}, numbers
 
 
 def _of_files(weights: Path | None, statistics: epath.Path | None) -> Iterator[tuple[Settings, dict[str, float]]]:
   """Scores --fake against --real; yields what numbers depend on, and the numbers."""
-  metrics = _METRICS.value or ["fid"]
+  report = _METRICS.value == [REPORT]
+  metrics = list(METRICS) if report else _METRICS.value or ["fid"]
+  if _REPEATS.value > 1:
+    raise UserError(
+      "--repeats draws sets of samples, which needs a --workdir: parts of --fake would have fewer images, and another "
+      "FID. Score several sets of files one by one"
+    )
   if "modes" in metrics:
     raise UserError("--metrics=modes needs the --workdir of a run on stacked digits")
   if "classification_error" in metrics:
@@ -178,22 +250,23 @@ def _of_files(weights: Path | None, statistics: epath.Path | None) -> Iterator[t
     weights,
     download=_DOWNLOAD.value,
     batch_per_device=_BATCH.value,
-    seed=_SEED.value,
   )
   if fake:
+    if report:
+      evaluations = comparison.possible(evaluations, fake.size, fake.shape, with_classes=False)
     for _, evaluation in evaluations:
-      evaluation.check(fake.size, fake.shape)
+      evaluation.check(fake.size, fake.shape, with_classes=False)
   if statistics:
     _write_statistics(statistics, comparison.reference(evaluations))
   if fake:
     for settings, evaluation in evaluations:
-      yield described | settings | {"seed": _SEED.value}, evaluation(fake)
+      yield described | settings | {"seed": _SEED.value}, evaluation(fake, _SEED.value)
 
 
 def _write_statistics(path: epath.Path, reference: Reference) -> None:
   if is_first_process():
     write_reference(path, reference)
-    print(f"{'statistics':40}{path}", flush=True)
+    _show("statistics", str(path))
 
 
 if __name__ == "__main__":

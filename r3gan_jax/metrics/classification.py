@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from r3gan_jax.data.source import Source
 from r3gan_jax.metrics.feature_extractor import FeatureExtractor, ImageSet, spread
 from r3gan_jax.metrics.features import FeatureNetwork
-from r3gan_jax.metrics.precision_recall import squared_distances
+from r3gan_jax.metrics.neighbourhoods import squared_distances
 from r3gan_jax.ops.images import to_float
 
 CLASSES, CATEGORIES, CODES = "classes", "categories", "codes"

@@ -2,32 +2,41 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence, Set
+from copy import copy
 from functools import cached_property
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from r3gan_jax.data.source import digest
 from r3gan_jax.errors import UserError
-from r3gan_jax.metrics import fid, kid, precision_recall
+from r3gan_jax.metrics import density_coverage, fid, kid, memorisation, precision_recall
 from r3gan_jax.metrics.class_accuracy import class_accuracy
 from r3gan_jax.metrics.feature_extractor import FeatureExtractor, ImageSet
 from r3gan_jax.metrics.features import FeatureNetwork
 from r3gan_jax.metrics.inception_score import InceptionScore
 from r3gan_jax.metrics.moments import Moments
+from r3gan_jax.metrics.neighbourhoods import NEIGHBOURS, Neighbourhoods, neighbour_distances
 from r3gan_jax.metrics.reference import Reference
 from r3gan_jax.metrics.statistics_cache import Key, StatisticsCache
 
 MAX_FEATURES = 200_000
-"""The most images of a set that KID and precision and recall use, evenly spread over it.
+"""The most images of a set that KID and the metrics of neighbours use, evenly spread over it.
 
 The official code's precision and recall use the first 200,000 in file order. Of the presets' data only ImageNet is
 larger: with its 1,281,167 files sorted by class, they would cover about 156 of the 1000 classes.
 """
 
-METRICS = ("fid", "kid", "inception_score", "precision_recall", "class_accuracy", "intra_fid")
+OF_NEIGHBOURS = {
+  "precision_recall": precision_recall.of_neighbourhoods,
+  "density_coverage": density_coverage.density_coverage,
+  "authenticity": memorisation.authenticity,
+}
+"""The metrics of neighbours -> the functions that read them off `Neighbourhoods`."""
+METRICS = ("fid", "kid", "inception_score", *OF_NEIGHBOURS, "class_accuracy", "intra_fid")
 OF_CLASSES = ("class_accuracy", "intra_fid")
 """The metrics of samples with the classes that they were asked to have."""
 
@@ -35,27 +44,34 @@ OF_CLASSES = ("class_accuracy", "intra_fid")
 _KEPT = {
   "fid": ("moments",),
   "kid": ("features",),
-  "precision_recall": ("features", "radii"),
+  **dict.fromkeys(OF_NEIGHBOURS, ("features", "neighbours")),
   "intra_fid": ("class_moments",),
 }
-_OF_FEATURES = {"features", "radii"}
+_OF_FEATURES = {"features", "neighbours"}
 """Statistics of at most `MAX_FEATURES` images."""
-_CHECK_SIZES = {"fid": fid.check_sizes, "kid": kid.check_sizes, "precision_recall": precision_recall.check_sizes}
+_CHECK_SIZES = {
+  "fid": fid.check_sizes,
+  "kid": kid.check_sizes,
+  "precision_recall": precision_recall.check_sizes,
+  "density_coverage": density_coverage.check_sizes,
+  "authenticity": memorisation.check_sizes,
+}
 
 Statistics = dict[str, dict[str, np.ndarray]]
 """Statistics, by kind, as arrays by name.
 
 'moments' has attributes of `Moments`; 'class_moments' the same, each with one more axis, beside 'labels' [k].
-'features' has 'features' [n, d]; 'radii', of real images only, 'radii' [n]; and 'classes', of fake images only,
-has 'logits' [n, k] and 'asked' [n].
+'features' has 'features' [n, d]; 'neighbours', of real images only, 'distances', see `neighbour_distances`; and
+'classes', of fake images only, has 'logits' [n, k] and 'asked' [n].
 """
 
 
 class Evaluation:
   """Scores sets of fake images against one set of real ones, with one feature network.
 
-  FID and the Inception score need sums only. KID and precision and recall keep the features of at most `MAX_FEATURES`
-  images per set, float32 on the host: 400 MB for 50,000 x 2048. FID within classes keeps a covariance a class.
+  FID and the Inception score need sums only. KID and the metrics of neighbours keep the features of at most
+  `MAX_FEATURES` images per set, float32 on the host: 400 MB for 50,000 x 2048. FID within classes keeps a covariance a
+  class.
 
   Args:
     metrics: names from `METRICS`.
@@ -64,10 +80,9 @@ class Evaluation:
     real: None if only the Inception score is computed. Its statistics are computed or loaded once, at the first call.
     cache: for the statistics of real images.
     batch_per_device: images in one forward pass on each device.
-    seed: for KID's subsets, and the parts of the Inception score.
 
   Raises:
-    UserError: a metric is unknown, or needs real images and `real` has none.
+    UserError: a metric is unknown.
   """
 
   def __init__(
@@ -78,50 +93,46 @@ class Evaluation:
     real: ImageSet | Reference | None = None,
     cache: StatisticsCache | None = None,
     batch_per_device: int = 64,
-    seed: int = 0,
   ):
     for name in metrics:
       if name not in METRICS:
         raise UserError(f"metrics: {name!r} is unknown: choose from {', '.join(METRICS)}")
-      if name in _KEPT and (real is None or (isinstance(real, Reference) and name != "fid")):
-        raise UserError(f"metrics: {name} compares with real images, and there are none: leave it out")
-      if name == "intra_fid" and isinstance(real, ImageSet) and real.labels is None:
-        raise UserError(f"metrics: {name} needs the classes of real images, and there are none: leave it out")
-    self._metrics = metrics
-    self._kept = {kind for name in metrics for kind in _KEPT.get(name, ())}
-    self._of_classes = [name for name in metrics if name in OF_CLASSES]
+    self.metrics = tuple(metrics)
     self._network = network
     self._mesh = mesh
     self._real = real
     self._cache = cache
-    self._seed = seed
     self._extract = FeatureExtractor(network, mesh, batch_per_device)
     self._outputs_by_shape: dict[tuple[int, ...], Mapping[str, jax.ShapeDtypeStruct]] = {}
 
-  def __call__(self, fake: ImageSet) -> dict[str, float]:
+  def __call__(self, fake: ImageSet, seed: int = 0) -> dict[str, float]:
     """Returns the numbers of all metrics by name.
+
+    Args:
+      fake: the images.
+      seed: for KID's subsets, and the parts of the Inception score.
 
     Raises:
       UserError: see `check` and `FeatureExtractor`.
     """
-    self.check(fake.size, fake.shape)
-    if self._of_classes and fake.labels is None:
-      raise UserError(f"metrics: {self._of_classes[0]} needs samples that were asked for by class: leave it out")
-    score = InceptionScore(fake.size, self._seed) if "inception_score" in self._metrics else None
+    self.check(fake.size, fake.shape, fake.labels is not None)
+    score = InceptionScore(fake.size, seed) if "inception_score" in self.metrics else None
     real = self._statistics
-    of_fake = {"classes"} if "class_accuracy" in self._metrics else set[str]()
-    statistics = self._collect(fake, self._kept - {"radii"} | of_fake, score)
+    of_fake = {"classes"} if "class_accuracy" in self.metrics else set[str]()
+    statistics = self._collect(fake, self._kept - {"neighbours"} | of_fake, score)
 
     result: dict[str, float] = {}
-    if "fid" in self._metrics:
+    if "fid" in self.metrics:
       result |= fid.fid(self.reference(), _moments(statistics["moments"]))
     if "features" in self._kept:
       real_features, features = (kept["features"]["features"] for kept in (real, statistics))
-      if "kid" in self._metrics:
-        result |= kid.kid(real_features, features, self._seed)
-      if "precision_recall" in self._metrics:
-        radii = real["radii"]["radii"]
-        result |= precision_recall.precision_recall(real_features, features, self._mesh, real_radii=radii)
+      if "kid" in self.metrics:
+        result |= kid.kid(real_features, features, seed)
+      if "neighbours" in self._kept:
+        sides = Neighbourhoods(real_features, features, self._mesh, real["neighbours"]["distances"])
+        for name, of_neighbourhoods in OF_NEIGHBOURS.items():
+          if name in self.metrics:
+            result |= of_neighbourhoods(sides)
     if "classes" in statistics:
       result |= class_accuracy(**statistics["classes"])
     if "class_moments" in self._kept:
@@ -130,43 +141,72 @@ class Evaluation:
       result |= score.result()
     return result
 
-  def check(self, num_fake: int, shape: tuple[int, int, int]) -> None:
+  def check(self, num_fake: int, shape: tuple[int, int, int], with_classes: bool) -> None:
     """Checks everything that `num_fake` images of `shape` could fail for, before any other work.
 
+    Args:
+      with_classes: whether the images were asked for by class.
+
     Raises:
-      UserError: there are too few images for a metric, or the network does not take them, has no logits for the
-        Inception score, or is not that of the reference statistics.
+      UserError: there are no real images or classes that a metric needs, or too few images; or the network does not
+        take the images, has no logits that a metric needs, or is not that of the reference statistics.
     """
-    if "inception_score" in self._metrics:
+    for name in self.metrics:
+      self._check(name, num_fake, shape, with_classes)
+
+  def possible(self, num_fake: int, shape: tuple[int, int, int], with_classes: bool) -> "Evaluation":
+    """Returns the evaluation by those metrics for which `check` passes; logs why it does not for the others."""
+    metrics = []
+    for name in self.metrics:
+      try:
+        self._check(name, num_fake, shape, with_classes)
+        metrics.append(name)
+      except UserError as error:
+        logging.info("%s is left out: %s", name, error)
+    possible = copy(self)
+    possible.metrics = tuple(metrics)
+    return possible
+
+  def _check(self, name: str, num_fake: int, shape: tuple[int, int, int], with_classes: bool) -> None:
+    real, network = self._real, self._network.name
+    if name in _KEPT and (real is None or (isinstance(real, Reference) and name != "fid")):
+      raise UserError(f"metrics: {name} compares with real images, and there are none: leave it out")
+    if name == "intra_fid" and isinstance(real, ImageSet) and real.labels is None:
+      raise UserError(f"metrics: {name} needs the classes of real images, and there are none: leave it out")
+    if name in OF_CLASSES and not with_classes:
+      raise UserError(f"metrics: {name} needs samples that were asked for by class: leave it out")
+    outputs = self._outputs(shape)
+    if name == "inception_score":
       InceptionScore(num_fake)
-      if "logits_without_bias" not in self._outputs(shape):
-        raise UserError(
-          f"metrics: inception_score needs class logits, which {self._network.name} does not have: leave it out"
-        )
-    if "class_accuracy" in self._metrics:
-      logits = self._outputs(shape).get("logits")
+      if "logits_without_bias" not in outputs:
+        raise UserError(f"metrics: {name} needs class logits, which {network} does not have: leave it out")
+    if name == "class_accuracy":
+      logits = outputs.get("logits")
       if logits is None or logits.size != logits.shape[-1]:
         raise UserError(
-          f"metrics: class_accuracy needs the logits of one class an image, which {self._network.name} does not have "
-          f"for images of {shape[2]} channels: leave it out"
+          f"metrics: {name} needs the logits of one class an image, which {network} does not have for images of "
+          f"{shape[2]} channels: leave it out"
         )
-    dimension = self._outputs(shape)["features"].shape[1]
-    if isinstance(self._real, Reference):
-      self._real.check(dimension, self._settings)
-    elif self._real and self._kept:
-      for name in self._metrics:
-        if name in _CHECK_SIZES:
-          _CHECK_SIZES[name](self._real.size, num_fake)
-      if self._outputs(self._real.shape)["features"].shape[1] != dimension:
+    dimension = outputs["features"].shape[1]
+    if isinstance(real, Reference):
+      real.check(dimension, self._settings)
+    elif real and name in _KEPT:
+      if name in _CHECK_SIZES:
+        _CHECK_SIZES[name](real.size, num_fake)
+      if self._outputs(real.shape)["features"].shape[1] != dimension:
         raise UserError(
-          f"real images have {self._real.shape[2]} channels and fake ones {shape[2]}: {self._network.name} compares "
-          "images of the same number"
+          f"real images have {real.shape[2]} channels and fake ones {shape[2]}: {network} compares images of the same "
+          "number"
         )
+
+  @property
+  def _kept(self) -> set[str]:
+    return {kind for name in self.metrics for kind in _KEPT.get(name, ())}
 
   @property
   def has_reference(self) -> bool:
     """Whether FID is one of the metrics."""
-    return "fid" in self._metrics
+    return "fid" in self.metrics
 
   def reference(self) -> Reference:
     """Returns the reference statistics of the real images, for an evaluation with FID."""
@@ -245,12 +285,14 @@ class Evaluation:
       statistics["classes"] = {"logits": logits, "asked": asked}
     if features is not None and "features" in kept:
       statistics["features"] = {"features": features}
-    if features is not None and "radii" in kept:
-      statistics["radii"] = {"radii": precision_recall.squared_radii(features, self._mesh)}
+    if features is not None and "neighbours" in kept:
+      statistics["neighbours"] = {"distances": neighbour_distances(features, self._mesh)}
     return statistics
 
   def _key(self, fingerprint: str, real: ImageSet, kind: str) -> Key:
     more: dict[str, int | str] = {"most": MAX_FEATURES} if kind in _OF_FEATURES else {}
+    if kind == "neighbours":
+      more |= {"neighbours": NEIGHBOURS}
     if kind == "class_moments" and real.labels:
       more = {"labels": digest(real.labels(np.arange(real.size)))}
     return {"data": fingerprint, "size": real.size, "kind": kind, **more, **self._settings}

@@ -39,7 +39,7 @@ class ImageSet:
 
   def thinned(self, size: int) -> "ImageSet":
     """Returns `size` images of the set, evenly spread."""
-    return self._only(spread(self.size, size))
+    return self.chosen(spread(self.size, size))
 
   def drawn(self, size: int, seed: int) -> "ImageSet":
     """Returns `size` random images of the set, each at most once, in their order.
@@ -49,9 +49,10 @@ class ImageSet:
     """
     if size > self.size:
       raise UserError(f"{self.name} has {self.size:,} images, fewer than {size:,}: take fewer of them, or all")
-    return self._only(np.sort(np.random.default_rng(seed).choice(self.size, size, replace=False)))
+    return self.chosen(np.sort(np.random.default_rng(seed).choice(self.size, size, replace=False)))
 
-  def _only(self, chosen: np.ndarray) -> "ImageSet":
+  def chosen(self, chosen: np.ndarray) -> "ImageSet":
+    """Returns the images of these indices, int64 [n]."""
     labels = self.labels
     return ImageSet(
       self.name,

@@ -8,13 +8,16 @@ from helpers.meshes import mesh_of
 from scipy import linalg
 
 from r3gan_jax.errors import UserError
+from r3gan_jax.metrics.density_coverage import density_coverage
 from r3gan_jax.metrics.evaluation import METRICS, Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.features import FeatureNetwork
 from r3gan_jax.metrics.fid import fid
 from r3gan_jax.metrics.inception_score import InceptionScore
 from r3gan_jax.metrics.kid import kid
+from r3gan_jax.metrics.memorisation import authenticity
 from r3gan_jax.metrics.moments import Moments
+from r3gan_jax.metrics.neighbourhoods import Neighbourhoods
 from r3gan_jax.metrics.precision_recall import precision_recall
 from r3gan_jax.metrics.statistics_cache import StatisticsCache
 
@@ -74,13 +77,15 @@ def expected_of_classes():
 
 def test_all_metrics():
   mesh = mesh_of(8)
-  evaluation = Evaluation(METRICS, NETWORK, mesh, image_set("real", REAL, labels=LABELS), batch_per_device=32, seed=3)
-  result = evaluation(image_set("fake", FAKE, labels=ASKED))
+  evaluation = Evaluation(METRICS, NETWORK, mesh, image_set("real", REAL, labels=LABELS), batch_per_device=32)
+  result = evaluation(image_set("fake", FAKE, labels=ASKED), seed=3)
   real, fake = features(REAL), features(FAKE)
   score = InceptionScore(len(fake), seed=3)
   score.add(fake)
   expected = fid(Moments.of(real), Moments.of(fake)) | kid(real, fake, seed=3) | score.result()
   expected |= precision_recall(real, fake, mesh_of(1)) | expected_of_classes()
+  sides = Neighbourhoods(real, fake, mesh_of(1))
+  expected |= density_coverage(sides) | authenticity(sides)
   assert result == pytest.approx(expected, rel=1e-5)
   assert result["num_real"] == 1100 and result["num_fake"] == 1050
 
@@ -115,7 +120,7 @@ def test_what_fid_does_not_see():
 def test_classes_that_are_missing():
   real, labelled = image_set("real", REAL), image_set("real", REAL, labels=LABELS)
   with pytest.raises(UserError, match="intra_fid needs the classes of real images"):
-    Evaluation(["intra_fid"], NETWORK, mesh_of(8), real)
+    Evaluation(["intra_fid"], NETWORK, mesh_of(8), real)(image_set("fake", FAKE, labels=ASKED))
   for metric in ("intra_fid", "class_accuracy"):
     with pytest.raises(UserError, match=f"{metric} needs samples that were asked for by class"):
       Evaluation([metric], NETWORK, mesh_of(8), labelled)(image_set("fake", FAKE))
@@ -127,6 +132,27 @@ def test_classes_that_are_missing():
   plain = FeatureNetwork("plain", lambda params, images: {"features": linear(params, images)["features"]}, WEIGHTS, "")
   with pytest.raises(UserError, match="class_accuracy needs the logits of one class an image, which plain"):
     Evaluation(["class_accuracy"], plain, mesh_of(8))(image_set("fake", FAKE, labels=ASKED))
+
+
+def test_what_is_possible(caplog):
+  """Metrics that the network, the classes or the number of images do not allow are left out, and named."""
+  plain = FeatureNetwork("plain", lambda params, images: {"features": linear(params, images)["features"]}, WEIGHTS, "")
+
+  def possible(num_fake=1050, network=NETWORK, real=image_set("real", REAL, labels=LABELS), with_classes=True):
+    caplog.clear()
+    evaluation = Evaluation(METRICS, network, mesh_of(8), real).possible(num_fake, (2, 2, 3), with_classes)
+    left_out = [record.getMessage().split(" is left out: ")[0] for record in caplog.records]
+    assert sorted((*evaluation.metrics, *left_out)) == sorted(METRICS)
+    return left_out
+
+  with caplog.at_level("INFO"):
+    assert possible() == []
+    assert possible(network=plain) == ["inception_score", "class_accuracy"]
+    assert possible(with_classes=False) == ["class_accuracy", "intra_fid"]
+    assert possible(real=image_set("real", REAL)) == ["intra_fid"]
+    assert possible(num_fake=3) == ["inception_score", "precision_recall"]
+    assert possible(real=image_set("real", REAL[:5], labels=LABELS)) == ["density_coverage"]
+    assert "need at least 6 real images" in caplog.text
 
 
 def test_a_large_set_has_features_of_an_even_part_and_moments_of_all(monkeypatch):
@@ -148,7 +174,7 @@ def test_images_against_themselves():
   assert abs(result["fid"]) < 1e-6 and result["precision"] == result["recall"] == 1.0
 
 
-def test_statistics_of_real_images_are_computed_once(tmp_path):
+def test_statistics_of_real_images_are_computed_once(tmp_path, monkeypatch):
   cache, mesh = StatisticsCache(tmp_path / "cache"), mesh_of(8)
 
   def evaluate(metrics=("fid", "precision_recall"), fingerprint="data", real=REAL, network=NETWORK):
@@ -170,9 +196,12 @@ def test_statistics_of_real_images_are_computed_once(tmp_path):
   assert evaluate(network=FeatureNetwork("linear", linear, 2 * WEIGHTS, "none"))[1]
   assert evaluate(network=FeatureNetwork("linear", linear, WEIGHTS, "other"))[1]
   assert evaluate(network=FeatureNetwork("other", linear, WEIGHTS, "none"))[1]
+  with monkeypatch.context() as changed:
+    changed.setattr("r3gan_jax.metrics.evaluation.NEIGHBOURS", 6)
+    assert evaluate()[1]
   # Damaged files are recomputed once, and there are no other files.
   files = list((tmp_path / "cache").iterdir())
-  assert len(files) == 18 and all(file.suffix == ".npz" for file in files)
+  assert len(files) == 19 and all(file.suffix == ".npz" for file in files)
   for number, file in enumerate(files):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
@@ -223,7 +252,7 @@ def test_bad_input_is_refused():
   with pytest.raises(UserError, match="'fud' is unknown: choose from fid, kid"):
     evaluate(FAKE.__getitem__, metrics=["fud"])
   with pytest.raises(UserError, match="kid compares with real images"):
-    Evaluation(["kid"], NETWORK, mesh)
+    Evaluation(["kid"], NETWORK, mesh)(image_set("fake", FAKE))
   with pytest.raises(UserError, match="fake images have NaN"):
     evaluate(lambda indices: np.full((len(indices), 2, 2, 3), np.nan, np.float32))
   with pytest.raises(UserError, match="fake images are float32: give uint8"):
