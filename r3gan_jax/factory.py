@@ -88,7 +88,9 @@ ALGORITHMS: Mapping[str, ModuleType] = {
 BEST_METRICS = {
   "classification_error": ("classification_error", "min"),
   "fid": ("fid", "min"),
+  "fd_dinov2": ("fd_dinov2", "min"),
   "kid": ("kid", "min"),
+  "mind": ("mind", "min"),
   "inception_score": ("inception_score", "max"),
   "precision": ("precision_recall", "max"),
   "recall": ("precision_recall", "max"),

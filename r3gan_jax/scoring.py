@@ -19,8 +19,8 @@ from r3gan_jax.algorithms.base import Algorithm, Carry, HasCategories, HasClassi
 from r3gan_jax.comparison import (
   Settings,
   build_evaluations,
-  default_network,
   fingerprint_of,
+  network_of,
   possible,
   reference,
 )
@@ -67,7 +67,7 @@ def protocol(config: ConfigDict, algorithm: Algorithm, seed: int = 0, weights: P
   weights = _weights(config, weights)
   if weights and not published(weights):
     network = weights.stem
-  elif not network or (compared and all(network == default_network(metric) for metric in compared)):
+  elif not network or (compared and all(network_of(metric, network) == network_of(metric) for metric in compared)):
     network = "default"
   return {
     "network": network,

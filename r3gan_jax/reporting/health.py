@@ -8,6 +8,8 @@ SCORES = {
     "Lower is better. It falls fast, then ever more slowly; a rise that lasts means that training drifts, or that D "
     "memorises the data. FIDs compare only by the same protocol."
   ),
+  "fd_dinov2": "Lower is better, and closer to what people see than FID. Its values are larger.",
+  "mind": "Lower is better. It compares only at the same number of images.",
   "intra_fid": "Lower is better: FID of each class by itself, their mean. A rise while FID is level: variety is lost.",
   "kid": "Lower is better. It is unbiased, so close to 0 it may be negative by chance.",
   "inception_score": "Higher is better, up to that of real images. It compares only within one data set.",

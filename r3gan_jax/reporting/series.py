@@ -15,21 +15,25 @@ Metrics = Mapping[str, tuple[np.ndarray, np.ndarray]]
 TITLES = {
   "class_accuracy": "accuracy of a classifier on the classes asked for",
   "classification_error": "classification error on test images",
+  "fd_dinov2": "FD in DINOv2's features",
   "fid": "FID",
   "intra_fid": "FID within classes",
   "kid": "KID",
+  "mind": "MIND",
   "inception_score": "Inception score",
   "modes": "modes of 1000",
   "modes_kl": "KL(samples || uniform), nats",
 }
-LOGARITHMIC = ("fid", "intra_fid", "kid", "modes_kl")
+LOGARITHMIC = ("fid", "fd_dinov2", "intra_fid", "kid", "mind", "modes_kl")
 
 _DETAILS = {
   "class_accuracy": ("class_accuracy_",),
   "classification_error": ("classification_error_",),
+  "fd_dinov2": ("num_real", "num_fake"),
   "fid": ("num_real", "num_fake"),
   "intra_fid": ("intra_fid_num_",),
   "kid": ("kid_",),
+  "mind": ("mind_",),
   "inception_score": ("inception_score_", "num_fake"),
   "precision": ("precision_recall_", "neighbours"),
   "recall": ("precision_recall_", "neighbours"),
@@ -43,6 +47,7 @@ _ENDINGS = (
   "num_fake",
   "neighbours",
   "_subsets",
+  "_projections",
   "_subset_size",
   "_splits",
   "_std",
