@@ -60,11 +60,11 @@ def protocol(config: ConfigDict, algorithm: Algorithm, seed: int = 0, weights: P
 
   Its 'network' is "default" for that of the literature.
   """
-  run, network = config.run, _network(config)
+  run, network = config.run, chosen_network(config)
   if not set(OF_SAMPLES).intersection(run.metrics):
     return {}
   compared = [metric for metric in run.metrics if metric in FEATURE_METRICS]
-  weights = _weights(config, weights)
+  weights = chosen_weights(config, weights)
   if weights and not published(weights):
     network = weights.stem
   elif not network or (compared and all(network_of(metric, network) == network_of(metric) for metric in compared)):
@@ -145,7 +145,7 @@ class Scorer:
     real = real_images(config, source, run.metric_samples)
     self._modes = ModeCoverage(_digit_classifier(config), real) if "modes" in run.metrics else None
     compared = [metric for metric in run.metrics if metric in FEATURE_METRICS]
-    of_network = _network(config), run.resize, _weights(config, weights)
+    of_network = chosen_network(config), run.resize, chosen_weights(config, weights)
     self._evaluations = build_evaluations(compared, real, *of_network, download, batch_per_device)
     drawn = run.metric_samples, algorithm.image_shape, algorithm.num_classes > 0
     if leave_out and compared:
@@ -268,14 +268,14 @@ def fake_images(
   return drawn_from
 
 
-def _network(config: ConfigDict) -> str:
+def chosen_network(config: ConfigDict) -> str:
   """Returns the feature network that the run chooses for all metrics; "" if it leaves that to the literature."""
   return config.run.feature_network or ("digits" if config.data.source == "stacked_mnist" else "")
 
 
-def _weights(config: ConfigDict, weights: Path | None) -> Path | None:
+def chosen_weights(config: ConfigDict, weights: Path | None) -> Path | None:
   """Returns the file of weights that is given, or of the data set's classifier if that is the network."""
-  return weights or (classifier_path(config.data.name) if _network(config) == "digits" else None)
+  return weights or (classifier_path(config.data.name) if chosen_network(config) == "digits" else None)
 
 
 def _digit_classifier(config: ConfigDict) -> Classifier:

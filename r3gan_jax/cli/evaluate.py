@@ -112,11 +112,12 @@ def main() -> None:
   statistics_only = bool(_SAVE_STATISTICS.value and _REAL.value and not _FAKE.value)
   if bool(_WORKDIR.value) == bool(_REAL.value) or bool(_REAL.value) != bool(_FAKE.value or statistics_only):
     raise UserError("name either a --workdir, or --real and --fake")
-  if REPORT in (_METRICS.value or ()) and len(_METRICS.value) > 1:
-    raise UserError(f"--metrics={','.join(_METRICS.value)}: {REPORT} has all metrics: name no others")
-  for metric in _METRICS.value or ():
+  metrics = _METRICS.value or []
+  if REPORT in metrics and len(metrics) > 1:
+    raise UserError(f"--metrics={','.join(metrics)}: {REPORT} has all metrics, so name no others")
+  for metric in metrics:
     if metric not in (*scoring.METRICS, REPORT):
-      raise UserError(f"--metrics={metric} is unknown: choose from {', '.join(scoring.METRICS)}")
+      raise UserError(f"--metrics={metric} is unknown: choose from {', '.join(scoring.METRICS)}, or {REPORT}")
   statistics = _SAVE_STATISTICS.value and output_path("save_statistics", _SAVE_STATISTICS.value, (".npz",))[0]
   if _JSON.value:
     output_path("json", _JSON.value, (".json",))

@@ -139,8 +139,9 @@ def test_classes_that_are_missing():
 def test_what_is_possible(caplog):
   """Metrics that the network, the classes or the number of images do not allow are left out, and named."""
   plain = FeatureNetwork("plain", lambda params, images: {"features": linear(params, images)["features"]}, WEIGHTS, "")
+  labelled = image_set("real", REAL, labels=LABELS)
 
-  def possible(num_fake=1050, network=NETWORK, real=image_set("real", REAL, labels=LABELS), with_classes=True):
+  def possible(num_fake=1050, network=NETWORK, real=labelled, with_classes=True):
     caplog.clear()
     evaluation = Evaluation(METRICS, network, mesh_of(8), real).possible(num_fake, (2, 2, 3), with_classes)
     left_out = [record.getMessage().split(" is left out: ")[0] for record in caplog.records]
