@@ -93,7 +93,7 @@ class PublishedWeights:
 
 def published(path: Path) -> bool:
   """Returns whether `path` has the name of a published file, so that its checksum is verified when it is read."""
-  return path.name in (weights.file_name for weights in (INCEPTION, VGG16, DINOV2))
+  return path.name in (weights.file_name for weights in (INCEPTION, VGG16, DINOV2, LPIPS))
 
 
 def file_fingerprint(path: Path) -> str:
@@ -158,6 +158,12 @@ def _dinov2_layer(read: Reader, path: tuple[str, ...], shapes: Shapes) -> dict[s
   return found
 
 
+def _lpips_layer(read: Reader, path: tuple[str, ...], shapes: Shapes) -> dict[str, np.ndarray]:
+  """Converts all weights, which are there those of 1x1 convolutions."""
+  assert not path
+  return {leaf: read(f"{leaf}.model.1.weight", (1, *shape, 1, 1)).reshape(shape) for leaf, shape in shapes.items()}
+
+
 def _kernel(read: Reader, name: str, shape: tuple[int, ...]) -> np.ndarray:
   """Returns a kernel [inputs, outputs] or [h, w, inputs, outputs]; PyTorch has [outputs, inputs] or with h, w last."""
   *window, inputs, outputs = shape
@@ -174,4 +180,11 @@ VGG16 = PublishedWeights("https://download.pytorch.org/models/vgg16-397923af.pth
 # agree; they have 1,217,586,395 bytes.
 DINOV2 = PublishedWeights(
   "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth", "d5383ea8", _dinov2_layer
+)
+# Beside VGG16; the checksum is that of the file in the package lpips 0.1.4.
+LPIPS = PublishedWeights(
+  "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth",
+  "a78928a0",
+  _lpips_layer,
+  "lpips-v0.1-vgg.pth",
 )
