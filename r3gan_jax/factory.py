@@ -95,6 +95,8 @@ BEST_METRICS = {
   "precision": ("precision_recall", "max"),
   "recall": ("precision_recall", "max"),
   "class_accuracy": ("class_accuracy", "max"),
+  "cas": ("cas", "max"),
+  "ppl": ("ppl", "min"),
   "intra_fid": ("intra_fid", "min"),
   "modes": ("modes", "max"),
   "modes_kl": ("modes", "min"),

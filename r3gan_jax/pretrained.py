@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from r3gan_jax.errors import UserError
-from r3gan_jax.interop.weights import DINOV2, INCEPTION, VGG16, cache_directory
-from r3gan_jax.metrics import digits_cnn, dinov2, inception, residual_cnn, vgg
+from r3gan_jax.interop.weights import DINOV2, INCEPTION, LPIPS, VGG16, cache_directory
+from r3gan_jax.metrics import digits_cnn, dinov2, inception, lpips, residual_cnn, vgg
 from r3gan_jax.metrics.features import RESIZES, FeatureNetwork, pixels
 from r3gan_jax.ops.images import to_float, to_uint8
 
@@ -47,6 +47,13 @@ def build_feature_network(
   if name == "pixels":
     return pixels()
   raise UserError(f"feature network {name!r} is unknown: choose from {list(FEATURE_NETWORKS)}")
+
+
+def lpips_params(download: bool = False) -> dict:
+  """Returns the published parameters of `metrics.lpips.LPIPS`; errors are those of `build_feature_network`."""
+  abstract = lpips.abstract_params()
+  vgg16 = VGG16.params(abstract.pop("vgg16"), download=download)
+  return LPIPS.params(abstract, download=download) | {"vgg16": vgg16}
 
 
 def classifier_path(data_set: str) -> Path:

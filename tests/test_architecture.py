@@ -15,7 +15,7 @@ FLOORS = (
   ("pretrained",),
   ("algorithms",),
   ("inversion", "sampling", "sources", "training"),
-  ("automatic", "comparison", "conversion", "factory", "planning", "sample_sets"),
+  ("automatic", "comparison", "conversion", "factory", "perceptual_path_length", "planning", "sample_sets"),
   ("reporting", "scoring"),
   ("runs",),
   ("published",),

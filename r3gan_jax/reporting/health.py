@@ -16,7 +16,9 @@ SCORES = {
   "precision": "The fraction of generated images that look real. A fall while recall is level: images get worse.",
   "recall": "The fraction of real images that G can draw. A fall while precision rises: variety is lost.",
   "class_accuracy": "Higher is better, up to that of real images. One good image a class is enough for it.",
+  "cas": "Higher is better, up to that of real images: a classifier learns from samples what test images need.",
   "classification_error": "Lower is better: the fraction of test images whose class the GAN's networks do not tell.",
+  "ppl": "Lower is smoother, but not better by itself: a G that ignores z has 0.",
   "modes": "1000 is all. A fall after a rise means that G drops modes.",
   "modes_kl": "0 is a uniform cover of the modes. Random draws alone leave about 500 / samples: 0.02 of 26,000.",
 }

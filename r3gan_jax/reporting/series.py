@@ -13,6 +13,7 @@ Metrics = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """See `training.logging.read_metrics`."""
 
 TITLES = {
+  "cas": "classification accuracy score",
   "class_accuracy": "accuracy of a classifier on the classes asked for",
   "classification_error": "classification error on test images",
   "fd_dinov2": "FD in DINOv2's features",
@@ -23,10 +24,12 @@ TITLES = {
   "inception_score": "Inception score",
   "modes": "modes of 1000",
   "modes_kl": "KL(samples || uniform), nats",
+  "ppl": "perceptual path length",
 }
 LOGARITHMIC = ("fid", "fd_dinov2", "intra_fid", "kid", "mind", "modes_kl")
 
 _DETAILS = {
+  "cas": ("cas_", "real_cas"),
   "class_accuracy": ("class_accuracy_",),
   "classification_error": ("classification_error_",),
   "fd_dinov2": ("num_real", "num_fake"),
@@ -39,6 +42,7 @@ _DETAILS = {
   "recall": ("precision_recall_", "neighbours"),
   "modes": ("modes_samples",),
   "modes_kl": ("modes_samples",),
+  "ppl": ("ppl_",),
 }
 """Score -> how the names of those series begin that say how it was computed."""
 _ENDINGS = (
@@ -48,6 +52,7 @@ _ENDINGS = (
   "neighbours",
   "_subsets",
   "_projections",
+  "_paths",
   "_subset_size",
   "_splits",
   "_std",

@@ -12,7 +12,7 @@ from r3gan_jax.metrics import lpips
 def test_golden_distances():
   """From far apart to 1e-4 of that, where the distances are 1e-8 as large."""
   abstract = lpips.abstract_params()
-  vgg16 = VGG16.convert(feature_networks.vgg16_state(), {"vgg16": abstract.pop("vgg16")}["vgg16"], "random")
+  vgg16 = VGG16.convert(feature_networks.vgg16_state(), abstract.pop("vgg16"), "random")
   weights = LPIPS.convert(feature_networks.lpips_state(), abstract, "random")
   found = jax.jit(lpips.LPIPS().apply)({"params": {**weights, "vgg16": vgg16}}, *feature_networks.lpips_images())
   with np.load(feature_networks.GOLDEN) as golden:
