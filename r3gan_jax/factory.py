@@ -94,6 +94,7 @@ BEST_METRICS = {
   "inception_score": ("inception_score", "max"),
   "precision": ("precision_recall", "max"),
   "recall": ("precision_recall", "max"),
+  "coverage": ("density_coverage", "max"),
   "class_accuracy": ("class_accuracy", "max"),
   "cas": ("cas", "max"),
   "ppl": ("ppl", "min"),

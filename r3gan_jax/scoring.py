@@ -159,21 +159,19 @@ class Scorer:
     for _, evaluation in self._evaluations:
       evaluation.check(*drawn)
     quantised_in = factory.quantised_in(config, algorithm)
-    self._protocol_of = partial(protocol, config, algorithm, weights=weights)
-    self._fakes_of: Callable[..., Callable[[Params, Carry], ImageSet]] | None = None
-    if not set(OF_SAMPLES).isdisjoint(run.metrics):
-      drawn_from = algorithm, source, run.metric_samples
-      self._fakes_of = partial(fake_images, *drawn_from, quantised_in=quantised_in, title=title)
+    self._config, self._algorithm, self._source, self._weights = config, algorithm, source, weights
+    self._options = {"quantised_in": quantised_in, "title": title}
     self._settings: Settings = {"num_samples": run.metric_samples, "seed": seed, "quantised_in": quantised_in.name}
     self._take(seed)
 
   def _take(self, seed: int) -> None:
     self._seed, self._settings = seed, self._settings | {"seed": seed}
-    self.protocol = self._protocol_of(seed=seed)
-    if self._fakes_of:
-      self._draw = self._fakes_of(seed=seed)
+    self.protocol = protocol(self._config, self._algorithm, seed, self._weights)
+    num_samples = self._config.run.metric_samples
+    if self.protocol:
+      self._draw = fake_images(self._algorithm, self._source, num_samples, seed, **self._options)
     if self._path_length:
-      self._paths = np.split(seeds_of_samples(2 * int(self._settings["num_samples"]), seed), 2)
+      self._paths = np.split(seeds_of_samples(2 * num_samples, seed), 2)
 
   def of_seed(self, seed: int) -> "Scorer":
     """Returns a scorer by other samples, which shares what is known of the real images.
@@ -192,7 +190,7 @@ class Scorer:
     """
     if self._classification:
       yield {}, self._classification((params, carry))
-    if not self._fakes_of:
+    if not self.protocol:
       return
     images = self._draw(params, carry)
     if self._path_length:

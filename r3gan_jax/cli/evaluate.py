@@ -24,12 +24,10 @@ their own, such as "metrics/fid (num_samples=1000)". The same seed gives the sam
 """
 
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import flags, logging
 from etils import epath
 
@@ -44,6 +42,8 @@ from r3gan_jax.metrics.features import RESIZES
 from r3gan_jax.metrics.image_sets import open_images, open_real
 from r3gan_jax.metrics.reference import Reference, write_reference
 from r3gan_jax.pretrained import FEATURE_NETWORKS
+from r3gan_jax.reporting.results import mean_and_std
+from r3gan_jax.reporting.series import is_score
 from r3gan_jax.scoring import Scorer
 from r3gan_jax.storage import as_path, failing_as, write_whole
 from r3gan_jax.training.distributed import is_first_process
@@ -139,8 +139,8 @@ def main() -> None:
   if _REPEATS.value > 1 and is_first_process():
     _show("repeats", _REPEATS.value)
     for entry in shown.values():
-      for name in entry[0][1]:
-        _show(name, mean_and_deviation([numbers[name] for _, numbers in entry]))
+      for name in filter(is_score, entry[0][1]):
+        _show(name, mean_and_std([numbers[name] for _, numbers in entry]).replace("±", "+-"))
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:
@@ -150,19 +150,6 @@ def _as_json(entry: Entry) -> dict[str, Any]:
     return settings | numbers
   seeds = {"seed": [settings["seed"] for settings, _ in entry]} if "seed" in settings else {}
   return settings | seeds | {name: [numbers[name] for _, numbers in entry] for name in numbers}
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-  """Returns "2.31 +- 0.04", the mean and the standard deviation, or the mean alone if the values are equal.
-
-  A deviation has one digit, or two if the first is 1.
-  """
-  if min(values) == max(values):
-    return format(values[0], ".6g")
-  mean, deviation = np.mean(values), np.std(values, ddof=1)
-  first = math.floor(math.log10(deviation))
-  decimals = max(0, -first + (deviation < 2 * 10.0**first))
-  return f"{mean:.{decimals}f} +- {deviation:.{decimals}f}"
 
 
 def _show(name: str, value: str | float) -> None:

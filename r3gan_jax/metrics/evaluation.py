@@ -168,7 +168,8 @@ class Evaluation:
         self._check(name, num_fake, shape, with_classes)
         metrics.append(name)
       except UserError as error:
-        logging.info("%s is left out: %s", name, error)
+        reason = str(error).replace(f"metrics: {name} needs", "it needs").removesuffix(": leave it out")
+        logging.info("%s is left out: %s", name, reason)
     possible = copy(self)
     possible.metrics = tuple(metrics)
     return possible

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from r3gan_jax.comparison import network_of
 from r3gan_jax.factory import BEST_METRICS
 from r3gan_jax.reporting import health
 
@@ -28,10 +29,16 @@ TITLES = {
 }
 LOGARITHMIC = ("fid", "fd_dinov2", "intra_fid", "kid", "mind", "modes_kl")
 
+_METRICS = dict.fromkeys(("precision", "recall"), "precision_recall")
+_METRICS |= dict.fromkeys(("density", "coverage"), "density_coverage")
+"""Score -> the metric that computes it, where their names differ."""
 _DETAILS = {
+  "authenticity": ("authenticity_",),
   "cas": ("cas_", "real_cas"),
   "class_accuracy": ("class_accuracy_",),
   "classification_error": ("classification_error_",),
+  "coverage": ("density_coverage_",),
+  "density": ("density_coverage_",),
   "fd_dinov2": ("num_real", "num_fake"),
   "fid": ("num_real", "num_fake"),
   "intra_fid": ("intra_fid_num_",),
@@ -175,8 +182,13 @@ def scores(metrics: Metrics, protocol: Mapping[str, Any]) -> list[Score]:
       found[f"real_{name}", differences][1][-1] if (f"real_{name}", differences) in found else np.nan,
     )
     for (name, differences), series in found.items()
-    if not name.endswith(_ENDINGS) and not name.startswith("real_")
+    if is_score(name)
   ]
+
+
+def is_score(name: str) -> bool:
+  """Returns whether a number, such as "fid", is a score itself, and does not say how one was computed."""
+  return not name.endswith(_ENDINGS) and not name.startswith("real_")
 
 
 def _details(name: str, differences: str, protocol: Mapping[str, Any], numbers: Mapping[str, float]) -> str:
@@ -188,10 +200,15 @@ def _details(name: str, differences: str, protocol: Mapping[str, Any], numbers: 
   """
   parts = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in protocol.items()}
   parts |= dict(part.split("=", 1) for part in differences.strip("()").split(", ") if "=" in part)
+  if "network" in parts and name in _DETAILS:
+    chosen = parts["network"] if parts["network"] != "default" else ""
+    parts["network"] = network_of(_METRICS.get(name, name), chosen)
   if name == "classification_error":  # no samples are drawn
     parts = {}
-  if name.startswith("modes"):  # their classifier needs neither
+  if name.startswith("modes") or name in ("cas", "ppl"):  # their classifiers need neither, nor does LPIPS
     parts = {key: value for key, value in parts.items() if key not in ("network", "resize")}
+  if name == "ppl":
+    parts.pop("quantised_in", None)
   for key, value in numbers.items():
     counts_samples = key.endswith(("_samples", "num_fake"))
     if (

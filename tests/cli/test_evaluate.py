@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from functools import partial
 
 import jax
@@ -126,6 +127,16 @@ def test_arrays_statistics_and_a_part_of_the_images(own_cache, files, tmp_path):
   assert not (tmp_path / "refused").exists() and not (tmp_path / "no.npz").exists()
 
 
+LEFT_OUT = {
+  "modes": "the data are not stacked digits",
+  "intra_fid": "80 samples are too few for 10 classes",
+  "class_accuracy": "it needs the logits of one class an image",
+  "inception_score": "it needs class logits, which classifier does not have",
+  "classification_error": "r3gan has no networks that classify or encode images",
+}
+"""Of the report of the run below."""
+
+
 def test_a_run(evaluate, own_cache, files, tmp_path):
   """Conditional, at 32x32; its samples are functions of the seed, and another checkpoint is another generator."""
   run = tmp_path / "run"
@@ -153,19 +164,20 @@ def test_a_run(evaluate, own_cache, files, tmp_path):
       (*score, f"--json={tmp_path / 'float32.json'}", "--quantisation=float32"),
       (*score, f"--json={tmp_path / 'before.json'}", "--checkpoint=32"),
       (*score, "--seed=2", "--num_samples=70"),
+      (*score, "--seed=2", f"--json={tmp_path / 'second.json'}"),
       (*score, "--resize=pytorch"),
       (*score, another),
       (f"--workdir={run}", f"--real={files / 'a'}"),
       (f"--workdir={run}", *digits(files), "--checkpoint=33"),
     ],
   )
-  assert went_well == [None] * 6
+  assert went_well == [None] * 7
   assert numbers(tmp_path / "again.json") == first
   assert (first["images_seen"], first["num_samples"], first["seed"]) == (64, 80, 1)
   # Another protocol is another series; the first one is as it was.
   logged = read_metrics(run)
   weights = hashlib.sha256((files / "another" / "classifier.npz").read_bytes()).hexdigest()[:8]
-  others = ("quantised_in=float32", "num_samples=70, seed=2", "resize=pytorch", f"weights={weights}")
+  others = ("quantised_in=float32", "num_samples=70, seed=2", "seed=2", "resize=pytorch", f"weights={weights}")
   assert {name for name in logged if name.startswith("metrics/fid")} == {
     "metrics/fid",
     *(f"metrics/fid ({other})" for other in others),
@@ -178,6 +190,20 @@ def test_a_run(evaluate, own_cache, files, tmp_path):
   assert numbers(tmp_path / "before.json")["fid"] != first["fid"]
   assert "--real" in either
   assert "choose from [64, 32, 0]" in which
+
+  # Repeated, each set of samples is what its own seed gives, with its own series; beside FID, all that is possible.
+  done = evaluate(*score, "--metrics=report", "--repeats=2", f"--json={tmp_path / 'repeated.json'}")
+  repeated, second = numbers(tmp_path / "repeated.json"), numbers(tmp_path / "second.json")
+  assert (repeated["seed"], repeated["num_samples"]) == ([1, 2], 80)
+  assert repeated["fid"] == [first["fid"], second["fid"]] and first["fid"] != second["fid"]
+  assert read_metrics(run)["metrics/density (seed=2)"][1][-1] == repeated["density"][1]
+  mean, deviation = np.mean(repeated["fid"]), abs(first["fid"] - second["fid"]) / np.sqrt(2)
+  shown = re.search(r"^fid +(\S+) \+- (\S+)$", done.stdout, re.MULTILINE)
+  np.testing.assert_allclose([float(value) for value in shown.groups()], [mean, deviation], rtol=0.05)
+  left_out = dict(re.findall(r"\] (\w+) is left out: (.*)", done.stderr))
+  assert left_out.keys() == LEFT_OUT.keys() and all(why in left_out[metric] for metric, why in LEFT_OUT.items())
+  assert repeated.keys() >= {"fid", "kid", "precision", "recall", "density", "coverage", "authenticity"}
+  assert not repeated.keys() & LEFT_OUT.keys()
 
   # What is computed is shown even if it cannot be written; a damaged record of the protocol is noticed before.
   lines = (run / "metrics.jsonl").read_text()
@@ -210,6 +236,8 @@ REFUSED = [
   (("--fake=a", "--metrics=modes"), "about a run, not about images: name its --workdir"),
   (("--fake=a", "--weights=x.npz"), "--weights needs --network"),
   (("--fake=a", "--quantisation=official"), "--workdir"),
+  (("--fake=a", "--repeats=3"), "which needs a --workdir: parts of --fake would have fewer images"),
+  (("--fake=a", "--metrics=report,fid"), "report has all metrics, so name no others"),
   (("--fake=nowhere",), "neither a directory nor a zip"),
   (("--fake=one", "--metrics=kid", "digits"), "KID needs at least 2 images"),
   (("--fake=one", "--metrics=fid,precision_recall", "digits"), "FID needs at least 2 images"),

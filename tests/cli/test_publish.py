@@ -135,8 +135,8 @@ def test_the_card(directory):
   assert "sgan" in card.data.tags
   results = {result.metric_type: result.metric_value for result in card.data.eval_results}
   assert results == {"fid": 12.25, "kid": 0.5}
-  assert "| 12.25 | network default, num samples 500, seed 0 |" in card.text
-  assert "| 0.5 | network default, num samples 70, seed 0 |" in card.text
+  assert "| 12.25 | network inception, num samples 500, seed 0 |" in card.text
+  assert "| 0.5 | network inception, num samples 70, seed 0 |" in card.text
   assert "99.5" not in card.text
   assert "60,000" in card.text and "1,200 images seen" in card.text and "another run" in card.text
   assert not ModelCard.load(directory / "r3gan" / "README.md").data.eval_results

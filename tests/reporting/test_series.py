@@ -21,16 +21,18 @@ def test_each_score_has_its_best_and_its_protocol():
       "metrics/fid", "metrics/num_real", "metrics/num_fake", "metrics/recall", "metrics/neighbours", "metrics/odd"
     )
     | metrics("metrics/fid (num_samples=1000, network=a b)", "metrics/kid", "metrics/kid_std", "metrics/kid_subsets")
+    | metrics("metrics/coverage", "metrics/density_coverage_neighbours", "metrics/authenticity_num_real")
     | metrics("metrics/classification_error", "metrics/classification_error_test_images")
     | metrics("metrics/modes", "metrics/modes_samples", "metrics/real_modes"),
     PROTOCOL,
   )
   assert [(score.title, score.best, score.details) for score in found] == [
-    ("FID", (2.0, 2), "network default, num samples 50,000, seed 0, num real 5"),
-    ("recall", (5.0, 3), "network default, num samples 50,000, seed 0, neighbours 5"),
+    ("FID", (2.0, 2), "network inception, num samples 50,000, seed 0, num real 5"),
+    ("recall", (5.0, 3), "network vgg16, num samples 50,000, seed 0, neighbours 5"),
     ("odd", None, "network default, num samples 50,000, seed 0"),
     ("FID (num_samples=1000, network=a b)", (2.0, 2), "network a b, num samples 1000, seed 0"),
-    ("KID", (2.0, 2), "network default, num samples 50,000, seed 0, kid std 5, kid subsets 5"),
+    ("KID", (2.0, 2), "network inception, num samples 50,000, seed 0, kid std 5, kid subsets 5"),
+    ("coverage", (5.0, 3), "network vgg16, num samples 50,000, seed 0, density coverage neighbours 5"),
     ("classification error on test images", (2.0, 2), "classification error test images 5"),
     ("modes of 1000", (5.0, 3), "num samples 50,000, seed 0"),
   ]
