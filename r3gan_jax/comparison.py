@@ -29,18 +29,19 @@ def build_evaluations(
 
   Args:
     metrics: of `metrics.evaluation.METRICS`.
-    network: of `pretrained.FEATURE_NETWORKS`, for all metrics; "": those of the literature.
+    network: of `pretrained.FEATURE_NETWORKS`, for all metrics but FD_DINOv2; "": those of the literature.
 
   The other arguments are those of `Scorer`.
   """
   cache = StatisticsCache(cache_directory() / "statistics")
   evaluations: list[tuple[Settings, Evaluation]] = []
-  for name in dict.fromkeys(network or default_network(metric) for metric in metrics):
-    served = [metric for metric in metrics if (network or default_network(metric)) == name]
-    features = build_feature_network(name, resize, weights, download)
+  for name in dict.fromkeys(network_of(metric, network) for metric in metrics):
+    served = [metric for metric in metrics if network_of(metric, network) == name]
+    own = weights if name == network else None
+    features = build_feature_network(name, resize, own, download)
     evaluation = Evaluation(served, features, make_mesh(), real, cache, batch_per_device)
     settings: Settings = {"network": features.name, "resize": features.resize}
-    evaluations.append((settings | fingerprint_of(weights), evaluation))
+    evaluations.append((settings | fingerprint_of(own), evaluation))
   return evaluations
 
 
@@ -65,7 +66,7 @@ def reference(evaluations: Sequence[tuple[Settings, Evaluation]]) -> Reference:
   for _, evaluation in evaluations:
     if evaluation.has_reference:
       return evaluation.reference()
-  raise UserError("reference statistics are those of FID: add fid to the metrics")
+  raise UserError("reference statistics are those of FID or FD_DINOv2: add fid or fd_dinov2 to the metrics")
 
 
 def fingerprint_of(weights: Path | None) -> Settings:
@@ -73,6 +74,11 @@ def fingerprint_of(weights: Path | None) -> Settings:
   return {"weights": file_fingerprint(weights)} if weights and not published(weights) and weights.is_file() else {}
 
 
-def default_network(metric: str) -> str:
-  """Returns the feature network of the literature; for authenticity, that of the other metrics of neighbours."""
-  return "vgg16" if metric in OF_NEIGHBOURS else "inception"
+def network_of(metric: str, chosen: str = "") -> str:
+  """Returns the feature network of a metric: its only one, that chosen for all metrics, or that of the literature.
+
+  Authenticity has that of the other metrics of neighbours.
+  """
+  if metric == "fd_dinov2":
+    return "dinov2"
+  return chosen or ("vgg16" if metric in OF_NEIGHBOURS else "inception")

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from r3gan_jax.errors import UserError
-from r3gan_jax.interop.weights import INCEPTION, VGG16, cache_directory
-from r3gan_jax.metrics import digits_cnn, inception, residual_cnn, vgg
+from r3gan_jax.interop.weights import DINOV2, INCEPTION, LPIPS, VGG16, cache_directory
+from r3gan_jax.metrics import digits_cnn, dinov2, inception, lpips, residual_cnn, vgg
 from r3gan_jax.metrics.features import RESIZES, FeatureNetwork, pixels
 from r3gan_jax.ops.images import to_float, to_uint8
 
-FEATURE_NETWORKS = ("inception", "vgg16", "digits", "pixels")
+FEATURE_NETWORKS = ("inception", "vgg16", "dinov2", "digits", "pixels")
 
 
 def build_feature_network(
@@ -24,8 +24,8 @@ def build_feature_network(
   """Builds a network of `FEATURE_NETWORKS` with its weights.
 
   Args:
-    name: "inception" for FID, KID and Inception score, "vgg16" for precision and recall, "digits" for (stacked) MNIST,
-      "pixels" for tiny images.
+    name: "inception" for FID, KID and Inception score, "vgg16" for precision and recall, "dinov2" for FD_DINOv2,
+      "digits" for (stacked) MNIST, "pixels" for tiny images.
     resize: how images are resized for Inception, of `features.RESIZES`.
     weights: its file; default: the published one, or MNIST's classifier, from the user's cache.
     download: fetches the published file if it is missing.
@@ -39,12 +39,21 @@ def build_feature_network(
     return inception.feature_network(INCEPTION.params(inception.abstract_params(), weights, download), resize)
   if name == "vgg16":
     return vgg.feature_network(VGG16.params(vgg.abstract_params(), weights, download))
+  if name == "dinov2":
+    return dinov2.feature_network(DINOV2.params(dinov2.abstract_params(), weights, download))
   if name == "digits":
     path = weights or classifier_path("mnist")
     return digits_cnn.feature_network(digits_cnn.load(path)[0], path.stem)
   if name == "pixels":
     return pixels()
   raise UserError(f"feature network {name!r} is unknown: choose from {list(FEATURE_NETWORKS)}")
+
+
+def lpips_params(download: bool = False) -> dict:
+  """Returns the published parameters of `metrics.lpips.LPIPS`; errors are those of `build_feature_network`."""
+  abstract = lpips.abstract_params()
+  vgg16 = VGG16.params(abstract.pop("vgg16"), download=download)
+  return LPIPS.params(abstract, download=download) | {"vgg16": vgg16}
 
 
 def classifier_path(data_set: str) -> Path:
@@ -99,6 +108,7 @@ def pretrained_features(setting: str, name: str, shape: tuple[int, int, int]) ->
   networks: dict[str, Callable[[], tuple[FeatureNetwork, Any]]] = {
     "inception": lambda: (inception.feature_network({}), inception.abstract_params()),
     "vgg16": lambda: (vgg.feature_network({}), vgg.abstract_params()),
+    "dinov2": lambda: (dinov2.feature_network({}), dinov2.abstract_params()),
     "digits": lambda: (digits_cnn.feature_network({}, ""), digits_cnn.abstract_params()),
     "pixels": lambda: (pixels(), ()),
   }

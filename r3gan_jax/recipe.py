@@ -117,12 +117,14 @@ class Run:
   grid: tuple[int, int] = setting((16, 16), positive)  # columns, rows
   grid_scale: int = setting(1, positive)  # integer upscaling of saved grids
   grid_channels: bool = setting(False)  # show each image's red, green and blue channels beside it
-  # Computed at every snapshot: "fid", "kid", "inception_score", "precision_recall", "density_coverage", "authenticity",
-  # "modes" (stacked data only), "class_accuracy" and "intra_fid" (of conditional GANs), "classification_error" (of GANs
-  # that classify or encode images, on the test images of prepared data)
+  # Computed at every snapshot: "fid", "fd_dinov2", "kid", "mind", "inception_score", "precision_recall",
+  # "density_coverage", "authenticity", "ppl", "modes" (stacked data only), "class_accuracy" and "intra_fid" (of
+  # conditional GANs), "cas" (of these, on the test images of prepared data), "classification_error" (of GANs that
+  # classify or encode images, on the same)
   metrics: tuple[str, ...] = setting(())
   metric_samples: int = setting(50_000, positive)
-  # The feature network: "inception", "vgg16", "digits" (cli.train_classifier) or "pixels"; "": each metric's own
+  # The feature network of most metrics: "inception", "vgg16", "dinov2", "digits" (cli.train_classifier) or "pixels";
+  # "": each metric's own
   feature_network: str = setting("")
   best_metric: str = setting("")  # "fid", "modes_kl", ...: its best checkpoint is kept in best/
   resize: str = setting("tensorflow")  # how images are resized for Inception (metrics/features.py)

@@ -19,8 +19,8 @@ from r3gan_jax.algorithms.base import Algorithm, Carry, HasCategories, HasClassi
 from r3gan_jax.comparison import (
   Settings,
   build_evaluations,
-  default_network,
   fingerprint_of,
+  network_of,
   possible,
   reference,
 )
@@ -31,12 +31,14 @@ from r3gan_jax.errors import UserError
 from r3gan_jax.interop.weights import published
 from r3gan_jax.metrics import classification, digits_cnn, digits_svm
 from r3gan_jax.metrics.classification import TRAINING_IMAGES, ClassificationError, labelled_images
+from r3gan_jax.metrics.classification_accuracy_score import ClassificationAccuracyScore
 from r3gan_jax.metrics.evaluation import METRICS as FEATURE_METRICS
 from r3gan_jax.metrics.evaluation import OF_CLASSES
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.modes import Classifier, ModeCoverage
 from r3gan_jax.metrics.reference import Reference
-from r3gan_jax.pretrained import classifier_path
+from r3gan_jax.perceptual_path_length import SMALLEST_SIDE, PerceptualPathLength
+from r3gan_jax.pretrained import classifier_path, lpips_params
 from r3gan_jax.progress_bar import progress_bar
 from r3gan_jax.recipe import image_size
 from r3gan_jax.sampling import Sampler
@@ -45,7 +47,7 @@ from r3gan_jax.sources import has_test_images, labelled
 from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.protocol import Protocol
 
-OF_SAMPLES = ("modes", *FEATURE_METRICS)
+OF_SAMPLES = ("modes", "cas", "ppl", *FEATURE_METRICS)
 METRICS = (*OF_SAMPLES, "classification_error")
 
 _SAMPLES_OF_A_CLASS = 20
@@ -61,13 +63,13 @@ def protocol(config: ConfigDict, algorithm: Algorithm, seed: int = 0, weights: P
   Its 'network' is "default" for that of the literature.
   """
   run, network = config.run, chosen_network(config)
-  if not set(OF_SAMPLES).intersection(run.metrics):
+  if set(OF_SAMPLES).isdisjoint(run.metrics):
     return {}
   compared = [metric for metric in run.metrics if metric in FEATURE_METRICS]
   weights = chosen_weights(config, weights)
   if weights and not published(weights):
     network = weights.stem
-  elif not network or (compared and all(network == default_network(metric) for metric in compared)):
+  elif not network or (compared and all(network_of(metric, network) == network_of(metric) for metric in compared)):
     network = "default"
   return {
     "network": network,
@@ -88,13 +90,15 @@ def report(config: ConfigDict, algorithm: Algorithm, num_samples: int) -> list[s
   if not config.data.source.startswith("stacked"):
     why["modes"] = "the data are not stacked digits"
   if not classes:
-    why |= dict.fromkeys(OF_CLASSES, "the GAN is not conditional")
+    why |= dict.fromkeys((*OF_CLASSES, "cas"), "the GAN is not conditional")
   elif num_samples < _SAMPLES_OF_A_CLASS * classes:
     why["intra_fid"] = f"{num_samples:,} samples are too few for {classes} classes"
   if not isinstance(algorithm, HasClassifier | HasCategories | HasCodes):
     why["classification_error"] = f"{config.algorithm} has no networks that classify or encode images"
-  elif not has_test_images(config):
-    why["classification_error"] = "the data have no labelled test images"
+  if not has_test_images(config):
+    why |= dict.fromkeys(("cas", "classification_error"), "the data have no labelled test images")
+  if min(algorithm.image_shape[:2]) < SMALLEST_SIDE:
+    why["ppl"] = "the images are too small"
   for metric, reason in why.items():
     logging.info("%s is left out: %s", metric, reason)
   return [metric for metric in METRICS if metric not in why]
@@ -137,13 +141,15 @@ class Scorer:
     run = config.run
     for metric in run.metrics:
       look_up(dict.fromkeys(METRICS), "run.metrics", metric)
-      if metric in OF_CLASSES and not algorithm.num_classes:
+      if metric in (*OF_CLASSES, "cas") and not algorithm.num_classes:
         raise UserError(f"metrics: {metric!r} needs a conditional GAN, but config.data.num_classes = 0: leave it out")
     self._classification: ClassificationError | None = None
     if "classification_error" in run.metrics:
       self._classification = _classification_error(config, algorithm, batch_per_device)
     real = real_images(config, source, run.metric_samples)
     self._modes = ModeCoverage(_digit_classifier(config), real) if "modes" in run.metrics else None
+    self._cas = _classification_accuracy_score(config, algorithm, real) if "cas" in run.metrics else None
+    self._path_length = PerceptualPathLength(algorithm, lpips_params(download)) if "ppl" in run.metrics else None
     compared = [metric for metric in run.metrics if metric in FEATURE_METRICS]
     of_network = chosen_network(config), run.resize, chosen_weights(config, weights)
     self._evaluations = build_evaluations(compared, real, *of_network, download, batch_per_device)
@@ -161,9 +167,11 @@ class Scorer:
   def _take(self, seed: int) -> None:
     self._seed, self._settings = seed, self._settings | {"seed": seed}
     self.protocol = protocol(self._config, self._algorithm, seed, self._weights)
-    if self._modes or self._evaluations:
-      num_samples = self._config.run.metric_samples
+    num_samples = self._config.run.metric_samples
+    if self.protocol:
       self._draw = fake_images(self._algorithm, self._source, num_samples, seed, **self._options)
+    if self._path_length:
+      self._paths = np.split(seeds_of_samples(2 * num_samples, seed), 2)
 
   def of_seed(self, seed: int) -> "Scorer":
     """Returns a scorer by other samples, which shares what is known of the real images.
@@ -182,13 +190,22 @@ class Scorer:
     """
     if self._classification:
       yield {}, self._classification((params, carry))
-    if self._modes or self._evaluations:
-      yield from self.of_images(self._draw(params, carry))
+    if not self.protocol:
+      return
+    images = self._draw(params, carry)
+    if self._path_length:
+      labels = images.labels(np.arange(images.size)) if images.labels else None
+      starts, ends = self._paths
+      numbers = self._path_length(params, carry, starts, ends, labels)
+      yield {name: self._settings[name] for name in ("num_samples", "seed")}, numbers
+    yield from self.of_images(images)
 
   def of_images(self, images: ImageSet) -> Iterator[tuple[Settings, dict[str, float]]]:
     """Scores images in place of samples; yields as a call does."""
     if self._modes:
       yield self._settings, self._modes(images)
+    if self._cas:
+      yield self._settings, self._cas(images, self._seed)
     for of_network, evaluation in self._evaluations:
       yield of_network | self._settings, evaluation(images, self._seed)
 
@@ -210,13 +227,8 @@ def _classification_error(config: ConfigDict, algorithm: Algorithm, batch_per_de
     raise UserError(
       f"metrics: 'classification_error' needs networks that classify or encode images, which {config.algorithm} has not"
     )
-  data = config.data
-  if not has_test_images(config):
-    raise UserError(
-      "metrics: 'classification_error' needs a prepared data set with a split 'test' that is not trained on, but "
-      f"config.data.source = {data.source!r}, name = {data.name!r}, split = {data.split!r}: leave the metric out"
-    )
-  test, training = (labelled(config, split) for split in ("test", data.split))
+  _check_test_images(config, "classification_error")
+  test, training = (labelled(config, split) for split in ("test", config.data.split))
   return ClassificationError(
     lambda networks, images: outputs(networks[0], networks[1], images),
     kind,
@@ -225,6 +237,24 @@ def _classification_error(config: ConfigDict, algorithm: Algorithm, batch_per_de
     labelled_images("test", test, algorithm.image_shape),
     labelled_images("training", training, algorithm.image_shape, TRAINING_IMAGES),
   )
+
+
+def _classification_accuracy_score(
+  config: ConfigDict, algorithm: Algorithm, real: ImageSet
+) -> ClassificationAccuracyScore:
+  """Returns the metric, on the data set's test images."""
+  _check_test_images(config, "cas")
+  test = labelled_images("test", labelled(config, "test"), algorithm.image_shape)
+  return ClassificationAccuracyScore(real, test, algorithm.num_classes)
+
+
+def _check_test_images(config: ConfigDict, metric: str) -> None:
+  data = config.data
+  if not has_test_images(config):
+    raise UserError(
+      f"metrics: {metric!r} needs a prepared data set with a split 'test' that is not trained on, but "
+      f"config.data.source = {data.source!r}, name = {data.name!r}, split = {data.split!r}: leave the metric out"
+    )
 
 
 def real_images(config: ConfigDict, source: Source, num_samples: int) -> ImageSet:

@@ -279,7 +279,7 @@ def _at_the_end(comparison: ConfigDict, config: ConfigDict, algorithm: Algorithm
   """Returns a configuration, of images, whose `run` has the metrics and samples of the end of a run."""
   config = factory.of_images(factory.with_numbers(config)).copy_and_resolve_references()
   metrics = comparison.metrics
-  config.run.metrics = tuple(name for name in metrics if algorithm.num_classes or name not in OF_CLASSES)
+  config.run.metrics = tuple(name for name in metrics if algorithm.num_classes or name not in (*OF_CLASSES, "cas"))
   config.run.metric_samples = comparison.samples
   config.run.best_metric = ""
   return config

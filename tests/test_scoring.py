@@ -3,15 +3,18 @@
 import importlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.image_files import write_idx_files, write_images, zip_directory
 
 from configs import stacked_digits
-from r3gan_jax import factory, runs, scoring
+from r3gan_jax import comparison, factory, perceptual_path_length, runs, scoring
 from r3gan_jax.data.prepare import prepare_idx
 from r3gan_jax.errors import UserError
-from r3gan_jax.metrics import digits_cnn
+from r3gan_jax.metrics import classification_accuracy_score, digits_cnn, dinov2, inception
+from r3gan_jax.metrics.features import FeatureNetwork
+from r3gan_jax.metrics.lpips import LPIPS
 from r3gan_jax.pretrained import classifier_path
 from r3gan_jax.training.mesh import make_mesh, replicated
 from r3gan_jax.training.state import averaged, init_state
@@ -182,6 +185,63 @@ def test_the_classification_error_is_of_test_images_and_draws_no_samples(tmp_pat
     told["t10k"] = np.array([names.get(kind, 0) for kind in told["t10k"]])
   assert settings == {} and numbers["classification_error"] == np.mean(told["t10k"] != images["t10k"][1])
   assert numbers["classification_error_test_images"] == 5
+
+
+def test_scores_of_a_run_that_are_not_of_features(tmp_path, monkeypatch):
+  """The classification accuracy score learns from samples; path lengths are of other latents with each seed."""
+  config, _ = labelled(tmp_path, "acgan")
+  config.run.update({"metrics": ("cas", "ppl"), "metric_samples": 16})
+  monkeypatch.setattr(classification_accuracy_score, "STEPS", 2)
+  monkeypatch.setattr(perceptual_path_length, "_BATCH_PER_DEVICE", 2)
+  weights = jax.jit(LPIPS().init)(jax.random.key(0), *np.zeros((2, 1, 16, 16, 3), np.float32))["params"]
+  monkeypatch.setattr(scoring, "lpips_params", lambda download: weights)
+  config, algorithm, source = built(config)
+  networks = averaged(algorithm, jax.jit(lambda: init_state(algorithm, 0))())
+  scorer = scoring.Scorer(config, algorithm, source)
+  with jax.numpy_dtype_promotion("standard"):  # for Optax's Adam
+    (of_paths, paths), (of_samples, samples) = scorer(*networks)
+    (_, others), _ = scorer.of_seed(1)(*networks)
+  assert of_paths == {"num_samples": 16, "seed": 0}
+  assert of_samples == of_paths | {"quantised_in": "float32"} and scorer.protocol["num_samples"] == 16
+  assert paths["ppl_num_paths"] == 16 and paths["ppl"] > 0 and others["ppl"] not in (0, paths["ppl"])
+  assert samples["cas_num_fake"] == 16 and samples["cas_test_images"] == 5
+  assert {samples["cas"], samples["real_cas"]} <= {0, 0.2, 0.4, 0.6, 0.8, 1}
+
+  config.data.split = "train+test"
+  with pytest.raises(UserError, match=r"'cas' needs a prepared data set .* split = 'train\+test'"):
+    scoring.Scorer(*built(config))
+  unconditional = importlib.import_module("configs.zoo.dcgan").get_config("smoke")
+  unconditional.run.metrics = ("cas",)
+  with pytest.raises(UserError, match="'cas' needs a conditional GAN"):
+    scoring.Scorer(*built(unconditional))
+
+
+@pytest.mark.parametrize(
+  "metrics, network, protocol, of_network",
+  [
+    (("fid", "fd_dinov2"), "", "default", {"inception-2015-12-05", "dinov2-vitl14"}),
+    (("fid", "fd_dinov2"), "inception", "default", {"inception-2015-12-05", "dinov2-vitl14"}),
+    (("fid", "fd_dinov2"), "pixels", "pixels", {"pixels", "dinov2-vitl14"}),
+    (("fid",), "dinov2", "dinov2", {"dinov2-vitl14"}),
+  ],
+)
+def test_fd_dinov2_has_its_own_network(monkeypatch, metrics, network, protocol, of_network):
+  """FID and FD_DINOv2 are computed side by side; whatever network is chosen for FID, FD_DINOv2 keeps its own."""
+  names = {name: module.feature_network({}).name for name, module in (("inception", inception), ("dinov2", dinov2))}
+
+  def mean(params, images):
+    return {"features": images.astype(jnp.float32).mean((1, 2))}
+
+  def build(name, *_):
+    return FeatureNetwork(names.get(name, name), mean, (), "none")
+
+  monkeypatch.setattr(comparison, "build_feature_network", build)
+  config, algorithm, source = built(recipe(metrics=metrics, feature_network=network, metric_samples=200))
+  scorer = scoring.Scorer(config, algorithm, source)
+  assert scorer.protocol["network"] == protocol
+  scores = [*scorer.of_images(scoring.real_images(config, source, 200))]
+  assert {settings["network"] for settings, _ in scores} == of_network
+  assert {name for _, numbers in scores for name in numbers} == {*metrics, "num_real", "num_fake"}
 
 
 @pytest.mark.parametrize(

@@ -517,6 +517,25 @@ class HasImageDtype(Protocol):
 
 
 @runtime_checkable
+class HasBfloat16(Protocol):
+  """An algorithm whose generator may compute in bfloat16; for the metric "ppl", whose steps are below its rounding."""
+
+  def in_float32(self) -> Algorithm:
+    """Returns the same algorithm with a generator in float32, which has the same parameters."""
+
+
+@runtime_checkable
+class HasStyles(Protocol):
+  """An algorithm that maps z to w, where paths are straight; for the metric "ppl"."""
+
+  def styles(self, params: Params, noise: jax.Array) -> jax.Array:
+    """Returns w [N, width] of noise [N, noise_dim]."""
+
+  def from_styles(self, params: Params, carry: Carry, w: jax.Array, noise: jax.Array) -> jax.Array:
+    """Draws images from w; what else `noise` has is used as by `Algorithm.generate`."""
+
+
+@runtime_checkable
 class HasImageFeatures(Protocol):
   """An algorithm whose discriminator can compare two images; for inversion.py."""
 

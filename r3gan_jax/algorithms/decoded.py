@@ -3,13 +3,13 @@
 For samples and scores; what is trained is the GAN of latents.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from r3gan_jax.algorithms.base import Algorithm, Carry, Params
+from r3gan_jax.algorithms.base import Algorithm, Carry, HasBfloat16, Params
 from r3gan_jax.data.latents import STD, Numbers
 from r3gan_jax.networks.vae import Autoencoder
 
@@ -50,6 +50,9 @@ class Decoded:
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
   ) -> jax.Array:
     return self.decode(params, self.gan.generate(params, carry, noise, labels, truncation))
+
+  def in_float32(self) -> "Decoded":
+    return replace(self, gan=self.gan.in_float32()) if isinstance(self.gan, HasBfloat16) else self
 
   def decode(self, params: Params, latents: jax.Array) -> jax.Array:
     """Returns the images, float32 [N, H, W, C] in about [-1, 1], of latents [N, h, w, c] as they are trained on."""

@@ -249,6 +249,9 @@ class R3GAN(GAN):
   def image_dtype(self) -> jnp.dtype:
     return cast(HasImageDtype, self.generator).image_dtype
 
+  def in_float32(self) -> "R3GAN":
+    return replace(self, generator=self.generator.clone(bfloat16_stages=0))
+
   @property
   def image_features(self) -> nn.Module:
     return self.discriminator

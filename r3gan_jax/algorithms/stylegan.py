@@ -153,6 +153,13 @@ class StyleGAN(GAN):
     w = self._for_all_layers(self._map(params["generator"], z))
     return self._synthesise(params["generator"], truncated(w, carry["w"], truncation), planes, carry["lod"])
 
+  def styles(self, params: Params, noise: jax.Array) -> jax.Array:
+    return self._map(params["generator"], self._split(noise)[0])
+
+  def from_styles(self, params: Params, carry: Carry, w: jax.Array, noise: jax.Array) -> jax.Array:
+    _, planes = self._split(noise)
+    return self._synthesise(params["generator"], self._for_all_layers(w), planes, carry["lod"])
+
   def pictures(self, params: Params, carry: Carry, images: jax.Array) -> dict[str, jax.Array]:
     """Returns samples beside themselves with the layers of 4x4 and 8x8 controlled by others, as figure 3 of the paper.
 

@@ -17,7 +17,7 @@ deviation; as in the published code, R1 uses the gradient of the sum of all logi
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import jax
@@ -142,9 +142,18 @@ class StyleGAN2(GAN):
     Pixel noise is the same for all images, as with `noise_mode = const` in the published code.
     """
     del labels
-    generator = params["generator"]
-    w = truncation * self._map(generator, noise) + (1 - truncation) * carry["w"][None]
-    return self._synthesise(generator, self._for_all_layers(w))
+    w = truncation * self.styles(params, noise) + (1 - truncation) * carry["w"][None]
+    return self.from_styles(params, carry, w, noise)
+
+  def styles(self, params: Params, noise: jax.Array) -> jax.Array:
+    return self._map(params["generator"], noise)
+
+  def from_styles(self, params: Params, carry: Carry, w: jax.Array, noise: jax.Array) -> jax.Array:
+    del carry, noise
+    return self._synthesise(params["generator"], self._for_all_layers(w))
+
+  def in_float32(self) -> "StyleGAN2":
+    return replace(self, synthesis=self.synthesis.clone(bfloat16_stages=0))
 
   def _generator_gradients(
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters

@@ -216,10 +216,9 @@ def _of_files(weights: Path | None, statistics: epath.Path | None) -> Iterator[t
       "--repeats draws sets of samples, which needs a --workdir: parts of --fake would have fewer images, and another "
       "FID. Score several sets of files one by one"
     )
-  if "modes" in metrics:
-    raise UserError("--metrics=modes needs the --workdir of a run on stacked digits")
-  if "classification_error" in metrics:
-    raise UserError("--metrics=classification_error is about the networks of a run: name its --workdir")
+  for metric in metrics:
+    if metric not in METRICS:
+      raise UserError(f"--metrics={metric} is about a run, not about images: name its --workdir")
   if _QUANTISATION.value:
     raise UserError("--quantisation is about the samples of a --workdir: leave it out")
   if _NUM_SAMPLES.value and not _FAKE.value:

@@ -21,7 +21,7 @@ from absl import flags
 from r3gan_jax import factory, runs, scoring
 from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
-from r3gan_jax.comparison import default_network
+from r3gan_jax.comparison import network_of
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics.feature_extractor import FeatureExtractor, ImageSet
 from r3gan_jax.metrics.features import FeatureNetwork
@@ -83,7 +83,7 @@ def _of_run(workdir: str, weights: Path | None) -> tuple[ImageSet, ImageSet, Fea
   config, algorithm = trained.config, trained.algorithm
   if _NETWORK.value:
     config.run.feature_network = _NETWORK.value
-  name = scoring.chosen_network(config) or default_network("authenticity")
+  name = scoring.chosen_network(config) or network_of("authenticity")
   weights = scoring.chosen_weights(config, weights)
   network = build_feature_network(name, config.run.resize, weights, _DOWNLOAD.value)
   source = factory.build_source(config)
@@ -97,7 +97,7 @@ def _of_run(workdir: str, weights: Path | None) -> tuple[ImageSet, ImageSet, Fea
 
 def _of_files(weights: Path | None) -> tuple[ImageSet, ImageSet, FeatureNetwork]:
   """Returns samples, real images and the feature network that flags name."""
-  name = _NETWORK.value or default_network("authenticity")
+  name = _NETWORK.value or network_of("authenticity")
   network = build_feature_network(name, weights=weights, download=_DOWNLOAD.value)
   return open_images("fake", _FAKE.value or ""), open_images("real", _REAL.value or ""), network
 

@@ -20,6 +20,8 @@ from r3gan_jax.storage import failing_as
 Params = dict[str, Any]
 Reader = Callable[[str, tuple[int, ...]], np.ndarray]
 """(name, shape) -> the tensor, float32; raises a UserError if there is none of that shape."""
+Shapes = Mapping[str, tuple[int, ...]]
+"""Leaf of a layer, such as 'kernel' or 'bias' -> its shape."""
 
 _BATCH_NORM_EPSILON = 1e-3
 
@@ -29,24 +31,22 @@ class PublishedWeights:
   """A published file of weights, and its conversion to the parameters of our network.
 
   Attributes:
-    url: its file name ends in the first 8 hex digits of the SHA-256, before the suffix.
-    layer: (reader, path of a layer in our network, shape of its kernel) -> its float32 'kernel' and 'bias'.
+    url: where it is.
+    sha256: the first 8 hex digits of its SHA-256.
+    layer: (reader, path of a layer in our network, leaf -> shape) -> leaf -> float32 array.
+    file_name: its name in `cache_directory()`; default: that in the URL.
   """
 
   url: str
-  layer: Callable[[Reader, tuple[str, ...], tuple[int, ...]], dict[str, np.ndarray]]
+  sha256: str
+  layer: Callable[[Reader, tuple[str, ...], Shapes], dict[str, np.ndarray]]
+  file_name: str = ""
 
-  @property
-  def file_name(self) -> str:
-    return self.url.rpartition("/")[2]
-
-  @property
-  def sha256(self) -> str:
-    """The first 8 hex digits of the SHA-256."""
-    return self.file_name.rpartition("-")[2].partition(".")[0]
+  def __post_init__(self) -> None:
+    object.__setattr__(self, "file_name", self.file_name or self.url.rpartition("/")[2])
 
   def params(self, abstract: Params, path: Path | None = None, download: bool = False) -> Params:
-    """Returns the parameters, with the structure and shapes of `abstract`: layers of 'kernel' and 'bias'.
+    """Returns the parameters, with the structure and shapes of `abstract`.
 
     Args:
       abstract: the parameters as `jax.ShapeDtypeStruct`s.
@@ -83,16 +83,17 @@ class PublishedWeights:
         raise UserError(f"{title}: {name} is {tensors[name].dtype} {tensors[name].shape}, not numbers {shape}")
       return tensors[name].astype(np.float32)
 
-    leaves = flatten_dict(abstract)
-    layers = {path[:-1]: leaf.shape for path, leaf in leaves.items() if path[-1] == "kernel"}
+    layers: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
+    for (*path, leaf), value in flatten_dict(abstract).items():
+      layers.setdefault(tuple(path), {})[leaf] = value.shape
     return unflatten_dict(
-      {(*path, leaf): value for path, shape in layers.items() for leaf, value in self.layer(read, path, shape).items()}
+      {(*path, leaf): value for path, of in layers.items() for leaf, value in self.layer(read, path, of).items()}
     )
 
 
 def published(path: Path) -> bool:
   """Returns whether `path` has the name of a published file, so that its checksum is verified when it is read."""
-  return path.name in (INCEPTION.file_name, VGG16.file_name)
+  return path.name in (weights.file_name for weights in (INCEPTION, VGG16, DINOV2, LPIPS))
 
 
 def file_fingerprint(path: Path) -> str:
@@ -106,18 +107,18 @@ def cache_directory() -> Path:
   return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "r3gan_jax"
 
 
-def _inception_layer(read: Reader, path: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def _inception_layer(read: Reader, path: tuple[str, ...], shapes: Shapes) -> dict[str, np.ndarray]:
   """Converts the layer of the same name; folds batch normalisation into the convolution."""
-  name = ".".join(path)
+  name, shape = ".".join(path), shapes["kernel"]
   if len(shape) == 2:
-    return {"kernel": read(f"{name}.weight", shape[::-1]).T, "bias": read(f"{name}.bias", shape[-1:])}
-  kernel = read(f"{name}.conv.weight", _oihw(shape))
+    return {"kernel": _kernel(read, f"{name}.weight", shape), "bias": read(f"{name}.bias", shape[-1:])}
+  kernel = _kernel(read, f"{name}.conv.weight", shape)
   scale, bias, mean, variance = (
     read(f"{name}.bn.{leaf}", shape[-1:]).astype(np.float64)
     for leaf in ("weight", "bias", "running_mean", "running_var")
   )
   scale /= np.sqrt(variance + _BATCH_NORM_EPSILON)
-  folded = {"kernel": kernel.transpose(2, 3, 1, 0) * scale, "bias": bias - mean * scale}
+  folded = {"kernel": kernel * scale, "bias": bias - mean * scale}
   return jax.tree.map(lambda leaf: leaf.astype(np.float32), folded)
 
 
@@ -135,25 +136,55 @@ _VGG16_LAYERS = {
 """Our name -> the published one; the numbers left out are activations, pools and dropout."""
 
 
-def _vgg16_layer(read: Reader, path: tuple[str, ...], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-  (layer,) = path
+def _vgg16_layer(read: Reader, path: tuple[str, ...], shapes: Shapes) -> dict[str, np.ndarray]:
+  (layer,), shape = path, shapes["kernel"]
   name = _VGG16_LAYERS[layer]
-  bias = read(f"{name}.bias", shape[-1:])
-  if len(shape) == 4:
-    return {"kernel": read(f"{name}.weight", _oihw(shape)).transpose(2, 3, 1, 0), "bias": bias}
-  kernel = read(f"{name}.weight", shape[::-1])
+  kernel = _kernel(read, f"{name}.weight", shape)
   if layer == "fc1":  # its inputs are 7x7 features, flattened as [C, H, W] there, as [H, W, C] here
-    kernel = kernel.reshape(len(kernel), -1, 7, 7).transpose(0, 2, 3, 1).reshape(kernel.shape)
-  return {"kernel": kernel.T, "bias": bias}
+    kernel = kernel.reshape(-1, 7, 7, shape[1]).transpose(1, 2, 0, 3).reshape(shape)
+  return {"kernel": kernel, "bias": read(f"{name}.bias", shape[-1:])}
 
 
-def _oihw(hwio: tuple[int, ...]) -> tuple[int, ...]:
-  height, width, inputs, outputs = hwio
-  return outputs, inputs, height, width
+def _dinov2_layer(read: Reader, path: tuple[str, ...], shapes: Shapes) -> dict[str, np.ndarray]:
+  """Converts the layer of the same name, but for "blocks.0" and "patch_embed.proj"."""
+  layer = "".join(f"{part}." for part in path)
+  layer = layer.replace("blocks_", "blocks.").replace("patch_embed.", "patch_embed.proj.")
+  found = {}
+  for leaf, shape in shapes.items():
+    if leaf == "kernel":
+      found[leaf] = _kernel(read, f"{layer}weight", shape)
+    else:
+      found[leaf] = read(layer + ("weight" if leaf == "scale" else leaf), shape)
+  return found
+
+
+def _lpips_layer(read: Reader, path: tuple[str, ...], shapes: Shapes) -> dict[str, np.ndarray]:
+  """Converts all weights, which are there those of 1x1 convolutions."""
+  assert not path
+  return {leaf: read(f"{leaf}.model.1.weight", (1, *shape, 1, 1)).reshape(shape) for leaf, shape in shapes.items()}
+
+
+def _kernel(read: Reader, name: str, shape: tuple[int, ...]) -> np.ndarray:
+  """Returns a kernel [inputs, outputs] or [h, w, inputs, outputs]; PyTorch has [outputs, inputs] or with h, w last."""
+  *window, inputs, outputs = shape
+  return np.moveaxis(read(name, (outputs, inputs, *window)), (0, 1), (-1, -2))
 
 
 INCEPTION = PublishedWeights(
   "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+  "6726825d",
   _inception_layer,
 )
-VGG16 = PublishedWeights("https://download.pytorch.org/models/vgg16-397923af.pth", _vgg16_layer)
+VGG16 = PublishedWeights("https://download.pytorch.org/models/vgg16-397923af.pth", "397923af", _vgg16_layer)
+# The authors publish no checksum: this one is that of four copies on the Hugging Face Hub, by different people, which
+# agree; they have 1,217,586,395 bytes.
+DINOV2 = PublishedWeights(
+  "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth", "d5383ea8", _dinov2_layer
+)
+# Beside VGG16; the checksum is that of the file in the package lpips 0.1.4.
+LPIPS = PublishedWeights(
+  "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth",
+  "a78928a0",
+  _lpips_layer,
+  "lpips-v0.1-vgg.pth",
+)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from r3gan_jax.data.source import digest
 from r3gan_jax.errors import UserError
-from r3gan_jax.metrics import density_coverage, fid, kid, memorisation, precision_recall
+from r3gan_jax.metrics import density_coverage, fid, kid, memorisation, mind, precision_recall
 from r3gan_jax.metrics.class_accuracy import class_accuracy
 from r3gan_jax.metrics.feature_extractor import FeatureExtractor, ImageSet
 from r3gan_jax.metrics.features import FeatureNetwork
@@ -24,7 +24,7 @@ from r3gan_jax.metrics.reference import Reference
 from r3gan_jax.metrics.statistics_cache import Key, StatisticsCache
 
 MAX_FEATURES = 200_000
-"""The most images of a set that KID and the metrics of neighbours use, evenly spread over it.
+"""The most images of a set that KID, MIND and the metrics of neighbours use, evenly spread over it.
 
 The official code's precision and recall use the first 200,000 in file order. Of the presets' data only ImageNet is
 larger: with its 1,281,167 files sorted by class, they would cover about 156 of the 1000 classes.
@@ -36,22 +36,25 @@ OF_NEIGHBOURS = {
   "authenticity": memorisation.authenticity,
 }
 """The metrics of neighbours -> the functions that read them off `Neighbourhoods`."""
-METRICS = ("fid", "kid", "inception_score", *OF_NEIGHBOURS, "class_accuracy", "intra_fid")
+OF_MOMENTS = ("fid", "fd_dinov2")
+"""The metrics that compare with reference statistics, too."""
+METRICS = (*OF_MOMENTS, "kid", "mind", "inception_score", *OF_NEIGHBOURS, "class_accuracy", "intra_fid")
 OF_CLASSES = ("class_accuracy", "intra_fid")
 """The metrics of samples with the classes that they were asked to have."""
 
 # For metrics that compare with real images: the statistics that they need, and the check of sizes.
 _KEPT = {
-  "fid": ("moments",),
-  "kid": ("features",),
+  **dict.fromkeys(OF_MOMENTS, ("moments",)),
+  **dict.fromkeys(("kid", "mind"), ("features",)),
   **dict.fromkeys(OF_NEIGHBOURS, ("features", "neighbours")),
   "intra_fid": ("class_moments",),
 }
 _OF_FEATURES = {"features", "neighbours"}
 """Statistics of at most `MAX_FEATURES` images."""
 _CHECK_SIZES = {
-  "fid": fid.check_sizes,
+  **dict.fromkeys(OF_MOMENTS, fid.check_sizes),
   "kid": kid.check_sizes,
+  "mind": mind.check_sizes,
   "precision_recall": precision_recall.check_sizes,
   "density_coverage": density_coverage.check_sizes,
   "authenticity": memorisation.check_sizes,
@@ -69,7 +72,7 @@ Statistics = dict[str, dict[str, np.ndarray]]
 class Evaluation:
   """Scores sets of fake images against one set of real ones, with one feature network.
 
-  FID and the Inception score need sums only. KID and the metrics of neighbours keep the features of at most
+  FID and the Inception score need sums only. KID, MIND and the metrics of neighbours keep the features of at most
   `MAX_FEATURES` images per set, float32 on the host: 400 MB for 50,000 x 2048. FID within classes keeps a covariance a
   class.
 
@@ -110,7 +113,7 @@ class Evaluation:
 
     Args:
       fake: the images.
-      seed: for KID's subsets, and the parts of the Inception score.
+      seed: for KID's subsets, MIND's directions and the parts of the Inception score.
 
     Raises:
       UserError: see `check` and `FeatureExtractor`.
@@ -122,12 +125,15 @@ class Evaluation:
     statistics = self._collect(fake, self._kept - {"neighbours"} | of_fake, score)
 
     result: dict[str, float] = {}
-    if "fid" in self.metrics:
-      result |= fid.fid(self.reference(), _moments(statistics["moments"]))
+    for name in OF_MOMENTS:
+      if name in self.metrics:
+        result |= fid.fid(self.reference(), _moments(statistics["moments"]), name)
     if "features" in self._kept:
       real_features, features = (kept["features"]["features"] for kept in (real, statistics))
       if "kid" in self.metrics:
         result |= kid.kid(real_features, features, seed)
+      if "mind" in self.metrics:
+        result |= mind.mind(real_features, features, seed)
       if "neighbours" in self._kept:
         sides = Neighbourhoods(real_features, features, self._mesh, real["neighbours"]["distances"])
         for name, of_neighbourhoods in OF_NEIGHBOURS.items():
@@ -170,7 +176,7 @@ class Evaluation:
 
   def _check(self, name: str, num_fake: int, shape: tuple[int, int, int], with_classes: bool) -> None:
     real, network = self._real, self._network.name
-    if name in _KEPT and (real is None or (isinstance(real, Reference) and name != "fid")):
+    if name in _KEPT and (real is None or (isinstance(real, Reference) and name not in OF_MOMENTS)):
       raise UserError(f"metrics: {name} compares with real images, and there are none: leave it out")
     if name == "intra_fid" and isinstance(real, ImageSet) and real.labels is None:
       raise UserError(f"metrics: {name} needs the classes of real images, and there are none: leave it out")
@@ -206,11 +212,11 @@ class Evaluation:
 
   @property
   def has_reference(self) -> bool:
-    """Whether FID is one of the metrics."""
-    return "fid" in self.metrics
+    """Whether one of the metrics compares with reference statistics."""
+    return not set(OF_MOMENTS).isdisjoint(self.metrics)
 
   def reference(self) -> Reference:
-    """Returns the reference statistics of the real images, for an evaluation with FID."""
+    """Returns the reference statistics of the real images, for an evaluation with FID or FD_DINOv2."""
     if isinstance(self._real, Reference):
       return self._real
     assert self._real

@@ -24,7 +24,7 @@ class Gaussian(Protocol):
   def covariance(self) -> np.ndarray: ...
 
 
-def fid(real: Gaussian, fake: Moments) -> dict[str, float]:
+def fid(real: Gaussian, fake: Moments, name: str = "fid") -> dict[str, float]:
   """Computes |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of Gaussians with the moments of real and fake features.
 
   It needs 2 images per side. With no more images than features a covariance is singular; the distance is still that of
@@ -34,8 +34,12 @@ def fid(real: Gaussian, fake: Moments) -> dict[str, float]:
   1/n, 0.002 % at 50,000 images. On the features of tests/golden/metrics.npz (1,500 real, 1,200 fake) its FID is 0.07 %
   lower.
 
+  Args:
+    real, fake: the moments.
+    name: "fid", or "fd_dinov2" of DINOv2's features.
+
   Returns:
-    'fid', 'num_real' (if it is known) and 'num_fake'.
+    The distance by its name, 'num_real' (if it is known) and 'num_fake'.
 
   Raises:
     UserError: fewer than 2 images per side.
@@ -47,11 +51,11 @@ def fid(real: Gaussian, fake: Moments) -> dict[str, float]:
   dimension = len(real.mean)
   if min(real.count or fake.count, fake.count) <= dimension:
     logging.warning(
-      "FID of %s real and %d fake images is biased upwards: %d features need at least %d images per side",
-      *(real.count or "?", fake.count, dimension, dimension + 1),
+      "%s of %s real and %d fake images is biased upwards: %d features need at least %d images per side",
+      *(name, real.count or "?", fake.count, dimension, dimension + 1),
     )
   distance = frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
-  return {"fid": distance} | ({"num_real": real.count} if real.count else {}) | {"num_fake": fake.count}
+  return {name: distance} | ({"num_real": real.count} if real.count else {}) | {"num_fake": fake.count}
 
 
 def intra_fid(real: Mapping[int, Moments], fake: Mapping[int, Moments]) -> dict[str, float]:

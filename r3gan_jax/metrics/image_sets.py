@@ -12,6 +12,7 @@ from r3gan_jax.data.images import Decoder, to_array
 from r3gan_jax.data.source import digest
 from r3gan_jax.data.survey import describe, survey
 from r3gan_jax.errors import UserError
+from r3gan_jax.metrics.evaluation import OF_MOMENTS
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.reference import Reference, has_statistics, read_npz, read_reference
 from r3gan_jax.storage import as_path
@@ -19,7 +20,7 @@ from r3gan_jax.storage import as_path
 _IMAGE_KEYS = ("images", "arr_0")
 """The arrays of images in an .npz: of `cli.sample`, and of ADM and those who followed it."""
 
-_BY_STATISTICS = {"fid", "inception_score"}
+_BY_STATISTICS = {*OF_MOMENTS, "inception_score"}
 """The metrics that need no real images beside reference statistics."""
 
 
@@ -37,7 +38,9 @@ def open_real(path: epath.PathLike, metrics: Sequence[str]) -> ImageSet | Refere
   if not has_statistics(arrays) or (others and any(key in arrays for key in _IMAGE_KEYS)):
     return _of_arrays("real", path, arrays)
   if others:
-    raise UserError(f"{path} has mu and sigma, which only FID compares with: for {others[0]} give --real images")
+    raise UserError(
+      f"{path} has mu and sigma, which only FID and FD_DINOv2 compare with: for {others[0]} give --real images"
+    )
   logging.info("real: the statistics mu and sigma in %s", path)
   return read_reference(str(path), arrays)
 

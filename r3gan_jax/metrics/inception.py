@@ -144,7 +144,10 @@ class Inception(nn.Module):
 
 
 def preprocess(images: jax.Array, convention: str) -> jax.Array:
-  """Resizes and scales by `convention`: uint8 [N, H, W, 1 or 3] -> float32 [N, 299, 299, 3], about [-1, 1]."""
+  """Resizes and scales by `convention`: uint8 [N, H, W, 1 or 3] -> float32 [N, 299, 299, 3], about [-1, 1].
+
+  pytorch-fid takes 255 to 1; NVIDIA's graph, and clean-fid, which contains it, to 127 / 128.
+  """
   resized = resize(as_rgb(images), SIDE, convention)
   return resized * (2 / 255) - 1 if convention == "pytorch" else (resized - 128) / 128
 

@@ -1,4 +1,4 @@
-"""VGG16's second fully connected layer: the features of precision and recall.
+"""VGG16: its second fully connected layer has the features of precision and recall; LPIPS compares its blocks.
 
 Simonyan and Zisserman 2014, arXiv 1409.1556; Kynkäänniemi et al. 2019, arXiv 1904.06991. Weights and preprocessing are
 torchvision's: RGB in [0, 1], standardised by ImageNet's channel statistics, resized to 224 bilinearly with half-pixel
@@ -11,16 +11,27 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from r3gan_jax.metrics.features import FeatureNetwork, as_rgb, resize
+from r3gan_jax.metrics.features import FeatureNetwork, as_rgb, resize, standardise
 from r3gan_jax.networks.precise import PRECISION, Conv
 
 SIDE = 224
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STANDARD_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """(width, convolutions) of each block, which ends in a 2x2 max pool."""
+
+
+class Convolutions(nn.Module):
+  """The convolutional part: float32 [N, H, W, 3] -> the output of each block before its pool, a list."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> list[jax.Array]:
+    outputs: list[jax.Array] = []
+    for block, (width, convolutions) in enumerate(BLOCKS, start=1):
+      x = nn.max_pool(x, (2, 2), (2, 2)) if outputs else x
+      for n in range(1, convolutions + 1):
+        x = nn.relu(Conv(width, (3, 3), name=f"conv{block}_{n}")(x))
+      outputs.append(x)
+    return outputs
 
 
 class VGG16(nn.Module):
@@ -28,10 +39,9 @@ class VGG16(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    for block, (width, convolutions) in enumerate(BLOCKS, start=1):
-      for n in range(1, convolutions + 1):
-        x = nn.relu(Conv(width, (3, 3), name=f"conv{block}_{n}")(x))
-      x = nn.max_pool(x, (2, 2), (2, 2))
+    convolutions = Convolutions()
+    nn.share_scope(self, convolutions)
+    x = nn.max_pool(convolutions(x)[-1], (2, 2), (2, 2))
     x = x.reshape(len(x), -1)
     for name in ("fc1", "fc2"):
       x = nn.relu(nn.Dense(4096, precision=PRECISION, name=name)(x))
@@ -40,8 +50,7 @@ class VGG16(nn.Module):
 
 def preprocess(images: jax.Array) -> jax.Array:
   """Resizes and standardises uint8 [N, H, W, 1 or 3]: float32 [N, 224, 224, 3]."""
-  resized = resize(as_rgb(images), SIDE, "pytorch") / 255
-  return (resized - MEAN.reshape(1, 1, 1, 3)) / STANDARD_DEVIATION.reshape(1, 1, 1, 3)
+  return standardise(resize(as_rgb(images), SIDE, "pytorch"))
 
 
 def abstract_params() -> dict:

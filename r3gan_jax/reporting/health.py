@@ -8,6 +8,8 @@ SCORES = {
     "Lower is better. It falls fast, then ever more slowly; a rise that lasts means that training drifts, or that D "
     "memorises the data. FIDs compare only by the same protocol."
   ),
+  "fd_dinov2": "Lower is better, and closer to what people see than FID. Its values are larger.",
+  "mind": "Lower is better. It compares only at the same number of images.",
   "intra_fid": "Lower is better: FID of each class by itself, their mean. A rise while FID is level: variety is lost.",
   "kid": "Lower is better. It is unbiased, so close to 0 it may be negative by chance.",
   "inception_score": "Higher is better, up to that of real images. It compares only within one data set.",
@@ -17,7 +19,9 @@ SCORES = {
   "coverage": "Higher is better, up to 0.97: the fraction of real images with a sample near. A fall: variety is lost.",
   "authenticity": "A fall means that samples come closer to single training images: compare with that of test images.",
   "class_accuracy": "Higher is better, up to that of real images. One good image a class is enough for it.",
+  "cas": "Higher is better, up to that of real images: a classifier learns from samples what test images need.",
   "classification_error": "Lower is better: the fraction of test images whose class the GAN's networks do not tell.",
+  "ppl": "Lower is smoother, but not better by itself: a G that ignores z has 0.",
   "modes": "1000 is all. A fall after a rise means that G drops modes.",
   "modes_kl": "0 is a uniform cover of the modes. Random draws alone leave about 500 / samples: 0.02 of 26,000.",
 }

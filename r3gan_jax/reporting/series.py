@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from r3gan_jax.comparison import default_network
+from r3gan_jax.comparison import network_of
 from r3gan_jax.factory import BEST_METRICS
 from r3gan_jax.reporting import health
 
@@ -14,34 +14,42 @@ Metrics = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """See `training.logging.read_metrics`."""
 
 TITLES = {
+  "cas": "classification accuracy score",
   "class_accuracy": "accuracy of a classifier on the classes asked for",
   "classification_error": "classification error on test images",
+  "fd_dinov2": "FD in DINOv2's features",
   "fid": "FID",
   "intra_fid": "FID within classes",
   "kid": "KID",
+  "mind": "MIND",
   "inception_score": "Inception score",
   "modes": "modes of 1000",
   "modes_kl": "KL(samples || uniform), nats",
+  "ppl": "perceptual path length",
 }
-LOGARITHMIC = ("fid", "intra_fid", "kid", "modes_kl")
+LOGARITHMIC = ("fid", "fd_dinov2", "intra_fid", "kid", "mind", "modes_kl")
 
 _METRICS = dict.fromkeys(("precision", "recall"), "precision_recall")
 _METRICS |= dict.fromkeys(("density", "coverage"), "density_coverage")
 """Score -> the metric that computes it, where their names differ."""
 _DETAILS = {
   "authenticity": ("authenticity_",),
+  "cas": ("cas_", "real_cas"),
   "class_accuracy": ("class_accuracy_",),
   "classification_error": ("classification_error_",),
   "coverage": ("density_coverage_",),
   "density": ("density_coverage_",),
+  "fd_dinov2": ("num_real", "num_fake"),
   "fid": ("num_real", "num_fake"),
   "intra_fid": ("intra_fid_num_",),
   "kid": ("kid_",),
+  "mind": ("mind_",),
   "inception_score": ("inception_score_", "num_fake"),
   "precision": ("precision_recall_", "neighbours"),
   "recall": ("precision_recall_", "neighbours"),
   "modes": ("modes_samples",),
   "modes_kl": ("modes_samples",),
+  "ppl": ("ppl_",),
 }
 """Score -> how the names of those series begin that say how it was computed."""
 _ENDINGS = (
@@ -50,6 +58,8 @@ _ENDINGS = (
   "num_fake",
   "neighbours",
   "_subsets",
+  "_projections",
+  "_paths",
   "_subset_size",
   "_splits",
   "_std",
@@ -190,12 +200,15 @@ def _details(name: str, differences: str, protocol: Mapping[str, Any], numbers: 
   """
   parts = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in protocol.items()}
   parts |= dict(part.split("=", 1) for part in differences.strip("()").split(", ") if "=" in part)
-  if parts.get("network") == "default" and name in _DETAILS:
-    parts["network"] = default_network(_METRICS.get(name, name))
+  if "network" in parts and name in _DETAILS:
+    chosen = parts["network"] if parts["network"] != "default" else ""
+    parts["network"] = network_of(_METRICS.get(name, name), chosen)
   if name == "classification_error":  # no samples are drawn
     parts = {}
-  if name.startswith("modes"):  # their classifier needs neither
+  if name.startswith("modes") or name in ("cas", "ppl"):  # their classifiers need neither, nor does LPIPS
     parts = {key: value for key, value in parts.items() if key not in ("network", "resize")}
+  if name == "ppl":
+    parts.pop("quantised_in", None)
   for key, value in numbers.items():
     counts_samples = key.endswith(("_samples", "num_fake"))
     if (

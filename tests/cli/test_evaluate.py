@@ -232,8 +232,8 @@ def test_a_run(evaluate, own_cache, files, tmp_path):
 
 REFUSED = [
   (("--fake=a", "--metrics=fid"), "put https://github.com/mseitzer/pytorch-fid"),
-  (("--fake=a", "--metrics=sharpness"), "choose from modes, fid, kid, inception_score, precision_recall"),
-  (("--fake=a", "--metrics=modes"), "needs the --workdir of a run on stacked digits"),
+  (("--fake=a", "--metrics=sharpness"), "choose from modes, cas, ppl, fid, fd_dinov2, kid"),
+  (("--fake=a", "--metrics=modes"), "about a run, not about images: name its --workdir"),
   (("--fake=a", "--weights=x.npz"), "--weights needs --network"),
   (("--fake=a", "--quantisation=official"), "--workdir"),
   (("--fake=a", "--repeats=3"), "which needs a --workdir: parts of --fake would have fewer images"),

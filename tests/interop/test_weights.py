@@ -13,8 +13,9 @@ from r3gan_jax.metrics import inception
 CONTENT = (GOLDEN / "state_dict.pth").read_bytes()
 
 
-def read_whole(read, path, shape):
-  return {"kernel": read("weight", shape), "bias": read("bias", (2,))}
+def read_whole(read, path, shapes):
+  assert path == ("layer",) and shapes["bias"] == (2,)
+  return {"kernel": read("weight", shapes["kernel"]), "bias": read("bias", (2,))}
 
 
 ABSTRACT = {"layer": {"kernel": np.zeros((3, 2, 1, 2)), "bias": np.zeros(2)}}
@@ -24,9 +25,10 @@ ABSTRACT = {"layer": {"kernel": np.zeros((3, 2, 1, 2)), "bias": np.zeros(2)}}
 def published(tmp_path, monkeypatch):
   """A published file at a file:// URL, with an empty cache: (weights, file, its place in the cache)."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-  file = tmp_path / f"made_up-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
+  file = tmp_path / "made_up.pth"
   file.write_bytes(CONTENT)
-  return PublishedWeights(file.as_uri(), read_whole), file, tmp_path / "cache" / "r3gan_jax" / file.name
+  weights = PublishedWeights(file.as_uri(), hashlib.sha256(CONTENT).hexdigest()[:8], read_whole)
+  return weights, file, tmp_path / "cache" / "r3gan_jax" / file.name
 
 
 def test_downloads_only_on_request_and_only_once(published):

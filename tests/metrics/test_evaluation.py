@@ -16,6 +16,7 @@ from r3gan_jax.metrics.fid import fid
 from r3gan_jax.metrics.inception_score import InceptionScore
 from r3gan_jax.metrics.kid import kid
 from r3gan_jax.metrics.memorisation import authenticity
+from r3gan_jax.metrics.mind import mind
 from r3gan_jax.metrics.moments import Moments
 from r3gan_jax.metrics.neighbourhoods import Neighbourhoods
 from r3gan_jax.metrics.precision_recall import precision_recall
@@ -83,6 +84,7 @@ def test_all_metrics():
   score = InceptionScore(len(fake), seed=3)
   score.add(fake)
   expected = fid(Moments.of(real), Moments.of(fake)) | kid(real, fake, seed=3) | score.result()
+  expected |= {"fd_dinov2": expected["fid"]} | mind(real, fake, seed=3)
   expected |= precision_recall(real, fake, mesh_of(1)) | expected_of_classes()
   sides = Neighbourhoods(real, fake, mesh_of(1))
   expected |= density_coverage(sides) | authenticity(sides)
@@ -250,7 +252,7 @@ def test_bad_input_is_refused():
   def evaluate(fake, metrics=("fid",), network=NETWORK, real=REAL):
     return Evaluation(metrics, network, mesh, image_set("real", real))(ImageSet("fake", 1050, (2, 2, 3), fake))
 
-  with pytest.raises(UserError, match="'fud' is unknown: choose from fid, kid"):
+  with pytest.raises(UserError, match="'fud' is unknown: choose from fid, fd_dinov2"):
     evaluate(FAKE.__getitem__, metrics=["fud"])
   with pytest.raises(UserError, match="kid compares with real images"):
     Evaluation(["kid"], NETWORK, mesh)(image_set("fake", FAKE))

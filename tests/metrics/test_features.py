@@ -1,8 +1,9 @@
-"""Both conventions of resizing against other implementations."""
+"""The conventions of resizing against other implementations."""
 
 import jax
 import numpy as np
 import pytest
+from helpers import feature_networks
 
 from r3gan_jax.metrics.features import as_rgb, pixels, resize
 
@@ -48,6 +49,18 @@ def test_both_as_torch_computes_them(images, side):
   grid = torch.nn.functional.affine_grid(theta, (2, 3, side, side), align_corners=False)
   sampled = torch.nn.functional.grid_sample(nchw, grid, "bilinear", padding_mode="border", align_corners=False)
   np.testing.assert_allclose(ours(images, side, "tensorflow"), np.moveaxis(sampled.numpy(), 1, -1), atol=2e-2)
+
+
+@pytest.mark.parametrize("convention, tolerance", [("clean", 1e-4), ("bicubic", 5e-3)])
+@pytest.mark.parametrize("name", feature_networks.RESIZED)
+def test_golden_cubic(name, convention, tolerance):
+  """clean-fid's resize, which is Pillow's, and EDM2's before DINOv2, which is torch's, with weights in float32."""
+  with np.load(feature_networks.GOLDEN) as golden:
+    recorded = golden[f"{convention}/{name}"]
+  image = feature_networks.random_images(name, *feature_networks.RESIZED[name])
+  every = slice(None, None, feature_networks.EVERY)
+  made = ours(image[None], feature_networks.SIDE, convention)[0, every, every]
+  np.testing.assert_allclose(made, recorded, atol=tolerance)
 
 
 def test_grey_becomes_rgb():

@@ -130,7 +130,7 @@ def test_other_arrays_are_refused(tmp_path):
   eye, mean = np.eye(5), np.zeros(5)
   with pytest.raises(UserError, match=r"x\.npz has statistics of 5 features, but linear has 4"):
     evaluation(opening(mu=mean, sigma=eye), weights=WEIGHTS[:, :4]).check(80, (8, 8, 3), with_classes=False)
-  with pytest.raises(UserError, match=r"x\.npz has mu and sigma, which only FID compares with: for kid give"):
+  with pytest.raises(UserError, match=r"x\.npz has mu and sigma, which only FID and FD_DINOv2 compare with: for kid"):
     opening(metrics=("fid", "kid"), mu=mean, sigma=eye)
   with pytest.raises(UserError, match="statistics instead of images"):
     open_images("fake", tmp_path / "x.npz")

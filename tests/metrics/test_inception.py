@@ -77,7 +77,9 @@ def test_the_feature_network_omits_the_bias_and_accepts_grey_images(golden, para
   assert relative_error(of_grey["features"], of_colour["features"][1:]) < 1e-5
 
 
-@pytest.mark.parametrize("convention, black, white", [("pytorch", -1, 1), ("tensorflow", -1, 127 / 128)])
+@pytest.mark.parametrize(
+  "convention, black, white", [("pytorch", -1, 1), ("tensorflow", -1, 127 / 128), ("clean", -1, 127 / 128)]
+)
 def test_range_of_the_input(convention, black, white):
   images = np.stack([np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 255, np.uint8)])
   made = jax.jit(inception.preprocess, static_argnums=1)(images, convention)

@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.meshes import mesh_of
+from scipy import optimize
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics.fid import fid, frechet_distance
 from r3gan_jax.metrics.inception_score import InceptionScore
 from r3gan_jax.metrics.kid import kid, mmd2_unbiased
+from r3gan_jax.metrics.mind import PROJECTIONS, mind
 from r3gan_jax.metrics.moments import Moments
 from r3gan_jax.metrics.precision_recall import precision_recall
 
@@ -125,6 +127,37 @@ def test_kid_of_equal_distributions_averages_0_and_is_reproducible():
   assert first["kid"] != kid(real, fake, seed=6, num_subsets=10, max_subset_size=100)["kid"]
   assert first["kid_std"] > 0
   assert first["kid"] == pytest.approx(mmd2_unbiased(real, fake), rel=0.2)
+
+
+def test_mind_along_a_line_is_optimal_transport():
+  """In one dimension all directions are the same: 3 times the least mean squared distance of a matching."""
+  real, fake = np.random.default_rng(4).normal(size=(2, 40, 1)).astype(np.float32)
+  costs = np.square(real - fake.T)
+  least = costs[optimize.linear_sum_assignment(costs)].mean()
+  assert mind(real, fake) == {
+    "mind": pytest.approx(3 * least, rel=1e-5),
+    "mind_projections": PROJECTIONS,
+    "mind_images": 40,
+  }
+
+
+def test_mind_of_shifted_features():
+  """It is 3 times the squared shift, up to the draw of directions, and FID is the squared shift."""
+  rng = np.random.default_rng(5)
+  features, shift = rng.normal(size=(500, 32)).astype(np.float32), rng.normal(size=32).astype(np.float32)
+  found = mind(features, features + shift)["mind"]
+  assert found == pytest.approx(3 * np.sum(shift**2), rel=0.1)
+  assert found != mind(features, features + shift, seed=1)["mind"]
+  assert mind(features, features)["mind"] == 0
+
+
+def test_mind_thins_the_larger_side():
+  features = np.random.default_rng(6).normal(size=(300, 8)).astype(np.float32)
+  thinned = mind(features, features[:200])
+  assert thinned == mind(features, features[:200]) and thinned["mind_images"] == 200
+  assert 0 < thinned["mind"] < mind(features[100:], 1.5 * features[:200])["mind"]
+  with pytest.raises(UserError, match="MIND needs at least 2 images per side, but has 300 real and 1 fake"):
+    mind(features, features[:1])
 
 
 def test_inception_score_by_hand():
