@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from absl import logging
+
 from r3gan_jax.errors import UserError
 from r3gan_jax.interop.weights import cache_directory, file_fingerprint, published
 from r3gan_jax.metrics.evaluation import OF_NEIGHBOURS, Evaluation
 from r3gan_jax.metrics.feature_extractor import ImageSet
 from r3gan_jax.metrics.reference import Reference
 from r3gan_jax.metrics.statistics_cache import StatisticsCache
-from r3gan_jax.pretrained import build_feature_network
+from r3gan_jax.pretrained import OF_ONE_METRIC, build_feature_network
 from r3gan_jax.training.mesh import make_mesh
 
 Settings = dict[str, str | int]
@@ -43,6 +45,21 @@ def build_evaluations(
     settings: Settings = {"network": features.name, "resize": features.resize}
     evaluations.append((settings | fingerprint_of(own), evaluation))
   return evaluations
+
+
+def with_weights(metrics: Sequence[str], download: bool) -> list[str]:
+  """Returns the metrics but those of `pretrained.OF_ONE_METRIC` whose weights are missing; logs which.
+
+  None is left out if the weights are to be downloaded.
+  """
+  missing = {
+    metric: [weights.cached for weights in published if not download and not weights.cached.exists()]
+    for metric, published in OF_ONE_METRIC.items()
+  }
+  for metric in metrics:
+    if missing.get(metric):
+      logging.info("%s is left out: %s does not exist, see --download", metric, missing[metric][0])
+  return [metric for metric in metrics if not missing.get(metric)]
 
 
 def possible(

@@ -49,6 +49,10 @@ def build_feature_network(
   raise UserError(f"feature network {name!r} is unknown: choose from {list(FEATURE_NETWORKS)}")
 
 
+OF_ONE_METRIC = {"fd_dinov2": (DINOV2,), "ppl": (VGG16, LPIPS)}
+"""The metrics whose networks cannot be chosen -> the published weights of these."""
+
+
 def lpips_params(download: bool = False) -> dict:
   """Returns the published parameters of `metrics.lpips.LPIPS`; errors are those of `build_feature_network`."""
   abstract = lpips.abstract_params()

@@ -93,10 +93,10 @@ def report(config: ConfigDict, algorithm: Algorithm, num_samples: int) -> list[s
     why |= dict.fromkeys((*OF_CLASSES, "cas"), "the GAN is not conditional")
   elif num_samples < _SAMPLES_OF_A_CLASS * classes:
     why["intra_fid"] = f"{num_samples:,} samples are too few for {classes} classes"
-  if not isinstance(algorithm, HasClassifier | HasCategories | HasCodes):
-    why["classification_error"] = f"{config.algorithm} has no networks that classify or encode images"
   if not has_test_images(config):
     why |= dict.fromkeys(("cas", "classification_error"), "the data have no labelled test images")
+  if not isinstance(algorithm, HasClassifier | HasCategories | HasCodes):
+    why["classification_error"] = f"{config.algorithm} has no networks that classify or encode images"
   if min(algorithm.image_shape[:2]) < SMALLEST_SIDE:
     why["ppl"] = "the images are too small"
   for metric, reason in why.items():

@@ -168,7 +168,9 @@ def _of_run(
   report = _METRICS.value == [REPORT]
   num_samples = _NUM_SAMPLES.value or run.metric_samples
   scoring.seeds_of_samples(num_samples, _SEED.value + _REPEATS.value - 1)
-  metrics = scoring.report(trained.config, trained.algorithm, num_samples) if report else _METRICS.value
+  metrics = _METRICS.value
+  if report:
+    metrics = comparison.with_weights(scoring.report(trained.config, trained.algorithm, num_samples), _DOWNLOAD.value)
   chosen = {
     "metrics": metrics or list(run.metrics) or ["fid"],
     "metric_samples": num_samples,
@@ -210,7 +212,7 @@ def _of_run(
 def _of_files(weights: Path | None, statistics: epath.Path | None) -> Iterator[tuple[Settings, dict[str, float]]]:
   """Scores --fake against --real; yields what numbers depend on, and the numbers."""
   report = _METRICS.value == [REPORT]
-  metrics = list(METRICS) if report else _METRICS.value or ["fid"]
+  metrics = comparison.with_weights(METRICS, _DOWNLOAD.value) if report else _METRICS.value or ["fid"]
   if _REPEATS.value > 1:
     raise UserError(
       "--repeats draws sets of samples, which needs a --workdir: parts of --fake would have fewer images, and another "

@@ -45,6 +45,11 @@ class PublishedWeights:
   def __post_init__(self) -> None:
     object.__setattr__(self, "file_name", self.file_name or self.url.rpartition("/")[2])
 
+  @property
+  def cached(self) -> Path:
+    """The file in `cache_directory()`."""
+    return cache_directory() / self.file_name
+
   def params(self, abstract: Params, path: Path | None = None, download: bool = False) -> Params:
     """Returns the parameters, with the structure and shapes of `abstract`.
 
@@ -58,7 +63,7 @@ class PublishedWeights:
       UserError: the file is missing and `download` is off; it cannot be downloaded; a file with the published name has
         another checksum; a tensor is missing or has another shape.
     """
-    path = path or cache_directory() / self.file_name
+    path = path or self.cached
     if not path.exists():
       if not download:
         raise UserError(f"{path} does not exist: put {self.url} there, or download it with --download")

@@ -113,12 +113,12 @@ def test_arrays_statistics_and_a_part_of_the_images(own_cache, files, tmp_path):
   for error, cure in zip(
     errors[6:],
     (
-      "mu and sigma, which only FID compares with: for kid give --real images",
+      "mu and sigma, which only FID and FD_DINOv2 compare with: for kid give --real images",
       "statistics instead of images: give it as --real",
       "fake has 120 images, fewer than 121",
       "--num_samples is about the samples of a --workdir, or the images of --fake",
       "cannot write --save_statistics=statistics.txt: choose .npz",
-      "add fid to the metrics",
+      "add fid or fd_dinov2 to the metrics",
       "weights = ",
     ),
     strict=True,
@@ -133,6 +133,9 @@ LEFT_OUT = {
   "class_accuracy": "it needs the logits of one class an image",
   "inception_score": "it needs class logits, which classifier does not have",
   "classification_error": "r3gan has no networks that classify or encode images",
+  "cas": "the data have no labelled test images",
+  "fd_dinov2": "dinov2_vitl14_pretrain.pth does not exist, see --download",
+  "ppl": "vgg16-397923af.pth does not exist, see --download",
 }
 """Of the report of the run below."""
 
