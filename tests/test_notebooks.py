@@ -50,9 +50,8 @@ def test_quickstart(environment, monkeypatch, tmp_path):
 
 
 def test_edit(environment, monkeypatch, tmp_path):
-  tiny = (
-    "'--config.gan.widths=(8,8)' '--config.gan.cardinalities=(2,2)' --config.run.metrics= --config.run.best_metric="
-  )
+  tiny = "'--config.gan.widths=(8,8)' '--config.gan.cardinalities=(2,2)' '--config.run.metrics=()'"
+  tiny += " --config.run.best_metric="
   parameters = {"images": 128, "workdir": str(tmp_path / "run"), "epochs": 2, "samples": 100, "steps": 2}
   notebook = executed("edit.ipynb", environment, monkeypatch, tiny, **parameters)
   assert pictures(notebook) == 3
