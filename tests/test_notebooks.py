@@ -49,6 +49,17 @@ def test_quickstart(environment, monkeypatch, tmp_path):
   assert "(4, 8, 8, 3)" in notebook.cells[-1].outputs[0].data["text/plain"]
 
 
+def test_edit(environment, monkeypatch, tmp_path):
+  tiny = "'--config.gan.widths=(8,8)' '--config.gan.cardinalities=(2,2)' '--config.run.metrics=()'"
+  tiny += " --config.run.best_metric="
+  parameters = {"images": 128, "workdir": str(tmp_path / "run"), "epochs": 2, "samples": 100, "steps": 2}
+  notebook = executed("edit.ipynb", environment, monkeypatch, tiny, **parameters)
+  assert pictures(notebook) == 3
+  printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
+  assert "closed_form_3.npz" in printed and "class 0 of channel 0" in printed
+  assert "2 images of the checkpoint at 128 images" in printed
+
+
 def test_official_checkpoints(environment, monkeypatch, tmp_path):
   notebook = executed(
     "official_checkpoints.ipynb",

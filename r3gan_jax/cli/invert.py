@@ -5,15 +5,15 @@
 Images of another size are cropped and resized as by prepare_data. With classes, give --class once for all images, or
 once for each --image.
 
-    --fine_tune             also changes G's features at 4x4, which have many more dimensions than noise: much closer,
-                            but no longer an image that G draws by itself
+    --fine_tune             also changes G's features at 4x4, or a StyleGAN's w in every layer, which have many more
+                            dimensions than noise: much closer, but no longer an image that G draws by itself
     --interpolate=2         2 seconds from each image to the next and back to the first, as a loop
 
 DIR gets one 0_A.png per image (the target, the image from the noise and, if fine-tuned, from the features),
 interpolation.gif with --interpolate, and inversion.npz with n images in the order of the flags:
 
     noise            float32 [n, noise_dim]
-    offsets          float32 [n, 4 * 4 * width], added to the features at 4x4; [n, 0] if not fine-tuned
+    offsets          float32 [n, offset_dim], of inversion.FineTuned, added to the features; [n, 0] if not fine-tuned
     labels           int32 [n], with classes
     targets, images  [n, H, W, C], the given images and the drawn ones
     losses           float32 [n, starts], the final loss of each start; the best start is kept
@@ -64,7 +64,7 @@ _CLASS = flags.DEFINE_multi_integer("class", None, "The class of all images, or,
 _STARTS = flags.DEFINE_integer("starts", 8, "Random starts; the best result is kept.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 500, "Optimiser steps, and again as many of fine-tuning.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first start; start i uses seed + i.", lower_bound=0)
-_FINE_TUNE = flags.DEFINE_bool("fine_tune", False, "Also optimise G's features at 4x4.")
+_FINE_TUNE = flags.DEFINE_bool("fine_tune", False, "Also optimise G's features at 4x4, or a StyleGAN's w.")
 _INTERPOLATE = flags.DEFINE_float(
   "interpolate", None, "Seconds from each image to the next, for a .gif.", lower_bound=1 / FRAME_RATE
 )
