@@ -98,6 +98,9 @@ BEST_METRICS = {
   "intra_fid": ("intra_fid", "min"),
   "modes": ("modes", "max"),
   "modes_kl": ("modes", "min"),
+  "psnr": ("pairs", "max"),
+  "ssim": ("pairs", "max"),
+  "feature_distance": ("pairs", "min"),
 }
 """config.run.best_metric -> (the metric that computes it, whether its "min" or "max" is best)."""
 

@@ -118,7 +118,7 @@ class Run:
   grid_channels: bool = setting(False)  # show each image's red, green and blue channels beside it
   # Computed at every snapshot: "fid", "kid", "inception_score", "precision_recall", "modes" (stacked data only),
   # "class_accuracy" and "intra_fid" (of conditional GANs), "classification_error" (of GANs that classify or encode
-  # images, on the test images of prepared data)
+  # images, on the test images of prepared data), "pairs" (of image_to_image: metrics/pairs.py)
   metrics: tuple[str, ...] = setting(())
   metric_samples: int = setting(50_000, positive)
   # The feature network: "inception", "vgg16", "digits" (cli.train_classifier) or "pixels"; "": each metric's own

@@ -11,10 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms.base import Algorithm, Carry, HasCategories, HasClassifier, HasCodes, Params
+from r3gan_jax.algorithms.base import Algorithm, Carry, HasCategories, HasClassifier, HasCodes, Params, split_keys
+from r3gan_jax.algorithms.image_to_image import ImageToImage
 from r3gan_jax.comparison import (
   Settings,
   build_evaluations,
@@ -31,19 +33,21 @@ from r3gan_jax.metrics import classification, digits_cnn, digits_svm
 from r3gan_jax.metrics.classification import TRAINING_IMAGES, ClassificationError, labelled_images
 from r3gan_jax.metrics.evaluation import METRICS as FEATURE_METRICS
 from r3gan_jax.metrics.evaluation import OF_CLASSES
-from r3gan_jax.metrics.feature_extractor import ImageSet
+from r3gan_jax.metrics.feature_extractor import ImageSet, spread
 from r3gan_jax.metrics.modes import Classifier, ModeCoverage
+from r3gan_jax.metrics.pairs import Drawn, PairQuality
 from r3gan_jax.metrics.reference import Reference
-from r3gan_jax.pretrained import classifier_path
+from r3gan_jax.ops.images import to_uint8
+from r3gan_jax.pretrained import build_feature_network, classifier_path
 from r3gan_jax.progress_bar import progress_bar
 from r3gan_jax.recipe import image_size
 from r3gan_jax.sampling import Sampler
 from r3gan_jax.settings import look_up
-from r3gan_jax.sources import has_test_images, labelled
+from r3gan_jax.sources import SOURCES, has_test_images, labelled
 from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.protocol import Protocol
 
-OF_SAMPLES = ("modes", *FEATURE_METRICS)
+OF_SAMPLES = ("modes", "pairs", *FEATURE_METRICS)
 METRICS = (*OF_SAMPLES, "classification_error")
 
 MIN_CLASSIFIER_ACCURACY = {"stacked_digits": 0.97, "stacked_mnist": 0.99}
@@ -89,8 +93,8 @@ class Scorer:
 
   Raises:
     UserError: an unknown metric, network or resize, missing weights, 'modes' of data that are not stacked digits,
-      a metric of classes without classes, or 'classification_error' of data without labelled test images or of networks
-      that do not classify.
+      a metric of classes without classes, 'classification_error' of data without labelled test images or of networks
+      that do not classify, or 'pairs' of networks that draw from noise alone, or another metric of those that do not.
   """
 
   def __init__(
@@ -109,6 +113,10 @@ class Scorer:
       look_up(dict.fromkeys(METRICS), "run.metrics", metric)
       if metric in OF_CLASSES and not algorithm.num_classes:
         raise UserError(f"metrics: {metric!r} needs a conditional GAN, but config.data.num_classes = 0: leave it out")
+      if (metric == "pairs") != isinstance(algorithm, ImageToImage):
+        raise UserError(
+          f"metrics: {metric!r} of {config.algorithm}: 'pairs' is the metric of image_to_image, and of no other GAN"
+        )
     self.protocol = protocol(config, algorithm, seed, weights)
     self._classification: ClassificationError | None = None
     if "classification_error" in run.metrics:
@@ -119,14 +127,21 @@ class Scorer:
       self._parts.append(({}, ModeCoverage(_digit_classifier(config), real)))
     compared = [metric for metric in run.metrics if metric in FEATURE_METRICS]
     network, weights = _network(config), _weights(config, weights)
+    quantised_in = factory.quantised_in(config, algorithm)
+    self._settings = {"num_samples": run.metric_samples, "seed": seed, "quantised_in": quantised_in.name}
+    self._pairs: tuple[Settings, PairQuality] | None = None
+    if isinstance(algorithm, ImageToImage) and run.metrics:
+      features = build_feature_network(network or "inception", run.resize, weights, download)
+      draw = partial(_drawn, algorithm, quantised_in)
+      quality = PairQuality(draw, features, _true_images(config, source), make_mesh(), batch_per_device, seed)
+      own: Settings = {"network": features.name, "resize": features.resize}
+      self._pairs = own | fingerprint_of(weights) | self._settings, quality
     self._evaluations = build_evaluations(
       compared, real, network, run.resize, weights, download, batch_per_device, seed
     )
     for _, evaluation in self._evaluations:
       evaluation.check(run.metric_samples, algorithm.image_shape)
     self._parts += self._evaluations
-    quantised_in = factory.quantised_in(config, algorithm)
-    self._settings = {"num_samples": run.metric_samples, "seed": seed, "quantised_in": quantised_in.name}
     if self._parts:
       self._draw = fake_images(algorithm, source, run.metric_samples, seed, quantised_in=quantised_in, title=title)
 
@@ -137,6 +152,9 @@ class Scorer:
     """
     if self._classification:
       yield {}, self._classification((params, carry))
+    if self._pairs:
+      settings, quality = self._pairs
+      yield settings, quality((params, carry))
     if not self._parts:
       return
     yield from self.of_images(self._draw(params, carry))
@@ -179,6 +197,30 @@ def _classification_error(config: ConfigDict, algorithm: Algorithm, batch_per_de
     labelled_images("test", test, algorithm.image_shape),
     labelled_images("training", training, algorithm.image_shape, TRAINING_IMAGES),
   )
+
+
+def _drawn(
+  algorithm: ImageToImage, quantised_in: DTypeLike, networks: tuple[Params, Carry], images: jax.Array, keys: jax.Array
+) -> Drawn:
+  """Draws from the conditions of images for `PairQuality`."""
+  condition_keys, *sample_keys = split_keys(keys, 3)
+  conditions = algorithm.conditions(images, condition_keys)
+  first, second = (
+    to_uint8(algorithm.generate(*networks, algorithm.noise(keys), conditions), quantised_in) for keys in sample_keys
+  )
+  baseline = to_uint8(algorithm.condition.restore(conditions, algorithm.images.channels))
+  return Drawn((first, second), baseline, conditions, algorithm.conditions(first, condition_keys))
+
+
+def _true_images(config: ConfigDict, source: Source) -> ImageSet:
+  """Returns at most config.run.metric_samples images, evenly spread: test images, if there are any."""
+  if has_test_images(config):
+    config = config.copy_and_resolve_references()
+    config.data.split = "test"
+    source = SOURCES["tfds"](config)
+  chosen = spread(len(source), min(len(source), config.run.metric_samples))
+  shape = (*image_size(config.data), config.data.channels)
+  return ImageSet("true", len(chosen), shape, lambda part: to_8_bits(source[chosen[part]]["image"]))
 
 
 def real_images(config: ConfigDict, source: Source, num_samples: int) -> ImageSet:

@@ -45,7 +45,10 @@ class Condition:
 
   def shape(self, images: Images) -> tuple[int, int, int]:
     """Returns (h, w, c)."""
-    like = jax.ShapeDtypeStruct((1, *images.shape), jnp.float32), jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    like = (
+      jax.ShapeDtypeStruct((1, *images.shape), jnp.float32),
+      jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
+    )
     return jax.eval_shape(self.make, *like).shape[1:]
 
   def shown(self, conditions: jax.Array, channels: int) -> jax.Array:
@@ -83,7 +86,8 @@ def _downscale(factor: int) -> Condition:
 
 def _grey(images: jax.Array, keys: jax.Array) -> jax.Array:
   del keys
-  return _rounded(images @ jnp.asarray(LUMA, images.dtype)[:, None])
+  weights = jnp.asarray(LUMA, images.dtype)[None, None, None]
+  return _rounded(jnp.sum(images * weights, axis=-1, keepdims=True))
 
 
 def _check_colours(images: Images) -> None:
@@ -120,7 +124,9 @@ def _fill(conditions: jax.Array, channels: int) -> jax.Array:
 
 CONDITIONS: Mapping[str, Condition] = {
   **{f"downscale_{factor}": _downscale(factor) for factor in (2, 4, 8)},
-  "grey": Condition(_grey, lambda conditions, channels: _with_channels(to_float(conditions), channels), 1, _check_colours),
+  "grey": Condition(
+    _grey, lambda conditions, channels: _with_channels(to_float(conditions), channels), 1, _check_colours
+  ),
   "mask": Condition(_mask, _fill),
 }
 """config.gan.condition -> its kind."""

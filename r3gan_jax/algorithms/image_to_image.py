@@ -145,5 +145,7 @@ def build(settings: Settings, images: Images, platform: str) -> ImageToImage:
 
 
 def _of_r3gan(settings: Settings) -> r3gan.Settings:
-  shared = {field.name: getattr(settings, field.name) for field in fields(r3gan.Settings) if hasattr(settings, field.name)}
+  shared = {
+    field.name: getattr(settings, field.name) for field in fields(r3gan.Settings) if hasattr(settings, field.name)
+  }
   return r3gan.Settings(**shared)

@@ -16,6 +16,8 @@ their own, such as "metrics/fid (num_samples=1000)". The same seed gives the sam
     --save_statistics=FILE.npz  also writes the reference statistics of the real images; with --real, without --fake
     --metrics=classification_error
                                 of the run's own networks on the data set's test images; no samples are drawn
+    --metrics=pairs             of an image-to-image GAN: PSNR, SSIM and more, against the true images
+                                (docs/image_to_image.md)
     --quantisation=official     samples become uint8 in bfloat16 if G's last stage computes in it (never on CPUs), as in
                                 the official code: 41 % of values are one level higher (ops/images.py)
 """
@@ -158,8 +160,9 @@ def _of_files(weights: Path | None, statistics: epath.Path | None) -> Iterator[t
   metrics = _METRICS.value or ["fid"]
   if "modes" in metrics:
     raise UserError("--metrics=modes needs the --workdir of a run on stacked digits")
-  if "classification_error" in metrics:
-    raise UserError("--metrics=classification_error is about the networks of a run: name its --workdir")
+  for metric in ("classification_error", "pairs"):
+    if metric in metrics:
+      raise UserError(f"--metrics={metric} is about the networks of a run: name its --workdir")
   if _QUANTISATION.value:
     raise UserError("--quantisation is about the samples of a --workdir: leave it out")
   if _NUM_SAMPLES.value and not _FAKE.value:

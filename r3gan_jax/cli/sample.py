@@ -18,9 +18,9 @@ StyleGAN and EDM.
     --truncation=0.7                        less varied, more typical images: StyleGAN2's w moves 0.3 of the way to
                                             its mean; BigGAN's noise is without tails, 0.7 of the distribution;
                                             R3GAN's noise is multiplied by 0.7 (not in the paper)
-    --condition=FOLDER                      of an image-to-image GAN: draws from the images in it (or in a zip), which are
-                                            the classes 0, 1, ... by the order of their names; by default every seed
-                                            from each of them
+    --condition=FOLDER                      of an image-to-image GAN: draws from the images in it, or in a zip, which
+                                            are the classes 0, 1, ... in the order of their names; without --class,
+                                            every seed from each of them
     --quantisation=official                 uint8 as in the official code, in bfloat16 if G's last stage computes in
                                             it: 41 % of values are one level higher (ops/images.py)
 """

@@ -21,6 +21,14 @@ TITLES = {
   "inception_score": "Inception score",
   "modes": "modes of 1000",
   "modes_kl": "KL(samples || uniform), nats",
+  "psnr": "PSNR of samples, dB",
+  "ssim": "SSIM of samples",
+  "feature_distance": "feature distance of samples from true images",
+  "diversity": "feature distance of two samples of one condition",
+  "consistency": "PSNR of the conditions of samples, dB",
+  "baseline_psnr": "PSNR without a network, dB",
+  "baseline_ssim": "SSIM without a network",
+  "baseline_feature_distance": "feature distance without a network",
 }
 LOGARITHMIC = ("fid", "intra_fid", "kid", "modes_kl")
 
