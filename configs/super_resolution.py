@@ -31,11 +31,11 @@ def get_config(variant: str = "") -> ConfigDict:
   config.gan.blocks = (1, 1, 1, 1)
   config.gan.bfloat16_stages = 3
 
-  config.batch_size = 64
+  config.batch_size = 32
   config.gan.burn_in_images = 50_000
   config.gan.learning_rate = (1e-3, 2e-4)
-  config.gan.gamma = (0.5, 0.1)
-  config.gan.ema_half_life = (0.0, 10_000.0)
+  config.gan.gamma = (1.0, 0.3)
+  config.gan.ema_half_life = (0.0, 5_000.0)
 
   config.run.total_images = 100_000
   config.run.log_every_images = 5_000

@@ -37,7 +37,7 @@ from r3gan_jax.metrics.feature_extractor import ImageSet, spread
 from r3gan_jax.metrics.modes import Classifier, ModeCoverage
 from r3gan_jax.metrics.pairs import Drawn, PairQuality
 from r3gan_jax.metrics.reference import Reference
-from r3gan_jax.ops.images import to_uint8
+from r3gan_jax.ops.images import to_float, to_uint8
 from r3gan_jax.pretrained import build_feature_network, classifier_path
 from r3gan_jax.progress_bar import progress_bar
 from r3gan_jax.recipe import image_size
@@ -208,7 +208,7 @@ def _drawn(
   first, second = (
     to_uint8(algorithm.generate(*networks, algorithm.noise(keys), conditions), quantised_in) for keys in sample_keys
   )
-  baseline = to_uint8(algorithm.condition.restore(conditions, algorithm.images.channels))
+  baseline = to_uint8(algorithm.condition.restore(to_float(conditions), algorithm.images.channels))
   return Drawn((first, second), baseline, conditions, algorithm.conditions(first, condition_keys))
 
 

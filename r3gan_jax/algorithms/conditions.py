@@ -32,8 +32,8 @@ class Condition:
 
   Attributes:
     make: (images float32 [N, H, W, C] in [-1, 1], keys [N]) -> conditions uint8 [N, h, w, c], each by itself.
-    restore: (conditions uint8 [N, h, w, c], C) -> images float32 [N, H, W, C]: the best guess without a network, which
-      scores are compared with.
+    restore: (conditions float [N, h, w, c] in [-1, 1], C) -> images [N, H, W, C]: the guess without a network, which G
+      begins with, and which scores are compared with.
     factor: H / h = W / w.
     check: raises a UserError for images that it cannot be made of.
   """
@@ -79,7 +79,7 @@ def _downscale(factor: int) -> Condition:
 
   def restore(conditions: jax.Array, channels: int) -> jax.Array:
     del channels
-    return _resized(to_float(conditions), factor * conditions.shape[1], factor * conditions.shape[2])
+    return _resized(conditions, factor * conditions.shape[1], factor * conditions.shape[2])
 
   return Condition(make, restore, factor)
 
@@ -117,16 +117,15 @@ def box(height: int, width: int, key: jax.Array) -> jax.Array:
 
 def _fill(conditions: jax.Array, channels: int) -> jax.Array:
   """Fills boxes with the mean of what is visible."""
-  colours, visible = to_float(conditions)[..., :channels], conditions[..., channels:] == 255
-  mean = jnp.mean(colours, axis=(1, 2), keepdims=True, where=visible)
-  return jnp.where(visible, colours, mean)
+  colours, visible = conditions[..., :channels], conditions[..., channels:] > 0
+  total = jnp.sum(jnp.where(visible, colours, 0), axis=(1, 2), keepdims=True)
+  count = jnp.sum(visible.astype(colours.dtype), axis=(1, 2), keepdims=True)
+  return jnp.where(visible, colours, total / jnp.maximum(count, 1))
 
 
 CONDITIONS: Mapping[str, Condition] = {
   **{f"downscale_{factor}": _downscale(factor) for factor in (2, 4, 8)},
-  "grey": Condition(
-    _grey, lambda conditions, channels: _with_channels(to_float(conditions), channels), 1, _check_colours
-  ),
+  "grey": Condition(_grey, _with_channels, 1, _check_colours),
   "mask": Condition(_mask, _fill),
 }
 """config.gan.condition -> its kind."""

@@ -2,9 +2,12 @@
 
 G draws an image from noise and a condition c, and D judges pairs. One iteration is that of algorithms/r3gan.py, with
 
-    D    fake = G(z, c)                 c: the condition of the real image, of which config.gan.condition makes it
+    D    fake = G(z, c)                c: the condition of the real image, of which config.gan.condition makes it
          mean( softplus(-(D(real, c) - D(fake, c))) + gamma / 2 (R1 + R2) )
     G    mean( softplus(-(D(G(z, c), c) - D(real, c))) )
+
+G(z, c) is the guess without a network, `Condition.restore`, plus the output of the networks, which so learn what the
+guess lacks (residual learning: Kim et al. 2016, arXiv 1511.04587).
 
 R1 and R2 are on the gradient with respect to the image alone, as for every c there is a GAN of its own. There is no
 loss of pixels: what c leaves open is drawn, not averaged.
@@ -119,6 +122,10 @@ class ImageToImage(R3GAN):
   def _condition(self, batch: Batch, keys: jax.Array) -> jax.Array:
     keys = jax.vmap(partial(jax.random.fold_in, data=_OF_CONDITIONS))(keys)
     return to_float(self.conditions(batch["image"], keys))
+
+  def _generate(self, generator: Any, z: jax.Array, labels: jax.Array | None) -> jax.Array:
+    drawn = super()._generate(generator, z, labels)
+    return drawn + self.condition.restore(cast(jax.Array, labels), self.images.channels).astype(drawn.dtype)
 
   def _example(self) -> tuple[jax.Array, jax.Array]:
     return jnp.zeros((1, *self.image_shape)), jnp.zeros((1, *self.condition_shape))

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from r3gan_jax.algorithms.conditions import CONDITIONS, box
+from r3gan_jax.ops.images import to_float
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 
@@ -25,7 +26,7 @@ def test_downscaling_is_that_of_pillow(factor):
   size = (32 // factor, 32 // factor)
   expected = np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in images])
   assert made.dtype == np.uint8 and np.abs(made.astype(np.int16) - expected.astype(np.int16)).max() <= 1
-  restored = CONDITIONS[f"downscale_{factor}"].restore(made, 3)
+  restored = CONDITIONS[f"downscale_{factor}"].restore(to_float(made), 3)
   for image, condition in zip(restored, made, strict=True):
     enlarged = np.asarray(Image.fromarray(np.asarray(condition)).resize((32, 32), Image.Resampling.BICUBIC), np.float32)
     inside = slice(2 * factor, -2 * factor)  # Pillow and JAX differ at the border
@@ -39,7 +40,9 @@ def test_grey_is_that_of_pillow():
   made = condition.make(floats, KEYS)
   expected = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
   assert made.shape == (4, 8, 8, 1) and np.abs(made[..., 0].astype(np.int16) - expected.astype(np.int16)).max() <= 1
-  np.testing.assert_allclose((condition.restore(made, 3) + 1) * 127.5, np.broadcast_to(made, images.shape), atol=1e-4)
+  np.testing.assert_allclose(
+    (condition.restore(to_float(made), 3) + 1) * 127.5, np.broadcast_to(made, images.shape), atol=1e-4
+  )
 
 
 def test_a_mask_hides_a_box_and_nothing_else():
@@ -67,7 +70,7 @@ def test_boxes_are_of_all_sizes_and_places():
 def test_boxes_are_filled_with_the_mean_of_what_is_visible():
   condition = np.zeros((1, 2, 2, 2), np.uint8)
   condition[0, 0, 0], condition[0, 0, 1], condition[0, 1, 0] = (255, 255), (0, 255), (51, 255)
-  restored = (CONDITIONS["mask"].restore(jnp.asarray(condition), 1)[0, ..., 0] + 1) * 127.5
+  restored = (CONDITIONS["mask"].restore(to_float(jnp.asarray(condition)), 1)[0, ..., 0] + 1) * 127.5
   np.testing.assert_allclose(restored, [[255, 0], [51, 102]], atol=1e-4)
 
 

@@ -86,7 +86,7 @@ def by_keys(networks, images, keys):
 
 
 def test_draws_depend_on_the_seed_and_the_image_alone():
-  images = np.random.default_rng(1).integers(0, 256, (11, 12, 12, 1), np.uint8)
+  images = np.random.default_rng(1).integers(0, 256, (10, 12, 12, 1), np.uint8)
   network = FeatureNetwork("halves", halves, (), "none")
 
   def scored(images, devices, seed=0):
