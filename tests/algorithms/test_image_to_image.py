@@ -12,6 +12,8 @@ from helpers.meshes import mesh_of
 from helpers.states import arrays_of
 from helpers.zoo import data, trained
 
+from configs import super_resolution
+from r3gan_jax import factory
 from r3gan_jax.algorithms import image_to_image
 from r3gan_jax.algorithms.base import Images
 from r3gan_jax.algorithms.conditioned import conditioned
@@ -152,3 +154,15 @@ def test_pictures_show_what_is_given_what_is_drawn_and_what_is_true():
 def test_conditions_that_do_not_fit_are_refused(condition, options, message):
   with pytest.raises(UserError, match=re.escape(message)):
     built(condition, **options)
+
+
+@pytest.mark.parametrize(
+  "variant, shape", [("", (8, 8, 1)), ("colourise", (32, 32, 1)), ("inpaint", (32, 32, 4)), ("smoke", (8, 8, 1))]
+)
+def test_the_recipes(variant, shape):
+  experiment = factory.build_experiment(super_resolution.get_config(variant), device_count=8)
+  assert experiment.algorithm.condition_shape == shape
+  params, _ = jax.eval_shape(experiment.algorithm.init, jax.random.key(0))
+  first = params["generator"]["from_condition"]["kernel"].shape[0]
+  pair = params["discriminator"]["critic"]["from_image"]["kernel"].shape[0]
+  assert (first, pair) == (shape[2], experiment.algorithm.image_shape[2] + shape[2])
