@@ -25,6 +25,7 @@ from r3gan_jax.algorithms import (
   dcgan,
   ebgan,
   gan,
+  image_to_image,
   infogan,
   lapgan,
   msggan,
@@ -70,6 +71,7 @@ ALGORITHMS: Mapping[str, ModuleType] = {
   "dcgan": dcgan,
   "ebgan": ebgan,
   "gan": gan,
+  "image_to_image": image_to_image,
   "infogan": infogan,
   "lapgan": lapgan,
   "msggan": msggan,
@@ -101,6 +103,9 @@ BEST_METRICS = {
   "intra_fid": ("intra_fid", "min"),
   "modes": ("modes", "max"),
   "modes_kl": ("modes", "min"),
+  "psnr": ("pairs", "max"),
+  "ssim": ("pairs", "max"),
+  "feature_distance": ("pairs", "min"),
 }
 """config.run.best_metric -> (the metric that computes it, whether its "min" or "max" is best)."""
 

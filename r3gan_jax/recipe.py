@@ -120,7 +120,7 @@ class Run:
   # Computed at every snapshot: "fid", "fd_dinov2", "kid", "mind", "inception_score", "precision_recall",
   # "density_coverage", "authenticity", "ppl", "modes" (stacked data only), "class_accuracy" and "intra_fid" (of
   # conditional GANs), "cas" (of these, on the test images of prepared data), "classification_error" (of GANs that
-  # classify or encode images, on the same)
+  # classify or encode images, on the same), "pairs" (of image_to_image: metrics/pairs.py)
   metrics: tuple[str, ...] = setting(())
   metric_samples: int = setting(50_000, positive)
   # The feature network of most metrics: "inception", "vgg16", "dinov2", "digits" (cli.train_classifier) or "pixels";

@@ -15,8 +15,11 @@ from ml_collections import ConfigDict
 
 from r3gan_jax import factory
 from r3gan_jax.algorithms.base import Algorithm, Carry, HasPictures, Params
+from r3gan_jax.algorithms.conditioned import conditioned
 from r3gan_jax.algorithms.decoded import Decoded
-from r3gan_jax.data.images import to_8_bits
+from r3gan_jax.algorithms.image_to_image import ImageToImage
+from r3gan_jax.data.folder import FolderSource
+from r3gan_jax.data.images import Decoder, to_8_bits
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.errors import UserError
 from r3gan_jax.locks import holder, locked
@@ -187,6 +190,27 @@ def drawing_images(trained: TrainedRun) -> TrainedRun:
   return replace(trained, config=config, algorithm=algorithm, params={**trained.params, **besides})
 
 
+def on_conditions(trained: TrainedRun, path: epath.PathLike) -> TrainedRun:
+  """Returns an image-to-image run as one that draws from the images in a directory or zip, its classes, by name.
+
+  Raises:
+    UserError: the run draws from noise alone, there are no images, or one has another size than the run's conditions.
+  """
+  algorithm = trained.algorithm
+  if not isinstance(algorithm, ImageToImage):
+    raise UserError(f"--condition={path}: {trained.config.algorithm} draws from noise alone: leave it out")
+  *size, channels = algorithm.condition_shape
+  # Alpha is the last of them: grey with alpha is read as RGBA.
+  decoder = Decoder(4 if channels == 2 else channels)
+  try:
+    files = FolderSource(str(path), (size[0], size[1]), decoder, num_classes=0)
+    images = files[np.arange(len(files))]["image"]
+  except UserError as error:
+    raise UserError(f"--condition={path}: the run draws from images of {size[1]}x{size[0]}: {error}") from None
+  drawing, besides = conditioned(algorithm, images[..., -channels:])
+  return replace(trained, algorithm=drawing, params={**trained.params, **besides})
+
+
 def averaged_run(workdir: epath.PathLike, config: ConfigDict, algorithm: Algorithm, state: TrainState) -> TrainedRun:
   """Returns the averaged networks of a state that `open_state` has read in `workdir`.
 
@@ -285,16 +309,20 @@ def build_snapshots(
   `algorithm` and `besides` are those of `factory.drawing`.
   """
   quantised_in = factory.quantised_in(config, algorithm)
-  sampler = Sampler(algorithm, make_mesh(jax.local_devices()), quantised_in=quantised_in, title=None)
   columns, rows = config.run.grid
   seeds = np.arange(columns * rows)
   # With classes, each row of the grid is one class.
   labels = np.arange(len(seeds), dtype=np.int32) // columns % algorithm.num_classes if algorithm.num_classes else None
   directory = workdir / "samples"
   pictures = build_pictures(algorithm) if isinstance(algorithm, HasPictures) else None
+  reals = loader.examples(seeds)["image"]
+  if isinstance(algorithm, ImageToImage):  # a sample of the condition of each of the reals
+    made = jax.jit(algorithm.conditions)(reals, jax.random.split(jax.random.key(0), len(reals)))
+    algorithm, besides = conditioned(algorithm, np.asarray(made))
+    labels = seeds
+  sampler = Sampler(algorithm, make_mesh(jax.local_devices()), quantised_in=quantised_in, title=None)
   if is_first_process():
     make_directory(directory)
-    reals = loader.examples(seeds)["image"]
     if isinstance(algorithm, Decoded):
       reals = np.asarray(to_uint8(jax.jit(algorithm.decode)(besides, reals)))
     save_grid(config, directory / "reals.png", reals)

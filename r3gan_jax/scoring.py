@@ -12,10 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms.base import Algorithm, Carry, HasCategories, HasClassifier, HasCodes, Params
+from r3gan_jax.algorithms.base import Algorithm, Carry, HasCategories, HasClassifier, HasCodes, Params, split_keys
+from r3gan_jax.algorithms.image_to_image import ImageToImage
 from r3gan_jax.comparison import (
   Settings,
   build_evaluations,
@@ -34,20 +36,22 @@ from r3gan_jax.metrics.classification import TRAINING_IMAGES, ClassificationErro
 from r3gan_jax.metrics.classification_accuracy_score import ClassificationAccuracyScore
 from r3gan_jax.metrics.evaluation import METRICS as FEATURE_METRICS
 from r3gan_jax.metrics.evaluation import OF_CLASSES
-from r3gan_jax.metrics.feature_extractor import ImageSet
+from r3gan_jax.metrics.feature_extractor import ImageSet, spread
 from r3gan_jax.metrics.modes import Classifier, ModeCoverage
+from r3gan_jax.metrics.pairs import Drawn, PairQuality
 from r3gan_jax.metrics.reference import Reference
+from r3gan_jax.ops.images import to_float, to_uint8
 from r3gan_jax.perceptual_path_length import SMALLEST_SIDE, PerceptualPathLength
-from r3gan_jax.pretrained import classifier_path, lpips_params
+from r3gan_jax.pretrained import build_feature_network, classifier_path, lpips_params
 from r3gan_jax.progress_bar import progress_bar
 from r3gan_jax.recipe import image_size
 from r3gan_jax.sampling import Sampler
 from r3gan_jax.settings import look_up
-from r3gan_jax.sources import has_test_images, labelled
+from r3gan_jax.sources import SOURCES, has_test_images, labelled
 from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.protocol import Protocol
 
-OF_SAMPLES = ("modes", "cas", "ppl", *FEATURE_METRICS)
+OF_SAMPLES = ("modes", "pairs", "cas", "ppl", *FEATURE_METRICS)
 METRICS = (*OF_SAMPLES, "classification_error")
 
 _SAMPLES_OF_A_CLASS = 20
@@ -122,8 +126,8 @@ class Scorer:
 
   Raises:
     UserError: an unknown metric, network or resize, missing weights, 'modes' of data that are not stacked digits,
-      a metric of classes without classes, or 'classification_error' of data without labelled test images or of networks
-      that do not classify.
+      a metric of classes without classes, 'classification_error' of data without labelled test images or of networks
+      that do not classify, or 'pairs' of networks that draw from noise alone, or another metric of those that do not.
   """
 
   def __init__(
@@ -143,6 +147,10 @@ class Scorer:
       look_up(dict.fromkeys(METRICS), "run.metrics", metric)
       if metric in (*OF_CLASSES, "cas") and not algorithm.num_classes:
         raise UserError(f"metrics: {metric!r} needs a conditional GAN, but config.data.num_classes = 0: leave it out")
+      if (metric == "pairs") != isinstance(algorithm, ImageToImage):
+        raise UserError(
+          f"metrics: {metric!r} of {config.algorithm}: 'pairs' is the metric of image_to_image, and of no other GAN"
+        )
     self._classification: ClassificationError | None = None
     if "classification_error" in run.metrics:
       self._classification = _classification_error(config, algorithm, batch_per_device)
@@ -151,8 +159,8 @@ class Scorer:
     self._cas = _classification_accuracy_score(config, algorithm, real) if "cas" in run.metrics else None
     self._path_length = PerceptualPathLength(algorithm, lpips_params(download)) if "ppl" in run.metrics else None
     compared = [metric for metric in run.metrics if metric in FEATURE_METRICS]
-    of_network = chosen_network(config), run.resize, chosen_weights(config, weights)
-    self._evaluations = build_evaluations(compared, real, *of_network, download, batch_per_device)
+    network, resize, weights = chosen_network(config), run.resize, chosen_weights(config, weights)
+    self._evaluations = build_evaluations(compared, real, network, resize, weights, download, batch_per_device)
     drawn = run.metric_samples, algorithm.image_shape, algorithm.num_classes > 0
     if leave_out and compared:
       self._evaluations = possible(self._evaluations, *drawn)
@@ -162,13 +170,23 @@ class Scorer:
     self._config, self._algorithm, self._source, self._weights = config, algorithm, source, weights
     self._options = {"quantised_in": quantised_in, "title": title}
     self._settings: Settings = {"num_samples": run.metric_samples, "seed": seed, "quantised_in": quantised_in.name}
+    self._build_pairs: Callable[[int], PairQuality] | None = None
+    if isinstance(algorithm, ImageToImage) and run.metrics:
+      features = build_feature_network(network or "inception", resize, weights, download)
+      draw = partial(_drawn, algorithm, quantised_in)
+      self._build_pairs = partial(
+        PairQuality, draw, features, _true_images(config, source), make_mesh(), batch_per_device
+      )
+      own: Settings = {"network": features.name, "resize": features.resize}
+      self._settings = own | fingerprint_of(weights) | self._settings
     self._take(seed)
 
   def _take(self, seed: int) -> None:
     self._seed, self._settings = seed, self._settings | {"seed": seed}
     self.protocol = protocol(self._config, self._algorithm, seed, self._weights)
     num_samples = self._config.run.metric_samples
-    if self.protocol:
+    self._pairs = self._build_pairs(seed) if self._build_pairs else None
+    if self.protocol and not self._pairs:
       self._draw = fake_images(self._algorithm, self._source, num_samples, seed, **self._options)
     if self._path_length:
       self._paths = np.split(seeds_of_samples(2 * num_samples, seed), 2)
@@ -190,6 +208,9 @@ class Scorer:
     """
     if self._classification:
       yield {}, self._classification((params, carry))
+    if self._pairs:
+      yield self._settings, self._pairs((params, carry))
+      return
     if not self.protocol:
       return
     images = self._draw(params, carry)
@@ -255,6 +276,30 @@ def _check_test_images(config: ConfigDict, metric: str) -> None:
       f"metrics: {metric!r} needs a prepared data set with a split 'test' that is not trained on, but "
       f"config.data.source = {data.source!r}, name = {data.name!r}, split = {data.split!r}: leave the metric out"
     )
+
+
+def _drawn(
+  algorithm: ImageToImage, quantised_in: DTypeLike, networks: tuple[Params, Carry], images: jax.Array, keys: jax.Array
+) -> Drawn:
+  """Draws from the conditions of images for `PairQuality`."""
+  condition_keys, *sample_keys = split_keys(keys, 3)
+  conditions = algorithm.conditions(images, condition_keys)
+  first, second = (
+    to_uint8(algorithm.generate(*networks, algorithm.noise(keys), conditions), quantised_in) for keys in sample_keys
+  )
+  baseline = to_uint8(algorithm.condition.restore(to_float(conditions), algorithm.images.channels))
+  return Drawn((first, second), baseline, conditions, algorithm.conditions(first, condition_keys))
+
+
+def _true_images(config: ConfigDict, source: Source) -> ImageSet:
+  """Returns at most config.run.metric_samples images, evenly spread: test images, if there are any."""
+  if has_test_images(config):
+    config = config.copy_and_resolve_references()
+    config.data.split = "test"
+    source = SOURCES["tfds"](config)
+  chosen = spread(len(source), min(len(source), config.run.metric_samples))
+  shape = (*image_size(config.data), config.data.channels)
+  return ImageSet("true", len(chosen), shape, lambda part: to_8_bits(source[chosen[part]]["image"]))
 
 
 def real_images(config: ConfigDict, source: Source, num_samples: int) -> ImageSet:

@@ -296,7 +296,7 @@ class R3GAN(GAN):
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
     z_keys, real_keys, fake_keys = self._split_keys(keys)
-    labels = batch.get("label")
+    labels = self._condition(batch, keys)
     real = to_float(batch["image"])
     fake = self._generate(params["generator"], self.noise(z_keys), labels)
     # D does not couple samples, so reals and fakes pass it as one batch.
@@ -355,7 +355,7 @@ class R3GAN(GAN):
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
   ) -> tuple[Params, Carry, Metrics]:
     z_keys, real_keys, fake_keys = self._split_keys(keys)
-    labels = batch.get("label")
+    labels = self._condition(batch, keys)
     z = self.noise(z_keys)
     real = self._augment(to_float(batch["image"]), real_keys, hyperparameters)
     real_logits = self._logits(params["discriminator"], real, labels)
@@ -373,6 +373,11 @@ class R3GAN(GAN):
 
     gradients, metrics = jax.grad(loss, has_aux=True)(params["generator"])
     return {"generator": gradients}, carry, metrics
+
+  def _condition(self, batch: Batch, keys: jax.Array) -> jax.Array | None:
+    """Returns what both networks see besides z or an image: the labels, None if unconditional."""
+    del keys
+    return batch.get("label")
 
   def _split_keys(self, keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the keys of z, and of the augmentations of reals and fakes."""

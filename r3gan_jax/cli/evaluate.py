@@ -19,6 +19,8 @@ their own, such as "metrics/fid (num_samples=1000)". The same seed gives the sam
                                 standard deviation over them, such as "fid 2.31 +- 0.04"
     --metrics=classification_error
                                 of the run's own networks on the data set's test images; no samples are drawn
+    --metrics=pairs             of an image-to-image GAN: PSNR, SSIM and more, against the true images
+                                (docs/image_to_image.md)
     --quantisation=official     samples become uint8 in bfloat16 if G's last stage computes in it (never on CPUs), as in
                                 the official code: 41 % of values are one level higher (ops/images.py)
 """

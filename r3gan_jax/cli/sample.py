@@ -18,6 +18,9 @@ StyleGAN and EDM.
     --truncation=0.7                        less varied, more typical images: StyleGAN2's w moves 0.3 of the way to
                                             its mean; BigGAN's noise is without tails, 0.7 of the distribution;
                                             R3GAN's noise is multiplied by 0.7 (not in the paper)
+    --condition=FOLDER                      of an image-to-image GAN: draws from the images in it, or in a zip, which
+                                            are the classes 0, 1, ... in the order of their names; without --class,
+                                            every seed from each of them
     --quantisation=official                 uint8 as in the official code, in bfloat16 if G's last stage computes in
                                             it: 41 % of values are one level higher (ops/images.py)
 """
@@ -64,6 +67,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run."
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The checkpoint: its images seen, or 'best'; default: the newest.")
 _SEEDS = flags.DEFINE_string("seeds", "0-63", "Seeds, e.g. 0-63 or 1,5,10-19.")
 _CLASS = flags.DEFINE_string("class", None, "Classes to draw, e.g. 3 or 0-9; default: each seed draws one.")
+_CONDITION = flags.DEFINE_string(
+  "condition", None, "Images from which an image-to-image GAN draws: a directory or zip."
+)
 _INTERPOLATE = flags.DEFINE_float(
   "interpolate", None, "Seconds from each seed to the next, in a .gif or .mp4.", lower_bound=1 / FRAME_RATE
 )
@@ -125,6 +131,8 @@ def main() -> None:
   out, kind = output_path("out", _OUT.value, (".png", ".npz", ".zip", *_VIDEOS), directory=True)
   _check_video(kind, seeds)
   trained = runs.open_run(_WORKDIR.value, _CHECKPOINT.value)
+  if _CONDITION.value:
+    trained = runs.on_conditions(trained, _CONDITION.value)
   num_classes = trained.algorithm.num_classes
   request = Request(seeds, _classes(num_classes), num_classes)
   steps = round(_INTERPOLATE.value * FRAME_RATE) if _INTERPOLATE.value else 1
@@ -182,6 +190,8 @@ def _classes(num_classes: int) -> Numbers | None:
     raise UserError(f"--class={wanted}: the run in {_WORKDIR.value} has no classes: leave --class out")
   if wanted is not None:
     return parse_numbers("class", wanted, num_classes)
+  if _CONDITION.value:
+    return Numbers((range(num_classes),))
   if num_classes and _INTERPOLATE.value:
     raise UserError(f"--interpolate stays within a class: choose classes, e.g. --class=0-{num_classes - 1}")
   return None

@@ -44,7 +44,13 @@ constants here, and D is a product of matrices in which the image x and the bias
     g_i = A^T grad D is pulled back through the augmentation, and pushed forward again as the direction A g_i. The
     augmented image enters unchanged, times w_i.
 
-(5) Nothing is computed twice. `jax.linearize` of the map (x, s) -> (grad_x sum D, grad_theta sum D) does the forward
+(5) A critic of pairs, D(x, c), is a critic of images for every condition c: R is of the gradient with respect to x
+    alone, along which c does not move. With a fixed activation pattern D is linear in (x, c, b) jointly, so c is what b
+    is: a constant that enters linearly. The jvp of (1) along (g_i, 0, 0) stays as it is, and that of (2) is along
+    (w_i x_i, w_i c_i, w_i b): the scalar s_i of (3) multiplies the condition, too, D(s x, s c, s b) = s D(x, c, b). A
+    critic that scaled only its biases would lose w_i dD/dc c_i from (2). An augmentation may not change c.
+
+(6) Nothing is computed twice. `jax.linearize` of the map (x, s) -> (grad_x sum D, grad_theta sum D) does the forward
     pass and the chain of cotangents, which gives g; its linear part, applied to the direction, is the tangent pass
     and the contraction of cotangents and tangents over the batch, which is the gradient of (3), since mixed
     derivatives commute. XLA drops the unused second value.
@@ -57,7 +63,10 @@ import jax
 import jax.numpy as jnp
 
 Critic = Callable[[Any, jax.Array, jax.Array], jax.Array]
-"""(parameters, images [N, H, W, C], bias_scale [N]) -> logits [N]; logit i depends on image i alone."""
+"""(parameters, images [N, H, W, C], bias_scale [N]) -> logits [N]; logit i depends on image i alone.
+
+`bias_scale` multiplies the biases, and any other constants that enter linearly, such as the condition of a pair.
+"""
 
 Augmentation = Callable[[jax.Array], jax.Array]
 """images [N, H, W, C] -> images, without coupling samples; for `directional`, affine in each image."""

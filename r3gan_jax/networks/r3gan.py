@@ -66,12 +66,15 @@ class Generator(nn.Module):
     return stage_dtype(self, len(self.widths) - 1)
 
   @nn.compact
-  def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
-    """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32."""
-    *_, x = self.features(z, labels)
+  def __call__(self, z: jax.Array, labels: jax.Array | None = None, encoded: Sequence[jax.Array] = ()) -> jax.Array:
+    """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32.
+
+    `encoded` [N, h, w, width] is added to the first stages, 4x4 first, before their blocks.
+    """
+    *_, x = self.features(z, labels, encoded)
     return PointwiseConv(self.image_channels, name="to_image")(x).astype(full_precision())
 
-  def features(self, z: jax.Array, labels: jax.Array | None) -> list[jax.Array]:
+  def features(self, z: jax.Array, labels: jax.Array | None, encoded: Sequence[jax.Array] = ()) -> list[jax.Array]:
     """Returns the features of each stage, 4x4 first; for use in a compact method."""
     x = with_embedding(self, z, labels)
     features = []
@@ -81,6 +84,8 @@ class Generator(nn.Module):
         x = GenerativeBasis(width, self.base, name="basis")(x)
       else:
         x = Upsample(width, name=f"up_{stage}")(x)
+      if stage < len(encoded):
+        x = x + encoded[stage]
       for block in range(blocks):
         x = ResidualBlock(
           cardinality, self.expansion, sum(self.blocks), self.grouped_conv, name=f"stage_{stage}_block_{block}"

@@ -48,9 +48,9 @@ class SkipGenerator(Generator):
     return full_precision()  # the sum of all stages
 
   @nn.compact
-  def __call__(self, z: jax.Array, labels: jax.Array | None = None) -> jax.Array:
-    """z [N, noise_dim] float32, labels [N] int32 (None if unconditional) -> images [N, H, W, C] float32."""
-    features = enumerate(self.features(z, labels))
+  def __call__(self, z: jax.Array, labels: jax.Array | None = None, encoded: Sequence[jax.Array] = ()) -> jax.Array:
+    """As `Generator`."""
+    features = enumerate(self.features(z, labels, encoded))
     return sum_of_skips(PointwiseConv(self.image_channels, name=f"to_image_{stage}")(x) for stage, x in features)
 
 

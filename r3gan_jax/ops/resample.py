@@ -27,9 +27,14 @@ def downsample2x(x: jax.Array) -> jax.Array:
 
 def repeat2x(x: jax.Array) -> jax.Array:
   """Repeats every pixel: [N, H, W, C] -> [N, 2H, 2W, C]."""
+  return repeated(x, 2)
+
+
+def repeated(x: jax.Array, factor: int) -> jax.Array:
+  """Repeats every pixel: [N, H, W, C] -> [N, factor H, factor W, C]."""
   samples, height, width, channels = x.shape
-  x = jnp.broadcast_to(x[:, :, None, :, None], (samples, height, 2, width, 2, channels))
-  return x.reshape(samples, 2 * height, 2 * width, channels)
+  x = jnp.broadcast_to(x[:, :, None, :, None], (samples, height, factor, width, factor, channels))
+  return x.reshape(samples, factor * height, factor * width, channels)
 
 
 def mean2x(x: jax.Array) -> jax.Array:

@@ -24,6 +24,11 @@ SCORES = {
   "ppl": "Lower is smoother, but not better by itself: a G that ignores z has 0.",
   "modes": "1000 is all. A fall after a rise means that G drops modes.",
   "modes_kl": "0 is a uniform cover of the modes. Random draws alone leave about 500 / samples: 0.02 of 26,000.",
+  "psnr": "Higher is better, but a sharp sample that is not quite the true image scores less than a blurred guess.",
+  "ssim": "Higher is better; see PSNR.",
+  "feature_distance": "Lower is better. It should end below that without a network.",
+  "diversity": "Healthy: above 0, level. Near 0, G ignores its noise.",
+  "consistency": "Higher is better: how well samples agree with what they are drawn from.",
 }
 
 SPEED = {

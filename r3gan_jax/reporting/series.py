@@ -26,6 +26,14 @@ TITLES = {
   "modes": "modes of 1000",
   "modes_kl": "KL(samples || uniform), nats",
   "ppl": "perceptual path length",
+  "psnr": "PSNR of samples, dB",
+  "ssim": "SSIM of samples",
+  "feature_distance": "feature distance of samples from true images",
+  "diversity": "feature distance of two samples of one condition",
+  "consistency": "PSNR of the conditions of samples, dB",
+  "baseline_psnr": "PSNR without a network, dB",
+  "baseline_ssim": "SSIM without a network",
+  "baseline_feature_distance": "feature distance without a network",
 }
 LOGARITHMIC = ("fid", "fd_dinov2", "intra_fid", "kid", "mind", "modes_kl")
 
