@@ -277,7 +277,7 @@ def test_each_part_is_logged_when_it_is_computed(tmp_path):
       written.update(scalars)
 
   loader = factory.build_loader(config, source)
-  *_, score = runs.build_snapshots(config, algorithm, loader, tmp_path, Failing(config, algorithm, source))
+  *_, score = runs.build_snapshots(config, algorithm, {}, loader, tmp_path, Failing(config, algorithm, source))
   state = jax.jit(lambda: init_state(algorithm, 0), out_shardings=replicated(make_mesh()))()
   with pytest.raises(UserError, match="next part"):
     score(*averaged(algorithm, state), 8, Writer())
