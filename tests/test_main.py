@@ -291,7 +291,7 @@ REFUSED = [
     (SMOKE, "--config.gan.augment_p=(0.0,0.5)", "--config.data.channels=2"),
     "config.data.channels = 2 is unknown: choose from [1, 3, 4]",
   ),
-  ((SMOKE, "--config.run.metrics=('sharpness',)"), "'sharpness' is unknown: choose from ['class_accuracy',"),
+  ((SMOKE, "--config.run.metrics=('sharpness',)"), "'sharpness' is unknown: choose from ['authenticity',"),
   ((SMOKE, "--config.run.best_metric=fid"), "config.run.best_metric = 'fid' needs 'fid' in config.run.metrics"),
   ((SMOKE, "--config.run.on_nonfinite=ignore"), "config.run.on_nonfinite = 'ignore' is unknown: choose from"),
   ((SMOKE, "--config.run.profile=(3,1)"), "config.run.profile = (3, 1): give the first and the last iteration"),

@@ -76,9 +76,8 @@ def nearest_reals(extract: FeatureExtractor, fake: ImageSet, real: ImageSet, cou
   distances, indices = _nearest(queries, _features(extract, real), count)
   found, inverse = np.unique(indices[:, 0], return_inverse=True)
   queries = np.concatenate(list(_features(extract, real.chosen(found))))
-  others, names = _nearest(queries, _features(extract, real), 2)
-  # The nearest is the image itself, or an equal one.
-  own = np.where(names[:, 0] == found, others[:, 1], others[:, 0])
+  # The nearest is the image itself.
+  own = _nearest(queries, _features(extract, real), 2)[0][:, 1]
   return NearestReals(indices, distances, own[inverse])
 
 
