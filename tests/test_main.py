@@ -289,7 +289,7 @@ REFUSED = [
   ),
   (
     (SMOKE, "--config.gan.augment_p=(0.0,0.5)", "--config.data.channels=2"),
-    "config.data.channels = 2 is unknown: choose from [1, 3, 4]",
+    "config.data.channels = 2: images have 1, 3 or 4 (RGBA) channels",
   ),
   ((SMOKE, "--config.run.metrics=('sharpness',)"), "'sharpness' is unknown: choose from ['authenticity',"),
   ((SMOKE, "--config.run.best_metric=fid"), "config.run.best_metric = 'fid' needs 'fid' in config.run.metrics"),
