@@ -113,6 +113,8 @@ def test_bad_input_is_one_line_that_names_the_cure(refused, tmp_path):
     (("--images=", "--name=a", "--resolution=8"), "--images is empty"),
     (("--idx=", "--name=mnist"), "--idx is empty"),
     (("--tfds=",), "--tfds is empty"),
+    (("--prepared=a", "--name=b"), "--encode is missing"),
+    (("--prepared=a", "--name=b", "--encode=sd-vae", "--weights=nowhere"), "nowhere does not exist"),
     (("--idx=a", "--name=mnist", "--resolution=8"), "--resolution does not go with --idx"),
     (("--idx=a", "--name=mnist", "--nogrey"), "--grey does not go with --idx"),
     (("--tfds=cifar10", "--name=mine"), "--name does not go with --tfds"),
