@@ -103,6 +103,10 @@ def report(config: ConfigDict, algorithm: Algorithm, num_samples: int) -> list[s
     why["classification_error"] = f"{config.algorithm} has no networks that classify or encode images"
   if min(algorithm.image_shape[:2]) < SMALLEST_SIDE:
     why["ppl"] = "the images are too small"
+  if isinstance(algorithm, ImageToImage):
+    why |= dict.fromkeys(set(METRICS) - {"pairs"}, f"{config.algorithm} is scored by 'pairs' alone")
+  else:
+    why["pairs"] = f"{config.algorithm} draws from no images"
   for metric, reason in why.items():
     logging.info("%s is left out: %s", metric, reason)
   return [metric for metric in METRICS if metric not in why]

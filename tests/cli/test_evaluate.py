@@ -134,6 +134,7 @@ LEFT_OUT = {
   "inception_score": "it needs class logits, which classifier does not have",
   "classification_error": "r3gan has no networks that classify or encode images",
   "cas": "the data have no labelled test images",
+  "pairs": "r3gan draws from no images",
   "fd_dinov2": "dinov2_vitl14_pretrain.pth does not exist, see --download",
   "ppl": "vgg16-397923af.pth does not exist, see --download",
 }
@@ -235,7 +236,7 @@ def test_a_run(evaluate, own_cache, files, tmp_path):
 
 REFUSED = [
   (("--fake=a", "--metrics=fid"), "put https://github.com/mseitzer/pytorch-fid"),
-  (("--fake=a", "--metrics=sharpness"), "choose from modes, cas, ppl, fid, fd_dinov2, kid"),
+  (("--fake=a", "--metrics=sharpness"), "choose from modes, pairs, cas, ppl, fid, fd_dinov2, kid"),
   (("--fake=a", "--metrics=modes"), "about a run, not about images: name its --workdir"),
   (("--fake=a", "--weights=x.npz"), "--weights needs --network"),
   (("--fake=a", "--quantisation=official"), "--workdir"),
