@@ -166,7 +166,9 @@ class _Classifier:
 def _find(trained: TrainedRun, editor: Editor, classifier: _Classifier | None, method: str) -> None:
   """Finds directions, and writes them."""
   target = _TARGET.value
-  space = {"closed_form": "features" if editor.has_styles else "noise", "pca": "features"}.get(method, _SPACE.value)
+  space = _SPACE.value
+  if method != "classifier":
+    space = "features" if method == "pca" or editor.has_styles else "noise"
   names = [f"{_NAME.value or method}_{index}" for index in range(_COUNT.value)]
   if method == "classifier":
     names = [

@@ -6,12 +6,15 @@ import re
 import jax
 import numpy as np
 import pytest
-from helpers import commands, official_pickles
+from helpers import commands, official_pickles, zoo
 from PIL import Image
 from scipy.special import softmax
 
 import r3gan_jax
-from r3gan_jax.conversion import write_workdir
+from configs import roadmap
+from configs.zoo import gan as zoo_gan
+from r3gan_jax import factory
+from r3gan_jax.conversion import write_state, write_workdir
 from r3gan_jax.editing import Editor
 from r3gan_jax.interop.official import read_snapshot
 from r3gan_jax.metrics import residual_cnn
@@ -25,6 +28,8 @@ CALLS = {
   "moved": ("uncond_16px", "--direction=closed_form_1", "--strength=-2,0,1", "--seeds=3,5", "--out=moved.png"),
   "of a class": ("cond_8px", "--direction=class_2", "--strength=0,4", "--seeds=0-2", "--class=4", "--out=class.png"),
   "inverted": ("uncond_16px", "--direction=closed_form_0", "--strength=0", "--inversion=found", "--out=found.png"),
+  "of w": ("stylegan2", "--find=closed_form", *FEW),
+  "layers": ("stylegan2", "--direction=closed_form_0", "--layers=0-1", "--strength=0,9", "--seeds=4", "--out=w.png"),
   "video": ("cond_8px", "--direction=components_1", "--strength=2,-2", "--seeds=0", "--out=video.gif"),
 }
 REFUSED = [
@@ -49,6 +54,12 @@ REFUSED = [
   (("cond_8px", "--direction=class_2", "--inversion=found", "--out=x.png"), "inversion.npz is of another run"),
   (("cond_8px", "--direction=class_2", "--inversion=found", "--seeds=2", "--out=x.png"), "--seeds does not go with"),
   (("cond_8px", "--direction=class_2", "--class=5", "--out=x.png"), "--class=5: choose from 0 to 4"),
+  (
+    ("gan", "--find=classifier", "--target=1", "--classifier=LARGE", *FEW[:1]),
+    "of 60 samples are of the class, too few",
+  ),
+  (("gan", "--find=pca"), "AdversarialNets has no features at 4x4, and no w"),
+  (("stylegan2", "--direction=closed_form_0", "--layers=16", "--out=x.png"), "--layers=16: choose from 0 to "),
   (("uncond_16px", "--find=classifier", "--target=1"), "--find=classifier needs --classifier"),
   (("cond_8px", "--find=classifier"), "--find=classifier needs --target"),
   (("cond_8px", "--find=classifier", "--target=3"), "add --space=features"),
@@ -66,19 +77,19 @@ def made(environment, tmp_path_factory):
   directory = tmp_path_factory.mktemp("edit")
   for case in ("cond_8px", "uncond_16px"):  # of 5 classes at 8x8, and of none at 16x16
     write_workdir(read_snapshot(official_pickles.path(case)), directory / case)
-  shape = (8, 8, 1)
-  params = jax.jit(residual_cnn.ResidualCNN(2).init)(jax.random.key(1), np.zeros((1, *shape), np.uint8))["params"]
-  residual_cnn.save(directory / "grey.npz", params, shape, 2, 0.5)
+  for name, config in (("gan", zoo_gan.get_config("smoke")), ("stylegan2", roadmap.get_config("a_smoke"))):
+    write_state(config.to_dict(), zoo.first_state(factory.build_algorithm(config)), directory / name)
+  for name, side in (("grey", 8), ("large", 28)):
+    shape = (side, side, 1)
+    params = jax.jit(residual_cnn.ResidualCNN(2).init)(jax.random.key(1), np.zeros((1, *shape), np.uint8))["params"]
+    residual_cnn.save(directory / f"{name}.npz", params, shape, 2, 0.5)
   sample = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
   Image.fromarray(sample).save(directory / "image.png")
   flags = (f"--workdir={directory}/uncond_16px", f"--image={directory}/image.png", f"--out={directory}/found")
   commands.run(environment, "invert", *flags, "--fine_tune", "--starts=2", "--steps=20")
   calls = [*CALLS.values(), *(call for call, _ in REFUSED)]
-  paths = {
-    "GREY": f"{directory}/grey.npz",
-    "--out=": f"--out={directory}/",
-    "--inversion=": f"--inversion={directory}/",
-  }
+  paths = {name: f"{directory}/{name.lower()}.npz" for name in ("GREY", "LARGE")}
+  paths |= {flag: f"{flag}{directory}/" for flag in ("--out=", "--inversion=")}
   calls = [[f"--workdir={directory}/{case}", *rest] for case, *rest in calls]
   for name, path in paths.items():
     calls = [[flag.replace(name, path) for flag in call] for call in calls]
@@ -133,6 +144,20 @@ def test_a_row_for_each_image_and_a_column_for_each_strength(made):
     moved = np.asarray(noise) + strength * direction(made, "uncond_16px", "closed_form_1")["vector"]
     drawn = np.asarray(jax.jit(gan.algorithm.generate)(gan.params, gan.carry, moved, None))
     assert np.abs(shown[:, column] - (drawn.clip(-1, 1) * 127.5 + 127.5)).max() < 1.01
+
+
+def test_layers_of_a_stylegan(made):
+  """The coarse ones alone: w of the others is that of the sample, by hand."""
+  run = r3gan_jax.load(made / "stylegan2")
+  own, moved = cells(made / "w.png", 32, run.config.run.grid_scale)[0].astype(float)
+  editor = Editor(run.algorithm, run.params, run.carry)
+  w = editor.features(editor.latents(np.array([4]), None)).reshape(1, *editor.feature_shape)
+  step, params = direction(made, "stylegan2", "closed_form_0")["vector"], run.params["generator"]["synthesis"]
+  step = step.reshape(w.shape[1:])
+  for image, edited in ((own, w), (moved, w + 9 * step * (np.arange(len(step)) < 2)[:, None])):
+    drawn = np.asarray(jax.jit(run.algorithm.synthesis.apply)({"params": params}, edited))[0]
+    assert np.abs(image - (drawn.clip(-1, 1) * 127.5 + 127.5)).max() < 1.01
+  assert np.abs(own - moved).max() > 2
 
 
 def test_the_direction_of_a_class_leads_to_it(made):
