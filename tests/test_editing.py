@@ -109,9 +109,8 @@ def test_without_classes_pca_is_the_closed_form(setting):
 def test_the_plane_between_planted_classes():
   random = np.random.default_rng(0)
   values, normal = 2 * random.standard_normal((2000, 10)), unit(10, 3)
-  positive = (
-    values @ normal + 0.2 * random.standard_normal(2000) > 3.5
-  )  # one in 36: a plane that minds the others more finds them
+  # One in 27, which a plain fit would neglect.
+  positive = values @ normal + random.standard_normal(2000) > 4
   vector, accuracy = editing.boundary(values, positive)
   assert vector @ normal / np.linalg.norm(vector) > 0.97 and accuracy > 0.87
   assert np.linalg.norm(vector) == pytest.approx(2, rel=0.1)
