@@ -109,11 +109,10 @@ def test_without_classes_pca_is_the_closed_form(setting):
 def test_the_plane_between_planted_classes():
   random = np.random.default_rng(0)
   values, normal = 2 * random.standard_normal((2000, 10)), unit(10, 3)
-  positive = (
-    values @ normal + 0.2 * random.standard_normal(2000) > 3.5
-  )  # one in 36: a plane that minds the others more finds them
+  # One in 27, which a plain fit would neglect.
+  positive = values @ normal + random.standard_normal(2000) > 4
   vector, accuracy = editing.boundary(values, positive)
-  assert vector @ normal / np.linalg.norm(vector) > 0.97 and accuracy > 0.9
+  assert vector @ normal / np.linalg.norm(vector) > 0.97 and accuracy > 0.87
   assert np.linalg.norm(vector) == pytest.approx(2, rel=0.1)
   assert 0.3 < editing.boundary(values, random.permutation(positive))[1] < 0.7
   with pytest.raises(UserError, match=r"3 of 2,000 samples .* raise --samples"):
@@ -159,6 +158,26 @@ def test_files_that_are_no_direction_of_this_run(setting, tmp_path):
   for name, message in messages.items():
     with pytest.raises(UserError, match=message):
       editing.read_direction(tmp_path / f"{name}.npz", setting.editor)
+
+
+def test_latents_of_another_run(setting, tmp_path):
+  """Other lengths of noise or offsets, or no classes; those of this run are read as they are."""
+  noise, labels = setting.latents.noise, setting.latents.labels
+  offsets = np.ones((len(SEEDS), setting.linear_map.shape[1]), np.float32)
+  files = {
+    "own": {"noise": noise, "offsets": offsets, "labels": labels},
+    "noise": {"noise": noise[:, 1:], "offsets": offsets, "labels": labels},
+    "offsets": {"noise": noise, "offsets": offsets[:, 1:], "labels": labels},
+    "labels": {"noise": noise, "offsets": offsets},
+  }
+  for name, arrays in files.items():
+    np.savez(tmp_path / f"{name}.npz", **arrays)
+  found = editing.read_latents(tmp_path / "own.npz", setting.editor)
+  np.testing.assert_array_equal(found.offsets, offsets)
+  np.testing.assert_array_equal(found.labels, labels)
+  for name in ("noise", "offsets", "labels"):
+    with pytest.raises(UserError, match=f"{name}.npz is of another run: invert the images with this one"):
+      editing.read_latents(tmp_path / f"{name}.npz", setting.editor)
 
 
 @pytest.fixture(scope="module")
