@@ -70,7 +70,7 @@ class Direction:
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-  """What n images are drawn from.
+  """The latents that n images are drawn from.
 
   Attributes:
     noise: float32 [n, noise_dim].

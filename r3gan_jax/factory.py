@@ -60,6 +60,7 @@ from r3gan_jax.recipe import Data, Recipe, Run, image_size
 from r3gan_jax.settings import look_up
 from r3gan_jax.sources import SOURCES, latent_numbers
 from r3gan_jax.training.loop import Experiment
+from r3gan_jax.training.mesh import on_local_devices
 
 ALGORITHMS: Mapping[str, ModuleType] = {
   "acgan": acgan,
@@ -244,8 +245,8 @@ def of_images(config: ConfigDict) -> ConfigDict:
 def drawing(config: ConfigDict, algorithm: Algorithm, at_once: int | None = None) -> tuple[Algorithm, Params]:
   """Returns what draws images: (algorithm, parameters that it needs besides its own).
 
-  They are `algorithm` and none, but of latents, with the decoder of config.run.autoencoder; for `at_once`, see
-  `Decoded`.
+  They are `algorithm` and none, but of latents, with the decoder of config.run.autoencoder, on this process's devices;
+  for `at_once`, see `Decoded`.
 
   Raises:
     UserError: the decoder's weights are missing, or are not those that encoded the data.
@@ -260,7 +261,7 @@ def drawing(config: ConfigDict, algorithm: Algorithm, at_once: int | None = None
       f"latents ({of_data.autoencoder[:8]}): give the latter"
     )
   decoded = Decoded(algorithm, autoencoder, of_data, *(() if at_once is None else (at_once,)))
-  return cast(Algorithm, decoded), {AUTOENCODER: params}
+  return cast(Algorithm, decoded), {AUTOENCODER: on_local_devices(params)}
 
 
 def _is_of_latents(config: ConfigDict) -> bool:

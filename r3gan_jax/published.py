@@ -27,7 +27,7 @@ from r3gan_jax.reporting.model_card import model_card
 from r3gan_jax.runs import TrainedRun, drawing_images
 from r3gan_jax.sampling import Sampler, image_grid, save_png
 from r3gan_jax.storage import as_path, is_file, is_remote
-from r3gan_jax.training.mesh import local_copy, make_mesh
+from r3gan_jax.training.mesh import local_copy, make_mesh, on_local_devices
 from r3gan_jax.training.state import TrainState
 from r3gan_jax.training.workdir import CONFIG_FILE, read_config
 
@@ -72,6 +72,7 @@ def open_published(path: epath.PathLike) -> TrainedRun:
   except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
     raise UserError(f"{file} cannot be read: {error}: publish the run again, or fetch it again") from None
   title = f"the run published at {images_seen:,} images in {path}"
+  params, carry = on_local_devices((params, carry))
   return TrainedRun(config, algorithm, params, carry, images_seen, title)
 
 

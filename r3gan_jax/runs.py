@@ -46,7 +46,7 @@ from r3gan_jax.training.distributed import (
 )
 from r3gan_jax.training.logging import MetricWriter, make_writer
 from r3gan_jax.training.loop import Experiment, Snapshot, Trainer
-from r3gan_jax.training.mesh import local_copy, make_mesh
+from r3gan_jax.training.mesh import local_copy, make_mesh, on_local_devices
 from r3gan_jax.training.protocol import as_series, keep_protocol, protocol_differences
 from r3gan_jax.training.state import TrainState, abstract_state, averaged
 from r3gan_jax.training.transfer import transferred_state
@@ -208,7 +208,7 @@ def on_conditions(trained: TrainedRun, path: epath.PathLike) -> TrainedRun:
   except UserError as error:
     raise UserError(f"--condition={path}: the run draws from images of {size[1]}x{size[0]}: {error}") from None
   drawing, besides = conditioned(algorithm, images[..., -channels:])
-  return replace(trained, algorithm=drawing, params={**trained.params, **besides})
+  return replace(trained, algorithm=drawing, params={**trained.params, **on_local_devices(besides)})
 
 
 def averaged_run(workdir: epath.PathLike, config: ConfigDict, algorithm: Algorithm, state: TrainState) -> TrainedRun:

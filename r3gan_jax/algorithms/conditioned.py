@@ -18,7 +18,7 @@ CONDITIONS = "conditions"
 
 @dataclass(frozen=True)
 class Conditioned:
-  """What `sampling.Sampler` uses of an `Algorithm`; its params have `CONDITIONS` besides.
+  """The part of an `Algorithm` that `sampling.Sampler` uses; its params have `CONDITIONS` besides.
 
   Attributes:
     gan: draws from them.

@@ -21,7 +21,7 @@ _AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Decoded:
-  """What `sampling.Sampler` and the metrics use of an `Algorithm`; its params have `AUTOENCODER` besides.
+  """The part of an `Algorithm` that `sampling.Sampler` and metrics use; its params have `AUTOENCODER` besides.
 
   Attributes:
     gan: draws latents.

@@ -79,11 +79,11 @@ _OF_FINDING = (_COUNT, _SAMPLES, _SPACE, _NAME)
 _OF_MOVING = (_STRENGTH, _LAYERS, _SEEDS, _CLASS, _INVERSION, _OUT)
 
 _FIRST_SEED = 2**31
-"""Of the samples in which directions are found: others than those that users look at."""
+"""The first seed of the samples in which directions are found: others than those that users look at."""
 _RANDOM_DIRECTIONS = 4
 """How many of them the effect of a direction is compared with."""
 _SECONDS = 2
-"""Of a video, from the lowest strength to the highest."""
+"""The length of a video from the lowest strength to the highest."""
 _MIN_VIDEO_SIDE = 256
 """Smaller frames are enlarged, in pixels."""
 

@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 
 from r3gan_jax.data.files import ImageFiles
-from r3gan_jax.data.images import Decoder
+from r3gan_jax.data.images import CorruptImage, Decoder
 from r3gan_jax.data.labels import listed_labels
 from r3gan_jax.data.prepare import IMAGES_PER_SHARD, MAX_SHARDS, check_name
 from r3gan_jax.data.shards import Prepared, write_data_set
@@ -37,7 +37,7 @@ _PART = 1024
 
 @dataclass(frozen=True)
 class Numbers:
-  """What a run needs to know of an autoencoder's latents.
+  """The numbers that a run needs of an autoencoder's latents.
 
   Attributes:
     mean, std: of each channel over the data set, with the noise of draws; trained on is (latent - mean) / std * `STD`.
@@ -134,7 +134,7 @@ class LatentFiles:
     try:
       moments = np.load(BytesIO(self._files.read(index)), allow_pickle=False)
     except (ValueError, EOFError):
-      raise UserError(f"{title} is no array that numpy.save wrote: replace or remove it") from None
+      raise CorruptImage(f"{title} is no array that numpy.save wrote: replace or remove it") from None
     height, width, channels = self._shape
     if moments.shape != (2 * channels, height, width):
       raise UserError(

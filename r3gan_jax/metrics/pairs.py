@@ -14,11 +14,11 @@ from r3gan_jax.metrics.features import FeatureNetwork
 from r3gan_jax.metrics.image_quality import psnr, ssim
 
 METRICS = ("psnr", "ssim", "feature_distance")
-"""Those of samples, and of the baseline with a prefix, "baseline_psnr"."""
+"""The scores of samples, and with a prefix, "baseline_psnr", of the baseline."""
 
 
 class Drawn(NamedTuple):
-  """What is drawn from the conditions of N images, all uint8 [N, H, W, C] except for `conditions` of any shape.
+  """The images drawn from the conditions of N images, all uint8 [N, H, W, C] except for `conditions` of any shape.
 
   Attributes:
     samples: two independent samples of each condition.

@@ -25,7 +25,7 @@ _NARROWEST, _WIDEST = 32, 128
 _SMALLEST_SIDE = 4
 _EVALUATION_BATCH = 500
 _FACTS = {"image_shape": (3,), "classes": (), "test_accuracy": ()}
-"""What a file says of its network, and the shape of each."""
+"""The facts about its network that a file has, and the shape of each."""
 
 
 class ResidualCNN(nn.Module):

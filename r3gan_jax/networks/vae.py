@@ -170,7 +170,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """What `post_quant_conv` makes of latents to images; it computes in the dtype of the latents, attributes as there."""
+  """The result of `post_quant_conv` to images; it computes in the dtype of the latents, attributes as of `Encoder`."""
 
   widths: tuple[int, ...]
   blocks: int

@@ -26,7 +26,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P(DATA_AXIS))
 
 
+def on_local_devices(tree: Any) -> Any:
+  """Copies arrays of the host to all devices of this process, once; what is there already stays.
+
+  A jitted function that is given arrays of the host copies them at every call.
+  """
+  return jax.device_put(tree, replicated(make_mesh(jax.local_devices())))
+
+
 def local_copy(tree: Any) -> Any:
   """Copies replicated arrays to a mesh of this process's devices, so that it can compute with them alone."""
-  sharding = replicated(make_mesh(jax.local_devices()))
-  return jax.tree.map(lambda array: jax.device_put(array.addressable_data(0), sharding), tree)
+  return on_local_devices(jax.tree.map(lambda array: array.addressable_data(0), tree))
