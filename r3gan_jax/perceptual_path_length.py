@@ -22,7 +22,7 @@ from r3gan_jax.metrics.features import as_rgb
 from r3gan_jax.metrics.lpips import LPIPS
 from r3gan_jax.progress_bar import progress_bar
 from r3gan_jax.sampling import Sampler, lerp, slerp
-from r3gan_jax.training.mesh import make_mesh, on_local_devices
+from r3gan_jax.training.mesh import make_mesh, replicated
 
 EPSILON = 1e-4
 PERCENTILES = (1, 99)
@@ -49,8 +49,8 @@ class PerceptualPathLength:
         f"{algorithm.image_shape[0]}x{algorithm.image_shape[1]}: leave it out"
       )
     self._algorithm = algorithm = algorithm.in_float32() if isinstance(algorithm, HasBfloat16) else algorithm
-    self._lpips = on_local_devices(lpips)
-    self._mesh = mesh = make_mesh(jax.local_devices())
+    mesh = make_mesh(jax.local_devices())
+    self._lpips = jax.device_put(lpips, replicated(mesh))
     self._sampler = Sampler(algorithm, mesh, _BATCH_PER_DEVICE)
 
     def distances(params: Any, carry: Any, lpips: Any, start: Any, end: Any, labels: Any) -> jax.Array:
