@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from r3gan_jax.algorithms.alignment import ALIGNMENT, Alignment
 from r3gan_jax.algorithms.base import (
   GAN,
   Average,
@@ -52,8 +53,7 @@ from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import LOSSES, RELATIVISTIC, AdversarialLoss
 from r3gan_jax.losses.penalties import PENALISED_GRADIENTS, PenalisedGradient, directional
-from r3gan_jax.losses.pretrained import cosine_similarity, cross_entropy
-from r3gan_jax.networks.alignment import AlignmentHead
+from r3gan_jax.losses.pretrained import cross_entropy
 from r3gan_jax.networks.r3gan import Discriminator, Generator
 from r3gan_jax.networks.roadmap import SkeletonDiscriminator, SkeletonGenerator, SkipGenerator
 from r3gan_jax.ops.grouped_conv import ALGORITHMS as GROUPED_CONV_ALGORITHMS
@@ -72,8 +72,8 @@ Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 PHASES = ("discriminator", "generator")
 
-ALIGNMENT, GUIDANCE = "alignment", "guidance"
-"""Names of the pretrained networks; the first is also that of the head among D's layers."""
+GUIDANCE = "guidance"
+"""The name of the pretrained classifier."""
 
 
 @dataclass(frozen=True)
@@ -164,21 +164,6 @@ def smoke(settings: Settings) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Alignment:
-  """How D's features of reals are aligned.
-
-  Attributes:
-    network: has the features with which they are aligned, of the real image as it is.
-    layer: D's layer, whose output [N, h, w, C] for the augmented real image is projected: `networks.alignment`.
-    weight: of the mean cosine similarity in D's loss.
-  """
-
-  network: PretrainedNetwork
-  layer: str
-  weight: float
-
-
-@dataclass(frozen=True)
 class Guidance:
   """How a classifier guides G: `weight` times the mean cross-entropy of its 'logits' for samples, not augmented."""
 
@@ -226,7 +211,7 @@ class R3GAN(GAN):
     if self.guidance and not self.num_classes:
       raise UserError("config.gan.guidance_weight needs classes: set config.data.num_classes, or the weight to 0")
     if self.alignment:
-      _check_alignment(self.discriminator, self.alignment.layer, *self._example())
+      self.alignment.check(self.discriminator, *self._example())
 
   @property
   def phases(self) -> Sequence[Phase]:
@@ -274,9 +259,9 @@ class R3GAN(GAN):
       "discriminator": self.discriminator.init(discriminator_key, images, labels)["params"],
     }
     if self.alignment:
-      features = self._features(self.alignment, params["discriminator"], images, labels)
-      head = AlignmentHead(self.alignment.network.features).init(jax.random.fold_in(discriminator_key, 1), features)
-      params["discriminator"] = params["discriminator"] | {ALIGNMENT: head["params"]}
+      head_key, before = jax.random.fold_in(discriminator_key, 1), params["discriminator"]
+      head = self.alignment.init(head_key, self.discriminator, before, images, labels)
+      params["discriminator"] = before | {ALIGNMENT: head}
     return params, {}
 
   def noise(self, keys: jax.Array) -> jax.Array:
@@ -326,30 +311,12 @@ class R3GAN(GAN):
 
     gradients, metrics = self.penalised_gradient(critic, params["discriminator"], images, augmented, objective)
     if self.alignment:
-      augmented_real = jnp.split(augmented(images), 2)[0]
-      more, similarity = self._alignment_gradients(self.alignment, params, batch["image"], augmented_real, labels)
+      augmented_real = self._augment(real, real_keys, hyperparameters)
+      seen = batch["image"], augmented_real, labels
+      more, similarity = self.alignment.gradients(self.discriminator, params, *seen)
       gradients = jax.tree.map(jnp.add, gradients, more)
       metrics |= {"loss": metrics["loss"] - self.alignment.weight * similarity, "alignment": similarity}
     return {"discriminator": gradients}, carry, metrics
-
-  def _alignment_gradients(
-    self, alignment: Alignment, params: Params, images: jax.Array, augmented: jax.Array, labels: jax.Array | None
-  ) -> tuple[Params, jax.Array]:
-    """Returns the gradient of -weight * similarity with respect to D's parameters, and the mean similarity.
-
-    Neither the logits nor R1 and R2 depend on the head, so the gradient of the rest of D's loss is what it is without
-    alignment, and both add up. This costs a pass of the reals through D, up to the layer, and back.
-    """
-    targets = alignment.network.apply(params[ALIGNMENT], images)["features"]
-    head = AlignmentHead(targets.shape[-1])
-
-    def loss(discriminator: Any) -> tuple[jax.Array, jax.Array]:
-      features = self._features(alignment, discriminator, augmented, labels)
-      projected = cast(jax.Array, head.apply({"params": discriminator[ALIGNMENT]}, features))
-      similarity = jnp.mean(cosine_similarity(projected, targets.astype(projected.dtype)))
-      return -alignment.weight * similarity, similarity
-
-    return jax.grad(loss, has_aux=True)(params["discriminator"])
 
   def _generator_gradients(
     self, params: Params, carry: Carry, batch: Batch, keys: jax.Array, hyperparameters: Hyperparameters
@@ -387,19 +354,6 @@ class R3GAN(GAN):
   def _example(self) -> tuple[jax.Array, jax.Array | None]:
     """Returns one blank image and its label."""
     return jnp.zeros((1, *self.image_shape)), jnp.zeros((1,), jnp.int32) if self.num_classes else None
-
-  def _features(
-    self, alignment: Alignment, discriminator: Any, images: jax.Array, labels: jax.Array | None
-  ) -> jax.Array:
-    """Returns the output [N, h, w, C] of the aligned layer of D; XLA drops what comes after it."""
-    _, captured = self.discriminator.apply(
-      {"params": discriminator},
-      images,
-      labels,
-      capture_intermediates=lambda module, _: module.path == (alignment.layer,),
-      mutable=["intermediates"],
-    )
-    return captured["intermediates"][alignment.layer]["__call__"][0]
 
   def _generate(self, generator: Any, z: jax.Array, labels: jax.Array | None) -> jax.Array:
     return cast(jax.Array, self.generator.apply({"params": generator}, z, labels))
@@ -551,21 +505,6 @@ def _build_alignment(settings: Settings, images: Images) -> Alignment | None:
   setting = f"config.gan.alignment_network = {settings.alignment_network!r}"
   network = pretrained_features(setting, settings.alignment_network, images.shape)
   return Alignment(network, f"stage_{stage}_block_{settings.blocks[stage] - 1}", settings.alignment_weight)
-
-
-def _check_alignment(discriminator: nn.Module, layer: str, images: jax.Array, labels: jax.Array | None) -> None:
-  """Raises a UserError unless D has the layer, and none of the head's name, which would be on the way to its logit."""
-  layers = jax.eval_shape(discriminator.init, jax.random.key(0), images, labels)["params"]
-  kind = type(discriminator).__name__
-  if layer not in layers:
-    raise UserError(
-      f"config.gan.alignment_weight needs {layer} of the discriminator, which {kind} does not have: choose "
-      "config.gan.network = 'r3gan', or set the weight to 0"
-    )
-  if ALIGNMENT in layers:
-    raise UserError(
-      f"{kind} has a layer {ALIGNMENT!r} of its own on the way to its logit, but the head must not be: rename it"
-    )
 
 
 def _build_guidance(settings: Settings, images: Images) -> Guidance | None:
