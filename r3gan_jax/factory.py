@@ -44,12 +44,12 @@ from r3gan_jax.algorithms.base import (
   HasFrozenLayers,
   HasImageDtype,
   HasPretrainedNetworks,
-  Images,
   LearnsFromUnlabelled,
   Params,
   Phase,
 )
 from r3gan_jax.algorithms.decoded import AUTOENCODER, Decoded
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.data.latents import Numbers
 from r3gan_jax.data.loader import Loader
 from r3gan_jax.data.relabelled import RelabelledSource

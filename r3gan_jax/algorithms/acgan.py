@@ -18,18 +18,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from r3gan_jax.algorithms.base import (
-  DATA_AXIS,
-  Batch,
-  Carry,
-  Hyperparameters,
-  Images,
-  Metrics,
-  Params,
-  check_stages,
-  split_keys,
-)
+from r3gan_jax.algorithms.base import DATA_AXIS, Batch, Carry, Hyperparameters, Metrics, Params, split_keys
 from r3gan_jax.algorithms.dcgan import DCGAN
+from r3gan_jax.algorithms.images import Images, check_stages
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks import acgan as own

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from r3gan_jax.algorithms import sagan
-from r3gan_jax.algorithms.base import DATA_AXIS, Images, check_unconditional
+from r3gan_jax.algorithms.base import DATA_AXIS
+from r3gan_jax.algorithms.images import Images, check_unconditional
 from r3gan_jax.algorithms.sagan import SAGAN
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.autogan import FOUND, Generator, decoded

@@ -28,14 +28,13 @@ from r3gan_jax.algorithms.base import (
   Batch,
   Carry,
   Hyperparameters,
-  Images,
   Metrics,
   Params,
   Phase,
   UniformGAN,
-  check_unconditional,
   pictures_of_autoencoder,
 )
+from r3gan_jax.algorithms.images import Images, check_unconditional
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.autoencoder import BalancedAutoencoder, Decoder
 from r3gan_jax.ops.images import to_float

@@ -26,14 +26,13 @@ from r3gan_jax.algorithms.base import (
   Batch,
   Carry,
   Hyperparameters,
-  Images,
   Metrics,
   Params,
   Phase,
   UniformGAN,
-  check_unconditional,
   pictures_of_autoencoder,
 )
+from r3gan_jax.algorithms.images import Images, check_unconditional
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.bigan import Discriminator, Encoder, Generator
 from r3gan_jax.networks.layers import MOMENTS, apply_in_training, apply_trained

@@ -21,17 +21,8 @@ from flax.traverse_util import flatten_dict
 from jax.scipy.special import erf, erfinv
 
 from r3gan_jax.algorithms import sagan
-from r3gan_jax.algorithms.base import (
-  DATA_AXIS,
-  Average,
-  Batch,
-  Carry,
-  Hyperparameters,
-  Images,
-  Metrics,
-  Params,
-  split_keys,
-)
+from r3gan_jax.algorithms.base import DATA_AXIS, Average, Batch, Carry, Hyperparameters, Metrics, Params, split_keys
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.algorithms.sagan import SAGAN
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.biggan import Generator

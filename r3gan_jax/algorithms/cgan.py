@@ -19,8 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from r3gan_jax.algorithms.base import Batch, Carry, Images, Params, Phase, bounds
+from r3gan_jax.algorithms.base import Batch, Carry, Params, Phase, bounds
 from r3gan_jax.algorithms.gan import NETWORKS, PHASES, AdversarialNets, clipped, schedules
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.mlp import Discriminator, Generator
 from r3gan_jax.optimizers import sgd

@@ -24,14 +24,12 @@ from r3gan_jax.algorithms.base import (
   Batch,
   Carry,
   Hyperparameters,
-  Images,
   Metrics,
   Params,
   Phase,
   UniformGAN,
-  check_unconditional,
-  lowest_stage,
 )
+from r3gan_jax.algorithms.images import Images, check_unconditional, lowest_stage
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.dcgan import Discriminator, Generator
 from r3gan_jax.networks.layers import MOMENTS, apply_in_training, apply_trained

@@ -21,19 +21,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from r3gan_jax.algorithms.base import (
-  DATA_AXIS,
-  Batch,
-  Carry,
-  Hyperparameters,
-  Images,
-  Metrics,
-  Params,
-  check_unconditional,
-  lowest_stage,
-  pictures_of_autoencoder,
-)
+from r3gan_jax.algorithms.base import DATA_AXIS, Batch, Carry, Hyperparameters, Metrics, Params, pictures_of_autoencoder
 from r3gan_jax.algorithms.dcgan import DCGAN
+from r3gan_jax.algorithms.images import Images, check_unconditional, lowest_stage
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.autoencoder import StridedAutoencoder
 from r3gan_jax.networks.dcgan import Generator

@@ -30,15 +30,14 @@ from r3gan_jax.algorithms.base import (
   Batch,
   Carry,
   Hyperparameters,
-  Images,
   Metrics,
   Params,
   Phase,
   bounds,
-  check_unconditional,
   split_keys,
   uniform_noise,
 )
+from r3gan_jax.algorithms.images import Images, check_unconditional
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.mlp import Discriminator, Generator
 from r3gan_jax.ops.images import to_float

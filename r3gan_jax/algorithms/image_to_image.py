@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 
 from r3gan_jax.algorithms import r3gan
-from r3gan_jax.algorithms.base import Batch, Carry, Images, Params, check_unconditional, split_keys
+from r3gan_jax.algorithms.base import Batch, Carry, Params, split_keys
 from r3gan_jax.algorithms.conditions import CONDITIONS, Condition
+from r3gan_jax.algorithms.images import Images, check_unconditional
 from r3gan_jax.algorithms.r3gan import PHASES as PHASES
 from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.errors import UserError

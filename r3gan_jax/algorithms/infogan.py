@@ -27,14 +27,13 @@ from r3gan_jax.algorithms.base import (
   Batch,
   Carry,
   Hyperparameters,
-  Images,
   Metrics,
   Params,
-  check_unconditional,
   split_keys,
   uniform_noise,
 )
 from r3gan_jax.algorithms.dcgan import DCGAN
+from r3gan_jax.algorithms.images import Images, check_unconditional
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.infogan import Discriminator, Generator

@@ -42,7 +42,6 @@ from r3gan_jax.algorithms.base import (
   Batch,
   Carry,
   Hyperparameters,
-  Images,
   Metrics,
   Params,
   Phase,
@@ -51,6 +50,7 @@ from r3gan_jax.algorithms.base import (
   split_keys,
   uniform_noise,
 )
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import NON_SATURATING
 from r3gan_jax.networks.lapgan import CoarsestDiscriminator, CoarsestGenerator, Discriminator, Generator

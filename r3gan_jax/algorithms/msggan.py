@@ -28,16 +28,14 @@ from r3gan_jax.algorithms.base import (
   Batch,
   Carry,
   Hyperparameters,
-  Images,
   Metrics,
   Params,
   Phase,
-  check_stages,
-  check_unconditional,
   side_by_side,
   spherical_noise,
   split_keys,
 )
+from r3gan_jax.algorithms.images import Images, check_stages, check_unconditional
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.penalised import LogisticR1, PenalisedLoss, Wasserstein
 from r3gan_jax.networks.karras import COMBINATIONS, STDDEV_GROUP, Generator, MultiScaleDiscriminator

@@ -35,7 +35,6 @@ from r3gan_jax.algorithms.base import (
   Carry,
   HasImageDtype,
   Hyperparameters,
-  Images,
   Metrics,
   Params,
   Phase,
@@ -43,10 +42,10 @@ from r3gan_jax.algorithms.base import (
   bfloat16_stages,
   check_samples_apart,
   cosines,
-  first_stage,
   normal_noise,
   split_keys,
 )
+from r3gan_jax.algorithms.images import Images, first_stage
 from r3gan_jax.augment import colour
 from r3gan_jax.augment.parameters import TRANSFORMS
 from r3gan_jax.augment.pipeline import augment

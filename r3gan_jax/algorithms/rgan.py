@@ -28,7 +28,8 @@ import numpy as np
 import optax
 
 from r3gan_jax.algorithms import sagan
-from r3gan_jax.algorithms.base import Batch, Carry, Images, Metrics, Params, split_keys
+from r3gan_jax.algorithms.base import Batch, Carry, Metrics, Params, split_keys
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.algorithms.sagan import SAGAN, Judge
 from r3gan_jax.data.relabelled import transition_matrix
 from r3gan_jax.errors import UserError

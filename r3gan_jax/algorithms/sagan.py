@@ -30,14 +30,13 @@ from r3gan_jax.algorithms.base import (
   Batch,
   Carry,
   Hyperparameters,
-  Images,
   Metrics,
   Params,
   Phase,
-  check_stages,
   normal_noise,
   split_keys,
 )
+from r3gan_jax.algorithms.images import Images, check_stages
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import HINGE
 from r3gan_jax.networks.layers import MOMENTS, apply_in_training

@@ -27,13 +27,12 @@ from r3gan_jax.algorithms.base import (
   Batch,
   Carry,
   Hyperparameters,
-  Images,
   LearnsFromUnlabelled,
   Metrics,
   Params,
-  check_stages,
 )
 from r3gan_jax.algorithms.dcgan import DCGAN
+from r3gan_jax.algorithms.images import Images, check_stages
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.dcgan import Classifier, Generator
 from r3gan_jax.networks.layers import apply_trained

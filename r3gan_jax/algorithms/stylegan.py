@@ -37,15 +37,13 @@ from r3gan_jax.algorithms.base import (
   Batch,
   Carry,
   Hyperparameters,
-  Images,
   Metrics,
   Params,
   Phase,
-  check_stages,
-  check_unconditional,
   normal_noise,
   split_keys,
 )
+from r3gan_jax.algorithms.images import Images, check_stages, check_unconditional
 from r3gan_jax.algorithms.progan import growth_schedules
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.penalised import LogisticR1

@@ -30,17 +30,15 @@ from r3gan_jax.algorithms.base import (
   Batch,
   Carry,
   Hyperparameters,
-  Images,
   Metrics,
   Params,
   Phase,
   bfloat16_stages,
-  check_stages,
-  check_unconditional,
   cosines,
   normal_noise,
   split_keys,
 )
+from r3gan_jax.algorithms.images import Images, check_stages, check_unconditional
 from r3gan_jax.algorithms.stylegan import W_DECAY, mix_styles, towards
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.adversarial import NON_SATURATING

@@ -25,16 +25,14 @@ from r3gan_jax.algorithms.base import (
   Batch,
   Carry,
   Hyperparameters,
-  Images,
   Metrics,
   Params,
   Phase,
   check_samples_apart,
-  check_unconditional,
-  lowest_stage,
   normal_noise,
   split_keys,
 )
+from r3gan_jax.algorithms.images import Images, check_unconditional, lowest_stage
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.penalties import directional, grad_of_grad
 from r3gan_jax.networks.dcgan import Generator

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from r3gan_jax.algorithms import sagan
-from r3gan_jax.algorithms.base import Images
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.algorithms.sagan import SAGAN
 from r3gan_jax.networks.resnet_sn import Discriminator, Generator
 from r3gan_jax.networks.ylg import HEADS, aligned_masks, tiled_masks

@@ -9,7 +9,8 @@ from helpers.meshes import mesh_of
 from helpers.zoo import data
 
 from r3gan_jax.algorithms import acgan, dcgan
-from r3gan_jax.algorithms.base import Images, split_keys
+from r3gan_jax.algorithms.base import split_keys
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.acgan import Discriminator
 from r3gan_jax.training.step import global_gradients

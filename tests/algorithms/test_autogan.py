@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from r3gan_jax.algorithms import autogan
-from r3gan_jax.algorithms.base import Images
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 
 IMAGES = Images(32, 32, 1, 0)

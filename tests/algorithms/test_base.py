@@ -9,7 +9,8 @@ import pytest
 
 from configs import cifar10
 from r3gan_jax import factory
-from r3gan_jax.algorithms.base import Images, first_stage, pictures_of_autoencoder
+from r3gan_jax.algorithms.base import pictures_of_autoencoder
+from r3gan_jax.algorithms.images import Images, first_stage
 from r3gan_jax.errors import UserError
 
 

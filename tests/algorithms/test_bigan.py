@@ -8,7 +8,8 @@ from helpers.meshes import mesh_of
 from helpers.zoo import data
 
 from r3gan_jax.algorithms import bigan
-from r3gan_jax.algorithms.base import HasCodes, HasPictures, Images
+from r3gan_jax.algorithms.base import HasCodes, HasPictures
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.training.step import global_gradients
 
 ALGORITHM = bigan.build(bigan.Settings(width=16, noise_dim=4), Images(4, 4, 3, 0), "cpu")

@@ -14,7 +14,7 @@ from helpers.zoo import data, trained
 
 from r3gan_jax import factory
 from r3gan_jax.algorithms import cgan, gan
-from r3gan_jax.algorithms.base import Images
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.layers import dropout
 from r3gan_jax.networks.mlp import Discriminator, Generator, Maxout

@@ -15,8 +15,8 @@ from helpers.zoo import data, trained
 from configs import super_resolution
 from r3gan_jax import factory
 from r3gan_jax.algorithms import image_to_image
-from r3gan_jax.algorithms.base import Images
 from r3gan_jax.algorithms.conditioned import conditioned
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.penalties import grad_of_grad
 from r3gan_jax.sampling import Sampler

@@ -13,7 +13,7 @@ from helpers import golden_cases
 from configs import cifar10
 from r3gan_jax import factory
 from r3gan_jax.algorithms.alignment import Alignment
-from r3gan_jax.algorithms.base import Images
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.algorithms.r3gan import R3GAN, Guidance
 from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.errors import UserError

@@ -11,7 +11,7 @@ from helpers.zoo import data
 from configs.zoo import sgan as recipe
 from r3gan_jax import factory
 from r3gan_jax.algorithms import sgan
-from r3gan_jax.algorithms.base import Images
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.state import abstract_batches
 from r3gan_jax.training.step import global_gradients

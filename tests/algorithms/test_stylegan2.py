@@ -10,7 +10,7 @@ from helpers.states import arrays_of
 
 from r3gan_jax import schedules
 from r3gan_jax.algorithms import stylegan2
-from r3gan_jax.algorithms.base import Images
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.algorithms.stylegan2 import StyleGAN2, path_lengths
 from r3gan_jax.networks.karras import Mapping
 from r3gan_jax.networks.stylegan2 import Discriminator, Synthesis

@@ -12,7 +12,7 @@ from helpers.meshes import mesh_of
 from helpers.zoo import data
 
 from r3gan_jax.algorithms import dcgan, wgan_gp
-from r3gan_jax.algorithms.base import Images
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.penalties import directional, grad_of_grad
 from r3gan_jax.networks.wgan_gp import Critic

@@ -9,7 +9,7 @@ import pytest
 from helpers.zoo import data
 
 from r3gan_jax.algorithms import ylg
-from r3gan_jax.algorithms.base import Images
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.ylg import HEADS, aligned_masks, tiled_masks
 

@@ -31,7 +31,8 @@ from r3gan_jax.algorithms import (
   wgan_gp,
   ylg,
 )
-from r3gan_jax.algorithms.base import HasBoundedNoise, Images
+from r3gan_jax.algorithms.base import HasBoundedNoise
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler, noise_path
 from r3gan_jax.training.checkpoint import Checkpoints

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from r3gan_jax.algorithms.base import Images
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.interop.official import to_params
 from r3gan_jax.networks.r3gan import Discriminator, Generator

@@ -14,7 +14,8 @@ from helpers.meshes import mesh_of
 
 from r3gan_jax import schedules
 from r3gan_jax.algorithms.alignment import Alignment
-from r3gan_jax.algorithms.base import Average, Images, Phase
+from r3gan_jax.algorithms.base import Average, Phase
+from r3gan_jax.algorithms.images import Images
 from r3gan_jax.algorithms.r3gan import R3GAN, Guidance
 from r3gan_jax.augment.pipeline import augment
 from r3gan_jax.metrics.residual_cnn import FEATURES, ResidualCNN, outputs
