@@ -225,7 +225,7 @@ def with_numbers(config: ConfigDict) -> ConfigDict:
     return config
   kept = asdict(latent_numbers(config))
   config = config.copy_and_resolve_references().unlock()
-  config.data.autoencoder = kept.pop("autoencoder")
+  config.data.autoencoder_digest = kept.pop("autoencoder")
   config.data.latents = kept
   return config.lock()
 
@@ -276,7 +276,7 @@ def numbers(config: ConfigDict) -> Numbers | None:
 def _numbers(config: ConfigDict) -> Numbers:
   if not config.data.latents:
     raise UserError("config.data.latents is empty: train first, which takes it from the data set")
-  return Numbers.read({**config.data.latents, "autoencoder": config.data.autoencoder})
+  return Numbers.read({**config.data.latents, "autoencoder": config.data.autoencoder_digest})
 
 
 def portable_algorithm(config: ConfigDict) -> Algorithm:

@@ -71,7 +71,7 @@ class Data:
   x_flip: bool = setting(False)  # add mirrored images, which doubles the data
   # Of latents: what they are of, and how samples become images, taken from the data set (data.latents.Numbers)
   latents: dict[str, tuple[float, ...]] = setting({})
-  autoencoder: str = setting("")  # the digest of the weights that encoded them
+  autoencoder_digest: str = setting("")  # of the weights that encoded them
   # Of latents: the images that metrics compare with, a prepared data set by its name, or a directory or zip
   pixels: str = setting("")
 

@@ -23,7 +23,7 @@ from r3gan_jax.data.prepare import IMAGES_PER_SHARD, MAX_SHARDS, check_name
 from r3gan_jax.data.shards import Prepared, write_data_set
 from r3gan_jax.data.source import Examples, Source
 from r3gan_jax.data.survey import number_classes
-from r3gan_jax.data.tfds import TfdsSource, is_prepared, opened
+from r3gan_jax.data.tfds import PreparedSource, TfdsSource, is_prepared, opened
 from r3gan_jax.errors import UserError
 from r3gan_jax.progress_bar import progress_bar
 from r3gan_jax.storage import as_path, failing_as, write_whole
@@ -65,7 +65,7 @@ def of_edm2(height: int, width: int) -> Numbers:
   return Numbers((5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28), (0.0, 1.0), (8 * height, 8 * width, 3))
 
 
-class LatentSource(TfdsSource):
+class LatentSource(PreparedSource):
   """One split of a prepared data set of latents.
 
   Its 'image' is float16 [n, versions, H, W, 2 * channels]: means, then standard deviations, of each image and, with two
@@ -73,14 +73,14 @@ class LatentSource(TfdsSource):
 
   Args:
     shape: (H, W, channels) of a latent.
-    others: as of `TfdsSource`.
+    others: as of `PreparedSource`, and so are the errors.
   """
 
   def __init__(
     self, name: str, split: str, data_path: str, shape: tuple[int, int, int], num_classes: int, label_key: str
   ):
     self._shape = shape
-    super().__init__(name, split, data_path, shape[:2], None, "", num_classes, label_key)
+    super().__init__(name, split, data_path, num_classes, label_key)
 
   def _check_images(self, features: Mapping[str, Any]) -> None:
     height, width, channels = self._shape
@@ -93,6 +93,9 @@ class LatentSource(TfdsSource):
         "width and channels to match"
       )
     self._stored = there
+
+  def _described(self) -> str:
+    return str(self._shape)
 
   def _image(self, record: Any, title: str) -> np.ndarray:
     return np.frombuffer(record["moments"].bytes_list.value[0], np.float16).reshape(self._stored)

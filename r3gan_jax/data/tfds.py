@@ -3,6 +3,7 @@
 import hashlib
 import re
 import resource
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
@@ -25,16 +26,13 @@ IDX_DATA_SETS = ("mnist", "fashion_mnist", "kmnist")
 """The data sets that `prepare_data` makes from idx files."""
 
 
-class TfdsSource:
-  """One split of a prepared TFDS image data set.
+class PreparedSource(ABC):
+  """One split of a prepared data set: what the sources of images and of latents have in common.
 
   Args:
     name: in TFDS, e.g. "cifar10" or "imagenet_resized/64x64", or the --name given to `prepare_data`.
     split: e.g. "train" or "train+test".
     data_path: the local directory of prepared data sets ("": TFDS's default), or of this one.
-    size: height and width of the result, in pixels.
-    decoder: decodes the images; has the number of channels. None: of subclasses without images.
-    fit_by: how images of another size are fitted: see `images.fit`.
     num_classes: 0 for images without labels.
     label_key: the feature with the labels.
 
@@ -42,24 +40,11 @@ class TfdsSource:
     UserError: the data set is not prepared, is damaged, or lacks the split, feature or number of classes.
   """
 
-  def __init__(
-    self,
-    name: str,
-    split: str,
-    data_path: str,
-    size: tuple[int, int],
-    decoder: Decoder | None,
-    fit_by: str,
-    num_classes: int = 0,
-    label_key: str = "label",
-  ):
+  def __init__(self, name: str, split: str, data_path: str, num_classes: int, label_key: str):
     import tensorflow_datasets as tfds
 
     builder = opened(name, data_path)
     self._title = f"data set '{name}' in {builder.data_path}"
-    self._size = size
-    self._decoder = decoder
-    self._fit_by = fit_by
     self._num_classes = num_classes
     self._label_key = label_key if num_classes else None
     self.classes: tuple[str, ...] = ()
@@ -98,7 +83,7 @@ class TfdsSource:
 
     count = len(self._files)
     with progress_bar(in_threads(of_file, range(count)), total=count, title="checksums", unit="files") as found:
-      parts = [*found, str((self._decoder, self._size, self._fit_by))]
+      parts = [*found, self._described()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
   def _read(self, indices: list[int]) -> list[Any]:
@@ -111,33 +96,23 @@ class TfdsSource:
       raise UserError(f"cannot read {self._title}: {one_line(error)}: {_IF_DAMAGED}") from None
     return [tf_example_pb2.Example.FromString(record).features.feature for record in records]
 
+  @abstractmethod
   def _image(self, record: Any, title: str) -> np.ndarray:
-    assert self._decoder
-    image = self._decoder(record["image"].bytes_list.value[0], title)
-    return to_array(fit(image, self._size, self._fit_by, title))
+    """Returns 'image' of one record."""
+
+  @abstractmethod
+  def _described(self) -> str:
+    """Describes what 'image' depends on besides the files."""
+
+  @abstractmethod
+  def _check_images(self, features: Mapping[str, Any]) -> None:
+    """Raises a UserError if the data set has no feature for 'image', or another one than asked for."""
 
   def _label(self, record: Any, title: str) -> int:
     (label,) = record[self._label_key].int64_list.value or (-1,)
     if not 0 <= label < self._num_classes:
       raise UserError(f"{title} has label {label}, but config.data.num_classes = {self._num_classes}: set it to match")
     return label
-
-  def _check_images(self, features: Mapping[str, Any]) -> None:
-    import tensorflow_datasets as tfds
-
-    assert self._decoder
-    image = features.get("image")
-    if not isinstance(image, tfds.features.Image):
-      raise UserError(
-        f"{self._title} has no feature 'image' with images, only {sorted(features)}: choose another data set"
-      )
-    bits = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}.get(np.dtype(image.np_dtype))
-    if bits is None:
-      raise UserError(f"{self._title} has images of {np.dtype(image.np_dtype).name} instead of uint8: convert them")
-    if bits > self._decoder.bits:
-      raise UserError(f"{self._title} has images of 16 bits: set config.data.bits = 16 and config.data.channels = 1")
-    if self._decoder.channels == 1 and image.shape[-1] in (3, 4):
-      raise UserError(f"{self._title} has colour images: set config.data.channels = {image.shape[-1]}")
 
   def _check_labels(self, features: Mapping[str, Any]) -> None:
     import tensorflow_datasets as tfds
@@ -157,6 +132,56 @@ class TfdsSource:
       )
     if isinstance(label, tfds.features.ClassLabel):
       self.classes = tuple(label.names)
+
+
+class TfdsSource(PreparedSource):
+  """One split of a prepared image data set.
+
+  Args:
+    size: height and width of the result, in pixels.
+    decoder: decodes the images; has the number of channels.
+    fit_by: how images of another size are fitted: see `images.fit`.
+    others: as of `PreparedSource`, and so are the errors.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    split: str,
+    data_path: str,
+    size: tuple[int, int],
+    decoder: Decoder,
+    fit_by: str,
+    num_classes: int = 0,
+    label_key: str = "label",
+  ):
+    self._size = size
+    self._decoder = decoder
+    self._fit_by = fit_by
+    super().__init__(name, split, data_path, num_classes, label_key)
+
+  def _image(self, record: Any, title: str) -> np.ndarray:
+    image = self._decoder(record["image"].bytes_list.value[0], title)
+    return to_array(fit(image, self._size, self._fit_by, title))
+
+  def _described(self) -> str:
+    return str((self._decoder, self._size, self._fit_by))
+
+  def _check_images(self, features: Mapping[str, Any]) -> None:
+    import tensorflow_datasets as tfds
+
+    image = features.get("image")
+    if not isinstance(image, tfds.features.Image):
+      raise UserError(
+        f"{self._title} has no feature 'image' with images, only {sorted(features)}: choose another data set"
+      )
+    bits = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}.get(np.dtype(image.np_dtype))
+    if bits is None:
+      raise UserError(f"{self._title} has images of {np.dtype(image.np_dtype).name} instead of uint8: convert them")
+    if bits > self._decoder.bits:
+      raise UserError(f"{self._title} has images of 16 bits: set config.data.bits = 16 and config.data.channels = 1")
+    if self._decoder.channels == 1 and image.shape[-1] in (3, 4):
+      raise UserError(f"{self._title} has colour images: set config.data.channels = {image.shape[-1]}")
 
 
 def default_data_dir() -> Path:
