@@ -6,7 +6,7 @@
 DIRECTORY has the four idx files, e.g. /usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist.
 On two cores of an AMD EPYC with AVX2 57 images/s: two hours; without augmentation (--config.gan.augment_p=0) 66.
 
-`:latents` trains on 8x8 latents of an autoencoder that is trained here, in a third of the time:
+`:latents` trains on 8x8 latents of an autoencoder that is trained first:
 
     python -m benchmarks.train_autoencoder --config=configs/fashion_mnist.py --out=autoencoder
     python -m r3gan_jax.cli.prepare_data --prepared=fashion_mnist --resolution=32 --fit=pad --encode=sd-vae \
