@@ -23,7 +23,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from io import BytesIO
 from typing import Any, cast
 
 import jax
@@ -32,10 +31,10 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from r3gan_jax.algorithms.base import Algorithm, Carry, HasBoundedNoise, Params
-from r3gan_jax.errors import UserError, one_line
+from r3gan_jax.errors import UserError
 from r3gan_jax.inversion import FineTuned
 from r3gan_jax.sampling import Sampler
-from r3gan_jax.storage import read, write_npz
+from r3gan_jax.storage import read_npz, write_npz
 from r3gan_jax.training.mesh import make_mesh
 
 DIRECTORY = "directions"
@@ -300,11 +299,7 @@ def read_latents(path: epath.Path, editor: Editor) -> Latents:
 
 def _read_npz(path: epath.Path, names: Sequence[str], cure: str) -> dict[str, np.ndarray]:
   """Returns the arrays of an .npz; raises a UserError if it cannot be read or lacks one of `names`."""
-  try:
-    with np.load(BytesIO(read(path))) as file:
-      arrays = dict(file)
-  except Exception as error:  # a broken file can raise anything
-    raise UserError(f"{path} cannot be read ({one_line(error)}): {cure}") from None
+  arrays = read_npz(path, cure)
   if missing := [name for name in names if name not in arrays]:
     raise UserError(f"{path} has no {missing[0]!r}: {cure}")
   return arrays

@@ -150,6 +150,16 @@ def write_npz(path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     np.savez(file, allow_pickle=False, **arrays)
 
 
+def read_npz(path: epath.PathLike, cure: str) -> dict[str, np.ndarray]:
+  """Reads all arrays of an .npz by name; raises a UserError with `cure` if it cannot be read, or has Python objects."""
+  file = as_path(path)
+  try:  # a large file on a disk is in memory once
+    with BytesIO(read(file)) if is_remote(path) else file.open("rb") as opened:
+      return dict(np.load(opened, allow_pickle=False))
+  except Exception as error:  # a broken file can raise anything
+    raise UserError(f"{path} cannot be read ({one_line(error)[:200]}): {cure}") from None
+
+
 def remote_versions(directory: epath.Path) -> dict[str, str]:
   """Returns name -> version of all objects below `directory`; a version changes with the content."""
   files, root = _filesystem(directory)

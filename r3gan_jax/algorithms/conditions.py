@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
-from r3gan_jax.ops.images import to_float
+from r3gan_jax.ops.images import to_float, to_uint8
 from r3gan_jax.ops.resample import repeated
 
 LUMA = (0.299, 0.587, 0.114)
@@ -56,11 +56,6 @@ class Condition:
     return _with_channels(repeated(to_float(conditions), self.factor), channels)
 
 
-def _rounded(images: jax.Array) -> jax.Array:
-  """Converts float in [-1, 1] to the nearest uint8: the inverse of `to_float`."""
-  return jnp.clip(jnp.round((images + 1) * 127.5), 0, 255).astype(jnp.uint8)
-
-
 def _with_channels(images: jax.Array, channels: int) -> jax.Array:
   """Drops alpha, or repeats grey."""
   colours = images[..., : channels if images.shape[-1] >= channels else 1]
@@ -75,7 +70,7 @@ def _resized(images: jax.Array, height: int, width: int) -> jax.Array:
 def _downscale(factor: int) -> Condition:
   def make(images: jax.Array, keys: jax.Array) -> jax.Array:
     del keys
-    return _rounded(_resized(images, images.shape[1] // factor, images.shape[2] // factor))
+    return to_uint8(_resized(images, images.shape[1] // factor, images.shape[2] // factor))
 
   def restore(conditions: jax.Array, channels: int) -> jax.Array:
     del channels
@@ -87,7 +82,7 @@ def _downscale(factor: int) -> Condition:
 def _grey(images: jax.Array, keys: jax.Array) -> jax.Array:
   del keys
   weights = jnp.asarray(LUMA, images.dtype)[None, None, None]
-  return _rounded(jnp.sum(images * weights, axis=-1, keepdims=True))
+  return to_uint8(jnp.sum(images * weights, axis=-1, keepdims=True))
 
 
 def _check_colours(images: Images) -> None:
@@ -100,7 +95,7 @@ def _check_colours(images: Images) -> None:
 
 def _mask(images: jax.Array, keys: jax.Array) -> jax.Array:
   visible = ~jax.vmap(partial(box, images.shape[1], images.shape[2]))(keys)[..., None]
-  return jnp.concatenate([jnp.where(visible, _rounded(images), 0), jnp.where(visible, 255, 0).astype(jnp.uint8)], -1)
+  return jnp.concatenate([jnp.where(visible, to_uint8(images), 0), jnp.where(visible, 255, 0).astype(jnp.uint8)], -1)
 
 
 def box(height: int, width: int, key: jax.Array) -> jax.Array:

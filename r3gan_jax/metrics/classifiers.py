@@ -1,7 +1,6 @@
 """Trains small classifiers, and keeps them in files: `digits_cnn.py`, `residual_cnn.py`."""
 
 from collections.abc import Iterable, Mapping
-from io import BytesIO
 from typing import Any
 
 import jax
@@ -11,8 +10,8 @@ from etils import epath
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from r3gan_jax.errors import UserError, one_line
-from r3gan_jax.storage import as_path, read, write_npz
+from r3gan_jax.errors import UserError
+from r3gan_jax.storage import as_path, read_npz, write_npz
 
 COMMAND = "python -m r3gan_jax.cli.train_classifier"
 
@@ -68,11 +67,7 @@ def load(path: epath.PathLike, facts: Mapping[str, tuple[int, ...]]) -> tuple[An
   file = as_path(path)
   if not file.exists():
     raise UserError(f"{path} does not exist: run {COMMAND}")
-  try:
-    with np.load(BytesIO(read(file))) as opened:
-      arrays = dict(opened)
-  except Exception as error:  # a broken file can raise anything
-    raise UserError(f"{path} cannot be read ({one_line(error)}): run {COMMAND}") from None
+  arrays = read_npz(file, f"run {COMMAND}")
   _check(path, arrays, facts)
   found = {name: arrays.pop(name) for name in facts}
   return unflatten_dict(arrays, sep="/"), found

@@ -5,11 +5,9 @@ them, whose coefficients follow from the profiles of their weights over time alo
 standard deviation.
 """
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +16,7 @@ from etils import epath
 
 from r3gan_jax.algorithms.base import Algorithm, Average, PowerFunctionAverage
 from r3gan_jax.errors import UserError
-from r3gan_jax.storage import absolute, failing_as, write_npz
+from r3gan_jax.storage import absolute, failing_as, read_npz, write_npz
 from r3gan_jax.training.ema import power_exponent
 from r3gan_jax.training.mesh import local_copy
 from r3gan_jax.training.state import TrainState
@@ -160,12 +158,8 @@ def _read(file: epath.Path, like: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the averages of a snapshot, on the host; raises a UserError if it is damaged or not `like` these."""
   cure = "remove it, and do without this snapshot"
   leaves, structure = jax.tree.flatten(dict(like))
-  with failing_as(f"{file} cannot be read", file, cure):
-    try:
-      with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-        read = [arrays[name] for name in _names(like)]
-    except (EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
-      raise UserError(f"{file} cannot be read: {error}: {cure}") from None
+  arrays = read_npz(file, cure)
+  read = [arrays.get(name, np.zeros(())) for name in _names(like)]
   if [(array.shape, array.dtype) for array in read] != [(leaf.shape, leaf.dtype) for leaf in leaves]:
     raise UserError(f"{file} has averages of other networks than those of the run: {cure}")
   return dict(jax.tree.unflatten(structure, read))
