@@ -32,6 +32,7 @@ class WandbWriter(ScalarsAndImagesWriter):
   def __init__(self, run: Any):
     self._run = run
     self._failing = False
+    self._try(lambda: (run.define_metric(_STEP), run.define_metric("*", step_metric=_STEP)))
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
     self._log(step, lambda: {name: float(value) for name, value in scalars.items()})
@@ -42,8 +43,11 @@ class WandbWriter(ScalarsAndImagesWriter):
     self._log(step, lambda: {name: [Image(np.asarray(one)) for one in batch] for name, batch in images.items()})
 
   def _log(self, step: int, values: Callable[[], dict[str, Any]]) -> None:
+    self._try(lambda: self._run.log({_STEP: step} | values()))
+
+  def _try(self, action: Callable[[], object]) -> None:
     try:
-      self._run.log({_STEP: step} | values())
+      action()
       self._failing = False
     except Exception as error:  # its process has ended, or a picture does not fit on the disk
       if not self._failing:
@@ -127,8 +131,6 @@ def wandb_writer(project: str, workdir: epath.Path, config: Mapping[str, Any]) -
     raise UserError(f"config.run.wandb = {project!r}: {one_line(error)}") from None
   exit_code = 1
   try:
-    run.define_metric(_STEP)
-    run.define_metric("*", step_metric=_STEP)
     yield WandbWriter(run)
     exit_code = 0
   finally:
