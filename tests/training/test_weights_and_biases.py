@@ -157,7 +157,7 @@ def test_the_end_of_its_process_does_not_end_training(environment, tmp_path):
   os.kill(pid, signal.SIGKILL)
   done = run.finish()
   assert done.returncode == 0 and done.stderr.count("cannot log") == 1, done.stderr
-  assert read_metrics(workdir)["loss/discriminator"][0].tolist() == list(range(8, 97, 8))
+  assert read_metrics(workdir)["discriminator/loss"][0].tolist() == list(range(8, 97, 8))
 
 
 class Refusing(BaseHTTPRequestHandler):
