@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 
 from wandb.proto.wandb_internal_pb2 import Record
@@ -17,16 +18,26 @@ def offline_runs(directory):
 
 
 def records(run):
-  """Returns the records of a run's directory."""
+  """Returns the records of the directory of a finished run; W&B's own process may write the last ones late."""
   (path,) = run.glob("run-*.wandb")
-  data, at, record, found = path.read_bytes(), len(_FILE_HEADER), b"", []
-  assert data.startswith(_FILE_HEADER)
+  for _ in range(300):
+    found = _read(path.read_bytes())
+    if any(record.HasField("exit") for record in found):
+      return found
+    time.sleep(0.1)
+  raise AssertionError(f"{path} has no end")
+
+
+def _read(data):
+  at, record, found = len(_FILE_HEADER), b"", []
   while at < len(data):
     if (left := _BLOCK - at % _BLOCK) < _HEADER.size:
       at += left
       continue
-    _, length, kind = _HEADER.unpack_from(data, at)
+    _, length, kind = _HEADER.unpack(data[at : at + _HEADER.size].ljust(_HEADER.size, b"\0"))
     at += _HEADER.size + length
+    if at > len(data):
+      break
     record += data[at - length : at]
     if kind in (_WHOLE, _LAST):
       found.append(Record.FromString(record))
