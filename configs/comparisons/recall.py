@@ -7,8 +7,8 @@
     stacked_digits   the quickstart's, at 8x8          the quickstart's, at half its length
     fashion_mnist    Fashion-MNIST, 28 -> 32 pixels    configs/fashion_mnist.py, at a quarter of its length
 
-Precision and recall are of pixels on stacked digits, and of a classifier's features on Fashion-MNIST, which needs
-prepared data and `cli.train_classifier`, as configs/comparisons/zoo.py says.
+Scores are of pixels on stacked digits, and of a classifier's features on Fashion-MNIST, which needs prepared data and
+`cli.train_classifier`, as configs/comparisons/zoo.py says.
 """
 
 from collections.abc import Callable
@@ -33,29 +33,29 @@ def get_config(variant: str = "stacked_digits") -> ConfigDict:
     config = recipes[variant]()
     change(config)
     entries[name] = common.entry(config, group=group, control="" if name == BASE else BASE)
-  return common.get_config(variant, f"What moves recall, on {variant.replace('_', ' ')}", entries)
+  comparison = common.get_config(variant, f"What moves recall, on {variant.replace('_', ' ')}", entries)
+  comparison.metrics = ("fid", "precision_recall", "density_coverage")
+  return comparison
 
 
 def _stacked_digits() -> ConfigDict:
   config = stacked_digits.get_config()
-  config.run.metrics = ("precision_recall",)
   config.run.feature_network = "pixels"
-  config.run.best_metric = ""
   return _of(config, 100_000)
 
 
 def _fashion_mnist() -> ConfigDict:
   config = fashion_mnist.get_config()
-  config.run.metrics = ("precision_recall",)
   config.run.feature_network = "digits"
   config.gan.augment_p = (0.0, 0.0)
   return _of(config, 100_000)
 
 
 def _of(config: ConfigDict, images: int) -> ConfigDict:
-  config = of_length(config, images)
-  config.run.metric_samples = 10_000
-  return config
+  config.run.metrics = ("fid",)
+  config.run.best_metric = ""
+  config.run.metric_samples = 2_000
+  return of_length(config, images)
 
 
 def _scaled(name: str, factor: float) -> Callable[[ConfigDict], None]:

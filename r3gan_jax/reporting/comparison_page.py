@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 PAGE, FIGURE, WALL = "README.md", "axes.png", "samples.png"
 """The files of a page, beside the results."""
 
-_DIVERSITY = ("recall", "modes_kl", "intra_fid")
-"""The scores of diversity, of which the figure shows the first that there is."""
+_DIVERSITY = (("recall", "coverage"), ("modes_kl",), ("intra_fid",))
+"""The scores of diversity, of which the figure shows the first group that there is."""
 
 
 def write_page(results: epath.Path, heading: str, rows: Sequence[Row], bounds: Bounds) -> None:
@@ -66,8 +66,9 @@ def figure(rows: Sequence[Row], bounds: Bounds) -> bytes:
   are the floors and ceilings.
   """
   names, main = scores_of(rows), main_score(rows)
-  diversity = next((name for name in _DIVERSITY if name in names and name != main), None)
-  panels = [main, *([diversity] if diversity else [])]
+  found = ([name for name in group if name in names and name != main] for group in _DIVERSITY)
+  diversity = next(filter(None, found), [])
+  panels = [main, *diversity]
   count = len(panels) + 1
   canvas, axes = plt.subplots(
     1, count, figsize=(3.6 * count + 1.2, 0.28 * len(rows) + 1.4), sharey=True, layout="constrained", squeeze=False
@@ -86,7 +87,7 @@ def figure(rows: Sequence[Row], bounds: Bounds) -> bytes:
       stability.plot(
         [0.98] * diverged, [place] * diverged, "x", color=colour, transform=stability.get_yaxis_transform()
       )
-  for axis, kind, score in zip(axes[0], ("quality", "diversity"), panels, strict=False):
+  for axis, kind, score in zip(axes[0], ("quality", *["diversity"] * len(diversity)), panels, strict=False):
     axis.set_title(f"{kind}: {title(score)}", parse_math=False)
     for index, (name, scores) in enumerate(bounds.items()):
       if score in scores:
