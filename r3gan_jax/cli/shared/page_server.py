@@ -1,0 +1,93 @@
+"""Serves a page of Gradio's, and nothing else that Gradio would: no files, no proxy, nothing that others ask for."""
+
+import ipaddress
+import signal
+import socket
+from contextlib import suppress
+
+import uvicorn
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from r3gan_jax.exploring import LARGEST_BYTES
+
+_PATHS = ("/", "/config", "/favicon.ico", "/manifest.json", "/theme.css")
+_BELOW = (
+  "/assets/",
+  "/static/",
+  "/svelte/",
+  *(f"/gradio_api/{name}" for name in ("heartbeat/", "queue/", "run/", "startup-events", "upload")),
+)
+"""What the page asks for."""
+_BESIDES_UPLOAD = 100_000
+"""How many bytes the body of a request may have besides an upload."""
+_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'"
+"""So the browser, too, sees to it that the page asks no other host for anything, and is in no other page's frame."""
+_CLOSING_SECONDS = 1
+
+
+def serve(application: ASGIApp, listener: socket.socket, host: str) -> None:
+  """Serves `application` at a socket that listens at `host`, until SIGINT or SIGTERM."""
+  guarded = Guard(application, {"localhost", socket.gethostname().lower(), host.lower()})
+  config = uvicorn.Config(
+    guarded, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=_CLOSING_SECONDS
+  )
+  # SIGTERM, too, ends it in order: uvicorn closes the connections, and then raises the signal again.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  with suppress(KeyboardInterrupt):
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+class Guard:
+  """Refuses all requests but those that the page itself makes.
+
+  A page of another site can have a browser send requests here (cross-site request forgery), and can name this machine
+  by a host name of its own (DNS rebinding): the headers Origin and Host, which it cannot choose, tell.
+
+  Args:
+    names: of this machine; it may also be called by an IP address, which needs no DNS.
+  """
+
+  def __init__(self, application: ASGIApp, names: set[str]):
+    self._application, self._names = application, names
+
+  async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+      await self._application(scope, receive, send)
+      return
+    refused = self._refusal(scope["method"], scope["path"], Headers(scope=scope))
+
+    async def send_with_policy(message: Message) -> None:
+      if message["type"] == "http.response.start":
+        MutableHeaders(scope=message)["Content-Security-Policy"] = _POLICY
+      await send(message)
+
+    await (refused or self._application)(scope, receive, send_with_policy)
+
+  def _refusal(self, method: str, path: str, headers: Headers) -> PlainTextResponse | None:
+    host = headers.get("host", "")
+    if not self._is_here(host):
+      return PlainTextResponse("the page has another address", 403)
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != host:
+      return PlainTextResponse("the request is from another page", 403)
+    if not (path in _PATHS or path.startswith(_BELOW)):
+      return PlainTextResponse("there is nothing here", 404)
+    if method not in ("GET", "HEAD"):
+      length = headers.get("content-length", "")
+      if not length.isdecimal():
+        return PlainTextResponse("the request does not say its length", 411)
+      if int(length) > LARGEST_BYTES + _BESIDES_UPLOAD:
+        return PlainTextResponse("the request is too large", 413)
+    return None
+
+  def _is_here(self, host: str) -> bool:
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    if name.lower() in self._names:
+      return True
+    try:
+      ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+      return False
+    return True
