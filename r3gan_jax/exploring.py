@@ -215,8 +215,9 @@ class Explorer:
     name, algorithm = "the upload", self._algorithm
     target = to_array(fit(self._decoder(data, name), algorithm.image_shape[:2], "crop_resize", name))
     if self._inverter is None:
+      params, carry = self._networks
       features = algorithm.image_features if isinstance(algorithm, HasImageFeatures) else None
-      self._inverter = Inverter(algorithm, *self._networks, features, _STEPS, fine_tune=self._fine_tuned is not None)
+      self._inverter = Inverter(algorithm, params, carry, features, _STEPS, fine_tune=self._fine_tuned is not None)
     starts = self._editor.latents(np.arange(_STARTS), None).noise
     found = self._inverter(target, label if self.num_classes else None, starts, name)
     self._inverted[identifier] = Latents(found.noise[None], found.offsets[None], None)

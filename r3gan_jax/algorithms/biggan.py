@@ -113,7 +113,7 @@ def non_orthogonality(params: Any) -> jax.Array:
   return total
 
 
-def truncated(z: jax.Array, share: float) -> jax.Array:
+def truncated(z: jax.Array, share: float | jax.Array) -> jax.Array:
   """Maps z ~ N(0, 1) to the normal distribution without its tails, of which the middle `share` remains.
 
   Its distribution is that of redrawing z while |z| > t, with erf(t / sqrt(2)) = share: 0.954 for the threshold t = 2,
