@@ -34,7 +34,7 @@ _PORT = flags.DEFINE_integer("port", 7860, "The port to serve at; 0: a free one.
 def main() -> None:
   if importlib.util.find_spec("gradio") is None:
     raise UserError("the page needs the package gradio: pip install -e '.[explore]'")
-  with _listening() as listener, tempfile.TemporaryDirectory(prefix="r3gan_explore_") as uploads:
+  with _listening() as listener, tempfile.TemporaryDirectory(prefix=f"r3gan_explore_{os.getpid()}_") as uploads:
     explorer = Explorer(runs.open_run(_WORKDIR.value, _CHECKPOINT.value), _WORKDIR.value)
     os.environ["GRADIO_TEMP_DIR"] = uploads  # private, and deleted at the end
     from r3gan_jax.cli.shared import page, page_server
