@@ -14,9 +14,7 @@ It needs `pip install -e '.[explore]'`, and no network: nothing is loaded from e
 """
 
 import importlib.util
-import os
 import socket
-import tempfile
 
 from absl import flags
 
@@ -34,10 +32,9 @@ _PORT = flags.DEFINE_integer("port", 7860, "The port to serve at; 0: a free one.
 def main() -> None:
   if importlib.util.find_spec("gradio") is None:
     raise UserError("the page needs the package gradio: pip install -e '.[explore]'")
-  with _listening() as listener, tempfile.TemporaryDirectory(prefix=f"r3gan_explore_{os.getpid()}_") as uploads:
+  with _listening() as listener:
     explorer = Explorer(runs.open_run(_WORKDIR.value, _CHECKPOINT.value), _WORKDIR.value)
-    os.environ["GRADIO_TEMP_DIR"] = uploads  # private, and deleted at the end
-    from r3gan_jax.cli.shared import page, page_server
+    from r3gan_jax.cli.shared import page, page_server  # they import Gradio
 
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"

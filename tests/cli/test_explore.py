@@ -6,10 +6,8 @@ import json
 import re
 import shutil
 import signal
-import tempfile
 import time
 from io import BytesIO
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -67,15 +65,19 @@ def directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def served(environment, directory):
   """The pages of the runs; each ends by Ctrl-C, with nothing left."""
-  pages = {name: Served(environment, directory / name) for name in ("classes", "styles")}
+  files = directory / "of_gradio"
+  pages = {
+    name: Served(environment | {"GRADIO_TEMP_DIR": str(files)}, directory / name) for name in ("classes", "styles")
+  }
   yield pages
   for page in pages.values():
+    assert page.address
     page.process.send_signal(signal.SIGINT)
   for page in pages.values():
     done = page.process.finish()
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "ended"), done.stderr
-    assert "Traceback" not in done.stderr and "Error" not in done.stderr, done.stderr
-    assert not list(Path(tempfile.gettempdir()).glob(f"r3gan_explore_{page.process.pid}_*"))
+    assert "Traceback" not in done.stderr, done.stderr
+  assert not files.exists() or not list(files.iterdir())
 
 
 class Browser:
@@ -240,7 +242,7 @@ def test_every_control_of_a_run_with_classes(served, directory, browse, tmp_path
   browser.says("the upload is not an image that can be read: give a PNG, JPEG or WebP")
   (tmp_path / "large.png").write_bytes(bytes(LARGEST_BYTES + 1))
   browser.upload(tmp_path / "large.png")
-  browser.wait(lambda: "maximum" in browser.find("body").text)
+  browser.says("the upload has 10,000,001 bytes: make it smaller than 10,000,000")
   browser.becomes(seed=3, label=1, image=None)
 
   browser.driver.set_window_size(500, 1000)
@@ -264,3 +266,68 @@ def test_style_mixing(served, browse):
   browser.becomes(style_layers=[1])
   assert (browser.image != before).any()
   browser.end()
+
+
+def test_only_the_page_is_served_and_only_to_itself(served):
+  page = served["classes"]
+  own = {"Host": page.address, "Origin": f"http://{page.address}"}
+  assert page.ask("GET", "/", **own)[0] == page.ask("GET", "/theme.css", Host="localhost")[0] == 200
+  for path in (
+    "/gradio_api/file=/etc/passwd",
+    "/gradio_api/file/etc/passwd",
+    f"/gradio_api/proxy=http://{page.address}/config",
+    "/gradio_api/info",
+    "/gradio_api/upload",
+    "/gradio_api/vibe-code",
+    "/monitoring/summary",
+    "/assets/../../../../../../../../etc/passwd",
+    "/static/..%2f..%2f..%2f..%2f..%2f..%2f..%2fetc%2fpasswd",
+  ):
+    status, text = page.ask("GET", path)
+    assert status in (403, 404) and "root:" not in text, path
+  for headers in (
+    {"Host": "evil.example"},
+    {"Host": f"127.0.0.1.evil.example:{page.address.partition(':')[2]}"},
+    {"Host": ""},
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Host": "localhost", "Origin": f"http://{page.address}"},
+  ):
+    assert page.ask("GET", "/config", **headers)[0] == 403, headers
+
+
+def test_requests_by_hand(served):
+  """The values of widgets are answered; objects, by which Gradio means files and addresses, are not, anywhere."""
+  page = served["classes"]
+  config = json.loads(page.ask("GET", "/config")[1])
+  values = {part["id"]: part["props"].get("value") for part in config["components"]}
+  (upload,) = (part["id"] for part in config["components"] if part["props"].get("elem_id") == "upload")
+  (event,) = (event for event in config["dependencies"] if upload in event["inputs"])
+  others = [values[part] for part in event["inputs"][1:]]
+
+  def ask(data, session, path="/gradio_api/queue/join"):
+    body = json.dumps({"data": data, "fn_index": event["id"], "session_hash": session})
+    return page.ask("POST", path, body, Content_Type="application/json")
+
+  for index, text in enumerate(("", "/etc/passwd", "data:image/png;base64,%%%", "file:///etc/passwd", None, 3)):
+    assert ask([text, *others], f"text{index}")[0] == 200
+    _, answer = page.ask("GET", f"/gradio_api/queue/data?session_hash=text{index}")
+    (end,) = (line for line in answer.splitlines() if '"process_completed"' in line)
+    assert "is not an image" in end and "root:" not in end
+  file = {"path": "/etc/passwd", "url": "http://example.com", "meta": {"_type": "gradio.FileData"}}
+  for data in ([file, *others], [[file], *others], ["", *others[:-1], file], file, {"a": file}, [[[file]]], None):
+    status, answer = ask(data, "file")
+    assert (status, answer) == (400, "the request is not one of the page")
+  assert ask(["", *others], "direct", "/gradio_api/run/predict")[0] == 404  # not past the queue
+  for body in (b"", b"[" * 10**6, b"\xff", b"{}"):
+    assert page.ask("POST", "/gradio_api/queue/join", body)[0] == 400
+  assert page.ask("POST", "/gradio_api/queue/join", bytes(2 * LARGEST_BYTES))[0] == 413
+  assert page.ask("POST", "/gradio_api/queue/join", iter([bytes(LARGEST_BYTES)] * 2))[0] == 413
+
+
+def test_what_cannot_be_served(served, directory, refused):
+  page = served["classes"]
+  message = refused("explore", f"--workdir={directory}/classes", f"--port={page.address.partition(':')[2]}")
+  assert "choose another --port, 0 for any that is free" in message
+  assert "cannot serve at --host=nowhere.invalid" in refused("explore", "--workdir=x", "--host=nowhere.invalid")
+  assert "--port" in refused("explore", "--workdir=x", "--port=70000")

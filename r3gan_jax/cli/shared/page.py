@@ -1,7 +1,8 @@
 """The page of cli.explore, by Gradio: a widget for each part of a state, the image, and its downloads.
 
-A page in a browser holds its own state, in its widgets: two of them do not know of each other. Images and downloads are
-in the page itself, as data, so that no file of theirs is served or written.
+A page in a browser holds its own state, in its widgets: two of them do not know of each other. Images, downloads and
+uploads are data in the page itself, which the server neither writes to files nor reads from them: Gradio's own widgets
+for uploads tell it the path of a file, and whoever asks by hand could name any.
 """
 
 import base64
@@ -21,8 +22,6 @@ from r3gan_jax.sampling import beside_its_channels, encoded_png, over_checkerboa
 
 _SMALL = 256
 """Images of fewer pixels on a side are enlarged without smoothing."""
-_UPLOADS_SECONDS = 60
-"""Uploads are deleted when they are so old, and this often."""
 _WAITING = 8
 """How many uploads may wait to be inverted, one at a time."""
 _CSS = """
@@ -30,6 +29,25 @@ _CSS = """
 #picture img {width: 100%; max-height: min(512px, 45vh); object-fit: contain; margin: 0}
 #picture img.small {image-rendering: pixelated}
 #message {color: #c00; font-weight: 600}
+#upload input {width: 100%}
+"""
+_UPLOAD = """
+<label>Start from an image of yours: PNG, JPEG or WebP <input type="file" accept="image/png,image/jpeg,image/webp">
+</label>
+"""
+# One byte more than may be, so that the server says what is wrong.
+_READ_UPLOAD = f"""
+element.addEventListener('change', (event) => {{
+  const [file] = event.target.files
+  if (!file) return
+  const reader = new FileReader()
+  reader.onload = () => {{
+    props.value = reader.result
+    trigger('upload')
+  }}
+  reader.readAsDataURL(file.slice(0, {LARGEST_BYTES + 1}))
+  event.target.value = ''
+}})
 """
 _KEEP_LINK = "(state) => {history.replaceState(null, '', '?state=' + encodeURIComponent(state)); return []}"
 _READ_LINK = "(state, ...others) => [new URLSearchParams(location.search).get('state') ?? state, ...others]"
@@ -37,8 +55,7 @@ _READ_LINK = "(state, ...others) => [new URLSearchParams(location.search).get('s
 
 def application(explorer: Explorer) -> fastapi.FastAPI:
   """Returns the page of `explorer`, to be served."""
-  page = gr.Blocks(title="r3gan explore", analytics_enabled=False, delete_cache=(_UPLOADS_SECONDS, _UPLOADS_SECONDS))
-  with page:
+  with gr.Blocks(title="r3gan explore", analytics_enabled=False) as page:
     _Widgets(explorer, page)
   page.queue(max_size=_WAITING, api_open=False)
   return gr.mount_gradio_app(
@@ -47,7 +64,6 @@ def application(explorer: Explorer) -> fastapi.FastAPI:
     path="/",
     footer_links=[],
     run_history=False,
-    max_file_size=LARGEST_BYTES,
     ssr_mode=False,
     enable_monitoring=False,
     pwa=False,
@@ -75,7 +91,7 @@ class _Widgets:
           for index, name in enumerate(explorer.directions)
         }
         straight = gr.Button("All directions to 0", elem_id="straight", visible=bool(self._directions))
-        upload = gr.UploadButton("Start from an image of yours", type="binary", file_types=["image"], elem_id="upload")
+        upload = gr.HTML("", html_template=_UPLOAD, js_on_load=_READ_UPLOAD, elem_id="upload")
         leave = gr.Button("Start from the seed again", elem_id="leave")
         text = gr.Textbox("{}", label="This state as JSON", lines=2, elem_id="state")
         load = gr.Button("Draw this state", elem_id="load")
@@ -162,7 +178,12 @@ class _Widgets:
 
     return changed
 
-  def _from_upload(self, data: bytes, state: State) -> State:
+  def _from_upload(self, address: Any, state: State) -> State:
+    """`address` should be a data address of base64, which a browser makes of a file."""
+    try:
+      data = base64.b64decode(str(address).partition(";base64,")[2], validate=True)
+    except ValueError:
+      data = b""
     return replace(state, image=self._explorer.invert(data, state.label), mix=0.0)
 
   def _shown(self, state: State) -> list[Any]:
