@@ -25,11 +25,12 @@ _SMALL = 256
 _WAITING = 8
 """How many uploads may wait to be inverted, one at a time."""
 _CSS = """
-#shown {position: sticky; top: 0; z-index: 5; align-self: flex-start; background: var(--body-background-fill)}
+#shown {position: sticky; top: 0; z-index: 100; align-self: flex-start; background: var(--body-background-fill)}
 #picture img {width: 100%; max-height: min(512px, 45vh); object-fit: contain; margin: 0}
 #picture img.small {image-rendering: pixelated}
 #message {color: #c00; font-weight: 600}
 #upload input {width: 100%}
+.gradio-container {overflow: clip !important}
 """
 _UPLOAD = """
 <label>Start from an image of yours: PNG, JPEG or WebP <input type="file" accept="image/png,image/jpeg,image/webp">
@@ -90,11 +91,11 @@ class _Widgets:
           name: gr.Slider(-STRONGEST, STRONGEST, 0, step=0.1, label=name, elem_id=f"direction_{index}")
           for index, name in enumerate(explorer.directions)
         }
-        straight = gr.Button("All directions to 0", elem_id="straight", visible=bool(self._directions))
+        straight = gr.Button("All directions to 0", elem_id="straight", size="sm", visible=bool(self._directions))
         upload = gr.HTML("", html_template=_UPLOAD, js_on_load=_READ_UPLOAD, elem_id="upload")
-        leave = gr.Button("Start from the seed again", elem_id="leave")
+        leave = gr.Button("Start from the seed again", elem_id="leave", size="sm")
         text = gr.Textbox("{}", label="This state as JSON", lines=2, elem_id="state")
-        load = gr.Button("Draw this state", elem_id="load")
+        load = gr.Button("Draw this state", elem_id="load", size="sm")
     self._outputs = [*shows, text, leave]
     self._inputs = [*self._parts.values(), *self._directions.values()]
 
@@ -130,7 +131,7 @@ class _Widgets:
     with gr.Row():
       seed("seed", "Seed")
       seed("other_seed", "Other seed")
-      another = gr.Button("Another seed", elem_id="another", min_width=120)
+      another = gr.Button("Another seed", elem_id="another", size="sm", min_width=120)
     share("mix", "On the way from the seed to the other")
     if explorer.num_classes:
       parts["label"] = gr.Slider(0, explorer.num_classes - 1, start.label, step=1, label="Class", elem_id="label")
