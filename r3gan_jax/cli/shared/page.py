@@ -58,7 +58,7 @@ def application(explorer: Explorer) -> fastapi.FastAPI:
   """Returns the page of `explorer`, to be served."""
   with gr.Blocks(title="r3gan explore", analytics_enabled=False) as page:
     _Widgets(explorer, page)
-  page.queue(max_size=_WAITING, api_open=False)
+  page.queue(max_size=_WAITING, default_concurrency_limit=1, api_open=False)
   return gr.mount_gradio_app(
     fastapi.FastAPI(openapi_url=None),
     page,
@@ -115,7 +115,7 @@ class _Widgets:
     on(straight.click, lambda state: replace(state, strengths={}), **at_once)
     on(leave.click, lambda state: replace(state, image=""), **at_once)
     on(load.click, lambda text, _: State.from_json(text), text, **at_once)
-    on(upload.upload, self._from_upload, upload, concurrency_limit=1, api_visibility="private")
+    on(upload.upload, self._from_upload, upload, show_progress_on=shows[:1], api_visibility="private")
     on(page.load, lambda text, _: State.from_json(text), text, js=_READ_LINK, **at_once)
 
   def _make_parts(self) -> gr.Button:
