@@ -14,7 +14,9 @@ It needs `pip install -e '.[explore]'`, and no network: nothing is loaded from e
 """
 
 import importlib.util
+import os
 import socket
+import tempfile
 
 from absl import flags
 
@@ -32,7 +34,9 @@ _PORT = flags.DEFINE_integer("port", 7860, "The port to serve at; 0: a free one.
 def main() -> None:
   if importlib.util.find_spec("gradio") is None:
     raise UserError("the page needs the package gradio: pip install -e '.[explore]'")
-  with _listening() as listener:
+  # Gradio makes folders, although nothing comes into them: they are deleted at the end.
+  with _listening() as listener, tempfile.TemporaryDirectory(prefix=f"r3gan_explore_{os.getpid()}_") as directory:
+    os.environ["GRADIO_TEMP_DIR"] = directory
     explorer = Explorer(runs.open_run(_WORKDIR.value, _CHECKPOINT.value), _WORKDIR.value)
     from r3gan_jax.cli.shared import page, page_server  # they import Gradio
 
