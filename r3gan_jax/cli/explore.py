@@ -45,6 +45,7 @@ def main() -> None:
     print(f"{explorer.trained.title}: {address} (Ctrl-C ends it)", flush=True)
     page_server.serve(page.application(explorer), listener, _HOST.value)
   print("ended", flush=True)
+  os._exit(0)  # an image may still be inverted, which cannot be interrupted
 
 
 def _listening() -> socket.socket:

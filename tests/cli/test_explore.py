@@ -12,7 +12,7 @@ import tempfile
 import time
 from io import BytesIO
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -67,14 +67,17 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(environment, directory):
-  """The pages of the runs; each ends by Ctrl-C, with nothing left."""
+  """The pages of the runs; each ends by Ctrl-C, with nothing left, even if a browser still shows it."""
   pages = {name: Served(environment, directory / name) for name in ("classes", "styles")}
   yield pages
-  for page in pages.values():
-    assert page.address
+  shown = [http.client.HTTPConnection(page.address) for page in pages.values()]
+  for connection, page in zip(shown, pages.values(), strict=True):
+    connection.request("GET", "/gradio_api/heartbeat/tab")
+    assert connection.getresponse().status == 200
     page.process.send_signal(signal.SIGINT)
-  for page in pages.values():
+  for connection, page in zip(shown, pages.values(), strict=True):
     done = page.process.finish()
+    connection.close()
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "ended"), done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     assert not list(Path(tempfile.gettempdir()).glob(f"r3gan_explore_{page.process.pid}_*"))
@@ -149,7 +152,8 @@ class Browser:
     self.click("load")
 
   def says(self, message):
-    self.wait(lambda: message in self.find("#message").text)
+    """Waits for a message, or for none."""
+    self.wait(lambda: message in self.find("#message").text if message else not self.find("#message").text)
 
   def upload(self, path):
     self.driver.find_element("css selector", "input[type=file]").send_keys(str(path))
@@ -222,6 +226,7 @@ def test_every_control_of_a_run_with_classes(served, browse, tmp_path):
   browser.says("seed = -3: give a number from 0 to 4294967295")
   browser.paste('{"seed": 3, "<b>": 1}')
   browser.says("a state has no '<b>'")
+  assert "<b>" not in unquote(browser.driver.current_url)
   browser.paste('{"seed": 3, "label": 1}')
   browser.says("")
   browser.becomes(seed=3, label=1, mix=None)

@@ -50,7 +50,8 @@ element.addEventListener('change', (event) => {{
   event.target.value = ''
 }})
 """
-_KEEP_LINK = "(state) => {history.replaceState(null, '', '?state=' + encodeURIComponent(state)); return []}"
+# Nothing has been drawn if the first state is refused.
+_KEEP_LINK = "(state) => {if (state) history.replaceState(null, '', '?state=' + encodeURIComponent(state)); return []}"
 _READ_LINK = "(state, ...others) => [new URLSearchParams(location.search).get('state') ?? state, ...others]"
 
 
@@ -96,11 +97,12 @@ class _Widgets:
         leave = gr.Button("Start from the seed again", elem_id="leave", size="sm")
         text = gr.Textbox("{}", label="This state as JSON", lines=2, elem_id="state")
         load = gr.Button("Draw this state", elem_id="load", size="sm")
-    self._outputs = [*shows, text, leave]
+        drawn = gr.Textbox(visible=False)  # the text may be one that was refused
+    self._outputs = [*shows, text, drawn, leave]
     self._inputs = [*self._parts.values(), *self._directions.values()]
 
     def keep_link(event: Any) -> None:
-      event.then(None, text, None, js=_KEEP_LINK, queue=False)
+      event.then(None, drawn, None, js=_KEEP_LINK, queue=False)
 
     sliding = [widget.input for name, widget in self._parts.items() if name != "image"]
     sliding += [slider.input for slider in self._directions.values()]
@@ -206,11 +208,11 @@ class _Widgets:
     height, width = image.shape[:2]
     links.append(f"{width}x{height}, drawn in {milliseconds:.0f} ms")
     downloads = " &middot; ".join(links)
-    return [picture, downloads, "", state.to_json(), gr.update(visible=bool(state.image))]
+    return [picture, downloads, "", state.to_json(), state.to_json(), gr.update(visible=bool(state.image))]
 
   def _refused(self, error: UserError) -> list[Any]:
     """Returns the values of `_outputs` that keep all but the message."""
-    return [gr.skip(), gr.skip(), html.escape(str(error)), gr.skip(), gr.skip()]
+    return [gr.skip(), gr.skip(), html.escape(str(error)), gr.skip(), gr.skip(), gr.skip()]
 
 
 def _as_data(kind: str, data: bytes) -> str:

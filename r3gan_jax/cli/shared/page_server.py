@@ -4,6 +4,7 @@ import ipaddress
 import json
 import signal
 import socket
+import threading
 from contextlib import suppress
 
 import uvicorn
@@ -29,15 +30,17 @@ _CLOSING_SECONDS = 1
 
 
 def serve(application: ASGIApp, listener: socket.socket, host: str) -> None:
-  """Serves `application` at a socket that listens at `host`, until SIGINT or SIGTERM."""
+  """Serves `application` at a socket that listens at `host` until SIGINT or SIGTERM; then it may still be computing."""
   guarded = Guard(application, {"localhost", socket.gethostname().lower(), host.lower()})
-  config = uvicorn.Config(
-    guarded, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=_CLOSING_SECONDS
-  )
-  # SIGTERM, too, ends it in order: uvicorn closes the connections, and then raises the signal again.
+  server = uvicorn.Server(uvicorn.Config(guarded, log_config=None, access_log=False, ws="none"))
+  # In a thread: in the main one, it would wait until all pages are closed and all is computed.
+  thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
   signal.signal(signal.SIGTERM, signal.default_int_handler)
+  thread.start()
   with suppress(KeyboardInterrupt):
-    uvicorn.Server(config).run(sockets=[listener])
+    thread.join()
+  server.should_exit = True
+  thread.join(_CLOSING_SECONDS)
 
 
 class Guard:
