@@ -55,9 +55,7 @@ def _listening() -> socket.socket:
     family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     return socket.create_server((host, port), family=family)
   except OSError as error:
-    cure = (
-      "choose another --port, 0 for any that is free" if error.errno and port else "choose another --host or --port"
-    )
+    cure = "choose another --port, 0 for any that is free, or another --host"
     raise UserError(f"cannot serve at --host={host} --port={port} ({error.strerror}): {cure}") from None
 
 
