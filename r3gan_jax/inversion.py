@@ -149,7 +149,7 @@ class FineTuned:
     """The number of offsets: 4 * 4 * width, or layers * width."""
     return int(np.prod(self.shape))
 
-  def features(self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None) -> jax.Array:
+  def features(self, params: Params, carry: Carry, noise: jax.Array, *inputs: Any) -> jax.Array:
     """Returns what offsets are added to, float32 [N, offset_dim], of z [N, noise_dim]; see `Algorithm.generate`."""
     found = []
 
@@ -157,7 +157,7 @@ class FineTuned:
       found.append(features.reshape(-1, self.offset_dim).astype(jnp.float32))
       return features
 
-    self._generate(note, params, carry, noise, labels)
+    self._generate(note, params, carry, noise, *inputs)
     return found[0]
 
   def generate(self, params: Params, carry: Carry, noise: jax.Array, *inputs: Any) -> jax.Array:

@@ -28,7 +28,7 @@ FLOORS = (
   ("reporting", "scoring"),
   ("runs",),
   ("published",),
-  ("library", "trials"),
+  ("exploring", "library", "trials"),
   ("cli",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -265,7 +265,7 @@ class Algorithm(Protocol):
       noise: from `noise`.
       labels: None if unconditional.
       truncation: from 1, as trained, to 0, where all noise gives one image (per class): less varied, more typical
-        images, in a way that suits the networks.
+        images, in a way that suits the networks; a constant or a traced scalar.
     """
 
 

@@ -75,7 +75,9 @@ class BigGAN(SAGAN):
     self, params: Params, carry: Carry, noise: jax.Array, labels: jax.Array | None, truncation: float = 1.0
   ) -> jax.Array:
     """Draws images by the truncation trick; `truncation` is the share of N(0, 1) that is kept, see `truncated`."""
-    return super().generate(params, carry, noise if truncation == 1 else truncated(noise, truncation), labels)
+    whole = jnp.asarray(truncation) == 1
+    kept = jnp.where(whole, noise, truncated(noise, jnp.where(whole, 0.5, truncation)))  # finite, also in gradients
+    return super().generate(params, carry, kept, labels)
 
   def standing(self, params: Params, carry: Carry) -> Carry:
     """Recomputes G's moments as means over those of 16 batches of 64 samples."""
@@ -111,7 +113,7 @@ def non_orthogonality(params: Any) -> jax.Array:
   return total
 
 
-def truncated(z: jax.Array, share: float) -> jax.Array:
+def truncated(z: jax.Array, share: float | jax.Array) -> jax.Array:
   """Maps z ~ N(0, 1) to the normal distribution without its tails, of which the middle `share` remains.
 
   Its distribution is that of redrawing z while |z| > t, with erf(t / sqrt(2)) = share: 0.954 for the threshold t = 2,

@@ -90,6 +90,11 @@ def test_samples_are_truncated(start):
   np.testing.assert_array_equal(ALGORITHM.generate(*start, noise, labels), whole)
   half = super(biggan.BigGAN, ALGORITHM).generate(*start, biggan.truncated(noise, 0.5), labels)
   np.testing.assert_allclose(ALGORITHM.generate(*start, noise, labels, 0.5), half, atol=1e-6)
+  traced = jax.jit(ALGORITHM.generate)
+  for share, expected in ((1.0, whole), (0.5, half)):  # one program for all
+    np.testing.assert_allclose(traced(*start, noise, labels, share), expected, atol=1e-5)
+  sensitivity = jax.grad(lambda noise: jnp.sum(ALGORITHM.generate(*start, noise, labels)))(10 * noise)
+  assert jnp.isfinite(sensitivity).all()
   typical = ALGORITHM.generate(*start, noise, labels, 0.0)
   np.testing.assert_allclose(typical, jnp.broadcast_to(typical[:1], typical.shape), atol=1e-6)
 

@@ -73,6 +73,10 @@ def test_images_are_drawn_from_images(directory, environment):
   assert third.startswith("--class=2: choose from 0 to 1")
 
 
+def test_a_page_without_images_to_draw_from_is_refused(directory, refused):
+  assert "draws from images" in refused("explore", f"--workdir={directory}/run", "--port=0")
+
+
 def test_scores_that_do_not_fit_are_refused(directory, refused):
   message = refused("evaluate", f"--workdir={directory}/run", "--metrics=fid")
   assert message.startswith("metrics: 'fid' of image_to_image: 'pairs' is the metric")

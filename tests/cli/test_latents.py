@@ -17,6 +17,7 @@ from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.prepare import prepare_images
 from r3gan_jax.errors import UserError
+from r3gan_jax.exploring import Explorer, State
 from r3gan_jax.interop.sd_vae import read_autoencoder, write_autoencoder
 from r3gan_jax.networks.vae import Autoencoder
 from r3gan_jax.ops.images import to_uint8
@@ -186,3 +187,10 @@ def test_errors(directory):
   with pytest.raises(UserError, match=r"config\.data\.channels = 5"):
     runs.train_run(config, directory / "refused")
   assert not (directory / "refused").exists()
+
+
+def test_states_of_a_page_draw_the_images(directory):
+  explorer = Explorer(runs.open_run(directory / "run"), directory / "run")
+  (sample,) = r3gan_jax.load(directory / "run").sample(seeds=[3], label=1)
+  assert np.abs(explorer.draw(State(3, label=1)).astype(int) - sample).max() <= 1
+  assert (explorer.draw(State(3, label=1, strengths={"closed_form_0": 4.0})) != sample).any()

@@ -36,6 +36,10 @@ class Command:
       self.returncode = self._ask(self.pid)
     return self.returncode
 
+  def printed(self):
+    """Returns what it has written to stdout until now."""
+    return Path(self._output[0]).read_text()
+
   def finish(self, timeout=240):
     """Waits, and kills it after `timeout` seconds; returns itself, with what it wrote to `stdout` and `stderr`."""
     deadline = time.monotonic() + timeout
