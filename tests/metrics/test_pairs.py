@@ -54,7 +54,7 @@ def drawn(networks, images, keys):
   """The first sample has a level too much, the second only the lower half; conditions are drawn from the keys."""
   bits = jax.vmap(lambda key: jax.random.bits(key, (4, 4, 1), jnp.uint8))(keys) % 128
   lower = images.at[:, :6].set(0)
-  return Drawn((images + networks, lower), lower, bits, bits + networks)
+  return Drawn(images, (images + networks, lower), lower, bits, bits + networks)
 
 
 def quality(images, devices, seed=0):
@@ -82,7 +82,7 @@ def test_scores_of_known_samples():
 
 def by_keys(networks, images, keys):
   noise = jax.vmap(lambda key: jax.random.bits(key, (12, 12, 1), jnp.uint8))(keys)
-  return Drawn((noise, images), noise, noise, noise)
+  return Drawn(images, (noise, images), noise, noise, noise)
 
 
 def test_draws_depend_on_the_seed_and_the_image_alone():
