@@ -79,14 +79,16 @@ def test_pairs_of_files_from_preparation_to_samples(command, environment, tmp_pa
   random = np.random.default_rng(0)
   for name, channels in (("A", 1), ("B", 3)):
     (tmp_path / "files" / name).mkdir(parents=True)
-    for index, image in enumerate(random.integers(0, 256, (4, 32, 32, channels), np.uint8)):
+    for index, image in enumerate(random.integers(0, 256, (4, 16, 16, channels), np.uint8)):
       Image.fromarray(image[..., 0] if channels == 1 else image).save(tmp_path / "files" / name / f"{index}.png")
-  preparation = ("--name=labels", "--resolution=32", "--grey_conditions", f"--data_dir={tmp_path}/data")
+  preparation = ("--name=labels", "--resolution=16", "--grey_conditions", f"--data_dir={tmp_path}/data")
   done = command("prepare_data", f"--pairs={tmp_path}/files", *preparation)
   printed = done.stdout.splitlines()[-1].removeprefix("train on it with ").split()
   assert printed[:2] == ["--config.gan.condition=pairs", "--config.data.condition_channels=1"]
-  recipe = ("--config=configs/super_resolution.py:inpaint", "--config.data.source=tfds", *SMALL, *SHAPE, *SCORES)
-  commands.run(environment, "main", *recipe, *printed, "--config.run.grid=(2,2)", f"--workdir={tmp_path}/run")
+  shape = ("--config.gan.widths=(8,8,8)", "--config.gan.cardinalities=(1,1,1)", "--config.gan.blocks=(1,1,1)")
+  size = ("--config.data.resolution=16", "--config.run.grid=(2,2)")
+  recipe = ("--config=configs/super_resolution.py:inpaint", *SMALL, *shape, *size, *SCORES)
+  commands.run(environment, "main", *recipe, *printed, f"--workdir={tmp_path}/run")
   lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
   scores = {name: value for line in lines for name, value in line.items() if name.startswith("metrics/")}
   assert "metrics/consistency" not in scores, "no condition can be made of a sample"
@@ -99,7 +101,7 @@ def test_pairs_of_files_from_preparation_to_samples(command, environment, tmp_pa
   out = tmp_path / "drawn.npz"
   command("sample", f"--workdir={tmp_path}/run", f"--condition={tmp_path}/files/A", "--seeds=0-1", f"--out={out}")
   with np.load(out) as drawn:
-    assert drawn["images"].shape == (8, 32, 32, 3)
+    assert drawn["images"].shape == (8, 16, 16, 3)
 
 
 def test_pairs_are_for_image_to_image_and_prepared_data(refused, tmp_path):
