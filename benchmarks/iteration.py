@@ -99,7 +99,7 @@ def random_batches(experiment: Experiment) -> tuple[dict[str, np.ndarray], ...]:
   # Those of the data: a semi-supervised GAN has labels, but unconditional samples.
   classes = algorithm.images.num_classes if isinstance(algorithm, GAN) else algorithm.num_classes
   for size in experiment.batch_sizes:
-    batch = {"image": random.integers(0, 256, (size, *algorithm.image_shape), np.uint8)}
+    batch = {"image": random.integers(0, 256, (size, *algorithm.input_shape), np.uint8)}
     if classes:
       batch["label"] = np.arange(size, dtype=np.int32) % classes
     made.append(batch)

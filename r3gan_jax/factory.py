@@ -209,7 +209,12 @@ def build_algorithm(config: ConfigDict, platform: str | None = None) -> Algorith
     raise UserError(f"config.data.source = 'latents': {config.algorithm} takes images only: choose 'r3gan'")
   if not latents and data.channels not in (1, 3, 4):
     raise UserError(f"config.data.channels = {data.channels}: images have 1, 3 or 4 (RGBA) channels")
-  images = Images(*image_size(data), data.channels, data.num_classes, latents)
+  conditions = data.get("condition_channels", 0)  # a converted snapshot has none
+  if conditions and config.algorithm != "image_to_image":
+    raise UserError(
+      f"config.data.condition_channels = {conditions}: {config.algorithm} learns from images alone: set it to 0"
+    )
+  images = Images(*image_size(data), data.channels, data.num_classes, latents, conditions)
   return _module(config.algorithm).build(chosen_settings(config), images, platform or jax.default_backend())
 
 
@@ -367,6 +372,11 @@ def build_source(config: ConfigDict) -> Source:
     raise UserError(
       "a converted snapshot names no data: give it a recipe of the same networks by python main.py --config=... "
       "--workdir=..., with --config.run.total_images=1 if it is not to train"
+    )
+  if config.data.condition_channels and config.data.source not in ("tfds", "generated"):
+    raise UserError(
+      f"config.data.condition_channels = {config.data.condition_channels} with config.data.source = "
+      f"{config.data.source!r}: pairs are read from data sets that prepare_data --pairs has made, with 'tfds'"
     )
   return look_up(SOURCES, "data.source", config.data.source)(config)
 

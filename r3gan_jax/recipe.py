@@ -58,6 +58,8 @@ class Data:
   width: int = setting(0, not_negative)  # in pixels; 0: square images
   # 1: grey; 3: RGB, also of grey images; 4: RGBA, with colours premultiplied by alpha (data/images.py). Of latents, any
   channels: int = setting(3, positive)
+  # Channels of the condition that comes with each image, in data sets by cli.prepare_data --pairs; 0: images alone
+  condition_channels: int = setting(0, not_negative)
   bits: int = setting(8, one_of((8, 16)))  # of a channel; 16: grey images in full precision
   background: str = setting("white")  # behind transparent images
   num_classes: int = setting(0, not_negative)  # 0: unconditional

@@ -315,8 +315,9 @@ def build_snapshots(
   labels = np.arange(len(seeds), dtype=np.int32) // columns % algorithm.num_classes if algorithm.num_classes else None
   directory = workdir / "samples"
   pictures = build_pictures(algorithm) if isinstance(algorithm, HasPictures) else None
-  reals = loader.examples(seeds)["image"]
+  reals = shown = loader.examples(seeds)["image"]
   if isinstance(algorithm, ImageToImage):  # a sample of the condition of each of the reals
+    shown = algorithm.true(reals)
     made = jax.jit(algorithm.conditions)(reals, jax.random.split(jax.random.key(0), len(reals)))
     algorithm, besides = conditioned(algorithm, np.asarray(made))
     labels = seeds
@@ -324,8 +325,8 @@ def build_snapshots(
   if is_first_process():
     make_directory(directory)
     if isinstance(algorithm, Decoded):
-      reals = np.asarray(to_uint8(jax.jit(algorithm.decode)(besides, reals)))
-    save_grid(config, directory / "reals.png", reals)
+      shown = np.asarray(to_uint8(jax.jit(algorithm.decode)(besides, reals)))
+    save_grid(config, directory / "reals.png", shown)
 
   def grid(params: Params, carry: Carry, images_seen: int, writer: MetricWriter) -> Mapping[str, float]:
     if not is_first_process():

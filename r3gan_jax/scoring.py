@@ -179,7 +179,7 @@ class Scorer:
       features = build_feature_network(network or "inception", resize, weights, download)
       draw = partial(_drawn, algorithm, quantised_in)
       self._build_pairs = partial(
-        PairQuality, draw, features, _true_images(config, source), make_mesh(), batch_per_device
+        PairQuality, draw, features, _true_images(config, algorithm, source), make_mesh(), batch_per_device
       )
       own: Settings = {"network": features.name, "resize": features.resize}
       self._settings = own | fingerprint_of(weights) | self._settings
@@ -285,25 +285,25 @@ def _check_test_images(config: ConfigDict, metric: str) -> None:
 def _drawn(
   algorithm: ImageToImage, quantised_in: DTypeLike, networks: tuple[Params, Carry], images: jax.Array, keys: jax.Array
 ) -> Drawn:
-  """Draws from the conditions of images for `PairQuality`."""
+  """Draws from the conditions of images, or those that come with them, for `PairQuality`."""
   condition_keys, *sample_keys = split_keys(keys, 3)
   conditions = algorithm.conditions(images, condition_keys)
   first, second = (
     to_uint8(algorithm.generate(*networks, algorithm.noise(keys), conditions), quantised_in) for keys in sample_keys
   )
   baseline = to_uint8(algorithm.condition.restore(to_float(conditions), algorithm.images.channels))
-  return Drawn((first, second), baseline, conditions, algorithm.conditions(first, condition_keys))
+  of_first = None if algorithm.condition.given else algorithm.conditions(first, condition_keys)
+  return Drawn(algorithm.true(images), (first, second), baseline, conditions, of_first)
 
 
-def _true_images(config: ConfigDict, source: Source) -> ImageSet:
+def _true_images(config: ConfigDict, algorithm: ImageToImage, source: Source) -> ImageSet:
   """Returns at most config.run.metric_samples images, evenly spread: test images, if there are any."""
   if has_test_images(config):
     config = config.copy_and_resolve_references()
     config.data.split = "test"
     source = SOURCES["tfds"](config)
   chosen = spread(len(source), min(len(source), config.run.metric_samples))
-  shape = (*image_size(config.data), config.data.channels)
-  return ImageSet("true", len(chosen), shape, lambda part: to_8_bits(source[chosen[part]]["image"]))
+  return ImageSet("true", len(chosen), algorithm.input_shape, lambda part: to_8_bits(source[chosen[part]]["image"]))
 
 
 def real_images(config: ConfigDict, source: Source, num_samples: int) -> ImageSet:

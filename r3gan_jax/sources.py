@@ -17,6 +17,7 @@ from r3gan_jax.data.generated import GeneratedSource
 from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.labels import listed_labels
 from r3gan_jax.data.latents import LatentFiles, LatentSource, Numbers, is_of_files, of_edm2, read_numbers
+from r3gan_jax.data.pairs import PairSource
 from r3gan_jax.data.prepare import prepare_images
 from r3gan_jax.data.skipping import SkippingSource
 from r3gan_jax.data.source import Source
@@ -30,16 +31,10 @@ from r3gan_jax.storage import as_path
 
 def _tfds(config: ConfigDict) -> Source:
   data = config.data
-  return TfdsSource(
-    data.name,
-    data.split,
-    config.run.data_path,
-    image_size(data),
-    build_decoder(config),
-    data.fit,
-    data.num_classes,
-    data.label_key,
-  )
+  given = (data.name, data.split, config.run.data_path, image_size(data), build_decoder(config), data.fit)
+  if data.condition_channels:
+    return PairSource(*given, data.condition_channels)
+  return TfdsSource(*given, data.num_classes, data.label_key)
 
 
 def labelled(config: ConfigDict, split: str) -> Source:
@@ -191,7 +186,7 @@ def _digits(config: ConfigDict) -> Source:
 
 def _generated(config: ConfigDict) -> Source:
   data = config.data
-  return GeneratedSource(image_size(data), data.channels, data.num_classes, bits=data.bits)
+  return GeneratedSource(image_size(data), data.channels + data.condition_channels, data.num_classes, bits=data.bits)
 
 
 SOURCES: Mapping[str, Callable[[ConfigDict], Source]] = {

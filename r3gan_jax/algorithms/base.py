@@ -236,7 +236,11 @@ class Algorithm(Protocol):
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """(H, W, C) of real images and samples."""
+    """(H, W, C) of samples."""
+
+  @property
+  def input_shape(self) -> tuple[int, int, int]:
+    """(H, W, C) of real images in a batch, which may have more channels than samples: a condition's."""
 
   @property
   def input_dtype(self) -> jnp.dtype:
@@ -286,6 +290,10 @@ class GAN:
   @property
   def image_shape(self) -> tuple[int, int, int]:
     return self.images.shape
+
+  @property
+  def input_shape(self) -> tuple[int, int, int]:
+    return self.images.input_shape
 
   @property
   def input_dtype(self) -> jnp.dtype:

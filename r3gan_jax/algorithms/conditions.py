@@ -1,5 +1,6 @@
-"""The images that an image-to-image GAN starts from, made from those that it is to draw.
+"""The images that an image-to-image GAN starts from, made from those that it is to draw, or read beside them.
 
+    pairs                 that which comes with the image, config.data.condition_channels
     downscale_2, _4, _8   a smaller image, by antialiased bicubic resampling: super-resolution
     grey                  without colour: colourisation
     mask                  with a box cut out, premultiplied, and alpha, 0 in the box and else 255: inpainting
@@ -31,22 +32,24 @@ class Condition:
   """A kind of condition.
 
   Attributes:
-    make: (images float32 [N, H, W, C] in [-1, 1], keys [N]) -> conditions uint8 [N, h, w, c], each by itself.
+    make: (images float32 `Images.input_shape` in [-1, 1], keys [N]) -> conditions uint8 [N, h, w, c], each by itself.
     restore: (conditions float [N, h, w, c] in [-1, 1], C) -> images [N, H, W, C]: the guess without a network, which G
       begins with, and which scores are compared with.
     factor: H / h = W / w.
     check: raises a UserError for images that it cannot be made of.
+    given: whether it comes with images, so that none can be made of samples.
   """
 
   make: Callable[[jax.Array, jax.Array], jax.Array]
   restore: Callable[[jax.Array, int], jax.Array]
   factor: int = 1
   check: Callable[[Images], None] = lambda images: None
+  given: bool = False
 
   def shape(self, images: Images) -> tuple[int, int, int]:
     """Returns (h, w, c)."""
     like = (
-      jax.ShapeDtypeStruct((1, *images.shape), jnp.float32),
+      jax.ShapeDtypeStruct((1, *images.input_shape), jnp.float32),
       jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
     )
     return jax.eval_shape(self.make, *like).shape[1:]
@@ -123,4 +126,25 @@ CONDITIONS: Mapping[str, Condition] = {
   "grey": Condition(_grey, _with_channels, 1, _check_colours),
   "mask": Condition(_mask, _fill),
 }
-"""config.gan.condition -> its kind."""
+"""config.gan.condition -> its kind, of those that are made of images."""
+
+PAIRS = "pairs"
+"""config.gan.condition of conditions that come with images."""
+
+
+def build_condition(name: str, images: Images) -> Condition:
+  """Returns the kind of condition that has this name; raises a UserError if it does not fit the images."""
+  channels = images.condition_channels
+  settings = f"config.gan.condition = {name!r} with config.data.condition_channels = {channels}"
+  if name != PAIRS and channels:
+    raise UserError(f"{settings}: of conditions that come with images, the kind is {PAIRS!r}: set one of them to match")
+  if name != PAIRS:
+    condition = CONDITIONS[name]
+    condition.check(images)
+    return condition
+  if channels not in (1, images.channels):
+    raise UserError(
+      f"{settings}: conditions are grey (1) or have the channels of the images ({images.channels}): set it to those of "
+      "the data set, which is prepared by prepare_data --pairs"
+    )
+  return Condition(lambda pairs, keys: to_uint8(pairs[..., -channels:]), _with_channels, given=True)

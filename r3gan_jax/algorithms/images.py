@@ -9,7 +9,9 @@ from r3gan_jax.errors import UserError
 class Images(NamedTuple):
   """Everything that a GAN knows of its data; `num_classes` is 0 for unconditional data.
 
-  `latents`: they are an autoencoder's, float32 of mean 0, rather than images of integers.
+  Attributes:
+    latents: they are an autoencoder's, float32 of mean 0, rather than images of integers.
+    condition_channels: those of the condition that comes with each image; 0: none does.
   """
 
   height: int
@@ -17,11 +19,17 @@ class Images(NamedTuple):
   channels: int
   num_classes: int
   latents: bool = False
+  condition_channels: int = 0
 
   @property
   def shape(self) -> tuple[int, int, int]:
     """(H, W, C)."""
     return self.height, self.width, self.channels
+
+  @property
+  def input_shape(self) -> tuple[int, int, int]:
+    """(H, W, C) of real images in a batch: the channels of the image, then those of its condition."""
+    return self.height, self.width, self.channels + self.condition_channels
 
   @property
   def side(self) -> int:

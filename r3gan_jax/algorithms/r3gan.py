@@ -253,10 +253,9 @@ class R3GAN(GAN):
   def init(self, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
     generator_key, discriminator_key = jax.random.split(key)
     z, (images, labels) = jnp.zeros((1, self.noise_dim)), self._example()
-    params = {
-      "generator": self.generator.init(generator_key, z, labels)["params"],
-      "discriminator": self.discriminator.init(discriminator_key, images, labels)["params"],
-    }
+    params = {"generator": self.generator.init(generator_key, z, labels)["params"]}
+    beside = self._beside(params, labels, jax.random.split(key, 1))
+    params["discriminator"] = self.discriminator.init(discriminator_key, images, beside)["params"]
     if self.alignment:
       head_key, before = jax.random.fold_in(discriminator_key, 1), params["discriminator"]
       head = self.alignment.init(head_key, self.discriminator, before, images, labels)
@@ -281,15 +280,16 @@ class R3GAN(GAN):
   ) -> tuple[Params, Carry, Metrics]:
     z_keys, real_keys, fake_keys = self._split_keys(keys)
     labels = self._condition(batch, keys)
-    real = to_float(batch["image"])
+    real = self._real(batch)
     fake = self._generate(params["generator"], self.noise(z_keys), labels)
     # D does not couple samples, so reals and fakes pass it as one batch.
     images = jnp.concatenate([real, fake])
     augment_keys = jnp.concatenate([real_keys, fake_keys])
-    both_labels = None if labels is None else jnp.concatenate([labels, labels])
+    beside = self._beside(params, labels, keys)
+    both_beside = None if beside is None else jnp.concatenate([beside, beside])
 
     def critic(discriminator: Any, images: jax.Array, bias_scale: jax.Array) -> jax.Array:
-      return self._logits(discriminator, images, both_labels, bias_scale)
+      return self._logits(discriminator, images, both_beside, bias_scale)
 
     def objective(logits: jax.Array, squared_norms: jax.Array) -> tuple[jax.Array, Metrics]:
       real_logits, fake_logits = jnp.split(logits, 2)
@@ -323,12 +323,13 @@ class R3GAN(GAN):
     z_keys, real_keys, fake_keys = self._split_keys(keys)
     labels = self._condition(batch, keys)
     z = self.noise(z_keys)
-    real = self._augment(to_float(batch["image"]), real_keys, hyperparameters)
-    real_logits = self._logits(params["discriminator"], real, labels)
+    real = self._augment(self._real(batch), real_keys, hyperparameters)
+    beside = self._beside(params, labels, keys)
+    real_logits = self._logits(params["discriminator"], real, beside)
 
     def loss(generator: Any) -> tuple[jax.Array, Metrics]:
       images = self._generate(generator, z, labels)
-      fake_logits = self._logits(params["discriminator"], self._augment(images, fake_keys, hyperparameters), labels)
+      fake_logits = self._logits(params["discriminator"], self._augment(images, fake_keys, hyperparameters), beside)
       total = jnp.mean(self.loss.generator(real_logits, fake_logits))
       metrics = {"relativistic_sign": jnp.mean(jnp.sign(fake_logits - real_logits))}
       if self.guidance and labels is not None:
@@ -340,10 +341,18 @@ class R3GAN(GAN):
     gradients, metrics = jax.grad(loss, has_aux=True)(params["generator"])
     return {"generator": gradients}, carry, metrics
 
+  def _real(self, batch: Batch) -> jax.Array:
+    return to_float(batch["image"])
+
   def _condition(self, batch: Batch, keys: jax.Array) -> jax.Array | None:
-    """Returns what both networks see besides z or an image: the labels, None if unconditional."""
+    """Returns what G sees besides z: the labels, None if unconditional."""
     del keys
     return batch.get("label")
+
+  def _beside(self, params: Params, labels: jax.Array | None, keys: jax.Array) -> jax.Array | None:
+    """Returns what D sees besides an image, the same for the real and the fake of a pair: the labels."""
+    del params, keys
+    return labels
 
   def _split_keys(self, keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the keys of z, and of the augmentations of reals and fakes."""

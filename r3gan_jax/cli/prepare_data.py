@@ -1,6 +1,7 @@
 """Prepares a data set for training: `python -m r3gan_jax.cli.prepare_data` with one of
 
     --images=FOLDER_OR_ZIP --name=ffhq64 --resolution=64    image files, centre-cropped, resized and packed
+    --pairs=FOLDER_OR_ZIP --name=facades --resolution=256   pairs of images, in folders A and B or side by side
     --idx=DIRECTORY --name=mnist                            MNIST or Fashion-MNIST from their idx files
     --tfds=cifar10                                          any data set of TFDS, prepared by TFDS (needs TensorFlow)
     --prepared=imagenet256 --encode=sd-vae --name=latents   the latents of a prepared data set, for training on these
@@ -25,6 +26,7 @@ from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.images import FITS, Decoder
 from r3gan_jax.data.latents import prepare_latents
+from r3gan_jax.data.pairs import DIRECTIONS, prepare_pairs
 from r3gan_jax.data.prepare import prepare_idx, prepare_images, prepare_tfds
 from r3gan_jax.data.shards import Prepared
 from r3gan_jax.data.source import digest
@@ -36,28 +38,35 @@ from r3gan_jax.storage import as_path, is_remote
 from r3gan_jax.training.mesh import batch_sharding, make_mesh, replicated
 
 _IMAGES = flags.DEFINE_string("images", None, "A directory tree or zip of image files.")
+_PAIRS = flags.DEFINE_string(
+  "pairs", None, "A directory or zip with folders A and B of the same names, or of images whose halves are A and B."
+)
 _IDX = flags.DEFINE_string("idx", None, "A directory with {train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz].")
 _TFDS = flags.DEFINE_string("tfds", None, "A data set of TFDS, e.g. cifar10 or imagenet_resized/64x64.")
 _PREPARED = flags.DEFINE_string("prepared", None, "A prepared data set to encode, by its name or directory.")
-flags.mark_flags_as_mutual_exclusive(["images", "idx", "tfds", "prepared"], required=True)
+flags.mark_flags_as_mutual_exclusive(["images", "pairs", "idx", "tfds", "prepared"], required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "The directory of prepared data sets; default: TFDS's.")
 _NAME = flags.DEFINE_string(
   "name", None, "The name of the new data set, but with --tfds: the name of the data set (config.data.name)."
 )
 _RESOLUTION = flags.DEFINE_integer(
-  "resolution", None, "With --images, --prepared: the height, in pixels.", lower_bound=1
+  "resolution", None, "With --images, --pairs, --prepared: the height, in pixels.", lower_bound=1
 )
-_WIDTH = flags.DEFINE_integer("width", None, "With --images, --prepared: default: the height.", lower_bound=1)
-_GREY = flags.DEFINE_bool("grey", False, "With --images: one channel instead of three, for grey images.")
-_ALPHA = flags.DEFINE_bool("alpha", False, "With --images: keep transparency as a fourth channel.")
+_WIDTH = flags.DEFINE_integer("width", None, "With --images, --pairs, --prepared: default: the height.", lower_bound=1)
+_GREY = flags.DEFINE_bool("grey", False, "With --images, --pairs: one channel instead of three, for grey images.")
+_ALPHA = flags.DEFINE_bool("alpha", False, "With --images, --pairs: keep transparency as a fourth channel.")
+_DIRECTION = flags.DEFINE_enum("direction", "AtoB", DIRECTIONS, "With --pairs: from the condition to the image.")
+_GREY_CONDITIONS = flags.DEFINE_bool("grey_conditions", False, "With --pairs: one channel for conditions, e.g. labels.")
 _BITS = flags.DEFINE_enum("bits", "8", ("8", "16"), "With --images: bits of a channel; 16 with --grey.")
 _BACKGROUND = flags.DEFINE_string(
-  "background", "white", "With --images: the colour under transparent pixels, a name or #rrggbb."
+  "background", "white", "With --images, --pairs: the colour under transparent pixels, a name or #rrggbb."
 )
 _CLASS_DIRECTORIES = flags.DEFINE_bool("class_directories", False, "With --images: each directory is one class.")
-_SKIP_CORRUPT = flags.DEFINE_bool("skip_corrupt", False, "With --images: leave out and count unreadable images.")
+_SKIP_CORRUPT = flags.DEFINE_bool(
+  "skip_corrupt", False, "With --images, --pairs: leave out and count unreadable images."
+)
 _PROCESSES = flags.DEFINE_integer(
-  "processes", os.cpu_count() or 1, "With --images: the number of processes.", lower_bound=1
+  "processes", os.cpu_count() or 1, "With --images, --pairs: the number of processes.", lower_bound=1
 )
 _MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "With --tfds: a directory of files downloaded by hand.")
 _FIT = flags.DEFINE_enum("fit", "crop_resize", FITS, "With --prepared: how images come to another size.")
@@ -80,6 +89,18 @@ _GOES_WITH = {
     "bits",
     "background",
     "class_directories",
+    "skip_corrupt",
+    "processes",
+  ),
+  "pairs": (
+    "name",
+    "resolution",
+    "width",
+    "grey",
+    "alpha",
+    "direction",
+    "grey_conditions",
+    "background",
     "skip_corrupt",
     "processes",
   ),
@@ -116,22 +137,25 @@ def main() -> None:
   elif not _RESOLUTION.value:
     raise UserError("--resolution is missing: give the height in pixels, e.g. --resolution=64; other widths by --width")
   else:
-    prepared = prepare_images(
-      ImageFiles(_IMAGES.value or ""),
-      name,
-      data_dir,
-      size=(_RESOLUTION.value, _WIDTH.value or _RESOLUTION.value),
-      decoder=Decoder(1 if _GREY.value else 4 if _ALPHA.value else 3, _BACKGROUND.value, int(_BITS.value)),
-      class_directories=_CLASS_DIRECTORIES.value,
-      processes=_PROCESSES.value,
-      skip_corrupt=_SKIP_CORRUPT.value,
-    )
+    files = ImageFiles(_PAIRS.value or _IMAGES.value or "")
+    size = _RESOLUTION.value, _WIDTH.value or _RESOLUTION.value
+    decoder = Decoder(1 if _GREY.value else 4 if _ALPHA.value else 3, _BACKGROUND.value, int(_BITS.value))
+    processes, skip_corrupt = _PROCESSES.value, _SKIP_CORRUPT.value
+    if _PAIRS.value:
+      grey, direction = _GREY_CONDITIONS.value, _DIRECTION.value
+      prepared = prepare_pairs(files, name, data_dir, size, decoder, grey, direction, processes, skip_corrupt)
+    else:
+      by_directory = _CLASS_DIRECTORIES.value
+      prepared = prepare_images(files, name, data_dir, size, decoder, by_directory, processes, skip_corrupt)
   left_out = f" ({prepared.left_out:,} corrupt images left out)" if prepared.left_out else ""
   print(f"{prepared.images:,} images{left_out} in {prepared.directory}: {describe_directory(prepared.directory)}")
   if prepared_directory(name, data_dir) == prepared.directory:
     where = f"--config.data.name={name}" + (f" --config.run.data_path={data_dir}" if _DATA_DIR.value else "")
   else:
     where = f"--config.run.data_path={prepared.directory}"
+  if _PAIRS.value:
+    channels = 1 if _GREY_CONDITIONS.value else decoder.channels
+    where = f"--config.gan.condition=pairs --config.data.condition_channels={channels} {where}"
   print(f"train on it with {where}")
 
 

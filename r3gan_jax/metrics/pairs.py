@@ -21,26 +21,28 @@ class Drawn(NamedTuple):
   """The images drawn from the conditions of N images, all uint8 [N, H, W, C] except for `conditions` of any shape.
 
   Attributes:
+    true: the images.
     samples: two independent samples of each condition.
     baseline: what the condition gives without a network.
     conditions: of the images.
-    of_samples: the same conditions made of the first samples.
+    of_samples: the same conditions made of the first samples; None if they come with images and are not made of them.
   """
 
+  true: jax.Array
   samples: tuple[jax.Array, jax.Array]
   baseline: jax.Array
   conditions: jax.Array
-  of_samples: jax.Array
+  of_samples: jax.Array | None
 
 
 class PairQuality:
   """Scores networks that draw from images.
 
   Args:
-    draw: (networks, images uint8 [N, H, W, C], keys [N]) -> `Drawn`, each image by itself.
+    draw: (networks, some of `images`, keys [N]) -> `Drawn`, each image by itself.
     network: the feature network. The distance of two images is 1 - cos of their features: as LPIPS (Zhang et al. 2018,
       arXiv 1801.03924) compares directions, but with one vector for the image.
-    images: the true ones.
+    images: the true ones, or of pairs, with their conditions.
     mesh, batch_per_device: see `FeatureExtractor`.
     seed: of samples and conditions. The draws of an image depend on it and on the image's pixels alone.
   """
@@ -61,12 +63,14 @@ class PairQuality:
       def distance(some: jax.Array, others: jax.Array) -> jax.Array:
         return 1 - cosine_similarity(*(network.apply(features, x)["features"] for x in (some, others)))
 
-      found = {"diversity": distance(*drawn.samples), "consistency": psnr(drawn.of_samples, drawn.conditions)}
+      found = {"diversity": distance(*drawn.samples)}
+      if drawn.of_samples is not None:
+        found["consistency"] = psnr(drawn.of_samples, drawn.conditions)
       for prefix, guess in {"": drawn.samples[0], "baseline_": drawn.baseline}.items():
         found |= {
-          f"{prefix}psnr": psnr(guess, images),
-          f"{prefix}ssim": ssim(guess, images),
-          f"{prefix}feature_distance": distance(guess, images),
+          f"{prefix}psnr": psnr(guess, drawn.true),
+          f"{prefix}ssim": ssim(guess, drawn.true),
+          f"{prefix}feature_distance": distance(guess, drawn.true),
         }
       return found
 
@@ -78,7 +82,7 @@ class PairQuality:
 
     'psnr', 'ssim' and 'feature_distance' are between a sample and the true image, and those of the baseline have the
     prefix 'baseline_'. 'diversity' is the feature distance of two samples of one condition; 'consistency' is the PSNR
-    between the condition and that of the sample.
+    between the condition and that of the sample, where one is made of it.
 
     With several processes, all of them call it.
     """

@@ -1,4 +1,4 @@
-"""R3GAN's networks with an image as condition: an encoder in front of G, and a D that sees pairs.
+"""R3GAN's networks with an image as condition: an encoder in front of G, and a D that sees more than an image.
 
 A condition [N, h, w, c] has the resolution of one of the stages: that of the images, or less.
 """
@@ -11,7 +11,6 @@ from flax import linen as nn
 
 from r3gan_jax.networks.layers import PointwiseConv, stage_dtype
 from r3gan_jax.networks.r3gan import Discriminator, Downsample, Generator, ResidualBlock
-from r3gan_jax.ops.resample import repeated
 
 
 class ConditionalGenerator(nn.Module):
@@ -55,10 +54,10 @@ class ConditionalGenerator(nn.Module):
 
 
 class PairDiscriminator(nn.Module):
-  """Maps an image and its condition to a logit: `critic` of both, joined along the channels.
+  """Maps an image, and what it is judged beside, to a logit: `critic` of both, joined along the channels.
 
-  With a fixed activation pattern it is linear in (image, condition, biases) jointly. `bias_scale` [N] multiplies the
-  condition as well as the biases of a sample, so D(s x, c, s) = s D(x, c, 1): see losses/penalties.py.
+  With a fixed activation pattern it is linear in (image, beside, biases) jointly. `bias_scale` [N] multiplies `beside`
+  as well as the biases of a sample, so D(s x, c, s) = s D(x, c, 1): see losses/penalties.py.
   """
 
   piecewise_linear: ClassVar[bool] = True
@@ -66,9 +65,9 @@ class PairDiscriminator(nn.Module):
   critic: Discriminator
 
   @nn.compact
-  def __call__(self, images: jax.Array, condition: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
-    """images [N, H, W, C] float32, condition [N, h, w, c] float32 -> logits [N] float32."""
-    condition = repeated(condition, images.shape[1] // condition.shape[1]).astype(images.dtype)
+  def __call__(self, images: jax.Array, beside: jax.Array, bias_scale: jax.Array | None = None) -> jax.Array:
+    """images [N, H, W, C] float32, beside [N, H, W, c] float32 -> logits [N] float32."""
+    beside = beside.astype(images.dtype)
     if bias_scale is not None:
-      condition = condition * bias_scale.astype(condition.dtype)[:, None, None, None]
-    return self.critic(jnp.concatenate([images, condition], axis=-1), None, bias_scale)
+      beside = beside * bias_scale.astype(beside.dtype)[:, None, None, None]
+    return self.critic(jnp.concatenate([images, beside], axis=-1), None, bias_scale)

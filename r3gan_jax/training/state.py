@@ -79,7 +79,7 @@ def abstract_batches(
   has_labels = algorithm.num_classes or isinstance(algorithm, LearnsFromUnlabelled)
 
   def batch(images: int) -> dict[str, jax.ShapeDtypeStruct]:
-    image = {"image": jax.ShapeDtypeStruct((images, *algorithm.image_shape), algorithm.input_dtype, sharding=sharding)}
+    image = {"image": jax.ShapeDtypeStruct((images, *algorithm.input_shape), algorithm.input_dtype, sharding=sharding)}
     return image | ({"label": jax.ShapeDtypeStruct((images,), jnp.int32, sharding=sharding)} if has_labels else {})
 
   return tuple(map(batch, sizes))

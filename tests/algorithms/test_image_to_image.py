@@ -19,6 +19,7 @@ from r3gan_jax.algorithms.conditioned import conditioned
 from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.losses.penalties import grad_of_grad
+from r3gan_jax.ops.images import to_float
 from r3gan_jax.sampling import Sampler
 from r3gan_jax.training.checkpoint import Checkpoints
 from r3gan_jax.training.state import abstract_state
@@ -29,9 +30,10 @@ SETTINGS = image_to_image.Settings(
 BATCH = 8
 
 
-def built(condition, channels=3, classes=0, side=8):
+def built(condition, channels=3, classes=0, side=8, condition_channels=0):
   settings = dataclasses.replace(SETTINGS, condition=condition)
-  return image_to_image.build(settings, Images(side, side, channels, classes), "cpu")
+  images = Images(side, side, channels, classes, condition_channels=condition_channels)
+  return image_to_image.build(settings, images, "cpu")
 
 
 MASKED = built("mask")
@@ -69,16 +71,16 @@ def test_directional_is_grad_of_grad(condition):
 def test_the_bias_scale_makes_the_critic_of_pairs_homogeneous():
   params = {"params": made_up(MASKED, np.float32)["discriminator"]}
   images = data(MASKED, BATCH)["image"] / np.float32(127.5) - 1
-  condition = np.random.default_rng(1).standard_normal((BATCH, 8, 8, 4)).astype(np.float32)
-  judge = jax.jit(lambda x, s: MASKED.discriminator.apply(params, x, condition, s))
+  beside = np.random.default_rng(1).standard_normal((BATCH, 8, 8, 7)).astype(np.float32)
+  judge = jax.jit(lambda x, s: MASKED.discriminator.apply(params, x, beside, s))
   scales = np.linspace(0.5, 3, BATCH, dtype=np.float32)
   np.testing.assert_allclose(
     judge(scales[:, None, None, None] * images, scales), scales * judge(images, np.ones(BATCH, np.float32)), rtol=1e-4
   )
 
 
-def test_both_networks_see_the_condition():
-  """From its first stage on: at another condition, samples and logits are others."""
+def test_g_sees_the_condition():
+  """From its first stage on: at another condition, samples are others."""
   algorithm = built("downscale_2")
   params = made_up(algorithm, np.float32)
   random = np.random.default_rng(1)
@@ -86,11 +88,33 @@ def test_both_networks_see_the_condition():
   noise = algorithm.noise(jax.random.split(jax.random.key(0), 2))
   samples = [algorithm.generate(params, {}, noise, condition) for condition in (one, other)]
   assert samples[0].shape == (2, 8, 8, 3) and np.abs(samples[0] - samples[1]).min(axis=(1, 2, 3)).max() > 0
-  logits = [
-    algorithm.discriminator.apply({"params": params["discriminator"]}, samples[0], condition / np.float32(255))
-    for condition in (one, other)
-  ]
-  assert np.abs(logits[0] - logits[1]).min() > 1e-3
+
+
+def test_d_sees_the_condition_and_another_sample():
+  """The gradient of G is that of the formula in the module, with keys of its own for each draw."""
+  algorithm = built("downscale_2")
+  params, keys = made_up(algorithm, np.float32), jax.random.split(jax.random.key(1), BATCH)
+  batch = data(algorithm, BATCH)
+  real = to_float(jnp.asarray(batch["image"]))
+  small = np.asarray(algorithm.conditions(real, keys))
+  large = to_float(jnp.asarray(small.repeat(2, axis=1).repeat(2, axis=2)))
+
+  def drawn(generator, keys):
+    return algorithm.generate({"generator": generator}, {}, algorithm.noise(keys), small)
+
+  fake_keys = jax.vmap(lambda key: jax.random.split(key, 3)[0])(keys)
+  others = drawn(params["generator"], jax.vmap(lambda key: jax.random.fold_in(key, 4))(keys))
+
+  def logits(images):
+    return algorithm.discriminator.apply(
+      {"params": params["discriminator"]}, images, jnp.concatenate([large, others], axis=-1)
+    )
+
+  def loss(generator):
+    return jnp.mean(jax.nn.softplus(logits(real) - logits(drawn(generator, fake_keys))))
+
+  gradients, *_ = jax.jit(algorithm.phases[1].gradients)(params, {}, batch, keys, {})
+  golden_cases.assert_trees_close(gradients["generator"], jax.jit(jax.grad(loss))(params["generator"]), 1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +166,26 @@ def test_pictures_show_what_is_given_what_is_drawn_and_what_is_true():
   assert 0 < hidden.mean() < 0.5 and (samples[0] != samples[1]).any()
 
 
+def test_a_condition_that_comes_with_an_image_is_as_one_that_is_made_of_it():
+  """The same gradients of D, whether grey is made in the step or given as the fourth channel."""
+  made, given = built("grey"), built("pairs", condition_channels=1)
+  assert (given.image_shape, given.input_shape, given.condition_shape) == ((8, 8, 3), (8, 8, 4), (8, 8, 1))
+  images = data(made, BATCH)["image"]
+  keys = jax.random.split(jax.random.key(1), BATCH)
+  joined = np.concatenate([images, made.conditions(images, keys)], axis=-1)
+  params, gamma = made_up(made, np.float32), {"gamma": jnp.float32(1)}
+  of_made, of_given = (
+    jax.jit(algorithm.phases[0].gradients)(params, {}, {"image": batch}, keys, gamma)
+    for algorithm, batch in ((made, images), (given, joined))
+  )
+  jax.tree.map(np.testing.assert_array_equal, of_made, of_given)
+  (picture,) = jax.jit(given.pictures)(params, {}, to_float(jnp.asarray(joined[:2]))).values()
+  np.testing.assert_allclose(
+    picture[:, :, :8], to_float(jnp.asarray(joined[:2, ..., 3:].repeat(3, axis=-1))), atol=1e-6
+  )
+  np.testing.assert_array_equal(picture[:, :, -8:], to_float(jnp.asarray(images[:2])))
+
+
 @pytest.mark.parametrize(
   "condition, options, message",
   [
@@ -149,6 +193,9 @@ def test_pictures_show_what_is_given_what_is_drawn_and_what_is_true():
     ("downscale_8", {}, "config.gan.condition = 'downscale_8' of images of 8x8 is smaller than the first stage"),
     ("mask", {"classes": 10}, "config.data.num_classes = 10: image_to_image takes no classes"),
     ("mask", {"side": 12}, "config.data.resolution = 12"),
+    ("mask", {"condition_channels": 1}, "config.gan.condition = 'mask' with config.data.condition_channels = 1: of"),
+    ("pairs", {}, "config.gan.condition = 'pairs' with config.data.condition_channels = 0: conditions are grey (1) or"),
+    ("pairs", {"channels": 1, "condition_channels": 3}, "are grey (1) or have the channels of the images (1)"),
   ],
 )
 def test_conditions_that_do_not_fit_are_refused(condition, options, message):
@@ -165,4 +212,4 @@ def test_the_recipes(variant, shape):
   params, _ = jax.eval_shape(experiment.algorithm.init, jax.random.key(0))
   first = params["generator"]["from_condition"]["kernel"].shape[0]
   pair = params["discriminator"]["critic"]["from_image"]["kernel"].shape[0]
-  assert (first, pair) == (shape[2], experiment.algorithm.image_shape[2] + shape[2])
+  assert (first, pair) == (shape[2], 2 * experiment.algorithm.image_shape[2] + shape[2])

@@ -9,15 +9,16 @@ from PIL import Image
 
 SMALL = ("--config.batch_size=2", "--config.run.total_images=4", "--config.run.metric_samples=4")
 
+SHAPE = ("--config.gan.widths=(8,8,8,8)", "--config.gan.cardinalities=(1,1,1,1)", "--config.gan.blocks=(1,1,1,1)")
+SCORES = ("--config.run.metrics=('pairs',)", "--config.run.feature_network=pixels", "--config.run.best_metric=psnr")
+
 
 @pytest.fixture(scope="module")
 def directory(environment, tmp_path_factory):
   """`run` inpaints images of 32x32; `given` has two images with a transparent box, `large` has one of another size."""
   directory = tmp_path_factory.mktemp("image_to_image")
   flags = ("--config=configs/super_resolution.py:inpaint", "--config.data.source=generated", *SMALL)
-  shape = ("--config.gan.widths=(8,8,8,8)", "--config.gan.cardinalities=(1,1,1,1)", "--config.gan.blocks=(1,1,1,1)")
-  scores = ("--config.run.metrics=('pairs',)", "--config.run.feature_network=pixels", "--config.run.best_metric=psnr")
-  commands.run(environment, "main", *flags, *shape, *scores, "--config.run.grid=(4,2)", f"--workdir={directory}/run")
+  commands.run(environment, "main", *flags, *SHAPE, *SCORES, "--config.run.grid=(4,2)", f"--workdir={directory}/run")
   random = np.random.default_rng(0)
   for name, side in (("given/a.png", 32), ("given/b.png", 32), ("large/a.png", 40)):
     image = random.integers(0, 256, (side, side, 4), np.uint8)
@@ -75,6 +76,45 @@ def test_images_are_drawn_from_images(directory, environment):
 
 def test_a_page_without_images_to_draw_from_is_refused(directory, refused):
   assert "draws from images" in refused("explore", f"--workdir={directory}/run", "--port=0")
+
+
+def test_pairs_of_files_from_preparation_to_samples(command, environment, tmp_path):
+  """Grey labels -> RGB: prepared, trained and scored as the printed settings say, and drawn from labels alone."""
+  random = np.random.default_rng(0)
+  for name, channels in (("A", 1), ("B", 3)):
+    (tmp_path / "files" / name).mkdir(parents=True)
+    for index, image in enumerate(random.integers(0, 256, (4, 16, 16, channels), np.uint8)):
+      Image.fromarray(image[..., 0] if channels == 1 else image).save(tmp_path / "files" / name / f"{index}.png")
+  preparation = ("--name=labels", "--resolution=16", "--grey_conditions", f"--data_dir={tmp_path}/data")
+  done = command("prepare_data", f"--pairs={tmp_path}/files", *preparation)
+  printed = done.stdout.splitlines()[-1].removeprefix("train on it with ").split()
+  assert printed[:2] == ["--config.gan.condition=pairs", "--config.data.condition_channels=1"]
+  shape = ("--config.gan.widths=(8,8,8)", "--config.gan.cardinalities=(1,1,1)", "--config.gan.blocks=(1,1,1)")
+  size = ("--config.data.resolution=16", "--config.run.grid=(2,2)")
+  recipe = ("--config=configs/super_resolution.py:inpaint", *SMALL, *shape, *size, *SCORES)
+  commands.run(environment, "main", *recipe, *printed, f"--workdir={tmp_path}/run")
+  lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+  scores = {name: value for line in lines for name, value in line.items() if name.startswith("metrics/")}
+  assert "metrics/consistency" not in scores, "no condition can be made of a sample"
+  repeated = np.stack([np.asarray(Image.open(tmp_path / "files" / "A" / f"{i}.png").convert("RGB")) for i in range(4)])
+  true = np.stack([np.asarray(Image.open(tmp_path / "files" / "B" / f"{i}.png")) for i in range(4)])
+  errors = np.mean(np.square(repeated.astype(np.float64) - true), axis=(1, 2, 3))
+  np.testing.assert_allclose(scores["metrics/baseline_psnr"], np.mean(10 * np.log10(255**2 / errors)), rtol=1e-5)
+  with Image.open(tmp_path / "run" / "samples" / "reals.png") as reals:
+    assert reals.mode == "RGB"
+  out = tmp_path / "drawn.npz"
+  command("sample", f"--workdir={tmp_path}/run", f"--condition={tmp_path}/files/A", "--seeds=0-1", f"--out={out}")
+  with np.load(out) as drawn:
+    assert drawn["images"].shape == (8, 16, 16, 3)
+
+
+def test_pairs_are_for_image_to_image_and_prepared_data(refused, tmp_path):
+  pairs = ("--config.data.condition_channels=3", f"--workdir={tmp_path}/run")
+  message = refused("main", "--config=configs/fashion_mnist.py:smoke", *pairs)
+  assert message.startswith("config.data.condition_channels = 3: r3gan learns from images alone")
+  recipe = ("--config=configs/super_resolution.py:inpaint", "--config.gan.condition=pairs")
+  message = refused("main", *recipe, *pairs, "--config.data.source=folder")
+  assert "config.data.source = 'folder': pairs are read from data sets that prepare_data --pairs has made" in message
 
 
 def test_scores_that_do_not_fit_are_refused(directory, refused):

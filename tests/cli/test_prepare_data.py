@@ -104,8 +104,8 @@ def test_a_data_set_that_tfds_would_not_find_by_name_is_referred_to_by_directory
 def test_bad_input_is_one_line_that_names_the_cure(refused, tmp_path):
   write_images(tmp_path / "images", 1)
   cases = [
-    ((), "Exactly one of (images, idx, tfds, prepared) must have a value"),
-    (("--idx=a", "--tfds=b"), "Exactly one of (images, idx, tfds, prepared) must have a value"),
+    ((), "Exactly one of (images, pairs, idx, tfds, prepared) must have a value"),
+    (("--idx=a", "--tfds=b"), "Exactly one of (images, pairs, idx, tfds, prepared) must have a value"),
     (("--images=nowhere", "--name=a"), "--resolution is missing"),
     (("--images=nowhere", "--resolution=8"), "--name is missing"),
     (("--images=nowhere", "--name=a", "--resolution=8"), "nowhere is neither a directory nor a zip"),
@@ -118,6 +118,9 @@ def test_bad_input_is_one_line_that_names_the_cure(refused, tmp_path):
     (("--idx=a", "--name=mnist", "--resolution=8"), "--resolution does not go with --idx"),
     (("--idx=a", "--name=mnist", "--nogrey"), "--grey does not go with --idx"),
     (("--tfds=cifar10", "--name=mine"), "--name does not go with --tfds"),
+    (("--pairs=", "--name=a"), "--pairs is empty"),
+    (("--pairs=a", "--name=b", "--bits=16"), "--bits does not go with --pairs"),
+    (("--images=a", "--direction=BtoA"), "--direction does not go with --images"),
     (("--images=a", "--manual_dir=b"), "--manual_dir does not go with --images"),
     ((f"--images={tmp_path}/images", "--name=a", "--resolution=8", "--background=whyte"), "background 'whyte' is"),
     (

@@ -14,7 +14,7 @@ from r3gan_jax.training.step import make_train_step
 def data(algorithm, batch, seed=0):
   """Returns a batch of random images, with random labels if the data have classes."""
   random = np.random.default_rng(seed)
-  images = {"image": random.integers(0, 256, (batch, *algorithm.image_shape), dtype=np.uint8)}
+  images = {"image": random.integers(0, 256, (batch, *algorithm.input_shape), dtype=np.uint8)}
   if not algorithm.images.num_classes:
     return images
   first = -1 if isinstance(algorithm, LearnsFromUnlabelled) else 0

@@ -54,7 +54,7 @@ def drawn(networks, images, keys):
   """The first sample has a level too much, the second only the lower half; conditions are drawn from the keys."""
   bits = jax.vmap(lambda key: jax.random.bits(key, (4, 4, 1), jnp.uint8))(keys) % 128
   lower = images.at[:, :6].set(0)
-  return Drawn((images + networks, lower), lower, bits, bits + networks)
+  return Drawn(images, (images + networks, lower), lower, bits, bits + networks)
 
 
 def quality(images, devices, seed=0):
@@ -80,9 +80,26 @@ def test_scores_of_known_samples():
   assert scores["baseline_ssim"] < 0.9 < scores["ssim"]
 
 
+def test_conditions_that_come_with_images_are_not_compared():
+  """The images are the first channel of what is drawn from; no condition can be made of samples."""
+  images = np.random.default_rng(0).integers(0, 255, (3, 12, 12, 2), np.uint8)
+
+  def first_channel(networks, pairs, keys):
+    true = pairs[..., :1]
+    return Drawn(true, (true + networks, true), pairs[..., 1:], pairs[..., 1:], None)
+
+  true = ImageSet("true", 3, images.shape[1:], lambda indices: images[indices])
+  network = FeatureNetwork("halves", halves, (), "none")
+  scores = PairQuality(first_channel, network, true, mesh_of(1), batch_per_device=2)(jnp.uint8(1))
+  assert "consistency" not in scores
+  np.testing.assert_allclose(scores["psnr"], 20 * np.log10(255), rtol=1e-6)
+  mse = np.mean(np.square(np.diff(images.astype(np.float64))), axis=(1, 2, 3))
+  np.testing.assert_allclose(scores["baseline_psnr"], np.mean(10 * np.log10(255**2 / mse)), rtol=1e-5)
+
+
 def by_keys(networks, images, keys):
   noise = jax.vmap(lambda key: jax.random.bits(key, (12, 12, 1), jnp.uint8))(keys)
-  return Drawn((noise, images), noise, noise, noise)
+  return Drawn(images, (noise, images), noise, noise, noise)
 
 
 def test_draws_depend_on_the_seed_and_the_image_alone():
