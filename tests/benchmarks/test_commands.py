@@ -8,7 +8,7 @@ from argparse import Namespace
 import jax
 import pytest
 
-from benchmarks import augmentation, grouped_conv, iteration, on_gpu, train_autoencoder
+from benchmarks import augmentation, grouped_conv, iteration, metrics, on_gpu, train_autoencoder
 from r3gan_jax.interop.sd_vae import read_autoencoder
 from r3gan_jax.training.mesh import make_mesh
 from r3gan_jax.training.state import abstract_batches
@@ -38,6 +38,15 @@ def test_random_batches_are_like_those_of_training(name):
 def test_the_augmentation_alone():
   (row,) = augmentation.alone(Namespace(config=TINY, batch=2, sides=[8], repetitions=1))
   assert row["side"] == "8" and row["forward"] > 0 and row["forward + backward"] > 0
+
+
+def test_all_metrics_of_a_report(monkeypatch, capsys):
+  monkeypatch.setattr(metrics, "FEATURES", 16)
+  monkeypatch.setattr(metrics, "LOGITS", 8)
+  monkeypatch.setattr(sys, "argv", ["metrics", "--images", "1000"])
+  metrics.main()
+  table = capsys.readouterr().out.partition("1,000 images a side")[2]
+  assert table.count("\n| ") == 8 and "| all " in table
 
 
 def test_an_autoencoder_is_trained_and_written(tmp_path, monkeypatch, capsys):
