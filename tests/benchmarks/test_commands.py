@@ -51,6 +51,7 @@ def test_all_metrics_of_a_report(monkeypatch, capsys):
 
 def test_an_autoencoder_is_trained_and_written(tmp_path, monkeypatch, capsys):
   options = ["--config", "configs/fashion_mnist.py:smoke", "--images", "8", "--batch", "4", "--out", str(tmp_path)]
+  monkeypatch.setattr(train_autoencoder, "TEST_IMAGES", 8)
   monkeypatch.setattr(sys, "argv", ["train_autoencoder", *options, "--widths", "8", "--groups", "2"])
   with jax.numpy_dtype_promotion("standard"):
     train_autoencoder.main()
