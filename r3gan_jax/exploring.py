@@ -39,7 +39,7 @@ LARGEST_BYTES = 10_000_000
 LARGEST_PIXELS = 32_000_000
 """The largest upload, as a file and as an image."""
 FORMATS = ("PNG", "JPEG", "WEBP")
-"""Of uploads; the readers of Pillow's other formats never see them."""
+"""The formats of uploads; the readers of Pillow's other formats never see them."""
 
 SEEDS = 2**32
 """Seeds are below this."""
@@ -48,14 +48,14 @@ _LONGEST_TEXT = 10_000
 _CLOSED_FORM, _SAMPLES = 6, 256
 """How many directions are found if a run has none, and from how many samples of a StyleGAN's w."""
 _STARTS, _STEPS = 4, 100
-"""Of an inversion: a fifth of what cli.invert does, and half of its starts, as someone waits."""
+"""The starts and steps of an inversion: half and a fifth of cli.invert's, as someone waits."""
 _KEPT = 64
 """How many inverted images are kept."""
 
 
 @dataclass(frozen=True)
 class State:
-  """What is drawn. Numbers are converted to their type, and strengths of 0 are left out.
+  """The state of a page: what is drawn. Numbers are converted to their type, and strengths of 0 are left out.
 
   Attributes:
     seed, other_seed: give the noise.

@@ -48,7 +48,7 @@ def below_one(value: float) -> str:
 
 
 def relative_std(value: float) -> str:
-  """Of a power-function average: that of uniform weights is the upper limit."""
+  """Checks the width of a power-function average, below that of uniform weights."""
   return "" if 0 < value < 12**-0.5 else "must be positive and below 0.2887, 1 / sqrt(12)"
 
 

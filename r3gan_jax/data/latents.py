@@ -6,7 +6,6 @@ read as they are.
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -19,8 +18,8 @@ from etils import epath
 from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.images import CorruptImage, Decoder
 from r3gan_jax.data.labels import listed_labels
-from r3gan_jax.data.prepare import IMAGES_PER_SHARD, MAX_SHARDS, check_name
-from r3gan_jax.data.shards import Prepared, write_data_set
+from r3gan_jax.data.prepare import check_name, write_new
+from r3gan_jax.data.shards import Prepared
 from r3gan_jax.data.source import Examples, Source
 from r3gan_jax.data.survey import number_classes
 from r3gan_jax.data.tfds import PreparedSource, TfdsSource, is_prepared, opened
@@ -273,16 +272,9 @@ def prepare_latents(
   records = Encoded(source, encode, mirrored, batch, weights)
   stored = records.example(0)["moments"].shape
   moments = tfds.features.Tensor(shape=stored, dtype=np.float16, encoding="bytes")
-  identity = tfds.core.dataset_info.DatasetIdentity(
-    name=name, version=tfds.core.Version("1.0.0"), data_dir=str(data_dir), module_name=__name__
-  )
-  info = tfds.core.DatasetInfo(
-    builder=identity,
-    description=f"Means and standard deviations of latents of {images}, prepared by r3gan_jax.",
-    features=tfds.features.FeaturesDict({"moments": moments} | ({"label": label} if classes else {})),
-  )
-  images_per_shard = max(IMAGES_PER_SHARD, math.ceil(len(source) / MAX_SHARDS))
-  prepared = write_data_set(info, data_dir, {"train": records}, images_per_shard)
+  description = f"Means and standard deviations of latents of {images}"
+  features = {"moments": moments} | ({"label": label} if classes else {})
+  prepared = write_new(name, data_dir, description, features, records)
   path = prepared.directory / NUMBERS_FILE
   if not path.exists():
     latents = LatentSource("", "train", str(prepared.directory), (*stored[1:3], stored[3] // 2), 0, "label")

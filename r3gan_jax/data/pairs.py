@@ -8,7 +8,6 @@ A prepared data set has the features "condition" and "image", of one size.
 """
 
 import hashlib
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,8 +19,8 @@ from PIL import Image
 
 from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.images import Decoder, fit, for_png, to_array
-from r3gan_jax.data.prepare import IMAGES_PER_SHARD, MAX_SHARDS, check_name
-from r3gan_jax.data.shards import Prepared, write_data_set
+from r3gan_jax.data.prepare import check_name, write_new
+from r3gan_jax.data.shards import Prepared
 from r3gan_jax.data.survey import describe, survey
 from r3gan_jax.data.tfds import TfdsSource
 from r3gan_jax.errors import UserError
@@ -170,21 +169,13 @@ def prepare_pairs(
   kind = "left and right halves" if split else "of the folders A and B"
   print(describe(files, found, f"{len(pairs):,} pairs, {kind}, {direction}", decoder), flush=True)
   condition_decoder = replace(decoder, channels=1) if grey_conditions else decoder
-  info = tfds.core.DatasetInfo(
-    builder=tfds.core.dataset_info.DatasetIdentity(
-      name=name, version=tfds.core.Version("1.0.0"), data_dir=str(data_dir), module_name=__name__
-    ),
-    description=f"The pairs of {files.path.name} at {size[1]}x{size[0]}, {direction}, prepared by r3gan_jax.",
-    features=tfds.features.FeaturesDict(
-      {
-        name: tfds.features.Image(shape=(*size, channels), encoding_format="png")
-        for name, channels in (("condition", condition_decoder.channels), ("image", decoder.channels))
-      }
-    ),
-  )
+  features = {
+    name: tfds.features.Image(shape=(*size, channels), encoding_format="png")
+    for name, channels in (("condition", condition_decoder.channels), ("image", decoder.channels))
+  }
   records = PairRecords(files, pairs, size, decoder, condition_decoder, direction)
-  images_per_shard = max(IMAGES_PER_SHARD, math.ceil(len(pairs) / MAX_SHARDS))
-  return write_data_set(info, data_dir, {"train": records}, images_per_shard, processes, skip_corrupt)
+  description = f"The pairs of {files.path.name} at {size[1]}x{size[0]}, {direction}"
+  return write_new(name, data_dir, description, features, records, processes, skip_corrupt)
 
 
 class PairSource(TfdsSource):

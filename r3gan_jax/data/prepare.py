@@ -7,6 +7,7 @@ import math
 import re
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from PIL import Image
 from r3gan_jax.data.files import LISTS, ImageFiles
 from r3gan_jax.data.images import Decoder, fit, for_png
 from r3gan_jax.data.labels import directory_labels, listed_labels
-from r3gan_jax.data.shards import Prepared, write_data_set
+from r3gan_jax.data.shards import Prepared, Records, write_data_set
 from r3gan_jax.data.survey import describe, name_classes, number_classes, survey
 from r3gan_jax.data.tfds import IDX_DATA_SETS
 from r3gan_jax.errors import UserError, one_line
@@ -111,15 +112,36 @@ def prepare_images(
     features["label"] = tfds.features.ClassLabel(num_classes=int(labels.max()) + 1)
     classes = number_classes(labels)
   print(describe(files, survey(files), classes, decoder), flush=True)
+  records = ImageRecords(files, labels, size, decoder)
+  description = f"The images of {files.path.name} at {size[1]}x{size[0]}"
+  return write_new(name, data_dir, description, features, records, processes, skip_corrupt)
+
+
+def write_new(
+  name: str,
+  data_dir: Path,
+  description: str,
+  features: Mapping[str, Any],
+  records: Records,
+  processes: int = 1,
+  skip_corrupt: bool = False,
+) -> Prepared:
+  """Writes the split "train" of version 1.0.0 of a data set of ours; the rest is as of `shards.write_data_set`.
+
+  Args:
+    features: the tfds.features of a record, by name.
+  """
+  import tensorflow_datasets as tfds
+
+  identity = tfds.core.dataset_info.DatasetIdentity(
+    name=name, version=tfds.core.Version("1.0.0"), data_dir=str(data_dir), module_name=__name__
+  )
   info = tfds.core.DatasetInfo(
-    builder=tfds.core.dataset_info.DatasetIdentity(
-      name=name, version=tfds.core.Version("1.0.0"), data_dir=str(data_dir), module_name=__name__
-    ),
-    description=f"The images of {files.path.name} at {size[1]}x{size[0]}, prepared by r3gan_jax.",
+    builder=identity,
+    description=f"{description}, prepared by r3gan_jax.",
     features=tfds.features.FeaturesDict(features),
   )
-  records = ImageRecords(files, labels, size, decoder)
-  images_per_shard = max(IMAGES_PER_SHARD, math.ceil(len(files) / MAX_SHARDS))
+  images_per_shard = max(IMAGES_PER_SHARD, math.ceil(len(records) / MAX_SHARDS))
   return write_data_set(info, data_dir, {"train": records}, images_per_shard, processes, skip_corrupt)
 
 

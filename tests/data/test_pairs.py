@@ -5,7 +5,7 @@ import pytest
 from helpers.image_files import zip_directory
 from PIL import Image
 
-from r3gan_jax.data import pairs
+from r3gan_jax.data import prepare
 from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.images import Decoder, fit, to_array
 from r3gan_jax.data.loader import Loader
@@ -18,7 +18,7 @@ HEIGHT, WIDTH = 6, 8
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-  monkeypatch.setattr(pairs, "IMAGES_PER_SHARD", 2)
+  monkeypatch.setattr(prepare, "IMAGES_PER_SHARD", 2)
 
 
 def write(path, image):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from io import BytesIO
 
 import pytest
 from etils import epath
@@ -9,8 +10,8 @@ from helpers.results import result
 from PIL import Image
 
 from r3gan_jax.errors import UserError
-from r3gan_jax.reporting.comparison_page import write_page
-from r3gan_jax.reporting.results import Entry, Result, difference, mean_and_std, read_results, result_path, table
+from r3gan_jax.reporting.comparison_page import figure, write_page
+from r3gan_jax.reporting.results import Entry, Result, Row, difference, mean_and_std, read_results, result_path, table
 
 ENTRIES = (
   Entry("plain", "nets", "", ""),
@@ -40,6 +41,16 @@ def results(tmp_path):
   bounds = {"scores": {"real images": {"fid": 1.5, "recall": 0.9}, "one image": {"fid": 300.0, "recall": 0.0}}}
   (tmp_path / "bounds.json").write_text(json.dumps(bounds))
   return epath.Path(tmp_path)
+
+
+def test_the_figure_has_a_panel_for_each_score_of_diversity():
+  """Beside quality and stability; of recall and coverage both, before the KL of modes."""
+
+  def width(**scores):
+    return Image.open(BytesIO(figure([Row(ENTRIES[0], [result("plain", 0, 50.0, **scores)], [])], {}))).width
+
+  assert width() == 840 and width(recall=0.2) == width(modes_kl=0.3) == 1200
+  assert width(recall=0.2, modes_kl=0.3) == 1200 and width(recall=0.2, coverage=0.3, modes_kl=0.3) == 1560
 
 
 def test_the_table(results):

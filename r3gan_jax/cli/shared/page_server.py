@@ -21,9 +21,9 @@ _BELOW = (
   "/svelte/",
   *(f"/gradio_api/{name}" for name in ("heartbeat/", "queue/", "run/", "startup-events")),
 )
-"""What the page asks for."""
+"""The paths that the page asks for."""
 _LARGEST_BODY = 4 * LARGEST_BYTES // 3 + 100_000
-"""In bytes: an upload in base64, and the rest of a state."""
+"""The largest request, in bytes: an upload in base64, and the rest of a state."""
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'"
 """So the browser, too, sees to it that the page asks no other host for anything, and is in no other page's frame."""
 _CLOSING_SECONDS = 1
