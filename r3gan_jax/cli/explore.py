@@ -23,7 +23,7 @@ from absl import flags
 from r3gan_jax import runs
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError
-from r3gan_jax.exploring import Explorer
+from r3gan_jax.exploring.explorer import Explorer
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "The checkpoint: its images seen, or 'best'; default: the newest.")
@@ -38,7 +38,7 @@ def main() -> None:
   with _listening() as listener, tempfile.TemporaryDirectory(prefix=f"r3gan_explore_{os.getpid()}_") as directory:
     os.environ["GRADIO_TEMP_DIR"] = directory
     explorer = Explorer(runs.open_run(_WORKDIR.value, _CHECKPOINT.value), _WORKDIR.value)
-    from r3gan_jax.cli.shared import page, page_server  # they import Gradio
+    from r3gan_jax.exploring import page, page_server  # they import Gradio
 
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -22,7 +22,7 @@ from PIL import Image
 from configs.zoo import stylegan
 from r3gan_jax import factory
 from r3gan_jax.conversion import write_state, write_workdir
-from r3gan_jax.exploring import LARGEST_BYTES, State
+from r3gan_jax.exploring.explorer import LARGEST_BYTES, State
 from r3gan_jax.interop.official import read_snapshot
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

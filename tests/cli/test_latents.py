@@ -17,7 +17,7 @@ from r3gan_jax.data.files import ImageFiles
 from r3gan_jax.data.images import Decoder
 from r3gan_jax.data.prepare import prepare_images
 from r3gan_jax.errors import UserError
-from r3gan_jax.exploring import Explorer, State
+from r3gan_jax.exploring.explorer import Explorer, State
 from r3gan_jax.interop.sd_vae import read_autoencoder, write_autoencoder
 from r3gan_jax.networks.vae import Autoencoder
 from r3gan_jax.ops.images import to_uint8

@@ -1,8 +1,8 @@
 """Explores a trained generator: a `State` says what to draw, and an `Explorer` draws it, fast, one image at a time.
 
-cli/explore.py shows both as a page. Whatever comes from a page, a link or a pasted text is untrusted: a `State` checks
-itself, and an `Explorer` checks it against the network. An image that a user has uploaded is named by an identifier,
-and never by a path.
+page.py shows both. Whatever comes from a page, a link or a pasted text is untrusted: a `State` checks itself, and an
+`Explorer` checks it against the network. An image that a user has uploaded is named by an identifier, and never by a
+path.
 """
 
 import hashlib

@@ -17,7 +17,7 @@ import fastapi
 import gradio as gr
 
 from r3gan_jax.errors import UserError
-from r3gan_jax.exploring import LARGEST_BYTES, SEEDS, STRONGEST, Explorer, State
+from r3gan_jax.exploring.explorer import LARGEST_BYTES, SEEDS, STRONGEST, Explorer, State
 from r3gan_jax.sampling import beside_its_channels, encoded_png, over_checkerboard
 
 _SMALL = 256

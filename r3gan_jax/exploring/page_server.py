@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from r3gan_jax.exploring import LARGEST_BYTES
+from r3gan_jax.exploring.explorer import LARGEST_BYTES
 
 _PATHS = ("/", "/config", "/favicon.ico", "/manifest.json", "/theme.css")
 _BELOW = (

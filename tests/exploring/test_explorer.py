@@ -12,11 +12,12 @@ from PIL import Image
 
 from configs import roadmap
 from configs.zoo import gan as zoo_gan
-from r3gan_jax import exploring, factory, library, runs
+from r3gan_jax import factory, library, runs
 from r3gan_jax.conversion import write_state, write_workdir
 from r3gan_jax.editing import Direction, Editor, write_direction
 from r3gan_jax.errors import UserError
-from r3gan_jax.exploring import Explorer, State
+from r3gan_jax.exploring import explorer as exploring
+from r3gan_jax.exploring.explorer import Explorer, State
 from r3gan_jax.interop.official import read_snapshot
 from r3gan_jax.sampling import slerp
 from r3gan_jax.storage import as_path
