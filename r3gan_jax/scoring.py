@@ -354,8 +354,11 @@ def chosen_network(config: ConfigDict) -> str:
 
 
 def chosen_weights(config: ConfigDict, weights: Path | None) -> Path | None:
-  """Returns the file of weights that is given, or of the data set's classifier if that is the network."""
-  return weights or (classifier_path(config.data.name) if chosen_network(config) == "digits" else None)
+  """Returns the file of weights that is given, or of the data set's classifier if that is the network.
+
+  Data without a name have MNIST's.
+  """
+  return weights or (classifier_path(config.data.name or "mnist") if chosen_network(config) == "digits" else None)
 
 
 def _digit_classifier(config: ConfigDict) -> Classifier:

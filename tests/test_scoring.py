@@ -102,13 +102,6 @@ def test_what_cannot_be_computed_is_noticed_before_anything_is_drawn(caches, run
     scoring.Scorer(*built(config))
 
 
-def test_images_that_the_network_does_not_take(caches):
-  config = recipe(metrics=("fid",), feature_network="digits")
-  save_classifier(classifier_path(config.data.name))
-  with pytest.raises(UserError, match="needs images of 32x32 or 28x28, not 8x8"):
-    scoring.Scorer(*built(config))
-
-
 def test_scores_of_samples_with_classes(caches):
   """Of the classes that were asked for, beside the real images of those classes."""
   config = importlib.import_module("configs.zoo.acgan").get_config("smoke")

@@ -13,7 +13,7 @@ import numpy as np
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics import classifiers
-from r3gan_jax.metrics.features import FeatureNetwork
+from r3gan_jax.metrics.features import FeatureNetwork, resize
 from r3gan_jax.networks.precise import PRECISION, Conv
 
 SIDE = 32
@@ -27,7 +27,7 @@ _EVALUATION_BATCH = 1000
 
 
 class DigitsCNN(nn.Module):
-  """The network: uint8 [N, 32, 32, 1] -> features [N, 64], logits [N, 10], float32."""
+  """The network: [N, 32, 32, 1] in 0..255 -> features [N, 64], logits [N, 10], float32."""
 
   @nn.compact
   def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -61,9 +61,9 @@ def _run(params: Any, images: jax.Array) -> Any:
 
 
 def classify(params: Any, digits: np.ndarray) -> np.ndarray:
-  """Classifies digits: uint8 [n, 32, 32] or [n, 28, 28] -> int [n]."""
+  """Classifies digits: uint8 [n, H, W] -> int [n]; see `feature_network` for H and W."""
   batches = range(0, len(digits), _EVALUATION_BATCH)
-  logits = [_run(params, _padded(digits[start : start + _EVALUATION_BATCH])[..., None])[1] for start in batches]
+  logits = [_run(params, _fitted(digits[start : start + _EVALUATION_BATCH, ..., None]))[1] for start in batches]
   return np.argmax(np.concatenate(logits), -1)
 
 
@@ -90,29 +90,24 @@ def abstract_params() -> Any:
 
 
 def feature_network(params: Any, name: str) -> FeatureNetwork:
-  """Returns the network uint8 [N, 32, 32, C] -> 'features' [N, C * 64], 'logits' [N, C, 10]; one digit per channel.
+  """Returns the network uint8 [N, H, W, C] -> 'features' [N, C * 64], 'logits' [N, C, 10]; one digit per channel.
 
-  Images may also be [N, 28, 28, C].
+  Images of 28x28 are padded with zeros to 32x32, as MNIST's are; those of other sizes are resized ("pytorch").
   """
 
   def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
     count, channels = images.shape[0], images.shape[3]
-    digits = _padded(jnp.moveaxis(images, -1, 1).reshape(count * channels, *images.shape[1:3]))[..., None]
-    features, logits = _run(params, digits)
+    digits = jnp.moveaxis(images, -1, 1).reshape(count * channels, *images.shape[1:3], 1)
+    features, logits = _run(params, _fitted(digits))
     return {"features": features.reshape(count, -1), "logits": logits.reshape(count, channels, CLASSES)}
 
-  return FeatureNetwork(name, apply, params, "none")
+  return FeatureNetwork(name, apply, params, "pytorch")
 
 
-def _padded(digits: Any) -> jax.Array:
-  """Returns digits [n, 32, 32], of [n, 28, 28] with zeros around them."""
-  height, width = digits.shape[1:]
+def _fitted(digits: Any) -> jax.Array:
+  """Returns digits [n, 32, 32, 1], of [n, H, W, 1]; see `feature_network`."""
+  height, width = digits.shape[1:3]
   if (height, width) == (UNPADDED, UNPADDED):
     margin = (SIDE - UNPADDED) // 2
-    return jnp.pad(digits, ((0, 0), (margin, margin), (margin, margin)))
-  if (height, width) != (SIDE, SIDE):
-    raise UserError(
-      f"the digit classifier needs images of {SIDE}x{SIDE} or {UNPADDED}x{UNPADDED}, not {height}x{width}: prepare "
-      "them at that size"
-    )
-  return jnp.asarray(digits)
+    return jnp.pad(digits, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+  return jnp.asarray(digits) if (height, width) == (SIDE, SIDE) else resize(digits, SIDE, "pytorch")
