@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from r3gan_jax.data.source import Source
 from r3gan_jax.metrics.feature_extractor import FeatureExtractor, ImageSet, spread
 from r3gan_jax.metrics.features import FeatureNetwork
-from r3gan_jax.metrics.neighbourhoods import squared_distances
+from r3gan_jax.metrics.neighbourhoods import squared_distances, squared_norms_of
 from r3gan_jax.ops.images import to_float
 
 CLASSES, CATEGORIES, CODES = "classes", "categories", "codes"
@@ -143,14 +143,15 @@ def nearest(codes: np.ndarray, known: np.ndarray, labels: np.ndarray, block: int
 def _nearest(rows: jax.Array, blocks: jax.Array, count: int) -> jax.Array:
   """Returns the index, int32 [n], of the nearest of the first `count` points; rows [n, d], blocks [k, block, d]."""
 
-  def nearer(best: tuple[jax.Array, jax.Array], points: tuple[jax.Array, jax.Array]) -> Any:
-    distances = squared_distances(rows, points[0])
-    indices = points[1] * len(points[0]) + jnp.arange(len(points[0]), dtype=jnp.int32)
-    distances = jnp.where((indices < count)[None], distances, jnp.inf)
+  def nearer(best: tuple[jax.Array, jax.Array], block: tuple[jax.Array, ...]) -> Any:
+    points, squared_norms, indices = block
+    distances = squared_distances(rows, points, squared_norms)
     index, distance = jnp.argmin(distances, axis=1), jnp.min(distances, axis=1)
     closer = distance < best[0]
     return (jnp.where(closer, distance, best[0]), jnp.where(closer, indices[index], best[1])), None
 
   nothing = jnp.full(len(rows), jnp.inf, rows.dtype), jnp.zeros(len(rows), jnp.int32)
-  (_, indices), _ = jax.lax.scan(nearer, nothing, (blocks, jnp.arange(len(blocks), dtype=jnp.int32)))
+  squared_norms = squared_norms_of(blocks.reshape(-1, blocks.shape[2]), count).reshape(blocks.shape[:2])
+  all_indices = jnp.arange(squared_norms.size, dtype=jnp.int32).reshape(blocks.shape[:2])
+  (_, indices), _ = jax.lax.scan(nearer, nothing, (blocks, squared_norms, all_indices))
   return indices

@@ -9,7 +9,7 @@ import numpy as np
 
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics.feature_extractor import FeatureExtractor, ImageSet
-from r3gan_jax.metrics.neighbourhoods import Neighbourhoods, squared_distances
+from r3gan_jax.metrics.neighbourhoods import Neighbourhoods, squared_distances, squared_norms_of
 
 
 def authenticity(sides: Neighbourhoods) -> dict[str, float]:
@@ -108,7 +108,8 @@ def _nearer(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns squared distances and indices [n, count], the nearest of those found before and those of new points."""
   indices = jnp.arange(len(points), dtype=jnp.int32) + first
-  distances = jnp.concatenate([found[0], squared_distances(rows, points)], axis=1)
+  of_points = squared_distances(rows, points, squared_norms_of(points, len(points)))
+  distances = jnp.concatenate([found[0], of_points], axis=1)
   known = jnp.concatenate([found[1], jnp.broadcast_to(indices[None], (len(rows), len(points)))], axis=1)
   negative, chosen = jax.lax.top_k(-distances, found[0].shape[1])
   return -negative, jnp.take_along_axis(known, chosen, axis=1)

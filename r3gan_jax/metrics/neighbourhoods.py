@@ -117,18 +117,16 @@ def rows_neighbours(points: jax.Array, count: int | jax.Array, *, mesh: Mesh, ne
   @partial(jax.shard_map, mesh=mesh, in_specs=(P(axis), P()), out_specs=P(axis))
   def distances(rows: jax.Array, count: jax.Array) -> jax.Array:
     columns = jax.lax.all_gather(rows, axis, tiled=True)
-    column_blocks = columns.reshape(-1, block, columns.shape[1])
-    is_point = (jnp.arange(len(columns)) < count).reshape(-1, 1, block)
+    blocks = columns.reshape(-1, block, columns.shape[1]), squared_norms_of(columns, count).reshape(-1, block)
 
     def distances_of(rows: jax.Array) -> jax.Array:
-      def nearer(nearest: jax.Array, columns: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        points, valid = columns
-        distances = jnp.where(valid, squared_distances(rows, points), jnp.inf)
+      def nearer(nearest: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        distances = squared_distances(rows, *block)
         return -jax.lax.top_k(-jnp.concatenate([nearest, distances], axis=1), neighbours + 1)[0], None
 
       # The nearest point is the point itself.
       nothing = jax.lax.pcast(jnp.full((block, neighbours + 1), jnp.inf), axis, to="varying")
-      return jax.lax.scan(nearer, nothing, (column_blocks, is_point))[0][:, 1:]
+      return jax.lax.scan(nearer, nothing, blocks)[0][:, 1:]
 
     return jax.lax.map(distances_of, rows.reshape(-1, block, rows.shape[1])).reshape(-1, neighbours)
 
@@ -151,6 +149,7 @@ def rows_positions(
     columns = jax.lax.all_gather(points, axis, tiled=True)
     blocks = (
       columns.reshape(-1, block, columns.shape[1]),
+      squared_norms_of(columns, count).reshape(-1, block),
       radii.reshape(-1, block, radii.shape[1]),
       jnp.arange(len(columns), dtype=jnp.int32).reshape(-1, block),
     )
@@ -158,8 +157,8 @@ def rows_positions(
     def positions_of(rows: jax.Array) -> tuple[jax.Array, ...]:
       def also(found: tuple[jax.Array, ...], block: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, ...], None]:
         balls, nearest, distance = found
-        points, radii, indices = block
-        distances = jnp.where((indices < count)[None], squared_distances(rows, points), jnp.inf)
+        points, squared_norms, radii, indices = block
+        distances = squared_distances(rows, points, squared_norms)
         inside = [jnp.sum(distances <= radius[None], axis=1, dtype=jnp.int32) for radius in radii.T]
         closest = jnp.argmin(distances, axis=1)
         closer = jnp.min(distances, axis=1) < distance
@@ -176,11 +175,19 @@ def rows_positions(
   return jax.lax.with_sharding_constraint(found, NamedSharding(mesh, P()))
 
 
-def squared_distances(rows: jax.Array, columns: jax.Array) -> jax.Array:
-  """Returns the squared distances [m, n] of float32 [m, d] and [n, d]."""
+def squared_distances(rows: jax.Array, columns: jax.Array, squared_norms: jax.Array) -> jax.Array:
+  """Returns the squared distances [m, n] of float32 [m, d] and [n, d], whose `squared_norms_of` are given."""
   products = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
-  norms = jnp.sum(rows * rows, axis=1, keepdims=True)
-  return norms + jnp.sum(columns * columns, axis=1)[None] - 2.0 * products
+  return jnp.sum(rows * rows, axis=1, keepdims=True) + squared_norms[None] - 2.0 * products
+
+
+def squared_norms_of(points: jax.Array, count: int | jax.Array) -> jax.Array:
+  """Returns the squared norms, float32 [n], of float32 [n, d]; of all but the first `count`, infinity.
+
+  So padding is infinitely far from all rows. They are computed apart, as XLA's CPU backend would do so for each block
+  within the matrix product, which then takes twice as long.
+  """
+  return jnp.where(jnp.arange(len(points)) < count, jnp.sum(points * points, axis=1), jnp.inf)
 
 
 def _block(num_real: int, mesh: Mesh, block: int) -> int:

@@ -27,7 +27,7 @@ def test_it_is_saved_and_loaded_as_the_feature_network_of_stacked_digits(digits,
   digits_cnn.save(path, params, 0.75)
   assert digits_cnn.load(path)[1] == 0.75
   network = build_feature_network("digits", weights=path)
-  assert (network.name, network.resize) == ("digits-cnn-small", "none")
+  assert (network.name, network.resize) == ("digits-cnn-small", "pytorch")
   stacked = np.moveaxis(digits[0][:6].reshape(2, 3, 32, 32), 1, -1)
   run = jax.jit(network.apply)
   found = run(network.params, stacked)
