@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r3gan_jax.errors import UserError
 from r3gan_jax.metrics import classifiers
 from r3gan_jax.metrics.features import FeatureNetwork, resize
 from r3gan_jax.networks.precise import PRECISION, Conv
