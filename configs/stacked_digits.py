@@ -24,7 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.gan.blocks = (1, 1)
   config.gan.bfloat16_stages = 0
 
-  config.batch_size = 64
+  config.batch_size = 16
   config.gan.burn_in_images = 100_000
   config.gan.learning_rate = (2e-3, 5e-4)
   config.gan.gamma = (0.3, 0.3)

@@ -69,8 +69,8 @@ def test_a_user_without_the_repository(wheel, environment, tmp_path):
 
   listed = r3gan("--help")
   assert all(f"\n  {name} " in listed for name in ("train", "sample", "evaluate", "recipes"))
-  (here / "mine.py").write_text(r3gan("recipes", "--show=configs/stacked_digits.py").replace("= 64\n", "= -64\n"))
-  assert "config.batch_size = -64 must be positive" in r3gan("train", "--config=mine.py", status=2)
+  (here / "mine.py").write_text(r3gan("recipes", "--show=configs/stacked_digits.py").replace("= 16\n", "= -16\n"))
+  assert "config.batch_size = -16 must be positive" in r3gan("train", "--config=mine.py", status=2)
   program = [str(installed / "bin" / "r3gan"), "train", "--config=configs/stacked_digits.py", *TINY, *SHORT]
   with subprocess.Popen(program, cwd=here, env=own, stderr=subprocess.PIPE, text=True) as training:
     restarted = sys.platform != "linux"

@@ -214,7 +214,7 @@ def _on_stacked_digits(name: str) -> ConfigDict:
     config = _on_fashion_mnist(name)
     config.data.update(recipe.data)
     config.gan.update(SMALL[name])
-    config.batch_size = 64
+  config.batch_size = 64
   config.name = f"compare_{name}"
   config.gan.ema_half_life = config.run.total_images / 60
   config.run.update({setting: recipe.run[setting] for setting in ("grid", "grid_channels", "grid_scale")})
