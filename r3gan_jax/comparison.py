@@ -14,7 +14,7 @@ from r3gan_jax.metrics.statistics_cache import StatisticsCache
 from r3gan_jax.pretrained import OF_ONE_METRIC, build_feature_network
 from r3gan_jax.training.mesh import make_mesh
 
-Settings = dict[str, str | int]
+Settings = dict[str, str | int | float]
 """The settings on which numbers depend, besides the images: 'network', 'resize', 'seed', ..."""
 
 

@@ -61,7 +61,9 @@ MIN_CLASSIFIER_ACCURACY = {"stacked_digits": 0.97, "stacked_mnist": 0.99}
 """config.data.source -> the held-out accuracy below which mode coverage would measure the classifier."""
 
 
-def protocol(config: ConfigDict, algorithm: Algorithm, seed: int = 0, weights: Path | None = None) -> Protocol:
+def protocol(
+  config: ConfigDict, algorithm: Algorithm, seed: int = 0, weights: Path | None = None, truncation: float = 1.0
+) -> Protocol:
   """Returns the protocol by which `Scorer` scores samples; {} if no metric is of samples.
 
   Its 'network' is "default" for that of the literature.
@@ -81,6 +83,7 @@ def protocol(config: ConfigDict, algorithm: Algorithm, seed: int = 0, weights: P
     "seed": seed,
     "quantised_in": factory.quantised_in(config, algorithm).name,
     "resize": run.resize,
+    "truncation": truncation,
   } | fingerprint_of(weights)
 
 
@@ -125,6 +128,7 @@ class Scorer:
     download: fetches published weights that are missing.
     batch_per_device: images in one forward pass of the feature network.
     title: see `Sampler`.
+    truncation: of the samples, see `Algorithm.generate`; path lengths are not truncated.
     leave_out: leaves out metrics of features that the network or the images do not allow, and logs why, instead of
       raising errors.
 
@@ -144,6 +148,7 @@ class Scorer:
     download: bool = False,
     batch_per_device: int = 64,
     title: str | None = "the generator",
+    truncation: float = 1.0,
     leave_out: bool = False,
   ):
     run = config.run
@@ -151,6 +156,8 @@ class Scorer:
       look_up(dict.fromkeys(METRICS), "run.metrics", metric)
       if metric in (*OF_CLASSES, "cas") and not algorithm.num_classes:
         raise UserError(f"metrics: {metric!r} needs a conditional GAN, but config.data.num_classes = 0: leave it out")
+      if metric == "pairs" and truncation != 1:
+        raise UserError(f"truncation = {truncation}: 'pairs' are scored without")
       if (metric == "pairs") != isinstance(algorithm, ImageToImage):
         raise UserError(
           f"metrics: {metric!r} of {config.algorithm}: 'pairs' is the metric of image_to_image, and of no other GAN"
@@ -172,8 +179,11 @@ class Scorer:
       evaluation.check(*drawn)
     quantised_in = factory.quantised_in(config, algorithm)
     self._config, self._algorithm, self._source, self._weights = config, algorithm, source, weights
-    self._options = {"quantised_in": quantised_in, "title": title}
-    self._settings: Settings = {"num_samples": run.metric_samples, "seed": seed, "quantised_in": quantised_in.name}
+    self._options: dict[str, Any] = {"quantised_in": quantised_in, "truncation": truncation, "title": title}
+    self._settings: Settings = {
+      **{"num_samples": run.metric_samples, "seed": seed},
+      **{"quantised_in": quantised_in.name, "truncation": truncation},
+    }
     self._build_pairs: Callable[[int], PairQuality] | None = None
     if isinstance(algorithm, ImageToImage) and run.metrics:
       features = build_feature_network(network or "inception", resize, weights, download)
@@ -187,7 +197,7 @@ class Scorer:
 
   def _take(self, seed: int) -> None:
     self._seed, self._settings = seed, self._settings | {"seed": seed}
-    self.protocol = protocol(self._config, self._algorithm, seed, self._weights)
+    self.protocol = protocol(self._config, self._algorithm, seed, self._weights, self._options["truncation"])
     num_samples = self._config.run.metric_samples
     self._pairs = self._build_pairs(seed) if self._build_pairs else None
     if self.protocol and not self._pairs:

@@ -17,6 +17,7 @@ from r3gan_jax.metrics.features import FeatureNetwork
 from r3gan_jax.metrics.lpips import LPIPS
 from r3gan_jax.pretrained import classifier_path
 from r3gan_jax.training.mesh import make_mesh, replicated
+from r3gan_jax.training.protocol import keep_protocol, protocol_differences
 from r3gan_jax.training.state import averaged, init_state
 
 
@@ -95,6 +96,29 @@ def test_what_cannot_be_computed_is_noticed_before_anything_is_drawn(caches, run
   save_classifier(classifier_path("mnist"))
   with pytest.raises(UserError, match=wrong):
     scoring.Scorer(*built(recipe(feature_network="digits", **run)))
+
+
+def test_scores_of_truncated_samples_are_a_series_of_their_own(caches, tmp_path):
+  config, algorithm, source = built(recipe(metrics=("fid",), feature_network="pixels"))
+  networks = averaged(algorithm, jax.jit(lambda: init_state(algorithm, 0))())
+  whole = scoring.Scorer(config, algorithm, source)
+  truncated = scoring.Scorer(config, algorithm, source, truncation=0.5)
+  (((_, of_all),), ((settings, numbers),)) = whole(*networks), truncated(*networks)
+  images = scoring.fake_images(algorithm, source, 40, 0, truncation=0.5)(*networks)
+  ((_, expected),) = whole.of_images(images)
+  assert numbers == expected and numbers["fid"] != of_all["fid"]
+  assert settings["truncation"] == truncated.protocol["truncation"] == 0.5
+
+  # A run from before there was truncation, and one whose first scores are of truncated samples.
+  older = {name: value for name, value in whole.protocol.items() if name != "truncation"}
+  for name, kept, scored, differences in (
+    ("older", older, whole, {}),
+    ("older", older, truncated, {"truncation": (1.0, 0.5)}),
+    ("truncated", truncated.protocol, whole, {"truncation": (0.5, 1.0)}),
+  ):
+    (tmp_path / name).mkdir(exist_ok=True)
+    keep_protocol(tmp_path / name, kept)
+    assert protocol_differences(tmp_path / name, scored.protocol) == differences
 
 
 def test_scores_of_samples_with_classes(caches):
@@ -190,7 +214,8 @@ def test_scores_of_a_run_that_are_not_of_features(tmp_path, monkeypatch):
     (of_paths, paths), (of_samples, samples) = scorer(*networks)
     (_, others), _ = scorer.of_seed(1)(*networks)
   assert of_paths == {"num_samples": 16, "seed": 0}
-  assert of_samples == of_paths | {"quantised_in": "float32"} and scorer.protocol["num_samples"] == 16
+  assert of_samples == of_paths | {"quantised_in": "float32", "truncation": 1.0}
+  assert scorer.protocol["num_samples"] == 16
   assert paths["ppl_num_paths"] == 16 and paths["ppl"] > 0 and others["ppl"] not in (0, paths["ppl"])
   assert samples["cas_num_fake"] == 16 and samples["cas_test_images"] == 5
   assert {samples["cas"], samples["real_cas"]} <= {0, 0.2, 0.4, 0.6, 0.8, 1}

@@ -3,8 +3,8 @@
     python -m r3gan_jax.cli.compare --comparison=configs/comparisons/losses.py:stacked_digits --out=runs/losses
     python -m r3gan_jax.cli.compare --comparison=configs/comparisons/losses.py:stacked_mnist --out=runs/losses
 
-`:stacked_digits` is the quickstart at half its length, with batches of 64, 24 runs of about four minutes of one core each;
-`:stacked_mnist` is the paper's experiment, on GPUs.
+`:stacked_digits` is the quickstart at half its length, with batches of 64, 24 runs of about four minutes of one core
+each; `:stacked_mnist` is the paper's experiment, on GPUs.
 """
 
 from ml_collections import ConfigDict

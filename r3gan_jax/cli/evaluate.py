@@ -21,6 +21,7 @@ their own, such as "metrics/fid (num_samples=1000)". The same seed gives the sam
                                 of the run's own networks on the data set's test images; no samples are drawn
     --metrics=pairs             of an image-to-image GAN: PSNR, SSIM and more, against the true images
                                 (docs/image_to_image.md)
+    --truncation=0.7            of less varied samples, as of cli.sample: precision rises, recall falls
     --quantisation=official     samples become uint8 in bfloat16 if G's last stage computes in it (never on CPUs), as in
                                 the official code: 41 % of values are one level higher (ops/images.py)
 """
@@ -98,6 +99,9 @@ _SEED = flags.DEFINE_integer(
 _REPEATS = flags.DEFINE_integer(
   "repeats", 1, "With --workdir: how many sets of samples to score, each with a seed of its own.", lower_bound=1
 )
+_TRUNCATION = flags.DEFINE_float(
+  "truncation", 1.0, "With --workdir: as of cli.sample, from 1 to 0.", lower_bound=0.0, upper_bound=1.0
+)
 _JSON = flags.DEFINE_string("json", None, "Also write the numbers to this file.")
 _SAVE_STATISTICS = flags.DEFINE_string(
   "save_statistics", None, "Also write the reference statistics of the real images to this .npz."
@@ -125,7 +129,7 @@ def main() -> None:
     output_path("json", _JSON.value, (".json",))
   weights = Path(_WEIGHTS.value).expanduser() if _WEIGHTS.value else None
   scores = _of_run(_WORKDIR.value, weights, statistics) if _WORKDIR.value else _of_files(weights, statistics)
-  shown: dict[tuple[str | int, ...], Entry] = {}
+  shown: dict[tuple[str | int | float, ...], Entry] = {}
   for settings, numbers in scores:
     shown.setdefault(tuple(value for name, value in settings.items() if name != "seed"), []).append((settings, numbers))
     if not is_first_process():
@@ -190,6 +194,7 @@ def _of_run(
     _DOWNLOAD.value,
     _BATCH.value,
     trained.title,
+    _TRUNCATION.value,
     leave_out=report,
   )
   protocol_differences(path, scorer.protocol)  # a damaged record is noticed before anything is computed
@@ -225,6 +230,8 @@ def _of_files(weights: Path | None, statistics: epath.Path | None) -> Iterator[t
       raise UserError(f"--metrics={metric} is about a run, not about images: name its --workdir")
   if _QUANTISATION.value:
     raise UserError("--quantisation is about the samples of a --workdir: leave it out")
+  if _TRUNCATION.value != 1:
+    raise UserError("--truncation is about the samples of a --workdir: leave it out")
   if _NUM_SAMPLES.value and not _FAKE.value:
     raise UserError("--num_samples is about the samples of a --workdir, or the images of --fake: leave it out")
   described: Settings = {"real": _REAL.value or "", "fake": _FAKE.value or ""}

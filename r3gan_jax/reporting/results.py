@@ -52,7 +52,7 @@ class Result:
   seconds_per_1000_images: float | None
   parameters: Mapping[str, int]
   diverged_at: int | None
-  protocol: Mapping[str, str | int]
+  protocol: Mapping[str, str | int | float]
   curves: Mapping[str, Mapping[str, Sequence[float]]]
   scores: Mapping[str, float]
 

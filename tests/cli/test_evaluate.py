@@ -240,6 +240,7 @@ REFUSED = [
   (("--fake=a", "--metrics=modes"), "about a run, not about images: name its --workdir"),
   (("--fake=a", "--weights=x.npz"), "--weights needs --network"),
   (("--fake=a", "--quantisation=official"), "--workdir"),
+  (("--fake=a", "--truncation=0.7"), "--workdir"),
   (("--fake=a", "--repeats=3"), "which needs a --workdir: parts of --fake would have fewer images"),
   (("--fake=a", "--metrics=report,fid"), "report has all metrics, so name no others"),
   (("--fake=nowhere",), "neither a directory nor a zip"),
