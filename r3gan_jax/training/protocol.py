@@ -54,7 +54,7 @@ def protocol_differences(
       return {name: (kept[name], value) for name, value in protocol.items() if kept[name] != value}
     except FileNotFoundError:
       return {}
-    except (ValueError, AttributeError):
+    except (ValueError, TypeError):
       raise UserError(f"{path} is damaged: restore it, or delete it and evaluate again") from None
 
 
