@@ -157,7 +157,7 @@ class Scorer:
       if metric in (*OF_CLASSES, "cas") and not algorithm.num_classes:
         raise UserError(f"metrics: {metric!r} needs a conditional GAN, but config.data.num_classes = 0: leave it out")
       if metric == "pairs" and truncation != 1:
-        raise UserError(f"truncation = {truncation}: 'pairs' are scored without")
+        raise UserError(f"--truncation={truncation} is not for the metric 'pairs': leave it out")
       if (metric == "pairs") != isinstance(algorithm, ImageToImage):
         raise UserError(
           f"metrics: {metric!r} of {config.algorithm}: 'pairs' is the metric of image_to_image, and of no other GAN"

@@ -21,7 +21,7 @@ their own, such as "metrics/fid (num_samples=1000)". The same seed gives the sam
                                 of the run's own networks on the data set's test images; no samples are drawn
     --metrics=pairs             of an image-to-image GAN: PSNR, SSIM and more, against the true images
                                 (docs/image_to_image.md)
-    --truncation=0.7            of less varied samples, as of cli.sample: precision rises, recall falls
+    --truncation=0.7            of less varied samples, as of cli.sample
     --quantisation=official     samples become uint8 in bfloat16 if G's last stage computes in it (never on CPUs), as in
                                 the official code: 41 % of values are one level higher (ops/images.py)
 """

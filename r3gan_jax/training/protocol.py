@@ -18,7 +18,7 @@ Protocol = Mapping[str, str | int | float]
 """Values by name: 'network', 'num_samples', 'seed', ..."""
 
 _OF_OLDER_RUNS = {"truncation": 1.0}
-"""What older runs did not record but had; what else they did not record counts as the same."""
+"""The values that older runs had but did not record; whatever else is missing counts as the same."""
 
 
 def keep_protocol(workdir: epath.Path, protocol: Protocol) -> None:
@@ -35,11 +35,8 @@ def read_protocol(workdir: epath.Path) -> dict[str, str | int | float]:
     kept = json.loads((workdir / PROTOCOL_FILE).read_text())
   except (OSError, ValueError):
     return {}
-  return (
-    {name: value for name, value in kept.items() if isinstance(value, str | int | float)}
-    if isinstance(kept, dict)
-    else {}
-  )
+  values = kept.items() if isinstance(kept, dict) else ()
+  return {name: value for name, value in values if isinstance(value, str | int | float)}
 
 
 def protocol_differences(
