@@ -120,3 +120,5 @@ def test_pairs_are_for_image_to_image_and_prepared_data(refused, tmp_path):
 def test_scores_that_do_not_fit_are_refused(directory, refused):
   message = refused("evaluate", f"--workdir={directory}/run", "--metrics=fid")
   assert message.startswith("metrics: 'fid' of image_to_image: 'pairs' is the metric")
+  message = refused("evaluate", f"--workdir={directory}/run", "--metrics=pairs", "--truncation=0.7")
+  assert message.startswith("--truncation=0.7 is not for the metric 'pairs'")
