@@ -128,6 +128,30 @@ def test_fading(generator):
   np.testing.assert_allclose(at(jnp.float32(1.5)), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_discriminator_by_hand(smoothed):
+  """Table 2 of the paper: two convolutions a stage, a filter of [1, 2, 1] / 4 if asked for, and means of 2x2 pixels."""
+  network, images = Discriminator((8, 6), smoothed=smoothed), draw(8, 8, 8, 2)
+  variables = perturbed(jax.jit(network.init)(jax.random.key(0), images))
+  params = jax.tree.map(np.asarray, variables)["params"]
+  x = activated(convolved(params["stage_1_from_image"], images))
+  x = activated(convolved(params["stage_1"]["conv0"], x))
+  if smoothed:
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    weights = np.outer([1, 2, 1], [1, 2, 1]) / 16
+    x = sum(weights[i, j] * padded[:, i : i + 8, j : j + 8] for i in range(3) for j in range(3))
+  x = activated(convolved(params["stage_1"]["conv1"], x).reshape(8, 4, 2, 4, 2, 8).mean(axis=(2, 4)))
+  deviations = x.reshape(2, 4, 4, 4, 8).std(axis=1).mean(axis=(1, 2, 3))
+  deviations = np.broadcast_to(deviations.repeat(4)[:, None, None, None], (8, 4, 4, 1))
+  verdict = params["stage_0"]
+  x = activated(convolved(verdict["conv"], np.concatenate([x, deviations], axis=-1))).reshape(8, -1)
+  for name in ("linear", "logit"):
+    kernel = verdict[name]["kernel"]
+    x = x @ kernel / kernel.shape[0] ** 0.5 + verdict[name]["bias"]
+    x = activated(x) if name == "linear" else x
+  np.testing.assert_allclose(jax.jit(network.apply)(variables, images), x[:, 0], rtol=1e-4, atol=1e-4)
+
+
 def test_a_smaller_discriminator_is_inside(judge):
   """With one stage less, logits are those of the smaller network on means of 2x2 pixels; in between both matter."""
   images = draw(4, 16, 16, 2)
