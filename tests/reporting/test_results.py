@@ -71,8 +71,8 @@ def test_the_table(results):
 
 
 def test_differences_by_hand():
-  # Means 2 and 4; variances 1 and 4 over 3 and 3 seeds: the standard error is sqrt(5 / 3) = 1.29.
-  assert difference([1, 2, 3], [2, 4, 6]) == (-2, False)
+  # Means 2 and 4.5; variances 1 and 4 over 3 and 3 seeds: the standard error is sqrt(5 / 3) = 1.29.
+  assert difference([1, 2, 3], [2.5, 4.5, 6.5]) == (-2.5, False)
   assert difference([1, 2, 3], [4, 6, 8]) == (-4, True)
   assert difference([1], [4, 6, 8]) is None
   assert [mean_and_std(values) for values in ([], [1.23456], [1, 2, 3])] == ["-", "1.235", "2 ± 1"]
