@@ -73,10 +73,6 @@ WITHOUT_CLASSES = (*(name for name in SYSTEMS if name not in CONDITIONAL), "snga
 """Those with a form without classes."""
 
 _FIVE_UPDATES = {"discriminator_updates": 5, "generator_batches": 2, "generator_spectral_norm": False}
-_ONE_UPDATE = {
-  **{"discriminator_updates": 1, "generator_batches": 1, "generator_spectral_norm": True},
-  **{"generator_learning_rate": 1e-4, "discriminator_learning_rate": 4e-4},  # SAGAN's
-}
 _LOGISTIC = {"loss": "logistic", "learning_rate": 1e-3}
 # entry: recipe, what it changes in config.gan
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -154,10 +150,15 @@ def _label_noise() -> ConfigDict:
 
 
 def _rgan(form: str, noise: float, assumed: float) -> ConfigDict:
-  """Returns rGAN at 16x16, with as many updates of G as of D: it takes thousands until a class has any effect."""
+  """Returns rGAN at 16x16, with settings by which G learns classes in 500 iterations.
+
+  With the paper's rates and weight of classes it has none after 4,500.
+  """
   config = _on_fashion_mnist("rgan")
   config.data.update({"resolution": 16, "fit": "crop_resize", "label_noise": noise})
-  config.gan.update({"form": form, "label_noise": assumed, "generator_widths": (64, 64, 64), **_ONE_UPDATE})
+  config.gan.update({"form": form, "label_noise": assumed, "class_weight": 1.0, "generator_widths": (64, 64, 64)})
+  config.gan.update({"discriminator_updates": 1, "generator_batches": 1, "generator_spectral_norm": True})
+  config.gan.update({"generator_learning_rate": 1e-3, "discriminator_learning_rate": 1e-3})
   return config
 
 
