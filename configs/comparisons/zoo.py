@@ -152,7 +152,7 @@ def _label_noise() -> ConfigDict:
 def _rgan(form: str, noise: float, assumed: float) -> ConfigDict:
   """Returns rGAN at 16x16, with settings by which G learns classes in 500 iterations.
 
-  With the paper's rates and weight of classes it has none after 4,500.
+  With SAGAN's rates and the paper's weight of classes it has learnt none after 4,500.
   """
   config = _on_fashion_mnist("rgan")
   config.data.update({"resolution": 16, "fit": "crop_resize", "label_noise": noise})
