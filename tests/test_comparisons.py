@@ -53,6 +53,21 @@ def test_every_entry_can_be_trained(name, variant):
   assert all(each == data[0] for each in data), "all have the same data"
 
 
+def test_label_noise():
+  """The labels of an entry are as noisy as its name says; what it assumes of them is its own."""
+  config = comparison("zoo", "label_noise")
+  for name, form, noise, assumed, control in (
+    ("rac_gan_0", "ac", 0.0, 0.0, ""),
+    ("rac_gan_naive_50", "ac", 0.5, 0.0, ""),
+    ("rac_gan_less_70", "ac", 0.7, 0.5, "rac_gan_naive_70"),
+    ("rcgan_known_30", "c", 0.3, 0.3, "rcgan_naive_30"),
+  ):
+    entry = config.entries[name]
+    gan = entry.config.gan
+    assert (gan.form, entry.config.data.label_noise, gan.label_noise) == (form, noise, assumed), name
+    assert entry.control == control
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_forms_for_8x8(name):
   config = comparison("zoo", "stacked_digits").entries[name].config

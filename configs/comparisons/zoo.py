@@ -7,7 +7,7 @@
     stacked_digits   the quickstart's, 8x8, 1000 modes     those that need no classes, small       1e12
     fashion_mnist    Fashion-MNIST at 32x32                all                                     1e13
     stacked_mnist    StackedMNIST at 32x32, 1000 modes     those that need no classes              1e13
-    label_noise      Fashion-MNIST at 16x16, wrong labels  rGAN's two forms, and their naive ones  1e13
+    label_noise      Fashion-MNIST at 16x16, wrong labels  rGAN's two forms, and what they assume  1e13
 
 All but the first need prepared data and a classifier:
 
@@ -137,22 +137,21 @@ def _label_noise() -> ConfigDict:
   for name, form in (("rac_gan", "ac"), ("rcgan", "c")):
     entries[f"{name}_0"] = common.entry(_rgan(form, 0.0, 0.0), name, given="Clean labels.")
     for percent in (30, 50, 70):
-      noise = percent / 100
-      share = f"{percent} % of the labels are random"
       naive = f"{name}_naive_{percent}"
-      entries[naive] = common.entry(_rgan(form, noise, 0.0), name, given=f"{share}; takes them for clean.")
-      for known, assumed, given in (
-        ("less", noise - 0.2, f"{share}; assumes 20 points fewer."),
-        ("known", noise, f"{share}, and it knows how many."),
-      ):
-        entries[f"{name}_{known}_{percent}"] = common.entry(_rgan(form, noise, assumed), name, naive, given)
+      for knowledge, assumed in (("naive", 0), ("less", percent - 20), ("known", percent)):
+        entries[f"{name}_{knowledge}_{percent}"] = common.entry(
+          _rgan(form, percent / 100, assumed / 100),
+          name,
+          control="" if knowledge == "naive" else naive,
+          given=f"{percent} % of the labels are random, and it assumes {assumed} %.",
+        )
   return _comparison("label_noise", "Wrong labels, on Fashion-MNIST at 16x16", 1e13, entries, OF_LABELS)
 
 
 def _rgan(form: str, noise: float, assumed: float) -> ConfigDict:
   """Returns rGAN at 16x16, with settings by which G learns classes in 500 iterations.
 
-  With SAGAN's rates and the paper's weight of classes it has learnt none after 4,500.
+  With SAGAN's rates and the paper's weight of classes it had learned none after 4,500.
   """
   config = _on_fashion_mnist("rgan")
   config.data.update({"resolution": 16, "fit": "crop_resize", "label_noise": noise})
