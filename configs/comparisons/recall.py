@@ -1,4 +1,4 @@
-"""What moves R3GAN's recall: one setting at a time, everything else as in the recipe.
+"""What moves R3GAN's recall: one setting at a time, all else as in the recipe; and what raises it, together.
 
     python -m r3gan_jax.cli.compare --comparison=configs/comparisons/recall.py:stacked_digits --seeds=0-2 --jobs=2 \
       --out=runs/recall --results=docs/results/recall
@@ -78,6 +78,14 @@ def _batch(factor: float) -> Callable[[ConfigDict], None]:
   return change
 
 
+def _all(*changes: Callable[[ConfigDict], None]) -> Callable[[ConfigDict], None]:
+  def change(config: ConfigDict) -> None:
+    for one in changes:
+      one(config)
+
+  return change
+
+
 # name: knob, what it changes
 _CHANGES: dict[str, tuple[str, Callable[[ConfigDict], None]]] = {
   BASE: ("", lambda config: None),
@@ -92,4 +100,6 @@ _CHANGES: dict[str, tuple[str, Callable[[ConfigDict], None]]] = {
   "batch_x4": ("batch", _batch(4.0)),
   "without_ema": ("EMA", _set(ema_half_life=(0.0, 0.0))),
   "ema_x10": ("EMA", _scaled("ema_half_life", 10.0)),
+  # the three that raise recall
+  "together": ("all", _all(_scaled("gamma", 10.0), _scaled("widths", 2.0), _batch(0.25))),
 }
