@@ -23,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
   # The paper's are for batches of 2048.
   config.gan.generator_learning_rate = 2e-4
   config.gan.discriminator_learning_rate = 2e-4
-  return select(config, variant, short=common.short(20_000, 16), cifar10=_cifar10, paper=_paper)
+  return select(config, variant, short=common.short_resnet(20_000, 16), cifar10=_cifar10, paper=_paper)
 
 
 def _cifar10(config: ConfigDict) -> None:

@@ -52,6 +52,17 @@ def short(total_images: int, batch_size: int) -> Callable[[ConfigDict], None]:
   return change
 
 
+def short_resnet(total_images: int, batch_size: int) -> Callable[[ConfigDict], None]:
+  """`short` for SAGAN and its descendants: after a thousand iterations at the papers' rates they know no classes."""
+
+  def change(config: ConfigDict) -> None:
+    short(total_images, batch_size)(config)
+    config.gan.generator_learning_rate *= 5
+    config.gan.discriminator_learning_rate *= 5
+
+  return change
+
+
 def small_resnet(config: ConfigDict) -> None:
   """Gives SAGAN and its descendants networks of 64 channels for 32x32, with attention at 16x16, and 10 classes."""
   config.data.num_classes = 10

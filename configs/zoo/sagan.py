@@ -18,7 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config = common.get_config("sagan")
   common.small_resnet(config)
   variants = {"plain": _plain, "sngan": _sngan, "cifar10": common.cifar10, "paper": _paper}
-  return select(config, variant, short=common.short(20_000, 16), **variants)
+  return select(config, variant, short=common.short_resnet(20_000, 16), **variants)
 
 
 def _plain(config: ConfigDict) -> None:

@@ -15,7 +15,7 @@ from configs.zoo import common
 def get_config(variant: str = "") -> ConfigDict:
   config = common.get_config("ylg")
   common.small_resnet(config)
-  return select(config, variant, short=common.short(20_000, 16), tiled=_tiled, cifar10=common.cifar10)
+  return select(config, variant, short=common.short_resnet(20_000, 16), tiled=_tiled, cifar10=common.cifar10)
 
 
 def _tiled(config: ConfigDict) -> None:
