@@ -16,7 +16,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config = common.get_config("autogan")
   config.gan.generator_width = 64
   config.gan.discriminator_width = 64
-  return select(config, variant, short=common.short_resnet(25_000, 16), cifar10=common.cifar10, paper=_paper)
+  return select(config, variant, short=common.short(25_000, 16), cifar10=common.cifar10, paper=_paper)
 
 
 def _paper(config: ConfigDict) -> None:

@@ -53,7 +53,10 @@ def short(total_images: int, batch_size: int) -> Callable[[ConfigDict], None]:
 
 
 def short_resnet(total_images: int, batch_size: int) -> Callable[[ConfigDict], None]:
-  """`short` for SAGAN and its descendants: after a thousand iterations at the papers' rates they know no classes."""
+  """`short` for SAGAN and its descendants: after a thousand iterations at the papers' rates they know no classes.
+
+  AutoGAN, without classes, is no better at higher rates.
+  """
 
   def change(config: ConfigDict) -> None:
     short(total_images, batch_size)(config)
