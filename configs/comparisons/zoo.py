@@ -56,7 +56,7 @@ SYSTEMS: dict[str, tuple[str, str, str]] = {
   "sagan": (RESNETS, "sngan", "The labels, where there are any, and attention."),
   "ylg": (RESNETS, "sagan", "The labels, where there are any, and attention, of fewer places."),
   "biggan": (RESNETS, "sagan", "The labels, where there are any; attention, at 32x32; two updates of D for one of G."),
-  "rgan": (RESNETS, "sngan", "The labels, by a second head of D: on clean ones it is AC-GAN. G has twice SNGAN's rate."),
+  "rgan": (RESNETS, "sngan", "The labels, by a second head of D, as AC-GAN; twice SNGAN's rate of G."),
   "sngan_d5": (RESNETS, "", "Five updates of D for one of G, as AutoGAN; its control, at five times the rates."),
   "autogan": (RESNETS, "sngan_d5", "A G that was found by search on CIFAR-10; the search is not counted."),
   "progan_fixed": (KARRAS, "", "ProGAN without growth: the control of this group. Logistic loss with R1."),
