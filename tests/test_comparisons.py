@@ -14,7 +14,7 @@ COMPARISONS = {
   ("recall", "stacked_digits"): 13,
   ("recall", "fashion_mnist"): 13,
   ("roadmap", ""): 8,
-  ("zoo", "stacked_digits"): 18,
+  ("zoo", "stacked_digits"): 22,
   ("zoo", "fashion_mnist"): 25,
   ("zoo", "stacked_mnist"): 20,
   ("zoo", "label_noise"): 20,

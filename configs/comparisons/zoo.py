@@ -4,7 +4,8 @@
       --results=docs/results/zoo
 
     variant          data                                  entries                                 budget of a run
-    stacked_digits   the quickstart's, 8x8, 1000 modes     those that need no classes, small       1e12
+    stacked_digits   the quickstart's, 8x8, 1000 modes     those that need no classes, small,      1e12
+                                                           and what the survey says of parts
     fashion_mnist    Fashion-MNIST at 32x32                all                                     1e13
     stacked_mnist    StackedMNIST at 32x32, 1000 modes     those that need no classes              1e13
     label_noise      Fashion-MNIST at 16x16, wrong labels  rGAN's two forms, and what they assume  1e13
@@ -109,6 +110,13 @@ SMALL: dict[str, dict[str, Any]] = {
   **{name: {"widths": (64, 64)} for name in ("progan_fixed", "progan", "stylegan", "msggan")},
   "stylegan2": {"noise_dim": 64, "widths": (64, 64), "bfloat16_stages": 0},
 }
+# At 8x8 only. name: the entry that is its control, what it changes in config.gan, and the words for that
+ABLATIONS: dict[str, tuple[str, dict[str, Any], str]] = {
+  "gan_saturating": ("gan", {"saturating": True}, "G's loss of the paper's equation 1, log(1 - D)."),
+  "ebgan_no_pull": ("ebgan", {"pulling_away_weight": 0.0}, "No pulling-away term."),
+  "began_03": ("began", {"diversity": 0.3}, "A gamma of 0.3, where BEGAN has 0.7."),
+  "began_05": ("began", {"diversity": 0.5}, "A gamma of 0.5, the paper's."),
+}
 
 
 def get_config(variant: str = "fashion_mnist") -> ConfigDict:
@@ -172,6 +180,11 @@ def _stacked_mnist() -> ConfigDict:
 def _stacked_digits() -> ConfigDict:
   names = [name for name in WITHOUT_CLASSES if name not in ("sagan", "ylg")]  # see SMALL
   entries = {name: common.entry(_on_stacked_digits(name), *_without_classes(name, names)) for name in names}
+  for name, (control, changes, given) in ABLATIONS.items():
+    config = _on_stacked_digits(control)
+    config.gan.update(changes)
+    config.name = f"compare_{name}"
+    entries[name] = common.entry(config, SYSTEMS[control][0], control, given)
   comparison = _comparison("stacked_digits", "GANs under one budget, on stacked digits at 8x8", 1e12, entries, OF_MODES)
   comparison.samples = 26_000
   return comparison

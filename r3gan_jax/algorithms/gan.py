@@ -4,7 +4,8 @@ With z ~ U(-sqrt 3, sqrt 3), one iteration is one phase; both gradients are take
 fakes and the same dropout:
 
     D    1/2 mean( softplus(-D(real)) + softplus(D(G(z))) )        equation 1, halved as in the authors' code
-    G    mean( softplus(-D(G(z))) )                                section 3: -log D rather than log(1 - D)
+    G    mean( softplus(-D(G(z))) )                                section 3: -log D rather than log(1 - D),
+    or   mean( -softplus(D(G(z))) )                                the minimax game's, with `saturating`
 
 D has dropout in every pass, also in G's loss. Both players descend with momentum; the learning rate decays
 exponentially and the momentum rises linearly, as functions of the images seen.
@@ -38,7 +39,7 @@ from r3gan_jax.algorithms.base import (
   uniform_noise,
 )
 from r3gan_jax.algorithms.images import Images, check_unconditional
-from r3gan_jax.losses.adversarial import NON_SATURATING
+from r3gan_jax.losses.adversarial import NON_SATURATING, SATURATING
 from r3gan_jax.networks.mlp import Discriminator, Generator
 from r3gan_jax.ops.images import to_float
 from r3gan_jax.optimizers import sgd
@@ -63,6 +64,7 @@ class Settings:
   momentum: Pair = setting((0.5, 0.7), below_one)  # (from, to), linear over
   momentum_images: int = setting(15_000_000, positive)  # 250 epochs
   ema_half_life: float = setting(0.0, not_negative)  # images; 0, as in the paper: no averaging
+  saturating: bool = setting(False)  # G's loss: equation 1's, whose gradient vanishes while D is sure
 
 
 def smoke(settings: Settings) -> dict[str, Any]:
@@ -78,11 +80,13 @@ class AdversarialNets(GAN):
     generator: (z [N, noise_dim], labels, keys for dropout or None) -> pixels [N, H W C] in [0, 1].
     discriminator: (pixels, labels, keys for dropout or None) -> logits [N].
     optimizers: see `Algorithm`.
+    saturating: see `Settings`.
   """
 
   generator: nn.Module
   discriminator: nn.Module
   optimizers: Mapping[str, optax.GradientTransformationExtraArgs] = field(compare=False)
+  saturating: bool = False
 
   @property
   def phases(self) -> Sequence[Phase]:
@@ -148,7 +152,8 @@ class AdversarialNets(GAN):
     def loss_of_generator(generator: Any) -> jax.Array:
       fake = self.apply("generator", generator, z, fake_labels, of_generator)
       logits = self.apply("discriminator", params["discriminator"], fake, fake_labels, of_fake)
-      return jnp.mean(NON_SATURATING.generator(logits, logits))
+      loss = SATURATING if self.saturating else NON_SATURATING
+      return jnp.mean(loss.generator(logits, logits))
 
     of_discriminator, metrics = jax.grad(loss_of_discriminator, has_aux=True)(params["discriminator"])
     loss, of_generator_loss = jax.value_and_grad(loss_of_generator)(params["generator"])
@@ -167,6 +172,7 @@ def build(settings: Settings, images: Images, platform: str) -> AdversarialNets:
     images=images,
     optimizers=dict.fromkeys(NETWORKS, sgd()),
     schedules=schedules(settings),
+    saturating=settings.saturating,
   )
 
 

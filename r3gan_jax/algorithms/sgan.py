@@ -34,6 +34,7 @@ from r3gan_jax.algorithms.base import (
 from r3gan_jax.algorithms.dcgan import DCGAN
 from r3gan_jax.algorithms.images import Images, check_stages
 from r3gan_jax.errors import UserError
+from r3gan_jax.losses.adversarial import NON_SATURATING, SATURATING
 from r3gan_jax.networks.dcgan import Classifier, Generator
 from r3gan_jax.networks.layers import apply_trained
 from r3gan_jax.ops.images import to_float
@@ -138,7 +139,8 @@ class SGAN(DCGAN, LearnsFromUnlabelled):
       fake, moments = self._generate(generator, carry, keys)
       logits, _ = self._logits(params["discriminator"], carry, fake)
       s = logsumexp(logits, axis=-1)
-      return jnp.mean(-softplus(s) if self.saturating else softplus(-s)), moments
+      loss = SATURATING if self.saturating else NON_SATURATING
+      return jnp.mean(loss.generator(s, s)), moments
 
     (total, moments), gradients = jax.value_and_grad(loss, has_aux=True)(params["generator"])
     return {"generator": gradients}, {**carry, "generator_moments": moments}, {"loss": total}

@@ -44,6 +44,12 @@ def non_saturating_generator_loss(real_logits: jax.Array, fake_logits: jax.Array
   return softplus(-fake_logits)
 
 
+def saturating_generator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
+  """Returns log(1 - sigmoid(D(fake))) (Goodfellow et al. 2014, equation 1), flat where D is sure; ignores the reals."""
+  del real_logits
+  return -softplus(fake_logits)
+
+
 def hinge_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
   """Returns max(0, 1 - D(real)) + max(0, 1 + D(fake)) (Lim and Ye 2017, arXiv 1705.02894)."""
   return jax.nn.relu(1 - real_logits) + jax.nn.relu(1 + fake_logits)
@@ -57,6 +63,7 @@ def hinge_generator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.
 
 RELATIVISTIC = AdversarialLoss(relativistic_discriminator_loss, relativistic_generator_loss)
 NON_SATURATING = AdversarialLoss(non_saturating_discriminator_loss, non_saturating_generator_loss)
+SATURATING = AdversarialLoss(non_saturating_discriminator_loss, saturating_generator_loss)
 HINGE = AdversarialLoss(hinge_discriminator_loss, hinge_generator_loss)
 
 LOSSES = {"relativistic": RELATIVISTIC, "non_saturating": NON_SATURATING}

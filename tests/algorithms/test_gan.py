@@ -27,6 +27,7 @@ from configs.zoo import cgan as cgan_recipe  # isort: skip
 BATCH = 16
 ALGORITHMS = {
   "gan": gan.build(gan.Settings((16, 12), (6, 5), noise_dim=4, ema_half_life=32.0), Images(4, 4, 1, 0), "cpu"),
+  "saturating": gan.build(gan.Settings((16, 12), (6, 5), noise_dim=4, saturating=True), Images(4, 4, 1, 0), "cpu"),
   "cgan": cgan.build(
     cgan.Settings((16, 12), 8, (6, 5), label_units=3, noise_dim=4, ema_half_life=32.0), Images(4, 4, 1, 3), "cpu"
   ),
@@ -34,7 +35,12 @@ ALGORITHMS = {
 KEYS = jax.random.split(jax.random.key(1), BATCH)
 
 
-@pytest.fixture(params=ALGORITHMS)
+def generator_loss(algorithm, probability):
+  """Returns G's loss of what D takes a fake for."""
+  return jnp.log(1 - probability) if algorithm.saturating else -jnp.log(probability)
+
+
+@pytest.fixture(params=("gan", "cgan"))
 def algorithm(request):
   return ALGORITHMS[request.param]
 
@@ -118,17 +124,20 @@ def test_truncation_ends_at_the_centre_of_the_cube(algorithm):
   np.testing.assert_allclose(images, jnp.broadcast_to(expected, images.shape), atol=1e-6)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS, indirect=True)
 def test_an_undecided_discriminator(algorithm):
-  """Both losses are ln 2, and G's gradient is zero."""
+  """D's loss is ln 2, G's that of 1/2, and G's gradient is zero."""
   params = start(algorithm)
   head = jax.tree.map(jnp.zeros_like, params["discriminator"]["linear"])
   params = {**params, "discriminator": params["discriminator"] | {"linear": head}}
   gradients, _, metrics = gradients_of(algorithm)(params, {}, data(algorithm, BATCH), KEYS, {})
-  assert metrics["loss"] == pytest.approx(np.log(2)) == metrics["generator_loss"]
+  assert metrics["loss"] == pytest.approx(np.log(2))
+  assert metrics["generator_loss"] == pytest.approx(float(generator_loss(algorithm, 0.5)))
   assert not any(leaf.any() for leaf in jax.tree.leaves(gradients["generator"]))
   assert gradients["discriminator"]["linear"]["kernel"].any()
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS, indirect=True)
 @pytest.mark.parametrize("network", gan.NETWORKS)
 def test_gradients_against_finite_differences(algorithm, network):
   """-log sigmoid by hand, at the parameters from before the phase, with one set of fakes and masks, in float64."""
@@ -148,7 +157,9 @@ def test_gradients_against_finite_differences(algorithm, network):
       a = algorithm.discriminator.apply(variables["discriminator"], pixels, labels, of_real)
       b = algorithm.discriminator.apply(variables["discriminator"], fake, fake_labels, of_fake)
       real, fake = 1 / (1 + jnp.exp(-a)), 1 / (1 + jnp.exp(-b))
-      return -jnp.mean(jnp.log(fake) if network == "generator" else (jnp.log(real) + jnp.log(1 - fake)) / 2)
+      if network == "generator":
+        return jnp.mean(generator_loss(algorithm, fake))
+      return -jnp.mean(jnp.log(real) + jnp.log(1 - fake)) / 2
 
     gradients, _, metrics = gradients_of(algorithm)(params, carry, batch, KEYS, {})
     np.testing.assert_allclose(metrics["loss" if network == "discriminator" else "generator_loss"], loss(0.0))
@@ -291,5 +302,6 @@ def test_the_label_is_needed():
 
 def test_settings_have_one_default_for_both():
   """What the two GANs share."""
-  shared = {field.name for field in dataclasses.fields(gan.Settings)} - {"widths", "units", "pieces", "decay_images"}
+  shared = {field.name for field in dataclasses.fields(gan.Settings)}
+  shared -= {"widths", "units", "pieces", "decay_images", "saturating"}
   assert all(getattr(gan.Settings(), name) == getattr(cgan.Settings(), name) for name in shared)

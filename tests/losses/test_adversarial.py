@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r3gan_jax.losses.adversarial import HINGE, NON_SATURATING, RELATIVISTIC
+from r3gan_jax.losses.adversarial import HINGE, NON_SATURATING, RELATIVISTIC, SATURATING
 from r3gan_jax.losses.penalties import gradient_penalty
 
 
@@ -16,6 +16,16 @@ def test_by_hand():
   expected = np.log1p(np.exp([-1.0, 2.0])) + np.log1p(np.exp([0.5, 3.0]))
   np.testing.assert_allclose(NON_SATURATING.discriminator(real, fake), expected, rtol=1e-6)
   np.testing.assert_allclose(NON_SATURATING.generator(real, fake), np.log1p(np.exp([-0.5, -3.0])), rtol=1e-6)
+  np.testing.assert_allclose(SATURATING.discriminator(real, fake), expected, rtol=1e-6)
+  np.testing.assert_allclose(SATURATING.generator(real, fake), np.log(1 - 1 / (1 + np.exp([-0.5, -3.0]))), rtol=1e-5)
+
+
+def test_whose_gradient_vanishes():
+  """G's, at fakes that D is sure of: sigmoid(b) of the minimax game, 1 - sigmoid(b) of the other."""
+  sure = jnp.array([-10.0, 0.0])
+  for loss, expected in ((SATURATING, [-4.54e-5, -0.5]), (NON_SATURATING, [-1.0, -0.5])):
+    gradient = jax.grad(lambda b, loss=loss: jnp.sum(loss.generator(b, b)))(sure)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3)
 
 
 def test_hinge_by_hand():
