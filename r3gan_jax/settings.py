@@ -52,6 +52,11 @@ def relative_std(value: float) -> str:
   return "" if 0 < value < 12**-0.5 else "must be positive and below 0.2887, 1 / sqrt(12)"
 
 
+def counts_images(name: str) -> bool:
+  """Returns whether a setting of `config.gan` counts images, so that another length of the run changes it."""
+  return name == "ema_half_life" or name.endswith("_images")
+
+
 def one_of(choices: Collection[Any]) -> Check:
   """Returns a check that a value is one of `choices`."""
   return lambda value: "" if value in choices else f"is unknown: choose from {sorted(choices)}"

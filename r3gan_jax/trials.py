@@ -22,6 +22,7 @@ from r3gan_jax.planning.plan import multiply_adds_per_image
 from r3gan_jax.reporting.results import BOUNDS, Result, read_json, result_path
 from r3gan_jax.sampling import Sampler, image_grid, save_png
 from r3gan_jax.scoring import Scorer
+from r3gan_jax.settings import counts_images
 from r3gan_jax.sources import has_test_images, labelled
 from r3gan_jax.storage import failing_as, write_whole
 from r3gan_jax.training.logging import read_metrics
@@ -205,8 +206,7 @@ def of_length(config: ConfigDict, images: int) -> ConfigDict:
   """Returns a recipe for another number of images: what `config.gan` counts in images changes in proportion."""
   config = config.copy_and_resolve_references()
   longer = images / config.run.total_images
-  counted = [name for name in config.gan if name == "ema_half_life" or name.endswith("_images")]
-  config.gan.update({name: times(config.gan[name], longer) for name in counted})
+  config.gan.update({name: times(config.gan[name], longer) for name in filter(counts_images, config.gan)})
   config.run.total_images = images
   config.run.log_every_images = max(1, images // 40)
   config.run.snapshot_every_images = math.ceil(images / EVALUATIONS)

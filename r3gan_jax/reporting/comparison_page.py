@@ -1,13 +1,16 @@
 """The page of a comparison: a table, a figure of quality, diversity and stability, and a wall of samples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
+from typing import Any
 
 import matplotlib
 from etils import epath
 
 from r3gan_jax.reporting.results import COLLAPSED, Bounds, Row, main_score, result_path, scores_of, table, title
+from r3gan_jax.settings import counts_images
 from r3gan_jax.storage import write_whole
+from r3gan_jax.training.workdir import flatten
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -19,6 +22,8 @@ PAGE, FIGURE, WALL = "README.md", "axes.png", "samples.png"
 
 _DIVERSITY = (("recall", "coverage"), ("modes_kl",), ("intra_fid",))
 """The scores of diversity, of which the figure shows the first group that there is."""
+_OF_THE_RUN = ("name", "seed", "algorithm")
+"""Settings that say which run it is."""
 
 
 def write_page(results: epath.Path, heading: str, rows: Sequence[Row], bounds: Bounds) -> None:
@@ -28,9 +33,44 @@ def write_page(results: epath.Path, heading: str, rows: Sequence[Row], bounds: B
   given = [f"- {row.entry.name}: {row.entry.given}" for row in rows if row.entry.given]
   if given:
     parts += ["What each got beyond the common budget, and where the protocol is unfair to it:", "\n".join(given)]
+  unlike = list(_unlike_controls(rows))
+  if unlike:
+    parts += ["Settings that an entry and its control both have, at other values (the control's in brackets):"]
+    parts += ["\n".join(unlike)]
   parts.append(f"![quality, diversity and stability]({FIGURE})")
   parts += write_wall(results, rows)
   write_whole(results / PAGE, "\n\n".join(parts) + "\n")
+
+
+def _unlike_controls(rows: Sequence[Row]) -> Iterator[str]:
+  """Yields a line per entry: the settings that its control has, too, but with another value.
+
+  What counts images is left out of runs of one budget, which has changed it with their length.
+  """
+  settings = {row.entry.name: flatten(dict(row.results[0].settings)) for row in rows if row.results}
+  for row in rows:
+    own, control = settings.get(row.entry.name), settings.get(row.entry.control)
+    if own and control:
+      shared = own.keys() & control.keys() - set(_OF_THE_RUN)
+      if row.results[0].multiply_adds:
+        shared = {name for name in shared if not (name.startswith("gan.") and counts_images(name[4:]))}
+      changed = [
+        f"{name.removeprefix('gan.')} {_shown(own[name])} ({_shown(control[name])})"
+        for name in sorted(shared)
+        if own[name] != control[name]
+      ]
+      if changed:
+        yield f"- {row.entry.name}, beside {row.entry.control}: {', '.join(changed)}"
+
+
+def _shown(value: Any) -> str:
+  """Returns a setting as a reader writes it; two floats are the ends of a schedule."""
+  if isinstance(value, list):
+    ends = list(map(_shown, value))
+    if len(value) == 2 and all(isinstance(end, float) for end in value):
+      return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+    return "-".join(ends)
+  return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def write_wall(results: epath.Path, rows: Sequence[Row]) -> list[str]:

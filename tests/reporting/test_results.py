@@ -96,6 +96,32 @@ def test_the_page(results):
       assert name in page and picture.width > 500
 
 
+def test_what_else_differs_from_a_control(tmp_path):
+  """Settings that both have; with a budget not those of the algorithm that count images, as they follow the length."""
+  one = {
+    "name": "a",
+    "data": {"num_classes": 0, "labelled_images": 0},
+    "gan": {"widths": [8, 8], "learning_rate": [2e-4, 2e-4], "ema_half_life": 10.0, "beta1": 0.0, "only_here": 1},
+  }
+  other = {
+    "name": "b",
+    "data": {"num_classes": 0, "labelled_images": 1000},
+    "gan": {"widths": [8, 4], "learning_rate": [2e-4, 1e-5], "ema_half_life": 20.0, "beta1": 0.0, "only_there": 1},
+  }
+  lines = []
+  for budget in (2e13, 0.0):
+    plain, better = (
+      Row(entry, [Result(**asdict(result(entry.name, 0, 1.0)) | {"settings": settings, "multiply_adds": budget})], [])
+      for entry, settings in zip(ENTRIES, (one, other), strict=False)
+    )
+    write_page(epath.Path(tmp_path), "A title", [plain, better], {})
+    page = (tmp_path / "README.md").read_text().splitlines()
+    lines += [line for line in page if line.startswith("- better, beside plain: ")]
+  expected = "data.labelled_images 1000 (0), learning_rate 0.0002 to 1e-05 (0.0002), widths 8-4 (8-8)"
+  assert lines[0] == f"- better, beside plain: {expected}"
+  assert lines[1].endswith(expected.replace("learning_rate", "ema_half_life 20 (10), learning_rate"))
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", '{"entry": "plain"}'])
 def test_a_damaged_result(results, damage):
   (results / "plain_seed_1.json").write_text(damage)
