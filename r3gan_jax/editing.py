@@ -30,7 +30,8 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from r3gan_jax.algorithms.base import Algorithm, Carry, HasBoundedNoise, Params
+from r3gan_jax.algorithms.base import Algorithm, Carry, Params
+from r3gan_jax.algorithms.capabilities import HasBoundedNoise
 from r3gan_jax.errors import UserError
 from r3gan_jax.inversion import FineTuned
 from r3gan_jax.sampling import Sampler
@@ -153,7 +154,7 @@ class Editor:
     return np.stack(columns) - origin
 
   def moved(self, latents: Latents, direction: Direction, strength: float) -> Latents:
-    """Adds `strength` times the direction; noise that fills a box stays in it (`algorithms.base.HasBoundedNoise`)."""
+    """Adds `strength` times the direction; noise that fills a box stays in it (`HasBoundedNoise`)."""
     step = np.float32(strength) * direction.vector
     if direction.space == "features":
       there = latents.offsets if latents.offsets.shape[1] else np.zeros((len(latents.noise), 1), np.float32)

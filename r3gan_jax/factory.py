@@ -39,14 +39,12 @@ from r3gan_jax.algorithms import (
   wgan_gp,
   ylg,
 )
-from r3gan_jax.algorithms.base import (
-  Algorithm,
+from r3gan_jax.algorithms.base import Algorithm, Params, Phase
+from r3gan_jax.algorithms.capabilities import (
   HasFrozenLayers,
   HasImageDtype,
   HasPretrainedNetworks,
   LearnsFromUnlabelled,
-  Params,
-  Phase,
 )
 from r3gan_jax.algorithms.decoded import AUTOENCODER, Decoded
 from r3gan_jax.algorithms.images import Images

@@ -29,7 +29,8 @@ import optax
 from absl import logging
 from flax import linen as nn
 
-from r3gan_jax.algorithms.base import Algorithm, Carry, HasBoundedNoise, Params
+from r3gan_jax.algorithms.base import Algorithm, Carry, Params
+from r3gan_jax.algorithms.capabilities import HasBoundedNoise
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks import stylegan, stylegan2
 from r3gan_jax.networks.r3gan import GenerativeBasis
@@ -65,7 +66,7 @@ class Inverter:
   """Inverts images one by one, all starts in parallel, on the first device of this process.
 
   Args:
-    discriminator: see `algorithms.base.HasImageFeatures`; None: compare only pixels.
+    discriminator: see `algorithms.capabilities.HasImageFeatures`; None: compare only pixels.
     steps: number of optimiser steps, and of further ones for fine-tuning.
     fine_tune: whether to also optimise the offsets of `FineTuned`, starting from the best noise.
 

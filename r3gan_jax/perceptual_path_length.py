@@ -1,9 +1,9 @@
 """Perceptual path length: how much samples change along short steps in latent space (Karras et al. 2019, section 4.1).
 
 The step is at the start of a path between two random latents, as StyleGAN2's paper has it, and is EPSILON of it. The
-path is straight in W, for GANs that have it (`algorithms.base.HasStyles`), else as interpolation goes: on the sphere,
-or straight where noise fills a box. Images are in float32, neither clipped nor rounded; larger ones are averaged down
-to 256 pixels. The distance is LPIPS by VGG16. NVIDIA's code has a file of its own for it, vgg16.pt, so scores compare
+path is straight in W, for GANs that have it (`capabilities.HasStyles`), else as interpolation goes: on the sphere, or
+straight where noise fills a box. Images are in float32, neither clipped nor rounded; larger ones are averaged down to
+256 pixels. The distance is LPIPS by VGG16. NVIDIA's code has a file of its own for it, vgg16.pt, so scores compare
 with published ones only roughly; torch-fidelity's has the same definition by ppl_z_interp_mode="slerp_any" and
 ppl_sample_similarity_dtype="float32".
 """
@@ -16,7 +16,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec as P
 
-from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, Carry, HasBfloat16, HasBoundedNoise, HasStyles, Params
+from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, Carry, Params
+from r3gan_jax.algorithms.capabilities import HasBfloat16, HasBoundedNoise, HasStyles
 from r3gan_jax.errors import UserError
 from r3gan_jax.metrics.features import as_rgb
 from r3gan_jax.metrics.lpips import LPIPS

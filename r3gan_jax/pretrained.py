@@ -67,7 +67,7 @@ def classifier_path(data_set: str) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class PretrainedNetwork:
-  """A network that a GAN uses in training but does not train; see `algorithms.base.HasPretrainedNetworks`.
+  """A network that a GAN uses in training but does not train; see `algorithms.capabilities.HasPretrainedNetworks`.
 
   Attributes:
     apply: (params, images [N, H, W, C], uint8, uint16 or float in [-1, 1]) -> outputs by name; pure.

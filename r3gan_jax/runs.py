@@ -14,7 +14,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms.base import Algorithm, Carry, HasPictures, Params
+from r3gan_jax.algorithms.base import Algorithm, Carry, Params
+from r3gan_jax.algorithms.capabilities import HasPictures
 from r3gan_jax.algorithms.conditioned import conditioned
 from r3gan_jax.algorithms.decoded import Decoded
 from r3gan_jax.algorithms.image_to_image import ImageToImage

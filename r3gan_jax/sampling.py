@@ -20,7 +20,8 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from PIL import Image
 
-from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, HasBoundedNoise
+from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm
+from r3gan_jax.algorithms.capabilities import HasBoundedNoise
 from r3gan_jax.data.images import to_straight_alpha
 from r3gan_jax.errors import UserError
 from r3gan_jax.ops.images import to_uint8
@@ -155,7 +156,7 @@ def interpolation(noise: np.ndarray, steps: int, straight: bool = False) -> np.n
   lines between them do not. The rows themselves are included unchanged.
 
   Args:
-    straight: interpolate linearly instead, as noise that fills a box needs (`algorithms.base.HasBoundedNoise`).
+    straight: interpolate linearly instead, as noise that fills a box needs (`algorithms.capabilities.HasBoundedNoise`).
   """
   between, following = (lerp if straight else slerp), np.roll(noise, -1, axis=0)
   return np.concatenate([between(*pair, np.arange(steps) / steps) for pair in zip(noise, following, strict=True)])

@@ -16,7 +16,8 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from r3gan_jax import factory
-from r3gan_jax.algorithms.base import Algorithm, Carry, HasCategories, HasClassifier, HasCodes, Params, split_keys
+from r3gan_jax.algorithms.base import Algorithm, Carry, Params, split_keys
+from r3gan_jax.algorithms.capabilities import HasCategories, HasClassifier, HasCodes
 from r3gan_jax.algorithms.image_to_image import ImageToImage
 from r3gan_jax.comparison import (
   Settings,

@@ -7,7 +7,7 @@ import pytest
 
 from configs import common, stacked_digits
 from r3gan_jax import factory, runs, scoring
-from r3gan_jax.algorithms.base import LearnsFromUnlabelled
+from r3gan_jax.algorithms.capabilities import LearnsFromUnlabelled
 from r3gan_jax.algorithms.r3gan import R3GAN
 from r3gan_jax.errors import UserError
 

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from r3gan_jax.algorithms.base import Algorithm, Carry, HasBfloat16, Params
+from r3gan_jax.algorithms.base import Algorithm, Carry, Params
+from r3gan_jax.algorithms.capabilities import HasBfloat16
 from r3gan_jax.data.latents import STD, Numbers
 from r3gan_jax.networks.vae import Autoencoder
 

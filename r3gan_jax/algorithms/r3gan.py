@@ -33,7 +33,6 @@ from r3gan_jax.algorithms.base import (
   Average,
   Batch,
   Carry,
-  HasImageDtype,
   Hyperparameters,
   Metrics,
   Params,
@@ -45,6 +44,7 @@ from r3gan_jax.algorithms.base import (
   normal_noise,
   split_keys,
 )
+from r3gan_jax.algorithms.capabilities import HasImageDtype
 from r3gan_jax.algorithms.images import Images, first_stage
 from r3gan_jax.augment import colour
 from r3gan_jax.augment.parameters import TRANSFORMS
@@ -181,7 +181,7 @@ class R3GAN(GAN):
     penalties: which of "r1" (on reals) and "r2" (on fakes) are in D's loss; both are logged.
     augment: applied to all inputs of D, with probability `augment_p`; None: no augmentation.
     penalised_gradient: computes D's gradient, `losses.penalties.directional` or the slower `grad_of_grad`.
-    frozen: see `algorithms.base.HasFrozenLayers`; gradients flow through these layers, to G and for R1 and R2.
+    frozen: see `algorithms.capabilities.HasFrozenLayers`; gradients flow through these layers, to G and for R1 and R2.
     ema_stds: of G's power-function averages.
     synced_augment: whether the real and the fake of a pair get the same draws of `augment`.
     alignment: None: without.

@@ -21,16 +21,8 @@ import jax.numpy as jnp
 import optax
 from jax.nn import logsumexp, softplus
 
-from r3gan_jax.algorithms.base import (
-  DATA_AXIS,
-  Average,
-  Batch,
-  Carry,
-  Hyperparameters,
-  LearnsFromUnlabelled,
-  Metrics,
-  Params,
-)
+from r3gan_jax.algorithms.base import DATA_AXIS, Average, Batch, Carry, Hyperparameters, Metrics, Params
+from r3gan_jax.algorithms.capabilities import LearnsFromUnlabelled
 from r3gan_jax.algorithms.dcgan import DCGAN
 from r3gan_jax.algorithms.images import Images, check_stages
 from r3gan_jax.errors import UserError

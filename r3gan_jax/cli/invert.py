@@ -37,7 +37,8 @@ import numpy as np
 from absl import flags
 
 from r3gan_jax import runs
-from r3gan_jax.algorithms.base import Algorithm, HasImageFeatures
+from r3gan_jax.algorithms.base import Algorithm
+from r3gan_jax.algorithms.capabilities import HasImageFeatures
 from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.data.images import Decoder, fit, to_8_bits, to_array, to_straight_alpha

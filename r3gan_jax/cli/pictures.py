@@ -9,7 +9,7 @@ any, else training images.
 from absl import flags
 
 from r3gan_jax import factory, runs
-from r3gan_jax.algorithms.base import HasPictures
+from r3gan_jax.algorithms.capabilities import HasPictures
 from r3gan_jax.cli.shared.outputs import output_path
 from r3gan_jax.cli.shared.runner import run
 from r3gan_jax.errors import UserError

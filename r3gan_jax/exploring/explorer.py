@@ -22,7 +22,7 @@ from etils import epath
 from PIL import Image
 
 from r3gan_jax import editing, factory
-from r3gan_jax.algorithms.base import HasBoundedNoise, HasImageFeatures
+from r3gan_jax.algorithms.capabilities import HasBoundedNoise, HasImageFeatures
 from r3gan_jax.data.images import fit, to_array
 from r3gan_jax.editing import Direction, Editor, Latents
 from r3gan_jax.errors import UserError, one_line

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from r3gan_jax.algorithms.base import HasPretrainedNetworks, Phase
+from r3gan_jax.algorithms.base import Phase
+from r3gan_jax.algorithms.capabilities import HasPretrainedNetworks
 from r3gan_jax.training.loop import Experiment
 from r3gan_jax.training.mesh import batch_sharding, replicated
 from r3gan_jax.training.state import abstract_batches, abstract_state

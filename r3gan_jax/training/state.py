@@ -9,15 +9,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
-from r3gan_jax.algorithms.base import (
-  Algorithm,
-  Average,
-  Carry,
-  HasStandingMoments,
-  LearnsFromUnlabelled,
-  Params,
-  trainable,
-)
+from r3gan_jax.algorithms.base import Algorithm, Average, Carry, Params
+from r3gan_jax.algorithms.capabilities import HasStandingMoments, LearnsFromUnlabelled, trainable
 from r3gan_jax.training.mesh import batch_sharding, replicated
 
 

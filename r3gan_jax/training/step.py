@@ -21,17 +21,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from r3gan_jax.algorithms import base
-from r3gan_jax.algorithms.base import (
-  DATA_AXIS,
-  Algorithm,
-  Batch,
-  Carry,
-  HasPretrainedNetworks,
-  Hyperparameters,
-  Params,
-  Phase,
-  trainable,
-)
+from r3gan_jax.algorithms.base import DATA_AXIS, Algorithm, Batch, Carry, Hyperparameters, Params, Phase
+from r3gan_jax.algorithms.capabilities import HasPretrainedNetworks, trainable
 from r3gan_jax.pretrained import PretrainedNetwork
 from r3gan_jax.training.ema import updated
 from r3gan_jax.training.mesh import batch_sharding, replicated

@@ -19,7 +19,8 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from r3gan_jax.algorithms.base import Algorithm, HasFrozenLayers, HasLeadingRows
+from r3gan_jax.algorithms.base import Algorithm
+from r3gan_jax.algorithms.capabilities import HasFrozenLayers, HasLeadingRows
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.mesh import replicated
 from r3gan_jax.training.state import TrainState, init_state
@@ -61,8 +62,8 @@ def plan_transfer(
   Args:
     network: the name of the network.
     target, source: trees of arrays or `jax.ShapeDtypeStruct`s; an empty source: there is no such network.
-    leading_rows, source_leading_rows: for this network, see `algorithms.base.HasLeadingRows`.
-    frozen: see `algorithms.base.HasFrozenLayers`.
+    leading_rows, source_leading_rows: for this network, see `algorithms.capabilities.HasLeadingRows`.
+    frozen: see `algorithms.capabilities.HasFrozenLayers`.
 
   Raises:
     UserError: no layer of the source's network matches, or one that is frozen does not.

@@ -10,7 +10,7 @@ from helpers.meshes import mesh_of
 from helpers.zoo import data, trained
 
 from r3gan_jax.algorithms import biggan
-from r3gan_jax.algorithms.base import HasStandingMoments
+from r3gan_jax.algorithms.capabilities import HasStandingMoments
 from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.state import averaged

@@ -13,7 +13,7 @@ from helpers.states import arrays_of
 from helpers.zoo import data, trained
 
 from r3gan_jax.algorithms import lapgan
-from r3gan_jax.algorithms.base import HasPictures
+from r3gan_jax.algorithms.capabilities import HasPictures
 from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.layers import dropout

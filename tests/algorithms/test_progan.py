@@ -12,7 +12,7 @@ from helpers.meshes import mesh_of
 from helpers.zoo import data
 
 from r3gan_jax.algorithms import progan
-from r3gan_jax.algorithms.base import HasPictures
+from r3gan_jax.algorithms.capabilities import HasPictures
 from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.training.step import global_gradients

@@ -11,7 +11,8 @@ from helpers.meshes import mesh_of
 from helpers.zoo import data
 
 from r3gan_jax.algorithms import rgan
-from r3gan_jax.algorithms.base import HasClassifier, HasPictures, split_keys
+from r3gan_jax.algorithms.base import split_keys
+from r3gan_jax.algorithms.capabilities import HasClassifier, HasPictures
 from r3gan_jax.algorithms.images import Images
 from r3gan_jax.data.relabelled import transition_matrix
 from r3gan_jax.errors import UserError

@@ -11,7 +11,8 @@ from helpers.meshes import mesh_of
 from helpers.zoo import data
 
 from r3gan_jax.algorithms import sagan
-from r3gan_jax.algorithms.base import HasPictures, split_keys
+from r3gan_jax.algorithms.base import split_keys
+from r3gan_jax.algorithms.capabilities import HasPictures
 from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.networks.spectral_norm import power_iteration

@@ -31,7 +31,7 @@ from r3gan_jax.algorithms import (
   wgan_gp,
   ylg,
 )
-from r3gan_jax.algorithms.base import HasBoundedNoise
+from r3gan_jax.algorithms.capabilities import HasBoundedNoise
 from r3gan_jax.algorithms.images import Images
 from r3gan_jax.errors import UserError
 from r3gan_jax.sampling import Sampler, noise_path

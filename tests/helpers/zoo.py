@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from helpers.meshes import mesh_of
-from r3gan_jax.algorithms.base import LearnsFromUnlabelled
+from r3gan_jax.algorithms.capabilities import LearnsFromUnlabelled
 from r3gan_jax.training.mesh import replicated
 from r3gan_jax.training.state import init_state
 from r3gan_jax.training.step import make_train_step
